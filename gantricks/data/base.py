@@ -1,0 +1,76 @@
+"""What a data source is: options, a quick description, and the samples themselves. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gantricks.options import Options
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total) while a source scans or decodes."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What can be known of a data set before its samples are read.
+
+    `shape`: of one sample, (C, H, W) for images or (D,) for vectors. `count`: number of samples. `class_names`: one
+    name per class, empty when there are no classes. `notes`: sentences the user should see (files passed over …).
+    """
+
+    shape: tuple[int, ...]
+    count: int
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def is_images(self) -> bool:
+        return len(self.shape) == 3
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The samples.
+
+    `samples`: uint8 (N, H, W, C) for images, float32 (N, D) for vectors; may be a read-only memory map. `classes`:
+    int64 (N,) or None.
+    """
+
+    samples: np.ndarray
+    classes: np.ndarray | None = None
+
+
+class Source:
+    """A data source, found by name: one module in `gantricks/data`, or an entry point in the group `gantricks.data`.
+
+    The class docstring is its card. Both methods raise `UserError` naming the file and the mend.
+    """
+
+    class Config(Options):
+        """The source's keys in `[data]`, beside the core's own (`source`, `batch_size`)."""
+
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Names of the options that hold file system paths; a run's recipe keeps them absolute."""
+
+    def __init__(self, config: Options) -> None:
+        self.config = config
+
+    def describe(self) -> Description:
+        """Look quickly, decode nothing: `gantricks check` calls this."""
+        raise NotImplementedError
+
+    def load(self, progress: Progress = silent) -> Dataset:
+        """Read everything that training will need."""
+        raise NotImplementedError

@@ -1,0 +1,45 @@
+"""What the user is told when something they gave us is wrong: what, where, and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend.
+
+    `what` is the fault in a sentence, `where` the file, line or key it was found at, `mend` what to write instead.
+    """
+
+    what: str
+    where: str = ""
+    mend: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        advice = f"\n    {self.mend}" if self.mend else ""
+        return f"{place}{self.what}{advice}"
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class UserError(Exception):
+    """The user's input is wrong. The command line prints every problem and exits with status 2."""
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = [Problem(p) if isinstance(p, str) else p for p in problems]
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class TrickError(Exception):
+    """A plugin broke the contract; the message names the trick, the hook and the rule."""
+
+
+def nearest(word: str, known: Iterable[str], label: str = "did you mean") -> str:
+    """Return "did you mean 'x'?" for the known word closest to `word`, or "" when none is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"{label} {close[0]!r}?" if close else ""

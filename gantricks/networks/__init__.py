@@ -1,0 +1,1 @@
+"""Architectures, one module each, found by name through the registry."""

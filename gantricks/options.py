@@ -1,0 +1,117 @@
+"""The types that options are made of. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+
+class Options(BaseModel):
+    """Base of everything a recipe can set: frozen, unknown keys refused, NaN and infinity refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Interval(NamedTuple):
+    """A closed interval of real numbers, written `[low, high]` in a recipe.
+
+    Raises (on validation): an end that is not finite, or `low > high`.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        ends = core_schema.float_schema(allow_inf_nan=False)
+        pair = core_schema.tuple_schema([ends, ends], strict=False)
+        return core_schema.no_info_after_validator_function(
+            cls._ordered, pair, serialization=core_schema.plain_serializer_function_ser_schema(list)
+        )
+
+    @classmethod
+    def _ordered(cls, ends: tuple[float, float]) -> Interval:
+        low, high = ends
+        if low > high:
+            raise PydanticCustomError(
+                "interval_reversed",
+                "the low end {low} is above the high end {high}; write [{high}, {low}]",
+                {"low": low, "high": high},
+            )
+        return cls(low, high)
+
+
+class Schedule(Options):
+    """A number that moves linearly from `start` to `end` while the run goes from 0 to `until` of its steps, and stays.
+
+    Written `{ start = 0.1, end = 0.0, until = 0.8 }` in a recipe, wherever an option takes a schedule.
+    """
+
+    start: Annotated[float, Field(description="value at the first step")]
+    end: Annotated[float, Field(description="value from `until` on, reached exactly")]
+    until: Annotated[float, Field(gt=0, le=1, description="share of the run after which the value rests")] = 1.0
+
+    def at(self, progress: float) -> float:
+        """The value at `progress` (0 at the first step, 1 at the last)."""
+        weight = min(progress / self.until, 1.0)
+        # two forms, as torch.lerp has them: each end is met without rounding
+        if weight < 0.5:
+            return self.start + weight * (self.end - self.start)
+        return self.end - (1.0 - weight) * (self.end - self.start)
+
+
+def _written_as_schedule(value: Any) -> Any:
+    return Schedule(**value) if isinstance(value, dict) else value
+
+
+def _within(low: float, high: float) -> Any:
+    def check(value: float | Schedule) -> float | Schedule:
+        numbers = (value.start, value.end) if isinstance(value, Schedule) else (value,)
+        for number in numbers:
+            if not low <= number <= high:
+                bound = f"at most {high:g}" if number > high else f"at least {low:g}"
+                raise PydanticCustomError(
+                    "out_of_range", "{number} is out of range: {bound}", {"number": number, "bound": bound}
+                )
+        return value
+
+    return check
+
+
+class _Bounds:
+    """Bounds that hold for a number and for both ends of a schedule, and show in the JSON schema."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(_within(self.low, self.high), handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        json_schema: dict[str, Any] = handler(schema)
+        for branch in json_schema.get("anyOf", [json_schema]):
+            if branch.get("type") == "number":
+                if math.isfinite(self.low):
+                    branch["minimum"] = self.low
+                if math.isfinite(self.high):
+                    branch["maximum"] = self.high
+        return json_schema
+
+
+def Scheduled(low: float = -math.inf, high: float = math.inf) -> Any:  # noqa: N802 - reads as a type
+    """The type of an option that is a number or a `Schedule`, every value of it within [low, high]."""
+    number = Annotated[float, AllowInfNan(False)]
+    return Annotated[number | Schedule, _Bounds(low, high)]
+
+
+def _real_number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "a number is wanted, not true or false")
+    return value
+
+
+Probability = Annotated[float, Field(ge=0, le=1), BeforeValidator(_real_number)]
+"""A number in [0, 1]."""
