@@ -63,10 +63,6 @@ class Schedule(Options):
         return self.end - (1.0 - weight) * (self.end - self.start)
 
 
-def _written_as_schedule(value: Any) -> Any:
-    return Schedule(**value) if isinstance(value, dict) else value
-
-
 def _within(low: float, high: float) -> Any:
     def check(value: float | Schedule) -> float | Schedule:
         numbers = (value.start, value.end) if isinstance(value, Schedule) else (value,)

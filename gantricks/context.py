@@ -1,0 +1,255 @@
+"""What a trick sees of the run: its own `Context`, a view of the one `Frame` that the step writes into."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import torch
+from torch import Tensor
+
+from gantricks.errors import TrickError
+from gantricks.options import Schedule
+from gantricks.records import Batch, Out
+from gantricks.rng import Clock, Rng
+
+if TYPE_CHECKING:
+    from gantricks.feed import Feed
+    from gantricks.guard import Guard
+    from gantricks.networks.base import Discriminator, Generator
+    from gantricks.step import Step
+
+T = TypeVar("T")
+
+
+class Frame:
+    """What the run is made of and what the present step has produced so far. Written by the core alone."""
+
+    __slots__ = (
+        "_constants",
+        "_scheduled",
+        "clock",
+        "device",
+        "discriminator",
+        "dtype",
+        "fake",
+        "fake_in",
+        "fake_labels",
+        "fake_out",
+        "feed",
+        "generator",
+        "guard",
+        "progress",
+        "progress_tensor",
+        "real",
+        "real_in",
+        "real_labels",
+        "real_out",
+        "step",
+        "stop_reason",
+    )
+
+    generator: Generator
+    discriminator: Discriminator
+    step: Step
+    real: Batch | None
+    real_out: Out | None
+
+    def __init__(self, clock: Clock, feed: Feed, guard: Guard, device: torch.device, dtype: torch.dtype) -> None:
+        self.clock = clock
+        self.feed = feed
+        self.guard = guard
+        self.device = device
+        self.dtype = dtype
+        self.progress = 0.0
+        self.progress_tensor = torch.zeros((), device=device, dtype=dtype)
+        self.stop_reason: str | None = None
+        self._constants: dict[float, Tensor] = {}
+        self._scheduled: dict[Schedule, Tensor] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the step's tensors: what a phase has not produced yet cannot be read in it."""
+        self.real = None
+        self.forget_all_but_real()
+
+    def forget_all_but_real(self) -> None:
+        self.fake = None
+        self.real_in = None
+        self.fake_in = None
+        self.real_out = None
+        self.fake_out = None
+        self.real_labels = None
+        self.fake_labels = None
+
+    def at(self, step: int, steps: int) -> None:
+        """Move to `step` of `steps`; progress is 0 at the first and exactly 1 at the last."""
+        self.clock.step = step
+        self.progress = min(step / (steps - 1), 1.0) if steps > 1 else 1.0
+        self.progress_tensor.fill_(self.progress)
+        self._scheduled.clear()
+
+    def value(self, option: float | Schedule) -> Tensor:
+        if isinstance(option, Schedule):
+            if option not in self._scheduled:
+                weight = (self.progress_tensor / option.until).clamp(max=1.0)
+                # lerp meets both ends exactly
+                self._scheduled[option] = torch.lerp(
+                    self._constant(option.start), self._constant(option.end), weight
+                )
+            return self._scheduled[option]
+        return self._constant(option)
+
+    def _constant(self, number: float) -> Tensor:
+        if number not in self._constants:
+            self._constants[number] = torch.tensor(number, device=self.device, dtype=self.dtype)
+        return self._constants[number]
+
+
+class _InStep(Generic[T]):
+    """A part of the step's frame, readable from the moment the step has produced it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, ctx: None, owner: type) -> _InStep[T]: ...
+    @overload
+    def __get__(self, ctx: Context, owner: type) -> T: ...
+    def __get__(self, ctx: Context | None, owner: type) -> Any:
+        if ctx is None:
+            return self
+        value = getattr(ctx._frame, self.name)
+        if value is None:
+            raise TrickError(
+                f"{ctx.name}: ctx.{self.name} does not exist at this point of phase {ctx.phase!r}; "
+                "gantricks.hooks says what each hook can read"
+            )
+        return value
+
+
+class Context:
+    """One trick's view of the run, passed to every hook as `ctx`.
+
+    Always at hand: `name`, `device`, `generator`, `discriminator`, `latent_dim`, `data`, `rng`, `value(option)`,
+    `healthy`. In a step, each from the moment it exists: `phase`, `real`, `fake` (batches as drawn), `real_in`,
+    `fake_in` (after `d_input`), `real_out`, `fake_out`, `real_labels`, `fake_labels`, `discriminate`. Between steps,
+    when logging, and at the start and end of a run: `step`, `progress`, `images_seen`.
+    """
+
+    __slots__ = ("_frame", "name", "rng")
+
+    def __init__(self, frame: Frame, name: str, rng: Rng) -> None:
+        self._frame = frame
+        self.name = name
+        self.rng = rng
+
+    real: _InStep[Batch] = _InStep()
+    """The real batch as drawn; in the G step, that of the last D step."""
+    fake: _InStep[Batch] = _InStep()
+    """The fakes: after `fake_batch` and detached in the D step, attached to G in the G step."""
+    real_in: _InStep[Batch] = _InStep()
+    """What D was shown of the reals. Leaves with gradient where a trick declares `needs = {"input_grad"}`."""
+    fake_in: _InStep[Batch] = _InStep()
+    """What D was shown of the fakes. In the D step, leaves with gradient as for `real_in`."""
+    fake_out: _InStep[Out] = _InStep()
+    """D's scores of the fakes."""
+    real_labels: _InStep[Tensor] = _InStep()
+    """D's targets for the reals, (B, 1)."""
+    fake_labels: _InStep[Tensor] = _InStep()
+    """D's targets for the fakes, (B, 1); in the G step, G's targets."""
+
+    @property
+    def real_out(self) -> Out:
+        """D's scores of the reals. In the G step: the real batch through the updated D, without gradient, computed at
+        the first reading and shared."""
+        frame = self._frame
+        if frame.real_out is None:
+            if frame.clock.phase != "g" or frame.real is None:
+                raise TrickError(f"{self.name}: ctx.real_out does not exist at this point of phase {self.phase!r}")
+            frame.real_out = frame.step.score_reals_again()
+        return frame.real_out
+
+    @property
+    def device(self) -> torch.device:
+        return self._frame.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The run's floating-point type outside the networks: float32, or float64."""
+        return self._frame.dtype
+
+    @property
+    def generator(self) -> Generator:
+        return self._frame.generator
+
+    @property
+    def discriminator(self) -> Discriminator:
+        return self._frame.discriminator
+
+    @property
+    def latent_dim(self) -> int:
+        return self._frame.generator.latent_dim
+
+    @property
+    def data(self) -> Feed:
+        """The real data: `data.take(indices)` gives those samples as a `Batch`, `data.count` how many there are."""
+        return self._frame.feed
+
+    @property
+    def healthy(self) -> Tensor:
+        """0-dim float32 on the device: 1, and 0 from the first non-finite loss or gradient on. A trick that scales
+        each update of its state by it may declare `fault_safe = True`."""
+        return self._frame.guard.healthy
+
+    @property
+    def phase(self) -> str:
+        """ "d" or "g" in a step; "setup", "boundary", "log" or "sample" outside."""
+        return self._frame.clock.phase
+
+    @property
+    def step(self) -> int:
+        """Number of finished steps, a host number."""
+        return self._host("step", self._frame.clock.step)
+
+    @property
+    def progress(self) -> float:
+        """0 at the first step, 1 at the last, a host number."""
+        return self._host("progress", self._frame.progress)
+
+    @property
+    def images_seen(self) -> int:
+        """Number of real samples drawn so far, a host number."""
+        return self._host("images_seen", self._frame.feed.cursor)
+
+    def value(self, option: float | Schedule) -> Tensor:
+        """A number or schedule of the trick's options as a 0-dim tensor on the device, at the present step."""
+        return self._frame.value(option)
+
+    def discriminate(self, batch: Batch, is_real: bool) -> Out:
+        """`d_input` and D, for a further batch. D must not mix these samples with others to be scored the same."""
+        return self._frame.step.discriminate(batch, is_real)
+
+    def latents(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """Latents (count, latent_dim) as training draws them, and classes (count,) where G is conditional, both from
+        this trick's own stream."""
+        return self._frame.step.draw_latents(count, self.rng.fork("latents"), self.rng.fork("classes"))
+
+    def stop(self, reason: str) -> None:
+        """End the run before the next step; for `on_boundary`."""
+        self._frame.stop_reason = f"{self.name}: {reason}"
+
+    def d_step(self, critic: int) -> None:
+        """One D step, for `play`. `critic` numbers the D steps within the step and keys their random draws."""
+        self._frame.step.d_step(critic)
+
+    def g_step(self) -> None:
+        """One G step, for `play`."""
+        self._frame.step.g_step()
+
+    def _host(self, name: str, value: T) -> T:
+        if self._frame.clock.phase in ("d", "g"):
+            raise TrickError(
+                f"{self.name}: ctx.{name} is a host number, and reading it inside the step would freeze it there when "
+                "the step is captured; use ctx.value(schedule), a tensor of your own, or on_boundary"
+            )
+        return value

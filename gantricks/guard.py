@@ -1,0 +1,83 @@
+"""The fault guard: from the first non-finite loss or gradient on, nothing moves, and no one asks the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first non-finite value of a run: in which player's update, at which step, of which quantities."""
+
+    player: str
+    step: int
+    names: tuple[str, ...]
+
+
+class Guard:
+    """A flag on the device that masks every later update.
+
+    Optimizers read it as `found_inf`; tricks that declare `fault_safe` scale their updates by `healthy`; every other
+    watched tensor is put back to its value at the start of the phase. The host looks at log intervals only.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.flag = torch.zeros((), device=device)
+        self.healthy = torch.ones((), device=device)
+        self.step = torch.zeros((), device=device, dtype=dtype)
+        self._latest: dict[str, Tensor] = {}
+        self._names: dict[str, list[str]] = {}
+        self._watched: list[Tensor] = []
+        self._copies: list[Tensor] = []
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        """Put these back at the end of a phase in which, or before which, the flag was raised."""
+        self._watched = list(tensors)
+        self._copies = [torch.empty_like(tensor) for tensor in self._watched]
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """A phase starts."""
+        if self._watched:
+            torch._foreach_copy_(self._copies, self._watched)
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """A phase is over."""
+        if self._watched:
+            bad = self.flag > 0
+            for tensor, copy in zip(self._watched, self._copies, strict=True):
+                tensor.copy_(torch.where(bad, copy, tensor))
+
+    @torch.no_grad()
+    def inspect(self, player: str, terms: dict[str, Tensor], gradients: list[Tensor]) -> None:
+        """Look at a player's loss terms and gradients, raise the flag if any is not finite, and remember the values:
+        those of the last healthy update, or those that raised the flag.
+        """
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        values = torch.stack([self.step, *terms.values(), norm])
+        if player not in self._latest:
+            self._latest[player] = torch.zeros_like(values)
+            self._names[player] = ["step", *terms, "gradient_norm"]
+        latest = self._latest[player]
+        latest.copy_(torch.where(self.flag > 0, latest, values))
+        torch.maximum(self.flag, (~torch.isfinite(values).all()).to(self.flag.dtype), out=self.flag)
+        torch.sub(1.0, self.flag, out=self.healthy)
+
+    def report(self) -> tuple[dict[str, dict[str, float]], Fault | None]:
+        """Bring everything across to the host: each player's latest terms and gradient norm, and the fault if any."""
+        terms: dict[str, dict[str, float]] = {}
+        for player, latest in self._latest.items():
+            terms[player] = dict(zip(self._names[player], latest.tolist(), strict=True))
+        if not self.flag.item():
+            return terms, None
+        for player, latest in self._latest.items():
+            names, finite = self._names[player], torch.isfinite(latest).tolist()
+            bad = tuple(name for name, ok in zip(names, finite, strict=True) if not ok)
+            if bad:
+                return terms, Fault(player, int(latest[0]), bad)
+        raise AssertionError("the flag is up and every remembered value is finite")

@@ -1,0 +1,323 @@
+"""From a recipe to a plan: which trick acts on which hook, in which order, and everything that cannot work together."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from gantricks.data.base import Description, Source
+from gantricks.errors import Problem, UserError, nearest
+from gantricks.hooks import KINDS, HookSpecs
+from gantricks.recipe import Recipe
+from gantricks.trick import CAPABILITIES, Setting, Trick
+
+if TYPE_CHECKING:
+    from gantricks.context import Context
+    from gantricks.networks.base import Shapes
+
+HookTuple = tuple[tuple[Callable[..., Any], "Context"], ...]
+
+
+@dataclass(frozen=True)
+class PlannedTrick:
+    """An instance of a trick in a recipe; `place` is where the recipe names it."""
+
+    name: str
+    use: str
+    trick: Trick
+    origin: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe whose tricks are known to fit together. `on` lists, for each hook in use, the tricks on it in order."""
+
+    recipe: Recipe
+    source: Source
+    description: Description
+    shapes: Shapes
+    tricks: tuple[PlannedTrick, ...]
+    on: dict[str, tuple[str, ...]]
+    warnings: tuple[str, ...] = ()
+
+    def any_trick(self, fact: str, value: str) -> bool:
+        """Whether any trick's `needs`, `provides` or `replaces` (`fact`) holds `value`."""
+        return any(value in getattr(planned.trick, fact) for planned in self.tricks)
+
+
+@dataclass
+class Hooks:
+    """Every hook of one run, frozen: an attribute per hook, a tuple of (function, context) in recipe order."""
+
+    play: HookTuple = ()
+    transform_generator: HookTuple = ()
+    transform_discriminator: HookTuple = ()
+    transform_optimizer: HookTuple = ()
+    adversarial_loss: HookTuple = ()
+    on_run_start: HookTuple = ()
+    on_boundary: HookTuple = ()
+    before_d_step: HookTuple = ()
+    latents: HookTuple = ()
+    fake_batch: HookTuple = ()
+    d_input: HookTuple = ()
+    d_scores: HookTuple = ()
+    d_assignment: HookTuple = ()
+    d_labels: HookTuple = ()
+    d_loss_terms: HookTuple = ()
+    after_d_backward: HookTuple = ()
+    after_d_step: HookTuple = ()
+    before_g_step: HookTuple = ()
+    g_labels: HookTuple = ()
+    g_objective: HookTuple = ()
+    g_loss_terms: HookTuple = ()
+    after_g_backward: HookTuple = ()
+    after_g_step: HookTuple = ()
+    sampling_generator: HookTuple = ()
+    log_scalars: HookTuple = ()
+    on_run_end: HookTuple = ()
+
+
+def make_plan(recipe: Recipe, warnings: Collection[str] = ()) -> Plan:
+    """Instantiate the recipe's tricks and check everything that can be known before a tensor exists.
+
+    Raises UserError with every problem found.
+    """
+    return _Planning(recipe).plan(warnings)
+
+
+class _Planning:
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.places = recipe.places
+        self.problems: list[Problem] = []
+
+    def plan(self, warnings: Collection[str]) -> Plan:
+        recipe = self.recipe
+        tricks = tuple(
+            PlannedTrick(
+                part.name,
+                part.found.name,
+                part.found.cls(part.options),
+                part.found.origin,
+                self.places.of("tricks", part.name),
+            )
+            for part in recipe.tricks
+        )
+        source: Source = recipe.data.found.cls(recipe.data.options)
+        try:
+            description = source.describe()
+        except UserError as fault:
+            self.problems += [
+                Problem(p.what, f"{self.places.of('data')}: {p.where}".rstrip(": "), p.mend) for p in fault.problems
+            ]
+            description = None
+        on = self._hooks(tricks)
+        self._choices(on)
+        self._replacements(tricks)
+        if description:
+            self._networks(self._shapes(description))
+            self._batch_size(description)
+            self._needs(tricks, description)
+            self._own_problems(tricks, description)
+        cautions = list(self._conflicts(tricks, description))
+        if self.problems or not description:
+            raise UserError(*self.problems)
+        notes = [f"[data]: {note}" for note in description.notes]
+        return Plan(
+            recipe, source, description, self._shapes(description), tricks, on, (*warnings, *notes, *cautions)
+        )
+
+    def _shapes(self, description: Description) -> Shapes:
+        from gantricks.networks.base import Shapes
+
+        return Shapes(description.shape, self.recipe.generator.keys.latent_dim, description.classes)
+
+    def _hooks(self, tricks: tuple[PlannedTrick, ...]) -> dict[str, tuple[str, ...]]:
+        on: dict[str, list[str]] = {hook: [] for hook in KINDS}
+        for planned in tricks:
+            for problem in contract_problems(type(planned.trick)):
+                self.problems.append(Problem(f"the trick {planned.use!r} breaks the contract: {problem}", planned.place))
+            for hook in hooks_of(type(planned.trick)):
+                on.get(hook, []).append(planned.name)
+        return {hook: tuple(names) for hook, names in on.items() if names}
+
+    def _choices(self, on: dict[str, tuple[str, ...]]) -> None:
+        for hook, names in on.items():
+            if KINDS[hook] == "choice" and len(names) > 1:
+                self.problems.append(
+                    Problem(
+                        f"{_listed(names)} all provide {hook}, and a recipe has one",
+                        self.places.of("tricks", names[-1]),
+                        "keep one of them",
+                    )
+                )
+
+    def _replacements(self, tricks: tuple[PlannedTrick, ...]) -> None:
+        for part in sorted({part for planned in tricks for part in planned.trick.replaces}):
+            names = [planned.name for planned in tricks if part in planned.trick.replaces]
+            if len(names) > 1:
+                self.problems.append(
+                    Problem(
+                        f"{_listed(names)} all replace the same part, {part}",
+                        self.places.of("tricks", names[-1]),
+                        "keep one of them",
+                    )
+                )
+
+    def _provided(self, tricks: tuple[PlannedTrick, ...], description: Description) -> set[str]:
+        provided = {"input_grad"}
+        if not any("adversarial_loss" in hooks_of(type(planned.trick)) for planned in tricks):
+            from gantricks.losses import NonSaturating
+
+            provided |= NonSaturating.provides
+        if description.classes:
+            provided.add("classes")
+        if description.is_images:
+            provided.add("images")
+        for role in ("generator", "discriminator"):
+            part = getattr(self.recipe, role)
+            provided |= {f"{role}_{able}" for able in part.found.cls.capabilities(role, part.options)}
+        for planned in tricks:
+            provided |= set(planned.trick.provides)
+        return provided
+
+    def _needs(self, tricks: tuple[PlannedTrick, ...], description: Description) -> None:
+        provided = self._provided(tricks, description)
+        for planned in tricks:
+            for need in sorted(set(planned.trick.needs) - provided):
+                meaning = CAPABILITIES.get(need, "no trick of this recipe provides it")
+                self.problems.append(Problem(f"{planned.name} needs {need}", planned.place, f"it is {meaning}"))
+
+    def _conflicts(self, tricks: tuple[PlannedTrick, ...], description: Description | None) -> Iterator[str]:
+        """Adds conflicts to the problems and yields cautions."""
+        provided = self._provided(tricks, description) if description else set()
+        reported = set()
+        for planned in tricks:
+            others = {name for other in tricks if other is not planned for name in (other.use, other.name)}
+            for other, reason in planned.trick.conflicts.items():
+                pair = frozenset({planned.use, other})
+                if other in others | provided and pair not in reported:
+                    reported.add(pair)
+                    self.problems.append(
+                        Problem(f"{planned.name} does not go with {other}: {reason}", planned.place, "switch one off")
+                    )
+            for other, reason in planned.trick.cautions.items():
+                if other in others | provided:
+                    yield f"{planned.name} beside {other}: {reason}"
+
+    def _networks(self, shapes: Shapes) -> None:
+        for role in ("generator", "discriminator"):
+            part = getattr(self.recipe, role)
+            for sentence in part.found.cls.problems(role, part.options, shapes):
+                self.problems.append(Problem(sentence, self.places.of(role)))
+        conditional = {
+            role: "conditional" in part.found.cls.capabilities(role, part.options)
+            for role in ("generator", "discriminator")
+            for part in [getattr(self.recipe, role)]
+        }
+        if conditional["discriminator"] and not conditional["generator"]:
+            self.problems.append(
+                Problem(
+                    "the discriminator is conditional and the generator is not, so fakes have no class to be judged by",
+                    self.places.of("discriminator", "conditional"),
+                    "set conditional = true in [generator] too",
+                )
+            )
+
+    def _batch_size(self, description: Description) -> None:
+        batch_size = self.recipe.data.keys.batch_size
+        if batch_size > description.count:
+            self.problems.append(
+                Problem(
+                    f"batch_size is {batch_size} and the data holds {description.count} samples",
+                    self.places.of("data", "batch_size"),
+                    f"batch_size = {description.count} at most",
+                )
+            )
+
+    def _own_problems(self, tricks: tuple[PlannedTrick, ...], description: Description) -> None:
+        recipe = self.recipe
+        setting = Setting(
+            shape=description.shape,
+            count=description.count,
+            classes=description.classes,
+            batch_size=recipe.data.keys.batch_size,
+            latent_dim=recipe.generator.keys.latent_dim,
+            steps=recipe.train.steps,
+            n_critic=recipe.train.n_critic,
+            generator=recipe.generator.options,
+            discriminator=recipe.discriminator.options,
+        )
+        for planned in tricks:
+            for sentence in planned.trick.problems(setting):
+                self.problems.append(Problem(f"{planned.name}: {sentence}", planned.place))
+
+
+def _listed(names: Collection[str]) -> str:
+    return " and ".join(names)
+
+
+def hooks_of(trick: type) -> list[str]:
+    """The names of the methods of a trick class that are marked with `@hookimpl`."""
+    return [name for name in dir(trick) if hasattr(getattr(trick, name, None), "gantricks_impl")]
+
+
+def contract_problems(trick: type) -> Iterator[str]:
+    """Every way in which a trick class breaks the contract of `gantricks.hooks`, in sentences."""
+    for name in hooks_of(trick):
+        if name not in KINDS:
+            yield f"there is no hook {name!r}; {nearest(name, KINDS) or 'gantricks.hooks lists them'}"
+            continue
+        implementation = getattr(trick, name)
+        if any(value for key, value in implementation.gantricks_impl.items() if key != "specname"):
+            yield f"{name}: hook options such as tryfirst are not used here; recipe order decides"
+        parameters = list(inspect.signature(implementation).parameters.values())[1:]
+        known = list(inspect.signature(getattr(HookSpecs, name)).parameters)[1:]
+        for parameter in parameters:
+            if parameter.name not in known:
+                yield f"{name} has no argument {parameter.name!r}; it has {', '.join(known)}"
+            if parameter.default is not parameter.empty:
+                yield f"{name}: the argument {parameter.name!r} has a default value, and hooks take none"
+
+
+def freeze(tricks: Collection[PlannedTrick], contexts: dict[str, Context]) -> Hooks:
+    """Register the tricks with pluggy, which validates them against the specs, and freeze each hook to a plain tuple.
+
+    pluggy's own calls run last registered first, drop None and cannot feed one result to the next, so they are used
+    for the contract and not for the calls.
+    """
+    manager = pluggy.PluginManager("gantricks")
+    manager.add_hookspecs(HookSpecs)
+    for planned in tricks:
+        manager.register(planned.trick, planned.name)
+    manager.check_pending()
+    hooks = Hooks()
+    order = {planned.name: position for position, planned in enumerate(tricks)}
+    for hook in KINDS:
+        specified = tuple(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
+        implementations = sorted(getattr(manager.hook, hook).get_hookimpls(), key=lambda i: order[i.plugin_name])
+        bound = tuple(
+            (_with_all_arguments(i.function, i.argnames, specified), contexts[i.plugin_name]) for i in implementations
+        )
+        setattr(hooks, hook, bound)
+    return hooks
+
+
+def _with_all_arguments(
+    function: Callable[..., Any], taken: Collection[str], specified: tuple[str, ...]
+) -> Callable[..., Any]:
+    """`function` itself when it takes every argument in order, otherwise a version that passes on those it takes."""
+    if tuple(taken) == specified:
+        return function
+    positions = [specified.index(name) for name in taken]
+
+    def adapted(*arguments: Any) -> Any:
+        return function(*(arguments[position] for position in positions))
+
+    adapted.__name__ = function.__name__
+    return adapted

@@ -1,0 +1,218 @@
+"""The step: the whole algorithm on one page.
+
+One step is n_critic discriminator updates followed by one generator update. Everything that a trick can change is a
+hook; a hook that no trick of the recipe implements is an empty tuple and costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gantricks.context import Context, Frame
+from gantricks.errors import TrickError
+from gantricks.losses import AdversarialLoss
+from gantricks.networks.base import Discriminator, Generator
+from gantricks.plan import Hooks, HookTuple
+from gantricks.records import Batch, Out
+from gantricks.rng import Rng
+
+
+@dataclass
+class Player:
+    """One side of the game: its network and what trains it. `name` is "d" or "g"."""
+
+    name: str
+    network: Generator | Discriminator
+    optimizer: torch.optim.Optimizer
+    parameters: list[Tensor]
+
+
+class Step:
+    """The D step and the G step, frozen for one recipe.
+
+    `separate`: reals and fakes never meet in one pass of D. `mixes`: D mixes samples, so that in joint mode the G step
+    must score the fakes beside a real batch. `input_grad`: a trick wants D's inputs as leaves with gradient.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        hooks: Hooks,
+        ctx: Context,
+        loss: AdversarialLoss,
+        d: Player,
+        g: Player,
+        latent_rng: Rng,
+        class_rng: Rng,
+        *,
+        n_critic: int,
+        reuse_fakes: bool,
+        separate: bool,
+        mixes: bool,
+        input_grad: bool,
+    ) -> None:
+        self.frame, self.hooks, self.ctx, self.loss = frame, hooks, ctx, loss
+        self.d, self.g = d, g
+        self.latent_rng, self.class_rng = latent_rng, class_rng
+        self.n_critic, self.reuse_fakes = n_critic, reuse_fakes
+        self.separate, self.mixes, self.input_grad = separate, mixes, input_grad
+        self.shared_fake: Batch | None = None
+        frame.step = self
+
+    def __call__(self) -> None:
+        if self.hooks.play:
+            notify(self.hooks.play)
+        else:
+            for critic in range(self.n_critic):
+                self.d_step(critic, share_fakes=self.reuse_fakes and critic == self.n_critic - 1)
+            self.g_step()
+
+    def d_step(self, critic: int = 0, share_fakes: bool = False) -> None:
+        hooks, frame = self.hooks, self.frame
+        frame.clock.enter("d", critic)
+        frame.clear()
+        frame.guard.begin()
+        notify(hooks.before_d_step)
+
+        real = frame.real = frame.feed.next()
+        fake = self.generate(real.size, attached=share_fakes)
+        self.shared_fake = fake if share_fakes else None
+        frame.fake = fold(hooks.fake_batch, fake.detach())
+
+        frame.real_in = self.leaf(fold(hooks.d_input, real, True))
+        frame.fake_in = self.leaf(fold(hooks.d_input, frame.fake, False))
+        frame.real_out, frame.fake_out = self.score(frame.real_in, frame.fake_in)
+        frame.real_labels = self.d_labels(frame.real_out.logits, True)
+        frame.fake_labels = self.d_labels(frame.fake_out.logits, False)
+
+        terms = dict(self.loss.d_loss(self.ctx))
+        self.update(self.d, terms, hooks.d_loss_terms, hooks.after_d_backward)
+        notify(hooks.after_d_step)
+        frame.guard.end()
+
+    def g_step(self) -> None:
+        hooks, frame = self.hooks, self.frame
+        frame.clock.enter("g")
+        frame.forget_all_but_real()
+        frame.guard.begin()
+        notify(hooks.before_g_step)
+
+        fake, self.shared_fake = self.shared_fake, None
+        frame.fake = fake = fake or self.generate(frame.feed.batch_size, attached=True)
+
+        with frozen(self.d.parameters):
+            frame.fake_in = fold(hooks.d_input, fake, False)
+            frame.fake_out = self.score_attached(frame.fake_in)
+            frame.fake_labels = fold(hooks.g_labels, torch.ones_like(frame.fake_out.logits))
+
+            if hooks.g_objective:
+                (objective, ctx), *_ = hooks.g_objective
+                terms = {f"{ctx.name}.{name}": term for name, term in objective(ctx).items()}
+            else:
+                terms = dict(self.loss.g_loss(self.ctx))
+            self.update(self.g, terms, hooks.g_loss_terms, hooks.after_g_backward)
+        notify(hooks.after_g_step)
+        frame.guard.end()
+
+    def update(self, player: Player, terms: dict[str, Tensor], more: HookTuple, after_backward: HookTuple) -> None:
+        """One backward through the sum of all terms, one optimizer step, masked from the first fault on."""
+        for hook, ctx in more:
+            terms.update((f"{ctx.name}.{name}", term) for name, term in hook(ctx).items())
+        for parameter in player.parameters:
+            parameter.grad = None
+        torch.stack([*terms.values()]).sum().backward()
+        notify(after_backward)
+        gradients = [p.grad for p in player.parameters if p.grad is not None]
+        self.frame.guard.inspect(player.name, terms, gradients)
+        player.optimizer.step()
+
+    def generate(self, count: int, attached: bool) -> Batch:
+        """Fakes, in their graph (`attached`) or without one."""
+        z, classes = self.draw_latents(count, self.latent_rng, self.class_rng)
+        with torch.set_grad_enabled(attached):
+            return Batch(self.frame.generator(z, classes), classes)
+
+    def draw_latents(self, count: int, rng: Rng, class_rng: Rng) -> tuple[Tensor, Tensor | None]:
+        """z ~ N(0, I) through the `latents` hook, and uniform classes for a conditional G."""
+        generator = self.frame.generator
+        z = fold(self.hooks.latents, rng.normal((count, generator.latent_dim)))
+        classes = class_rng.randint(count, generator.classes) if generator.conditional else None
+        return z, classes
+
+    def score(self, real: Batch, fake: Batch) -> tuple[Out, Out]:
+        """D on both batches: as the recipe's `d_scores` has it, or jointly in one pass."""
+        for hook, ctx in self.hooks.d_scores:
+            return hook(real, fake, ctx)
+        return score_jointly(self.frame.discriminator, real, fake)
+
+    def score_attached(self, fake: Batch) -> Out:
+        """D on the G step's fakes. Where D mixes samples and reals and fakes share a pass in the D step, they share one
+        here too: alone, the same fakes would be scored differently, and G would learn against another D.
+        """
+        frame = self.frame
+        if self.separate or not self.mixes:
+            return frame.discriminator(*fake)
+        assert frame.real is not None
+        real_out, fake_out = score_jointly(frame.discriminator, fold(self.hooks.d_input, frame.real, True), fake)
+        frame.real_out = real_out.detach()
+        return fake_out
+
+    def score_reals_again(self) -> Out:
+        """The D step's real batch through the updated D, for tricks that read `ctx.real_out` in the G step."""
+        assert self.frame.real is not None
+        with torch.no_grad():
+            return self.discriminate(self.frame.real, True)
+
+    def discriminate(self, batch: Batch, is_real: bool) -> Out:
+        return self.frame.discriminator(*fold(self.hooks.d_input, batch, is_real))
+
+    def d_labels(self, logits: Tensor, is_real: bool) -> Tensor:
+        """First which samples are called real, then, from that alone, the value of each target."""
+        called_real = fold(self.hooks.d_assignment, torch.full_like(logits, is_real, dtype=torch.bool))
+        return fold(self.hooks.d_labels, called_real.to(logits.dtype), called_real)
+
+    def leaf(self, batch: Batch) -> Batch:
+        return batch.with_images(batch.images.detach().requires_grad_()) if self.input_grad else batch
+
+
+def score_jointly(discriminator: Discriminator, real: Batch, fake: Batch) -> tuple[Out, Out]:
+    """Both batches in one pass of D, reals first."""
+    classes = None
+    if real.classes is not None and fake.classes is not None:
+        classes = torch.cat([real.classes, fake.classes])
+    out: Out = discriminator(torch.cat([real.images, fake.images]), classes)
+    judged = out.logits.shape[0] * real.size // (real.size + fake.size)
+    return out.rows(0, judged), out.rows(judged, None)
+
+
+def notify(hooks: HookTuple) -> None:
+    """Run an event."""
+    for hook, ctx in hooks:
+        hook(ctx)
+
+
+def fold(hooks: HookTuple, value: Any, *args: Any) -> Any:
+    """Hand a value through every trick in recipe order."""
+    for hook, ctx in hooks:
+        value = hook(value, *args, ctx)
+        if value is None:
+            raise TrickError(f"{ctx.name}: {hook.__name__} returned None; a fold returns the value it was given, or another")
+    return value
+
+
+@contextmanager
+def frozen(parameters: list[Tensor]) -> Iterator[None]:
+    """No gradient for these weights: the G step goes through D without paying for D's weight gradients."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,91 @@
+"""What a trick is. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gantricks.options import Options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CAPABILITIES: dict[str, str] = {
+    "targets": "an adversarial loss that uses labels (the default one does)",
+    "classes": "data with classes",
+    "images": "image data",
+    "separate_passes": "scoring reals and fakes in separate passes; add [tricks.separate_batches]",
+    "input_grad": "D's inputs as leaves with gradient (always at hand)",
+    "generator_batch_norm": "a generator with batch norm; set batch_norm = true in [generator]",
+    "discriminator_batch_norm": "a discriminator with batch norm; set batch_norm = true in [discriminator]",
+    "generator_convolutions": "a convolutional generator; set network = \"dcgan\" in [generator]",
+    "discriminator_convolutions": "a convolutional discriminator; set network = \"dcgan\" in [discriminator]",
+    "generator_conditional": "a generator that is given classes; set conditional = true in [generator]",
+    "discriminator_conditional": "a discriminator that is given classes; set conditional = true in [discriminator]",
+}
+"""What a trick can need, and how a recipe provides it. Tricks may provide further ones to each other."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The facts of a recipe that a trick may look at in `Trick.problems`, before any tensor exists.
+
+    `shape` is that of one sample, (C, H, W) or (D,); `count` the number of samples in the data; `generator` and
+    `discriminator` are the networks' options.
+    """
+
+    shape: tuple[int, ...]
+    count: int
+    classes: int
+    batch_size: int
+    latent_dim: int
+    steps: int
+    n_critic: int
+    generator: Options
+    discriminator: Options
+
+
+class Trick:
+    """Base class of every trick. The docstring of a subclass is its card: what it does, why it helps, when it hurts,
+    its source.
+
+    A trick is a plain class. Its hooks are methods marked with `@hookimpl`, named and signed as in
+    `gantricks.hooks`; they take no default arguments. Its options are the nested `Config`.
+
+    State: `tensors()` returns every tensor that the trick changes, by name. They are allocated in `on_run_start` (or
+    in a `transform_…` hook) and from then on only updated **in place**: the core saves, restores and masks them by
+    identity. Scalars are float32.
+    """
+
+    needs: Collection[str] = frozenset()
+    """Capabilities (see `CAPABILITIES`) that the rest of the recipe must provide."""
+    provides: Collection[str] = frozenset()
+    """Capabilities that this trick offers to others."""
+    replaces: Collection[str] = frozenset()
+    """Parts of a network that only one trick can replace, such as "d_head"."""
+    conflicts: Mapping[str, str] = {}
+    """Tricks or capabilities it cannot work with, each with the reason."""
+    cautions: Mapping[str, str] = {}
+    """Tricks or capabilities it works badly with, each with the reason; shown as warnings."""
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    """Options at which a run is bit-identical to one without the trick, or None where there are none such."""
+    capturable: bool = True
+    """Whether the step can be captured with this trick in it."""
+    fault_safe: bool = False
+    """True when every update of `tensors()` is scaled by `ctx.healthy`, so that nothing moves from the first non-finite
+    loss on. Otherwise the core keeps a second copy of those tensors and restores them itself."""
+
+    class Config(Options):
+        """The trick's options: its keys in the recipe."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def problems(self, setting: Setting) -> list[str]:
+        """Sentences saying why this trick cannot work in this recipe, each with the mend. Called by `check`."""
+        return []
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trick's mutable state, by name; the same tensors at every call."""
+        return {}
