@@ -1,0 +1,95 @@
+"""gantricks: GAN training where every folk trick is a plugin.
+
+The public names, imported on first use so that `import gantricks` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from gantricks.context import Context
+    from gantricks.errors import Problem, TrickError, UserError
+    from gantricks.hooks import hookimpl
+    from gantricks.losses import AdversarialLoss
+    from gantricks.networks.base import Discriminator, Generator, Network, initialise
+    from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
+    from gantricks.recipe import Recipe, load_recipe
+    from gantricks.records import Batch, Out
+    from gantricks.registry import Registry
+    from gantricks.rng import Rng
+    from gantricks.run import resume, sample, train
+    from gantricks.trick import Setting, Trick
+
+_HOME = {
+    "AdversarialLoss": "losses",
+    "Batch": "records",
+    "Context": "context",
+    "Discriminator": "networks.base",
+    "Generator": "networks.base",
+    "Interval": "options",
+    "Network": "networks.base",
+    "Options": "options",
+    "Out": "records",
+    "Probability": "options",
+    "Problem": "errors",
+    "Recipe": "recipe",
+    "Registry": "registry",
+    "Rng": "rng",
+    "Schedule": "options",
+    "Scheduled": "options",
+    "Setting": "trick",
+    "Trick": "trick",
+    "TrickError": "errors",
+    "UserError": "errors",
+    "hookimpl": "hooks",
+    "initialise": "networks.base",
+    "load_recipe": "recipe",
+    "resume": "run",
+    "sample": "run",
+    "train": "run",
+}
+
+__all__ = [
+    "AdversarialLoss",
+    "Batch",
+    "Context",
+    "Discriminator",
+    "Generator",
+    "Interval",
+    "Network",
+    "Options",
+    "Out",
+    "Probability",
+    "Problem",
+    "Recipe",
+    "Registry",
+    "Rng",
+    "Schedule",
+    "Scheduled",
+    "Setting",
+    "Trick",
+    "TrickError",
+    "UserError",
+    "hookimpl",
+    "initialise",
+    "load_recipe",
+    "resume",
+    "sample",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gantricks' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"gantricks.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantricks.errors import TrickError
+from gantricks.networks.base import initialise
 from gantricks.options import Schedule
 from gantricks.records import Batch, Out
 from gantricks.rng import Clock, Rng
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from gantricks.step import Step
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 class Frame:
@@ -36,6 +39,7 @@ class Frame:
         "fake_labels",
         "fake_out",
         "feed",
+        "finished",
         "generator",
         "guard",
         "progress",
@@ -60,6 +64,7 @@ class Frame:
         self.guard = guard
         self.device = device
         self.dtype = dtype
+        self.finished = 0
         self.progress = 0.0
         self.progress_tensor = torch.zeros((), device=device, dtype=dtype)
         self.stop_reason: str | None = None
@@ -81,10 +86,10 @@ class Frame:
         self.real_labels = None
         self.fake_labels = None
 
-    def at(self, step: int, steps: int) -> None:
-        """Move to `step` of `steps`; progress is 0 at the first and exactly 1 at the last."""
-        self.clock.step = step
-        self.progress = min(step / (steps - 1), 1.0) if steps > 1 else 1.0
+    def at(self, finished: int, steps: int) -> None:
+        """`finished` of `steps` steps are done; progress is 0 in the first step and exactly 1 in the last."""
+        self.finished = self.clock.step = finished
+        self.progress = min(finished / (steps - 1), 1.0) if steps > 1 else 1.0
         self.progress_tensor.fill_(self.progress)
         self._scheduled.clear()
 
@@ -209,7 +214,7 @@ class Context:
     @property
     def step(self) -> int:
         """Number of finished steps, a host number."""
-        return self._host("step", self._frame.clock.step)
+        return self._host("step", self._frame.finished)
 
     @property
     def progress(self) -> float:
@@ -233,6 +238,15 @@ class Context:
         """Latents (count, latent_dim) as training draws them, and classes (count,) where G is conditional, both from
         this trick's own stream."""
         return self._frame.step.draw_latents(count, self.rng.fork("latents"), self.rng.fork("classes"))
+
+    def build(self, make: Callable[[], M], like: nn.Module) -> M:
+        """A new module for the network `like`: laid out by `make` without drawing anything, put on the run's device,
+        and initialised as `like` is, from this trick's own stream."""
+        with torch.device("meta"):
+            module = make()
+        module.to_empty(device=self.device).to(self.dtype)
+        initialise(module, self.rng.fork("initialise"), like)
+        return module
 
     def stop(self, reason: str) -> None:
         """End the run before the next step; for `on_boundary`."""

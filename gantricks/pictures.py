@@ -1,4 +1,4 @@
-"""Pictures of samples: grids of images, scatter plots of points, and PNG files that are never half written."""
+"""Pictures of samples: grids of images, scatter plots of points, PNG files that are never half written."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
 def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> Image.Image:
     """Lay uint8 (N, H, W, C) out in rows, `padding` pixels between and around them.
 
-    `columns` defaults to what makes the picture nearly square. Images of one or two channels show the first, in grey;
-    others show the first three, as red, green and blue. Raises `ValueError` when there is no image.
+    `columns` defaults to what makes the picture nearly square. Images of one or two channels show the first,
+    in grey; others show the first three, as red, green and blue. Raises `ValueError` when there is no image.
     """
     count, height, width, channels = images.shape
     if count == 0 or channels == 0:
@@ -52,7 +52,7 @@ def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2)
 
 
 def _square_columns(count: int, height: int, width: int) -> int:
-    """The number of columns whose picture is nearest to a square, then the one with the fewest empty cells."""
+    """The number of columns that makes the picture nearest to square, then leaves the fewest cells empty."""
     around = round(math.sqrt(count * height / width))
 
     def badness(columns: int) -> tuple[float, int]:
@@ -67,9 +67,9 @@ def scatter(
 ) -> Image.Image:
     """Plot `points` (N, D) in colour over `reference` (M, D) in light grey, on a square of `size` pixels.
 
-    Where points crowd the colour deepens. `extent` defaults to a square around the reference (around the points when
-    there is none) with a margin; points beyond it are drawn at its edge, points that are not finite are left out. Of
-    more than two dimensions the first two are shown; of one, a line.
+    Where points crowd the colour deepens. `extent` defaults to a square around the reference (around the
+    points when there is none) with a margin; points beyond it are drawn at its edge, points that are not
+    finite are left out. Of more than two dimensions the first two are shown; of one, a line.
     """
     points = _in_plane(points)
     beneath = _in_plane(reference) if reference is not None else np.empty((0, 2))
@@ -106,18 +106,14 @@ def _crowding(points: np.ndarray, extent: Extent, side: int, radius: float) -> n
     column = (points[:, 0] - left) / (right - left) * side
     row = (top - points[:, 1]) / (top - bottom) * side
     reach = math.ceil(radius)
-    inside = [np.floor(axis).clip(reach, side - 1 - reach).astype(np.int64) for axis in (row, column)]
-    hits = (
-        np.bincount(inside[0] * side + inside[1], minlength=side * side)
-        .reshape(side, side)
-        .astype(np.float32)
-    )
-    cover = np.zeros_like(hits)
+    rows, columns = (np.floor(axis).clip(reach, side - 1 - reach).astype(np.int64) for axis in (row, column))
+    pixels, crowd = np.unique(rows * side + columns, return_counts=True)
+    cover = np.zeros(side * side, np.float32)
     for down in range(-reach, reach + 1):
         for across in range(-reach, reach + 1):
             if math.hypot(down, across) <= radius:
-                cover += np.roll(hits, (down, across), axis=(0, 1))  # nothing lies within reach of the edge
-    return cover
+                cover[pixels + down * side + across] += crowd
+    return cover.reshape(side, side)
 
 
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:

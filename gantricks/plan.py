@@ -50,36 +50,16 @@ class Plan:
         return any(value in getattr(planned.trick, fact) for planned in self.tricks)
 
 
-@dataclass
 class Hooks:
     """Every hook of one run, frozen: an attribute per hook, a tuple of (function, context) in recipe order."""
 
-    play: HookTuple = ()
-    transform_generator: HookTuple = ()
-    transform_discriminator: HookTuple = ()
-    transform_optimizer: HookTuple = ()
-    adversarial_loss: HookTuple = ()
-    on_run_start: HookTuple = ()
-    on_boundary: HookTuple = ()
-    before_d_step: HookTuple = ()
-    latents: HookTuple = ()
-    fake_batch: HookTuple = ()
-    d_input: HookTuple = ()
-    d_scores: HookTuple = ()
-    d_assignment: HookTuple = ()
-    d_labels: HookTuple = ()
-    d_loss_terms: HookTuple = ()
-    after_d_backward: HookTuple = ()
-    after_d_step: HookTuple = ()
-    before_g_step: HookTuple = ()
-    g_labels: HookTuple = ()
-    g_objective: HookTuple = ()
-    g_loss_terms: HookTuple = ()
-    after_g_backward: HookTuple = ()
-    after_g_step: HookTuple = ()
-    sampling_generator: HookTuple = ()
-    log_scalars: HookTuple = ()
-    on_run_end: HookTuple = ()
+    def __init__(self, **implementations: HookTuple) -> None:
+        for hook in KINDS:
+            setattr(self, hook, implementations.get(hook, ()))
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, hook: str) -> HookTuple: ...
 
 
 def make_plan(recipe: Recipe, warnings: Collection[str] = ()) -> Plan:
@@ -296,16 +276,15 @@ def freeze(tricks: Collection[PlannedTrick], contexts: dict[str, Context]) -> Ho
     for planned in tricks:
         manager.register(planned.trick, planned.name)
     manager.check_pending()
-    hooks = Hooks()
+    hooks: dict[str, HookTuple] = {}
     order = {planned.name: position for position, planned in enumerate(tricks)}
     for hook in KINDS:
         specified = tuple(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
         implementations = sorted(getattr(manager.hook, hook).get_hookimpls(), key=lambda i: order[i.plugin_name])
-        bound = tuple(
+        hooks[hook] = tuple(
             (_with_all_arguments(i.function, i.argnames, specified), contexts[i.plugin_name]) for i in implementations
         )
-        setattr(hooks, hook, bound)
-    return hooks
+    return Hooks(**hooks)
 
 
 def _with_all_arguments(

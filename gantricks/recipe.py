@@ -113,10 +113,13 @@ class Recipe:
     places: Places = field(default_factory=lambda: Places(), compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as plain data, in the order and shape of a recipe file."""
+        """The recipe as plain data, in the order and shape of a recipe file; paths are absolute."""
 
         def table(part: Part[Any]) -> dict[str, Any]:
-            return _plain(part.keys) | _plain(part.options)
+            plain = _plain(part.keys) | _plain(part.options)
+            for key in getattr(part.found.cls, "paths", ()):
+                plain[key] = str(Path(plain[key]).expanduser().absolute())
+            return plain
 
         tricks = {}
         for trick in self.tricks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -41,10 +42,15 @@ class Out(NamedTuple):
 
     def rows(self, start: int, stop: int | None) -> Out:
         """The part that belongs to samples `start:stop`."""
-        return Out(*(None if part is None else part[start:stop] for part in self))
+        logits, features, class_logits = self
+        return Out(
+            logits[start:stop], features[start:stop], None if class_logits is None else class_logits[start:stop]
+        )
 
     def detach(self) -> Out:
-        return Out(*(None if part is None else part.detach() for part in self))
+        logits, features, class_logits = self
+        return Out(logits.detach(), features.detach(), None if class_logits is None else class_logits.detach())
 
-    def to(self, dtype: object) -> Out:
-        return Out(*(None if part is None else part.to(dtype) for part in self))
+    def to(self, dtype: torch.dtype) -> Out:
+        logits, features, class_logits = self
+        return Out(logits.to(dtype), features.to(dtype), None if class_logits is None else class_logits.to(dtype))

@@ -63,6 +63,7 @@ class Step:
         self.n_critic, self.reuse_fakes = n_critic, reuse_fakes
         self.separate, self.mixes, self.input_grad = separate, mixes, input_grad
         self.shared_fake: Batch | None = None
+        self.judged: dict[str, Tensor] = {}
         frame.step = self
 
     def __call__(self) -> None:
@@ -91,6 +92,8 @@ class Step:
         frame.real_labels = self.d_labels(frame.real_out.logits, True)
         frame.fake_labels = self.d_labels(frame.fake_out.logits, False)
 
+        self.judged = {"real": frame.real_out.logits.detach(), "fake": frame.fake_out.logits.detach()}
+
         terms = dict(self.loss.d_loss(self.ctx))
         self.update(self.d, terms, hooks.d_loss_terms, hooks.after_d_backward)
         notify(hooks.after_d_step)
@@ -113,7 +116,7 @@ class Step:
 
             if hooks.g_objective:
                 (objective, ctx), *_ = hooks.g_objective
-                terms = {f"{ctx.name}.{name}": term for name, term in objective(ctx).items()}
+                terms = named(objective(ctx), ctx)
             else:
                 terms = dict(self.loss.g_loss(self.ctx))
             self.update(self.g, terms, hooks.g_loss_terms, hooks.after_g_backward)
@@ -123,7 +126,7 @@ class Step:
     def update(self, player: Player, terms: dict[str, Tensor], more: HookTuple, after_backward: HookTuple) -> None:
         """One backward through the sum of all terms, one optimizer step, masked from the first fault on."""
         for hook, ctx in more:
-            terms.update((f"{ctx.name}.{name}", term) for name, term in hook(ctx).items())
+            terms.update(named(hook(ctx), ctx))
         for parameter in player.parameters:
             parameter.grad = None
         torch.stack([*terms.values()]).sum().backward()
@@ -204,6 +207,14 @@ def fold(hooks: HookTuple, value: Any, *args: Any) -> Any:
         if value is None:
             raise TrickError(f"{ctx.name}: {hook.__name__} returned None; a fold returns the value it was given, or another")
     return value
+
+
+def named(terms: dict[str, Tensor], ctx: Context) -> dict[str, Tensor]:
+    """A trick's loss terms under its own name."""
+    for name, term in terms.items():
+        if term.dim():
+            raise TrickError(f"{ctx.name}: the loss term {name!r} has shape {tuple(term.shape)}; a term is a scalar")
+    return {f"{ctx.name}.{name}": term for name, term in terms.items()}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,43 +24,71 @@ class Shapes:
     classes: int = 0
 
 
+class ClassEmbedding(nn.Embedding):
+    """A class as coordinates beside the latents, and therefore ~ N(0, 1) at the start, as they are."""
+
+    def initialise(self, rng: Rng) -> None:
+        self.weight.copy_(rng.normal(self.weight.shape))
+
+
 class Generator(nn.Module):
     """Latents (B, latent_dim) and, when conditional, classes (B,) to images of `shape`.
 
-    `body` is an `nn.Sequential` of blocks from `inputs(latents, classes)` to the last hidden layer; `head` turns that
-    into images. Surgery replaces parts of `body` or `head`; `forward` stays as it is.
+    `body` is an `nn.Sequential` of blocks from `inputs(latents, classes)` to the last hidden layer; `head`
+    turns that into images. A block is an `nn.Sequential` with children named `linear` or `conv`, `norm`
+    (where there is one) and `activation`. Surgery replaces parts of `body` or `head`; `forward` stays as it
+    is.
+
+    A conditional generator whose `embedding_dim` is not 0 appends an embedding of the class to the latents,
+    so that `body` receives (B, `input_dim`), `input_dim` = `latent_dim` + `embedding_dim`. `initialise`
+    reads `init_std`.
     """
 
     body: nn.Sequential
     head: nn.Module
+    embedding: ClassEmbedding | None
+    init_std: float | None = 0.02
+    autocast: torch.dtype | None = None
+    """The type to compute in, set by the core; what goes in and out keeps its own."""
 
-    def __init__(self, shapes: Shapes, conditional: bool = False) -> None:
+    def __init__(self, shapes: Shapes, conditional: bool = False, embedding_dim: int = 0) -> None:
         super().__init__()
         self.shape = shapes.sample
         self.latent_dim = shapes.latent_dim
         self.classes = shapes.classes if conditional else 0
         self.conditional = conditional
+        embeds = conditional and embedding_dim > 0
+        self.embedding = ClassEmbedding(shapes.classes, embedding_dim) if embeds else None
+        self.input_dim = shapes.latent_dim + (embedding_dim if embeds else 0)
 
     def inputs(self, latents: Tensor, classes: Tensor | None) -> Tensor:
-        """What the first block of `body` receives."""
-        return latents
+        """What the first block of `body` receives: (B, `input_dim`)."""
+        if self.embedding is None:
+            return latents
+        return torch.cat([latents, self.embedding(classes)], 1)
 
     def forward(self, latents: Tensor, classes: Tensor | None = None) -> Tensor:
-        return self.head(self.body(self.inputs(latents, classes)))
+        with _precision(latents, self.autocast):
+            images: Tensor = self.head(self.body(self.inputs(latents, classes)))
+        return images.to(latents.dtype)
 
 
 class Discriminator(nn.Module):
     """Images of `shape` and, when conditional, classes (B,) to an `Out`.
 
-    `body` is an `nn.Sequential` of blocks from images to the features (B, A), A = `feature_dim`; `head` turns features
-    into logits (B, 1). A conditional discriminator adds the projection ⟨embedding(class), features⟩ to the logit
-    (Miyato & Koyama 2018, eq. 3). `class_head`, when a trick sets it, turns features into class logits (B, K).
+    `body` is an `nn.Sequential` of blocks, as in a `Generator`, and one `nn.Flatten`, from images to the
+    features (B, A), A = `feature_dim`; `head` turns features into logits (B, 1). A conditional discriminator
+    adds the projection ⟨embedding(class), features⟩ to the logit (Miyato & Koyama 2018, eq. 3). `class_head`,
+    when a trick sets it, turns features into class logits (B, K). `initialise` reads `init_std`.
     """
 
     body: nn.Sequential
     head: nn.Module
     class_head: nn.Module | None
     projection: nn.Embedding | None
+    init_std: float | None = 0.02
+    autocast: torch.dtype | None = None
+    """The type to compute in, set by the core; what goes in and out keeps its own."""
 
     def __init__(self, shapes: Shapes, feature_dim: int, conditional: bool = False) -> None:
         super().__init__()
@@ -71,19 +100,26 @@ class Discriminator(nn.Module):
         self.projection = nn.Embedding(shapes.classes, feature_dim) if conditional else None
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Out:
-        features = self.body(images)
-        logits = self.head(features)
-        if self.projection is not None:
-            logits = logits + (self.projection(classes) * features).sum(1, keepdim=True)
-        return Out(logits, features, None if self.class_head is None else self.class_head(features))
+        with _precision(images, self.autocast):
+            features = self.body(images)
+            logits = self.head(features)
+            if self.projection is not None:
+                logits = logits + (self.projection(classes) * features).sum(1, keepdim=True)
+            class_logits = None if self.class_head is None else self.class_head(features)
+        return Out(logits, features, class_logits).to(images.dtype)
+
+
+def _precision(tensor: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(tensor.device.type, dtype)
 
 
 class Network:
-    """A pair of architectures, found by name: one module in `gantricks/networks`, or an entry point in the group
-    `gantricks.networks`. The class docstring is its card.
+    """A pair of architectures, found by name.
 
-    Either player's half may be missing: leave its Config None. Builders may run under `torch.device("meta")`, so they
-    only lay modules out; `initialise` fills every parameter and buffer from a random stream.
+    One module in `gantricks/networks`, or an entry point in the group `gantricks.networks`. The class
+    docstring is its card. Either player's half may be missing: leave its Config None. Builders may run
+    under `torch.device("meta")`, so they only lay modules out; `initialise` fills every parameter and
+    buffer from a random stream.
     """
 
     GeneratorConfig: ClassVar[type[Options] | None] = None
@@ -91,7 +127,7 @@ class Network:
 
     @staticmethod
     def problems(role: str, config: Any, shapes: Shapes) -> list[str]:
-        """Sentences saying why this architecture cannot be built so; `role` is "generator" or "discriminator"."""
+        """Sentences saying why this cannot be built so; `role` is "generator" or "discriminator"."""
         return []
 
     @staticmethod
@@ -108,34 +144,65 @@ class Network:
         raise NotImplementedError
 
 
-def initialise(network: nn.Module, rng: Rng, std: float | None = 0.02) -> None:
-    """Fill every parameter and buffer of the layers in `network`, each from the stream named after its module.
+# Layers whose own reset_parameters() is a constant: it draws nothing from the global generator.
+_CONSTANT_START = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+)
+_FILLED = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
-    Weights of linear and convolutional layers and embeddings ~ N(0, `std`²), or N(0, 2 / fan_in) where `std` is None
-    (He et al. 2015); biases 0; batch norm weights ~ N(1, 0.02²) and fresh running statistics (Radford et al. 2015).
-    A layer's values depend on its own name only, never on which other layers exist.
+
+def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None) -> None:
+    """Fill every parameter and buffer of `network`, each layer from the stream named after it.
+
+    The network, or the one that it is to be a part of (`like`), says how by `init_std`. A number: weights of linear and
+    convolutional layers and embeddings ~ N(0, `init_std`²) (Radford et al. 2015, §4). None: ~ N(0, 2 /
+    fan_in) in `body`, where rectifiers halve the signal (He et al. 2015, eq. 10), and N(0, 1 / fan_in)
+    elsewhere. Biases are 0. Batch norm weights are ~ N(1, 0.02²), as in the code of Radford et al., with
+    fresh running statistics; other norms start as PyTorch has them. A module with a method
+    `initialise(rng)` fills what it holds itself (not its children), without gradient.
+
+    A layer's values depend on the seed and its own name only, never on which other layers exist.
+
+    Raises TypeError for a module that holds parameters or buffers which none of these rules fills.
     """
+    std = getattr(like or network, "init_std", 0.02)
     with torch.no_grad():
         for name, module in network.named_modules():
-            stream = rng.fork(name)
-            weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.reset_running_stats()
-                if weight is not None:
-                    weight.copy_(1 + 0.02 * stream.normal(weight.shape))
-            elif isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd):
-                assert isinstance(weight, Tensor)
-                scale = std if std is not None else math.sqrt(2 / _fan_in(module, weight))
-                weight.copy_(scale * stream.normal(weight.shape))
-            if isinstance(bias, Tensor):
-                bias.zero_()
+            held = {*module._parameters, *module._buffers}
+            fill = getattr(module, "initialise", None)
+            if fill is not None:
+                fill(rng.fork(name))
+            elif held <= _FILLED and isinstance(module, _CONSTANT_START):
+                module.reset_parameters()
+                if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+                    module.weight.add_(0.02 * rng.fork(name).normal(module.weight.shape))
+            elif held <= _FILLED and isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd):
+                scale = std
+                if scale is None:
+                    gain = 2 if name.startswith("body.") else 1
+                    scale = math.sqrt(gain / _fan_in(module))
+                module.weight.copy_(scale * rng.fork(name).normal(module.weight.shape))
+                bias = getattr(module, "bias", None)
+                if bias is not None:
+                    bias.zero_()
+            elif held:
+                raise TypeError(
+                    f"{type(module).__name__} {name!r} holds {', '.join(sorted(held))}, which nothing fills; "
+                    "give it a method `initialise(rng)`"
+                )
 
 
-def _fan_in(module: nn.Module, weight: Tensor) -> int:
-    if isinstance(module, nn.Embedding):
-        return weight.shape[1]
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return max(1, weight[:, 0].numel() // math.prod(module.stride))
+def _fan_in(layer: nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) -> float:
+    """How many weighted inputs meet in one output, on average where a transposed convolution strides."""
+    weight = layer.weight
+    if isinstance(layer, nn.Embedding):
+        return weight.shape[1]  # its products with the features are what is summed
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return weight[:, 0].numel() / layer.groups / math.prod(layer.stride)
     return weight[0].numel()
 
 

@@ -1,0 +1,110 @@
+"""The real data as training sees it: in an order that is a function of (seed, epoch), on the device."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantricks.data.base import Dataset
+from gantricks.device import Placement, resident_budget
+from gantricks.records import Batch
+
+
+class Feed:
+    """Batches of real samples.
+
+    The samples form one endless sequence: epoch after epoch, each in its own order. `cursor` is the position in it,
+    and all that a checkpoint needs. Images are uint8 until they are drawn, then real numbers in [-1, 1]; they stay on
+    the device when they fit `budget` bytes, and are otherwise gathered from the memory map one batch ahead.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        seed: int,
+        batch_size: int,
+        placement: Placement,
+        classes: int = 0,
+        budget: int | None = None,
+    ) -> None:
+        self.seed = seed
+        self.batch_size = batch_size
+        self.count = len(dataset.samples)
+        self.classes = classes
+        self.is_images = dataset.samples.ndim == 4
+        self.cursor = 0
+        self._device, self._dtype = placement.device, placement.dtype
+        if budget is None:
+            budget = resident_budget(placement.device)
+        self._samples: Tensor | None = None
+        self._stored: np.ndarray = dataset.samples
+        if dataset.samples.nbytes <= budget:
+            self._samples = torch.from_numpy(np.array(dataset.samples)).to(self._device)
+        self._classes = None
+        if dataset.classes is not None:
+            self._classes = torch.from_numpy(np.array(dataset.classes, dtype=np.int64)).to(self._device)
+        self._orders: dict[int, Tensor] = {}
+        self._worker = ThreadPoolExecutor(1, "gantricks-feed") if self._samples is None else None
+        self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
+
+    @property
+    def resident(self) -> bool:
+        """Whether the samples live on the device."""
+        return self._samples is not None
+
+    def next(self) -> Batch:
+        """The next `batch_size` samples of the sequence."""
+        start, size = self.cursor, self.batch_size
+        self.cursor += size
+        indices = self._indices(start, size)
+        if self._samples is not None:
+            return self.take(indices)
+        key = (start, size)
+        if self._ahead and self._ahead[0] == key:
+            raw = self._ahead[1].result()
+        else:
+            raw = self._gather(indices)
+        following = self._indices(self.cursor, size)
+        assert self._worker
+        self._ahead = ((self.cursor, size), self._worker.submit(self._gather, following))
+        return self._batch(raw.to(self._device, non_blocking=True), indices)
+
+    def take(self, indices: Tensor) -> Batch:
+        """The samples with these indices, int64 (B,)."""
+        if self._samples is not None:
+            return self._batch(self._samples.index_select(0, indices), indices)
+        return self._batch(self._gather(indices).to(self._device), indices)
+
+    def _batch(self, raw: Tensor, indices: Tensor) -> Batch:
+        classes = None if self._classes is None else self._classes.index_select(0, indices.to(self._device))
+        if not self.is_images:
+            return Batch(raw.to(self._dtype), classes)
+        # (B, H, W, C) in memory seen as (B, C, H, W): the channels_last layout, without a copy
+        return Batch(raw.permute(0, 3, 1, 2).to(self._dtype).div_(127.5).sub_(1.0), classes)
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        raw = torch.from_numpy(self._stored[indices.cpu().numpy()])
+        return raw.pin_memory() if self._device.type == "cuda" else raw
+
+    def _indices(self, start: int, size: int) -> Tensor:
+        parts = []
+        while size:
+            epoch, offset = divmod(start, self.count)
+            part = self._order(epoch)[offset : offset + size]
+            parts.append(part)
+            start, size = start + len(part), size - len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            digest = hashlib.blake2b(f"{self.seed}/order/{epoch}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest))
+            order = torch.randperm(self.count, generator=generator)
+            if self.resident:
+                order = order.to(self._device)
+            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
+        return self._orders[epoch]

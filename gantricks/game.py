@@ -1,0 +1,290 @@
+"""A game ready to be played: two networks, two optimizers, the tricks' state, and the step that moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantricks import optimizers
+from gantricks.context import Context, Frame
+from gantricks.data.base import Dataset
+from gantricks.device import Placement
+from gantricks.feed import Feed
+from gantricks.guard import Fault, Guard
+from gantricks.losses import NonSaturating
+from gantricks.networks.base import Discriminator, Generator, initialise, mixes_samples
+from gantricks.plan import Hooks, Plan, freeze
+from gantricks.rng import Clock, Rng
+from gantricks.step import Player, Step, fold, notify
+
+Tensors = dict[str, Tensor]
+SAMPLING_CHUNK = 256
+
+
+class Game:
+    """Everything that one run moves, built from its plan and its data.
+
+    The order is that of the contract: networks, the tricks' surgery, optimizers, `on_run_start`. State is saved from
+    and loaded into the tensors that exist then, in place. `wrap(hook, trick, function)` may replace a hook's function,
+    which is how tests record what a trick does.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        dataset: Dataset,
+        placement: Placement,
+        wrap: Callable[[str, str, Callable[..., Any]], Callable[..., Any]] | None = None,
+        budget: int | None = None,
+    ) -> None:
+        recipe = plan.recipe
+        self.plan, self.placement = plan, placement
+        self.seed, self.steps = recipe.seed, recipe.train.steps
+        self.clock = Clock()
+        self.guard = Guard(placement.device, placement.dtype)
+        self.feed = Feed(
+            dataset, recipe.seed, recipe.data.keys.batch_size, placement, plan.description.classes, budget
+        )
+        self.frame = Frame(self.clock, self.feed, self.guard, placement.device, placement.dtype)
+        self.contexts = {
+            planned.name: Context(self.frame, planned.name, self.stream(f"tricks/{planned.name}"))
+            for planned in plan.tricks
+        }
+        self.hooks = freeze(plan.tricks, self.contexts)
+        if wrap:
+            self.hooks = _wrapped(self.hooks, wrap)
+
+        self._build_networks()
+        self.players = {name: self._player(name) for name in ("d", "g")}
+        self._start()
+
+    def stream(self, name: str) -> Rng:
+        return Rng(self.seed, name, self.clock, self.placement.device, self.placement.dtype)
+
+    # ------------------------------------------------------------------ building
+
+    def _build_networks(self) -> None:
+        recipe, shapes = self.plan.recipe, self.plan.shapes
+        for role, part in (("generator", recipe.generator), ("discriminator", recipe.discriminator)):
+            with torch.device("meta"):
+                network = getattr(part.found.cls, role)(part.options, shapes)
+            network.to_empty(device=self.placement.device).to(self.placement.dtype)
+            initialise(network, self.stream(f"initialise/{role}"))
+            network.autocast = self.placement.autocast
+            setattr(self.frame, role, network.train())
+        for role in ("generator", "discriminator"):
+            network = fold(getattr(self.hooks, f"transform_{role}"), getattr(self.frame, role))
+            network.to(self.placement.device, self.placement.dtype)
+            if self.feed.is_images:
+                network.to(memory_format=torch.channels_last)
+            setattr(self.frame, role, network.train())
+
+    def _player(self, name: str) -> Player:
+        role = _ROLES[name]
+        network: Generator | Discriminator = getattr(self.frame, role)
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        optimizer = optimizers.build(getattr(self.plan.recipe, role).keys.optimizer, parameters)
+        optimizer = fold(self.hooks.transform_optimizer, optimizer, name)
+        optimizer.found_inf = self.guard.flag  # type: ignore[attr-defined]
+        return Player(name, network, optimizer, parameters)
+
+    def _start(self) -> None:
+        train = self.plan.recipe.train
+        core = Context(self.frame, "core", self.stream("core"))
+        loss: Any = NonSaturating()
+        for provider, ctx in self.hooks.adversarial_loss:
+            loss = provider(ctx)
+        self.step = Step(
+            self.frame,
+            self.hooks,
+            core,
+            loss,
+            self.players["d"],
+            self.players["g"],
+            self.stream("latents"),
+            self.stream("classes"),
+            n_critic=train.n_critic,
+            reuse_fakes=train.reuse_fakes,
+            separate=self.plan.any_trick("provides", "separate_passes"),
+            mixes=mixes_samples(self.frame.discriminator),
+            input_grad=self.plan.any_trick("needs", "input_grad"),
+        )
+        self._at(0)
+        self.clock.enter("setup")
+        notify(self.hooks.on_run_start)
+        self.trick_tensors = self._collect_trick_tensors()
+        self.guard.watch(self._unmasked())
+
+    def _collect_trick_tensors(self) -> Tensors:
+        tensors: Tensors = {}
+        for planned in self.plan.tricks:
+            for name, tensor in planned.trick.tensors().items():
+                tensors[f"{planned.name}/{name}"] = tensor
+        return tensors
+
+    def _unmasked(self) -> Iterable[Tensor]:
+        """Every tensor whose updates nothing else holds back after a fault."""
+        safe = {planned.name for planned in self.plan.tricks if planned.trick.fault_safe}
+        watched = [tensor for name, tensor in self.trick_tensors.items() if name.partition("/")[0] not in safe]
+        for player in self.players.values():
+            watched += list(player.network.buffers())
+            if not getattr(player.optimizer, "_step_supports_amp_scaling", False):
+                watched += [parameter.data for parameter in player.parameters]
+                watched += [t for state in player.optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
+        return {id(tensor): tensor for tensor in watched}.values()
+
+    # ------------------------------------------------------------------ playing
+
+    @property
+    def finished(self) -> int:
+        """Number of steps done."""
+        return self.frame.finished
+
+    @property
+    def generator(self) -> Generator:
+        return self.frame.generator
+
+    @property
+    def discriminator(self) -> Discriminator:
+        return self.frame.discriminator
+
+    def advance(self) -> bool:
+        """Play one step. False when a trick has stopped the run instead."""
+        self.clock.enter("boundary")
+        notify(self.hooks.on_boundary)
+        if self.frame.stop_reason:
+            return False
+        self.step()
+        self._at(self.finished + 1)
+        return True
+
+    def _at(self, finished: int) -> None:
+        self.frame.at(finished, self.steps)
+        self.guard.step.fill_(finished + 1)
+
+    def end(self) -> None:
+        self.clock.enter("boundary")
+        notify(self.hooks.on_run_end)
+
+    def fault(self) -> Fault | None:
+        """The first non-finite value so far. Waits for the device."""
+        return self.guard.report()[1]
+
+    def scalars(self) -> tuple[dict[str, float], Fault | None]:
+        """What a log line holds, and the fault if there was one. Waits for the device."""
+        terms, fault = self.guard.report()
+        scalars: dict[str, float] = {}
+        for player, values in terms.items():
+            losses = {name: value for name, value in values.items() if name not in ("step", "gradient_norm")}
+            scalars[f"loss/{player}"] = sum(losses.values())
+            scalars |= {f"loss/{player}.{name}": value for name, value in losses.items()}
+        for player, values in terms.items():
+            scalars[f"gradient_norm/{player}"] = values["gradient_norm"]
+            scalars[f"learning_rate/{player}"] = float(self.players[player].optimizer.param_groups[0]["lr"])
+        for side, logits in self.step.judged.items():
+            scalars[f"logits/{side}"] = logits.mean().item()
+        self.clock.enter("log")
+        with torch.no_grad():
+            for hook, ctx in self.hooks.log_scalars:
+                scalars |= {f"{ctx.name}/{name}": float(value) for name, value in hook(ctx).items()}
+        return scalars, fault
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int) -> np.ndarray:
+        """`count` samples of the generator that the recipe samples with, float (count, C, H, W) or (count, D).
+
+        A function of the networks' state and `seed`; nothing of the training is touched. Where G is conditional, sample
+        i is of class i modulo the number of classes.
+        """
+        self.clock.enter("sample")
+        network: Generator = fold(self.hooks.sampling_generator, self.generator)
+        # a clock of its own: the same seed gives the same latents at every step
+        rng = Rng(seed, "sampling/latents", Clock(), self.placement.device, self.placement.dtype)
+        z = fold(self.hooks.latents, rng.normal((count, self.generator.latent_dim)))
+        classes = None
+        if network.conditional:
+            classes = torch.arange(count, device=self.placement.device) % network.classes
+        was_training = network.training
+        network.eval()
+        try:
+            chunks = [
+                network(z[at : at + SAMPLING_CHUNK], None if classes is None else classes[at : at + SAMPLING_CHUNK])
+                for at in range(0, count, SAMPLING_CHUNK)
+            ]
+        finally:
+            network.train(was_training)
+        return torch.cat(chunks).float().cpu().contiguous().numpy()
+
+    # ------------------------------------------------------------------ state
+
+    def state(self) -> dict[str, Tensors]:
+        """Every tensor that a checkpoint holds, by file name and key. They are the live ones, not copies."""
+        state = {"tricks": self.trick_tensors}
+        for name, player in self.players.items():
+            role = _ROLES[name]
+            state[role] = player.network.state_dict()
+            state[f"{role}_optimizer"] = _optimizer_tensors(player)
+        return state
+
+    def counters(self) -> dict[str, Any]:
+        """Every host number that a checkpoint holds."""
+        groups = {
+            name: [
+                {key: value for key, value in group.items() if isinstance(value, int | float | list | tuple) and key != "params"}
+                for group in player.optimizer.param_groups
+            ]
+            for name, player in self.players.items()
+        }
+        return {"step": self.finished, "images_seen": self.feed.cursor, "optimizers": groups}
+
+    def load(self, state: dict[str, Tensors], counters: dict[str, Any]) -> None:
+        """Take up a saved state, in place.
+
+        Raises KeyError or ValueError when the saved tensors are not those of this game.
+        """
+        for name, player in self.players.items():
+            role = _ROLES[name]
+            _copy_into(player.network.state_dict(), state[role], role)
+            _copy_into(_optimizer_tensors(player), state[f"{role}_optimizer"], f"{role}'s optimizer")
+            for group, saved in zip(player.optimizer.param_groups, counters["optimizers"][name], strict=True):
+                group.update({key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()})
+        _copy_into(self.trick_tensors, state["tricks"], "the tricks' state")
+        self.feed.cursor = counters["images_seen"]
+        self._at(counters["step"])
+
+
+_ROLES = {"d": "discriminator", "g": "generator"}
+
+
+def _optimizer_tensors(player: Player) -> Tensors:
+    names = {id(parameter): name for name, parameter in player.network.named_parameters()}
+    return {
+        f"{names[id(parameter)]}.{key}": value
+        for parameter, state in player.optimizer.state.items()
+        for key, value in state.items()
+        if torch.is_tensor(value)
+    }
+
+
+@torch.no_grad()
+def _copy_into(live: Tensors, saved: Tensors, what: str) -> None:
+    if live.keys() != saved.keys():
+        difference = ", ".join(sorted(live.keys() ^ saved.keys()))
+        raise KeyError(f"{what} holds other tensors than this recipe makes: {difference}")
+    for name, tensor in live.items():
+        if tensor.shape != saved[name].shape:
+            raise ValueError(f"{what}: {name} is {tuple(saved[name].shape)}, expected {tuple(tensor.shape)}")
+        tensor.copy_(saved[name])
+
+
+def _wrapped(hooks: Hooks, wrap: Callable[[str, str, Callable[..., Any]], Callable[..., Any]]) -> Hooks:
+    return Hooks(
+        **{
+            hook: tuple((wrap(hook, ctx.name, function), ctx) for function, ctx in implementations)
+            for hook, implementations in vars(hooks).items()
+        }
+    )

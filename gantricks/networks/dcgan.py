@@ -1,0 +1,187 @@
+"""Strided convolutions for images of any size: the architecture of Radford et al. 2015."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from itertools import count, pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from gantricks.networks.base import Discriminator, Generator, Network, Shapes
+from gantricks.options import Options
+
+Size = tuple[int, int]
+"""Height and width of a map."""
+
+
+class _Layout(Options):
+    """What shapes either player."""
+
+    channels: Annotated[
+        int, Field(ge=1, le=1024, description="feature maps of the block next to the images")
+    ] = 64
+    depth: Annotated[
+        int | None,
+        Field(ge=1, le=7, description="halvings of the image; left out: until the smaller side is at most 5"),
+    ] = None
+    width: Annotated[
+        Literal["doubling", "constant"],
+        Field(
+            description='"doubling": feature maps double with every halving; "constant": always `channels`'
+        ),
+    ] = "doubling"
+    kernel: Annotated[int, Field(ge=3, le=5, description="height and width of every convolution")] = 4
+    batch_norm: Annotated[
+        bool, Field(description="batch norm after all but G's output and D's first convolution")
+    ] = True
+
+
+class DCGAN(Network):
+    """Strided convolutions with batch norm, for images of any size (Radford et al. 2015).
+
+    The discriminator halves the image with stride 2, rounding up (150 → 75 → 38 → 19 → 10 → 5), and judges
+    the flattened last map; the generator retraces exactly these sizes, from a projection of the latents to
+    the image. Batch norm follows every layer but G's output and D's first; G uses ReLU and ends in tanh, D
+    uses LeakyReLU (§3). Weights start from N(0, 0.02²) (§4). Kernels are 4 wide by default, as in the
+    authors' Torch code: multiples of the stride weigh every pixel alike, which spares G checkerboards.
+    Conditional: G receives an embedding of the class beside the latents, D adds a projection of it (Miyato
+    & Koyama 2018).
+    """
+
+    class GeneratorConfig(_Layout):
+        conditional: Annotated[bool, Field(description="make images of a given class")] = False
+        embedding_dim: Annotated[
+            int, Field(ge=1, le=1024, description="numbers that stand for the class beside the latents")
+        ] = 50
+
+    class DiscriminatorConfig(_Layout):
+        conditional: Annotated[bool, Field(description="judge an image as one of its class")] = False
+        slope: Annotated[float, Field(ge=0, le=1, description="slope of LeakyReLU below zero")] = 0.2
+
+    @staticmethod
+    def problems(role: str, config: Any, shapes: Shapes) -> list[str]:
+        found = []
+        if len(shapes.sample) != 3:
+            found.append(
+                f"dcgan needs images, and these data are vectors of {shapes.sample[0]} numbers; "
+                'use network = "mlp"'
+            )
+        else:
+            height, width = shapes.sample[1:]
+            # ceil(side / 2^depth) ≥ 2: a map one pixel wide has nothing left to halve
+            deepest = (min(height, width) - 1).bit_length() - 1
+            if deepest < 1:
+                found.append(
+                    f"dcgan cannot halve images of {height}x{width}; each side needs 3 pixels or more"
+                )
+            elif config.depth is not None and config.depth > deepest:
+                found.append(
+                    f"depth = {config.depth} is too deep for images of {height}x{width}; "
+                    f"the most that leaves each side 2 pixels is depth = {deepest}"
+                )
+        if config.conditional and not shapes.classes:
+            found.append(
+                "conditional = true needs data with classes, and these have none; use conditional = false"
+            )
+        return found
+
+    @staticmethod
+    def capabilities(role: str, config: Any) -> set[str]:
+        able = {"convolutions"}
+        if config.batch_norm and (role == "generator" or config.depth != 1):
+            able.add("batch_norm")
+        if config.conditional:
+            able.add("conditional")
+        return able
+
+    @staticmethod
+    def generator(config: Any, shapes: Shapes) -> Generator:
+        network = Generator(shapes, config.conditional, config.embedding_dim)
+        image_channels, height, width = shapes.sample
+        sizes = halvings((height, width), config.depth)[::-1]
+        widths = _widths(config, len(sizes) - 1)[::-1]
+        bias = not config.batch_norm
+
+        smallest = (widths[0], *sizes[0])
+        project = {
+            "linear": nn.Linear(network.input_dim, math.prod(smallest), bias=bias),
+            "unflatten": nn.Unflatten(1, smallest),
+        }
+        blocks = {"project": _block(project, widths[0], config.batch_norm, nn.ReLU())}
+        for number, (inner, outer) in enumerate(pairwise(widths)):
+            conv = _doubling(inner, outer, config.kernel, sizes[number], sizes[number + 1], bias)
+            blocks[f"up{number + 1}"] = _block({"conv": conv}, outer, config.batch_norm, nn.ReLU())
+        network.body = nn.Sequential(OrderedDict[str, nn.Module](blocks))
+
+        conv = _doubling(widths[-1], image_channels, config.kernel, sizes[-2], sizes[-1], bias=True)
+        network.head = nn.Sequential(OrderedDict[str, nn.Module](conv=conv, activation=nn.Tanh()))
+        return network
+
+    @staticmethod
+    def discriminator(config: Any, shapes: Shapes) -> Discriminator:
+        image_channels, height, width = shapes.sample
+        sizes = halvings((height, width), config.depth)
+        widths = [image_channels, *_widths(config, len(sizes) - 1)]
+
+        blocks = OrderedDict[str, nn.Module]()
+        for number, (inner, outer) in enumerate(pairwise(widths)):
+            norm = config.batch_norm and number > 0
+            conv = _halving(inner, outer, config.kernel, sizes[number], bias=not norm)
+            blocks[f"down{number + 1}"] = _block({"conv": conv}, outer, norm, nn.LeakyReLU(config.slope))
+        blocks["flatten"] = nn.Flatten()
+
+        network = Discriminator(shapes, widths[-1] * math.prod(sizes[-1]), config.conditional)
+        network.body = nn.Sequential(blocks)
+        network.head = nn.Linear(network.feature_dim, 1)
+        return network
+
+
+def halvings(image: Size, depth: int | None = None) -> list[Size]:
+    """The sizes that an image passes through, itself first: `depth` halvings that round up.
+
+    Left out, the depth is the least, and no less than 1, that brings the smaller side to 5 or below.
+    """
+    if depth is None:
+        depth = next(d for d in count(1) if min(image) <= 5 * 2**d)
+    height, width = image
+    return [(-(-height // 2**d), -(-width // 2**d)) for d in range(depth + 1)]
+
+
+def _widths(config: _Layout, depth: int) -> list[int]:
+    """Feature maps of each block, the one next to the images first."""
+    growth = 2 if config.width == "doubling" else 1
+    return [config.channels * growth**d for d in range(depth)]
+
+
+def _padding(kernel: int, size: Size) -> Size:
+    """What makes stride 2 take a side n to ceil(n / 2): an even kernel needs one more where n is odd."""
+    height, width = ((kernel - 1 + side % 2) // 2 for side in size)
+    return height, width
+
+
+def _halving(inner: int, outer: int, kernel: int, size: Size, bias: bool) -> nn.Conv2d:
+    """(B, inner, H, W) to (B, outer, ceil(H / 2), ceil(W / 2)), (H, W) = `size`."""
+    return nn.Conv2d(inner, outer, kernel, stride=2, padding=_padding(kernel, size), bias=bias)
+
+
+def _doubling(
+    inner: int, outer: int, kernel: int, size: Size, target: Size, bias: bool
+) -> nn.ConvTranspose2d:
+    """(B, inner, *size) to (B, outer, *target): the adjoint of the halving of `target` to `size`."""
+    padding = _padding(kernel, target)
+    # what the plain formula (n - 1) · 2 - 2 · padding + kernel is short of
+    height, width = (
+        t - (2 * (s - 1) - 2 * p + kernel) for s, t, p in zip(size, target, padding, strict=True)
+    )
+    return nn.ConvTranspose2d(
+        inner, outer, kernel, stride=2, padding=padding, output_padding=(height, width), bias=bias
+    )
+
+
+def _block(layers: dict[str, nn.Module], channels: int, norm: bool, activation: nn.Module) -> nn.Sequential:
+    """The layers given, batch norm where wanted, the activation."""
+    norms: dict[str, nn.Module] = {"norm": nn.BatchNorm2d(channels)} if norm else {}
+    return nn.Sequential(OrderedDict(layers | norms | {"activation": activation}))

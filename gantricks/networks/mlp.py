@@ -1,0 +1,108 @@
+"""Fully connected layers, for vectors and small images."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from gantricks.networks.base import Discriminator, Generator, Network, Shapes
+from gantricks.options import Options
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": partial(nn.LeakyReLU, 0.2),
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+}
+
+
+class _Layout(Options):
+    """What shapes either player."""
+
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=8192)], ...],
+        Field(min_length=1, max_length=16, description="width of each hidden layer, first to last"),
+    ] = (128, 128)
+    activation: Annotated[
+        Literal["relu", "leaky_relu", "tanh", "softplus"],
+        Field(description="after each hidden layer; leaky_relu has slope 0.2 below zero"),
+    ] = "relu"
+    batch_norm: Annotated[bool, Field(description="batch norm in every hidden layer but D's first")] = False
+
+
+class MLP(Network):
+    """Fully connected layers, for vectors such as points of the plane and for small images.
+
+    The first GANs were of this kind (Goodfellow et al. 2014, §5), and experiments on rings and grids of
+    Gaussians still are (Lin et al. 2018). Vectors leave the generator as they are; images are reshaped and
+    pass through tanh. Batch norm spares G's output and D's first layer, as in Radford et al. 2015 (§3), or D
+    would be blind to the mean of a batch. Weights start from N(0, 2 / fan_in) (He et al. 2015), which suits
+    layers of every width. Conditional: G receives an embedding of the class beside the latents, D adds a
+    projection of it (Miyato & Koyama 2018).
+    """
+
+    class GeneratorConfig(_Layout):
+        conditional: Annotated[bool, Field(description="make samples of a given class")] = False
+        embedding_dim: Annotated[
+            int, Field(ge=1, le=1024, description="numbers that stand for the class beside the latents")
+        ] = 50
+
+    class DiscriminatorConfig(_Layout):
+        conditional: Annotated[bool, Field(description="judge a sample as one of its class")] = False
+
+    @staticmethod
+    def problems(role: str, config: Any, shapes: Shapes) -> list[str]:
+        if config.conditional and not shapes.classes:
+            return [
+                "conditional = true needs data with classes, and these have none; use conditional = false"
+            ]
+        return []
+
+    @staticmethod
+    def capabilities(role: str, config: Any) -> set[str]:
+        able = set()
+        if config.batch_norm and (role == "generator" or len(config.hidden) > 1):
+            able.add("batch_norm")
+        if config.conditional:
+            able.add("conditional")
+        return able
+
+    @staticmethod
+    def generator(config: Any, shapes: Shapes) -> Generator:
+        network = Generator(shapes, config.conditional, config.embedding_dim)
+        network.init_std = None
+        network.body = nn.Sequential(_blocks(network.input_dim, config, first_norm=config.batch_norm))
+        head = OrderedDict[str, nn.Module](linear=nn.Linear(config.hidden[-1], math.prod(shapes.sample)))
+        if len(shapes.sample) == 3:
+            head.update(unflatten=nn.Unflatten(1, shapes.sample), activation=nn.Tanh())
+        network.head = nn.Sequential(head)
+        return network
+
+    @staticmethod
+    def discriminator(config: Any, shapes: Shapes) -> Discriminator:
+        network = Discriminator(shapes, config.hidden[-1], config.conditional)
+        network.init_std = None
+        flatten = OrderedDict[str, nn.Module](flatten=nn.Flatten())
+        network.body = nn.Sequential(flatten | _blocks(math.prod(shapes.sample), config, first_norm=False))
+        network.head = nn.Linear(network.feature_dim, 1)
+        return network
+
+
+def _blocks(inputs: int, config: _Layout, first_norm: bool) -> OrderedDict[str, nn.Module]:
+    """The hidden layers, (B, inputs) to (B, hidden[-1])."""
+    blocks = OrderedDict[str, nn.Module]()
+    for number, (inner, outer) in enumerate(pairwise((inputs, *config.hidden))):
+        norm = config.batch_norm if number else first_norm
+        block = OrderedDict[str, nn.Module](linear=nn.Linear(inner, outer, bias=not norm))
+        if norm:
+            block["norm"] = nn.BatchNorm1d(outer)
+        block["activation"] = ACTIVATIONS[config.activation]()
+        blocks[f"hidden{number + 1}"] = nn.Sequential(block)
+    return blocks

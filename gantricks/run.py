@@ -1,0 +1,451 @@
+"""The loop around the step: folders, signals, logging, pictures, checkpoints. Training, resuming and sampling."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+import gantricks
+from gantricks import checkpoint, pictures
+from gantricks.data.base import Dataset
+from gantricks.device import Placement, place
+from gantricks.errors import Problem, UserError
+from gantricks.game import Game
+from gantricks.guard import Fault
+from gantricks.networks.base import count_parameters
+from gantricks.plan import Plan, make_plan
+from gantricks.recipe import Recipe, load_recipe
+from gantricks.registry import Registry
+
+RECIPE, MANIFEST = "recipe.toml", "manifest.json"
+GRID = 64
+
+
+class Reporter:
+    """Told what a run is doing; this one says nothing. The command line has one that draws."""
+
+    def planned(self, plan: Plan) -> None:
+        """The recipe fits together."""
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """A data source is scanning or decoding."""
+
+    def started(self, game: Game, run: Path, parameters: dict[str, int]) -> None:
+        """The first step is next."""
+
+    def stepped(self, finished: int) -> None:
+        """A step is done."""
+
+    def logged(self, finished: int, scalars: dict[str, float], steps_per_second: float) -> None:
+        """A log line was written."""
+
+    def warn(self, sentence: str) -> None:
+        """Something the user should know."""
+
+    def close(self) -> None:
+        """The loop is over, for whatever reason."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `signal` is the one that interrupted it, `stopped` the reason of the trick that ended it early."""
+
+    run: Path
+    finished: int
+    steps: int
+    signal: int | None = None
+    stopped: str | None = None
+
+    @property
+    def pictures(self) -> list[Path]:
+        return sorted((self.run / "samples").glob("*.png"))
+
+
+def train(
+    recipe: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    run_dir: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    reporter: Reporter | None = None,
+) -> Result:
+    """Train a recipe in a new folder, `runs/<name>` unless `run_dir` says otherwise.
+
+    `overrides` are `KEY=VALUE` strings, `plugins` files that hold one trick each. Raises UserError with everything
+    that is wrong with the recipe, the data, the device or the folder.
+    """
+    reporter = reporter or Reporter()
+    registry = Registry([Path(p) for p in plugins])
+    loaded = load_recipe(recipe, overrides, registry)
+    plan, placement = prepare(loaded, registry)
+    reporter.planned(plan)
+    dataset = plan.source.load(reporter.reading)
+    run = _new_folder(Path(run_dir) if run_dir else None, loaded.name)
+    with _locked(run):
+        (run / RECIPE).write_text(loaded.as_toml(), encoding="utf-8")
+        return _Session(run, plan, dataset, placement, reporter).play(None)
+
+
+def resume(
+    run: str | Path,
+    *,
+    step: int | None = None,
+    device: str | None = None,
+    plugins: Sequence[str | Path] = (),
+    reporter: Reporter | None = None,
+) -> Result:
+    """Continue a run from its newest checkpoint, or from the one at `step`; from the beginning when it has none.
+
+    The result is bit-identical to a run that was never stopped, on the same machine, torch version, device and number
+    of threads. Raises UserError when the folder is not a run, or the checkpoint is damaged.
+    """
+    reporter = reporter or Reporter()
+    folder = Path(run)
+    recipe, manifest, registry = _open(folder, device, plugins)
+    if threads := manifest.get("threads"):
+        torch.set_num_threads(threads)
+    plan, placement = prepare(recipe, registry)
+    for sentence in _differences(manifest, placement):
+        reporter.warn(sentence)
+    start = _checkpoint(folder, step) if step is not None or checkpoint.checkpoints(folder) else None
+    saved = checkpoint.load(start) if start else None
+    if saved and saved[1]["step"] >= recipe.train.steps:
+        return Result(folder, saved[1]["step"], recipe.train.steps)
+    reporter.planned(plan)
+    dataset = plan.source.load(reporter.reading)
+    with _locked(folder):
+        return _Session(folder, plan, dataset, placement, reporter).play(saved)
+
+
+def sample(
+    run: str | Path,
+    count: int = GRID,
+    seed: int = 0,
+    *,
+    step: int | None = None,
+    device: str = "cpu",
+    plugins: Sequence[str | Path] = (),
+) -> Image:
+    """A picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`."""
+    folder = Path(run)
+    recipe, _, registry = _open(folder, device, plugins)
+    plan, placement = prepare(recipe, registry)
+    saved = checkpoint.load(_checkpoint(folder, step))
+    dataset = plan.source.load()
+    game = Game(plan, dataset, placement)
+    _take_up(game, saved, folder)
+    return picture(game, dataset, count, seed)
+
+
+def prepare(recipe: Recipe, registry: Registry) -> tuple[Plan, Placement]:
+    """The plan of a recipe and where it computes. Raises UserError with the problems of both."""
+    problems: list[Problem] = []
+    plan = placement = None
+    try:
+        named = [part.found.name for part in (recipe.data, recipe.generator, recipe.discriminator, *recipe.tricks)]
+        plan = make_plan(recipe, registry.warnings(named))
+    except UserError as fault:
+        problems += fault.problems
+    try:
+        placement = place(recipe.train.device, recipe.train.precision, recipe.places.of("train", "device"))
+    except UserError as fault:
+        problems += fault.problems
+    if not plan or not placement:
+        raise UserError(*problems)
+    return plan, placement
+
+
+def picture(game: Game, dataset: Dataset, count: int, seed: int) -> Image:
+    """A grid of samples, or a scatter plot over the real points for vector data."""
+    samples = game.sample(count, seed)
+    if game.feed.is_images:
+        columns = game.generator.classes if game.generator.conditional and count >= game.generator.classes else None
+        return pictures.image_grid(pictures.to_pixels(samples), columns=columns)
+    return pictures.scatter(samples, reference=np.asarray(dataset.samples[:POINTS]))
+
+
+POINTS = 2500
+"""How many points a scatter plot shows of each distribution."""
+
+
+class _Session:
+    """One process's part of a run."""
+
+    def __init__(self, run: Path, plan: Plan, dataset: Dataset, placement: Placement, reporter: Reporter) -> None:
+        self.run, self.plan, self.dataset, self.reporter = run, plan, dataset, reporter
+        self.train = plan.recipe.train
+        self.placement = placement
+        self.signal: int | None = None
+
+    def play(self, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> Result:
+        from gantricks.logs import Log  # imports TensorBoard, which only a run needs
+
+        with self._signals():
+            game = Game(self.plan, self.dataset, self.placement)
+            if saved:
+                _take_up(game, saved, self.run)
+            parameters = {
+                role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")
+            }
+            began, first = time.time(), game.finished
+            self._write_manifest(parameters, first, None, began)
+            log = Log(self.run, self.plan.recipe, first)
+            self.reporter.started(game, self.run, parameters)
+            try:
+                self._loop(game, log)
+            finally:
+                self.reporter.close()
+                log.close()
+                self._write_manifest(parameters, first, game.finished, began)
+        return Result(self.run, game.finished, game.steps, self.signal, game.frame.stop_reason)
+
+    def _loop(self, game: Game, log: Any) -> None:
+        train = self.train
+        mark, mark_step = time.perf_counter(), game.finished
+        while game.finished < game.steps and game.advance():
+            step = game.finished
+            last = step == game.steps
+            if step % train.log_every == 0 or last:
+                scalars, fault = game.scalars()
+                if fault:
+                    self._stop_at(fault, game)
+                now = time.perf_counter()
+                speed = (step - mark_step) / (now - mark)
+                mark, mark_step = now, step
+                log.scalars(step, scalars, speed)
+                self.reporter.logged(step, scalars, speed)
+            if step % train.sample_every == 0 or last:
+                self._picture(game, log)
+            if (step % train.checkpoint_every == 0 and not last) or self.signal:
+                self._save(game, log)
+            self.reporter.stepped(step)
+            if self.signal:
+                return
+        game.end()
+        if game.frame.stop_reason:
+            self._picture(game, log)
+        self._save(game, log)
+
+    def _picture(self, game: Game, log: Any) -> None:
+        count = GRID if game.feed.is_images else POINTS
+        log.picture(game.finished, picture(game, self.dataset, count, self.plan.recipe.seed))
+
+    def _save(self, game: Game, log: Any) -> None:
+        if fault := game.fault():
+            self._stop_at(fault, game)
+        log.flush()
+        name = checkpoint.checkpoint_name(game.finished)
+        checkpoint.save(self.run / "checkpoints" / name, game.state(), game.counters())
+
+    def _stop_at(self, fault: Fault, game: Game) -> None:
+        """Leave the state from before the fault where it can be looked at, and say what happened."""
+        folder = self.run / "fault" / checkpoint.checkpoint_name(fault.step)
+        checkpoint.save(folder, game.state(), game.counters() | {"step": fault.step - 1})
+        names = [
+            f"the norm of {fault.player.upper()}'s gradient" if name == "gradient_norm" else f"the loss term {fault.player}.{name}"
+            for name in fault.names
+        ]
+        raise UserError(
+            Problem(
+                f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not finite at step {fault.step}; "
+                f"the run has stopped with the state from before it, in {folder}",
+                str(self.run),
+                "a smaller learning rate, or one trick less, is what usually helps; "
+                f"gantricks resume {self.run} would meet the same step again",
+            )
+        )
+
+    def _write_manifest(self, parameters: dict[str, int], first: int, finished: int | None, began: float) -> None:
+        path = self.run / MANIFEST
+        manifest = _read_manifest(self.run)
+        earlier = [session for session in manifest.get("sessions", []) if session["began"] != _date(began)]
+        session = {
+            "argv": sys.argv,
+            "began": _date(began),
+            "ended": _date(time.time()) if finished is not None else None,
+            "from_step": first,
+            "to_step": finished,
+        }
+        manifest = {
+            **_versions(),
+            "device": str(self.placement.device),
+            "device_name": str(self.placement),
+            "precision": self.placement.precision,
+            "threads": torch.get_num_threads(),
+            "seed": self.plan.recipe.seed,
+            "parameters": parameters,
+            "tricks": {p.name: {"use": p.use, "origin": p.origin} for p in self.plan.tricks},
+            "sessions": [*earlier, session],
+        }
+        beside = path.with_suffix(".writing")
+        beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run after the present step, saved; a second one ends it at once."""
+
+        def caught(number: int, frame: FrameType | None) -> None:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        former = {number: signal.signal(number, caught) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+def _take_up(game: Game, saved: tuple[dict[str, Any], dict[str, Any]], run: Path) -> None:
+    try:
+        game.load(*saved)
+    except (KeyError, ValueError) as fault:
+        raise UserError(
+            Problem(
+                f"the checkpoint does not fit the recipe: {fault.args[0]}",
+                str(run / RECIPE),
+                "the recipe has changed since the checkpoint was written; put it back, or train afresh",
+            )
+        ) from fault
+
+
+def _new_folder(wanted: Path | None, name: str) -> Path:
+    """A folder for a new run; nothing that is there already is touched."""
+    try:
+        if wanted is None:
+            Path("runs").mkdir(exist_ok=True)
+            number = 1
+            while True:
+                folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+                with contextlib.suppress(FileExistsError):
+                    folder.mkdir()
+                    return folder
+                number += 1
+        if checkpoint.checkpoints(wanted):
+            raise UserError(
+                Problem(
+                    "the folder holds a run with checkpoints",
+                    f"--run-dir {wanted}",
+                    f"continue it with: gantricks resume {wanted}, or name another folder",
+                )
+            )
+        wanted.mkdir(parents=True, exist_ok=True)
+        _set_aside(wanted)
+        return wanted
+    except OSError as fault:
+        raise UserError(
+            Problem(f"the run's folder cannot be written: {fault.strerror}", str(fault.filename), "name another with --run-dir")
+        ) from fault
+
+
+def _set_aside(folder: Path) -> None:
+    """Move what an attempt without checkpoints has left into a folder of its own."""
+    left = [p for p in folder.iterdir() if p.name in (RECIPE, MANIFEST, "metrics.jsonl", "samples") or "tfevents" in p.name]
+    if not left:
+        return
+    number = 1
+    while (aside := folder / f"earlier-{number}").exists():
+        number += 1
+    aside.mkdir()
+    for path in left:
+        path.rename(aside / path.name)
+
+
+@contextlib.contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    try:
+        file = (run / ".lock").open("w")
+    except OSError as fault:
+        raise UserError(Problem(f"the run's folder cannot be written: {fault.strerror}", str(run))) from fault
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as fault:
+            raise UserError(Problem("another process is training this run", str(run), "wait for it, or stop it")) from fault
+        yield
+
+
+def _open(run: Path, device: str | None, plugins: Sequence[str | Path]) -> tuple[Recipe, dict[str, Any], Registry]:
+    if not (run / RECIPE).is_file():
+        what = "the folder is not a run: it has no recipe.toml" if run.is_dir() else "there is no such folder"
+        raise UserError(Problem(what, str(run), "name a folder that `gantricks train` made, such as runs/dcgan"))
+    manifest = _read_manifest(run)
+    registry = Registry([Path(p) for p in plugins])
+    known = registry.names("tricks")
+    for name, trick in manifest.get("tricks", {}).items():
+        if trick["use"] not in known and "sha256:" in trick["origin"]:
+            path = trick["origin"].partition(" sha256:")[0]
+            raise UserError(
+                Problem(f"the run uses the trick {name!r} from a file", str(run), f"add --plugin {path} to the command")
+            )
+    overrides = [f"train.device={device}"] if device else []
+    return load_recipe(run / RECIPE, overrides, registry), manifest, registry
+
+
+def _read_manifest(run: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((run / MANIFEST).read_text(encoding="utf-8"))
+        return manifest
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _checkpoint(run: Path, step: int | None) -> Path:
+    found = checkpoint.checkpoints(run)
+    if not found:
+        raise UserError(Problem("the run has no checkpoint yet", str(run), f"continue it with: gantricks resume {run}"))
+    if step is None:
+        return list(found.values())[-1]
+    if step not in found:
+        there = ", ".join(map(str, found))
+        raise UserError(Problem(f"there is no checkpoint at step {step}", f"--step {step}", f"there are: {there}"))
+    return found[step]
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "gantricks": gantricks.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def _differences(manifest: dict[str, Any], placement: Placement) -> Iterator[str]:
+    """What has changed since the run began and may change the last bits of its numbers."""
+    now = {**_versions(), "device": str(placement.device), "precision": placement.precision}
+    for fact in ("gantricks", "torch", "device", "precision"):
+        if fact in manifest and manifest[fact] != now[fact]:
+            yield f"the run began with {fact} {manifest[fact]} and goes on with {now[fact]}; its numbers may differ in the last bits"
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

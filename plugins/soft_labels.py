@@ -1,0 +1,56 @@
+"""Soft and noisy labels: the discriminator's targets are random numbers near 1 and 0."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantricks import Context, Interval, Rng, Trick, hookimpl
+
+
+def soften(labels: Tensor, is_real: Tensor, real: Interval, fake: Interval, rng: Rng, clip: bool = False) -> Tensor:
+    """Targets drawn uniformly, afresh for each sample: from `real` where `is_real`, from `fake` elsewhere.
+
+    `labels` (B, 1) gives shape and type, `is_real` (B, 1) bool chooses the interval. `clip` bounds draws to [0, 1].
+    """
+    draws = rng.uniform(labels.shape).to(labels.dtype)
+    # lerp stays within its ends where low + u · (high - low) can round past them
+    targets = torch.where(
+        is_real,
+        torch.lerp(draws.new_tensor(real.low), draws.new_tensor(real.high), draws),
+        torch.lerp(draws.new_tensor(fake.low), draws.new_tensor(fake.high), draws),
+    )
+    return targets.clamp(0, 1) if clip else targets
+
+
+class SoftLabels(Trick):
+    """Soft and noisy labels: D's targets are drawn near 1 for reals and near 0 for fakes, afresh for every image.
+
+    Each target that is called real is drawn from U(0.7, 1.2), each one called fake from U(0.0, 0.3). D is kept from
+    growing certain, so its gradient stays useful to G.
+
+    BCE is linear in the target, so in expectation this is label smoothing at the intervals' means, on both sides; the
+    noise comes on top. When it hurts: the fake side rewards G a little for staying where it is, and a draw above 1
+    makes that one image's loss unbounded below (the mean, 0.95, keeps the optimum finite); `clip = true` bounds
+    draws to [0, 1]. Gentler intervals such as [0.9, 0.99] and [0.01, 0.1] are common in practice.
+
+    Targets follow the assigned class, so this composes with label flipping in either order. G's targets and class
+    labels are untouched. Neutral at real = [1, 1], fake = [0, 0].
+
+    Source: GAN hacks list, point 6; the smoothing behind it is Salimans et al. 2016, §3.4.
+    """
+
+    needs = {"targets"}
+    neutral = {"real": (1.0, 1.0), "fake": (0.0, 0.0)}
+
+    class Config(Trick.Config):
+        real: Annotated[Interval, Field(description="targets of samples called real")] = Interval(0.7, 1.2)
+        fake: Annotated[Interval, Field(description="targets of samples called fake")] = Interval(0.0, 0.3)
+        clip: Annotated[bool, Field(description="bound the draws to [0, 1]")] = False
+
+    @hookimpl
+    def d_labels(self, labels: Tensor, is_real: Tensor, ctx: Context) -> Tensor:
+        return soften(labels, is_real, self.config.real, self.config.fake, ctx.rng, self.config.clip)
