@@ -36,7 +36,8 @@ class Guard:
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """Put these back at the end of a phase in which, or before which, the flag was raised."""
-        self._watched = list(tensors)
+        # .data: putting a buffer back to the value it has must not void a graph that is still to be walked
+        self._watched = [tensor.data for tensor in tensors]
         self._copies = [torch.empty_like(tensor) for tensor in self._watched]
 
     @torch.no_grad()

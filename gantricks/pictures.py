@@ -96,7 +96,8 @@ def _square_around(points: np.ndarray) -> Extent:
         return -1.0, 1.0, -1.0, 1.0
     low, high = points.min(axis=0), points.max(axis=0)
     x, y = (low + high) / 2
-    half = 0.6 * float((high - low).max()) or 1.0
+    # never narrower than floating point can tell apart so far from the origin
+    half = max(0.6 * float((high - low).max()), 1e-6 * float(np.abs([low, high]).max())) or 1.0
     return x - half, x + half, y - half, y + half
 
 

@@ -70,6 +70,8 @@ class Trick:
     """Tricks or capabilities it works badly with, each with the reason; shown as warnings."""
     neutral: ClassVar[Mapping[str, Any] | None] = None
     """Options at which a run is bit-identical to one without the trick, or None where there are none such."""
+    forwards: ClassVar[Mapping[str, int]] = {}
+    """How many more forward passes of D ("d") and G ("g") each step takes because of it."""
     capturable: bool = True
     """Whether the step can be captured with this trick in it."""
     fault_safe: bool = False

@@ -21,6 +21,7 @@ class SeparateBatches(Trick):
     """
 
     provides = {"separate_passes"}
+    forwards = {"d": 1}
 
     @hookimpl
     def d_scores(self, real: Batch, fake: Batch, ctx: Context) -> tuple[Out, Out]:

@@ -1,0 +1,20 @@
+"""The kit for testing a trick: alone in a tiny run, against the laws that every trick obeys, with random inputs.
+
+    from gantricks.testing import TrickHost, strategies as gs
+
+    @given(gs.labels(), gs.rng())
+    def test_targets_stay_in_their_interval(labels, rng): ...
+
+    def test_alone():
+        calls = TrickHost().with_trick("my_trick", low=0.7).train(steps=5).calls["d_labels"]
+
+It discovers nothing that it was not told of. pytest and hypothesis come with the extra `gantricks[test]`.
+"""
+
+from __future__ import annotations
+
+from gantricks.testing import strategies
+from gantricks.testing.host import Call, Played, TrickHost
+from gantricks.testing.laws import LAWS, Case, Law, NotApplicable
+
+__all__ = ["LAWS", "Call", "Case", "Law", "NotApplicable", "Played", "TrickHost", "strategies"]

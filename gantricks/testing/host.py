@@ -1,0 +1,254 @@
+"""A tiny run for one trick, or a few: small networks, made-up data, no files, everything recorded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantricks.data.base import Dataset, Description, Progress, Source, silent
+from gantricks.device import place
+from gantricks.game import Game, Tensors
+from gantricks.hooks import hookimpl
+from gantricks.options import Options
+from gantricks.plan import Plan, make_plan
+from gantricks.records import Batch, Out
+from gantricks.recipe import Recipe, validate_recipe
+from gantricks.registry import Registry
+from gantricks.trick import Trick
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a hook: by which trick, with which arguments (copied before the call), with which result.
+
+    `arguments` leaves `ctx` out. `modified` tells whether the call changed one of its tensor arguments in place.
+    """
+
+    trick: str
+    arguments: tuple[Any, ...]
+    result: Any
+    modified: bool
+
+
+@dataclass
+class Played:
+    """A tiny run after some steps: the `game` itself, every hook's `calls` in order, the log scalars of each step."""
+
+    game: Game
+    calls: dict[str, list[Call]]
+    scalars: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def state(self) -> dict[str, Tensors]:
+        """A copy of everything that a checkpoint would hold."""
+        return snapshot(self.game)
+
+
+@dataclass(frozen=True)
+class TrickHost:
+    """Describes a tiny run; `with_trick` adds to it, `train` plays it.
+
+    `sample` is the shape of one sample: (D,) plays on vectors with the `mlp` network, (C, H, W) on images with `dcgan`.
+    `generator` and `discriminator` are further options of the networks. `precision` is "fp64", "fp32" or "bf16".
+    """
+
+    sample: tuple[int, ...] = (2,)
+    classes: int = 0
+    count: int = 40
+    batch_size: int = 8
+    latent_dim: int = 4
+    steps: int = 8
+    seed: int = 0
+    n_critic: int = 1
+    reuse_fakes: bool = True
+    precision: str = "fp64"
+    device: str = "cpu"
+    generator: Mapping[str, Any] = field(default_factory=dict)
+    discriminator: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Mapping[str, Any] = field(default_factory=lambda: {"name": "adam", "lr": 1e-2})
+    tricks: tuple[tuple[str, str | type[Trick], Mapping[str, Any]], ...] = ()
+
+    @classmethod
+    def for_trick(cls, trick: type[Trick], **changes: Any) -> TrickHost:
+        """The smallest host that provides what a trick class declares it needs. The trick itself is not added."""
+        needs = set(trick.needs)
+        wants_images = any(need.endswith(("_batch_norm", "_convolutions")) or need == "images" for need in needs)
+        wants_classes = any(need.endswith("_conditional") or need == "classes" for need in needs)
+        options: dict[str, Any] = {"sample": (1, 8, 8) if wants_images else (2,), "classes": 3 if wants_classes else 0}
+        for role in ("generator", "discriminator"):
+            options[role] = {"conditional": True} if f"{role}_conditional" in needs else {}
+            if wants_images:
+                options[role]["batch_norm"] = f"{role}_batch_norm" in needs
+        if "discriminator_conditional" in needs:
+            options["generator"]["conditional"] = True
+        host = cls(**(options | changes))
+        if "separate_passes" in needs:
+            host = host.with_trick(SeparatePasses)
+        return host
+
+    def with_trick(self, trick: str | type[Trick], name: str | None = None, **options: Any) -> TrickHost:
+        """This host with one more trick, by name or by class, as the instance `name`."""
+        if name is None:
+            name = trick if isinstance(trick, str) else trick.__name__.lower()
+        return replace(self, tricks=(*self.tricks, (name, trick, options)))
+
+    def but(self, **changes: Any) -> TrickHost:
+        """This host with other settings."""
+        return replace(self, **changes)
+
+    def recipe(self) -> Recipe:
+        """The recipe of this run. Raises UserError where an option is wrong."""
+        images = len(self.sample) == 3
+        network = {"network": "dcgan", "channels": 4} if images else {"network": "mlp", "hidden": [8, 8]}
+        given = {name: trick for name, trick, _ in self.tricks if isinstance(trick, type)}
+        raw = {
+            "name": "host",
+            "seed": self.seed,
+            "data": {
+                "source": "made_up",
+                "sample": list(self.sample),
+                "classes": self.classes,
+                "count": self.count,
+                "batch_size": self.batch_size,
+            },
+            "generator": {
+                **network, "latent_dim": self.latent_dim, "optimizer": dict(self.optimizer), **self.generator
+            },
+            "discriminator": {**network, "optimizer": dict(self.optimizer), **self.discriminator},
+            "train": {
+                "steps": self.steps,
+                "n_critic": self.n_critic,
+                "reuse_fakes": self.reuse_fakes,
+                "precision": self.precision,
+                "device": self.device,
+            },
+            "tricks": {
+                name: {"use": name if name in given else trick, **options} for name, trick, options in self.tricks
+            },
+        }
+        registry = Registry(installed=False, given={"tricks": given, "data": {"made_up": MadeUp}})
+        return validate_recipe(raw, registry)
+
+    def plan(self) -> Plan:
+        """The plan of this run. Raises UserError with everything that does not fit together."""
+        return make_plan(self.recipe())
+
+    def game(self, wrap: Callable[[str, str, Callable[..., Any]], Callable[..., Any]] | None = None) -> Game:
+        """The run before its first step."""
+        plan = self.plan()
+        train = plan.recipe.train
+        return Game(plan, plan.source.load(), place(train.device, train.precision), wrap)
+
+    def train(self, steps: int | None = None) -> Played:
+        """Play `steps` steps (all of them by default) and record every hook call."""
+        calls: dict[str, list[Call]] = defaultdict(list)
+        game = self.game(_recorder(calls))
+        played = Played(game, calls)
+        for _ in range(self.steps if steps is None else steps):
+            game.advance()
+            played.scalars.append(game.scalars()[0])
+        return played
+
+
+class MadeUp(Source):
+    """Random samples, the same for the same options."""
+
+    class Config(Options):
+        sample: tuple[int, ...] = (2,)
+        classes: Annotated[int, Field(ge=0)] = 0
+        count: Annotated[int, Field(ge=1)] = 40
+
+    config: Config
+
+    def describe(self) -> Description:
+        return Description(
+            tuple(self.config.sample), self.config.count, tuple(str(i) for i in range(self.config.classes))
+        )
+
+    def load(self, progress: Progress = silent) -> Dataset:
+        draw = np.random.default_rng(0)
+        count, sample = self.config.count, self.config.sample
+        classes = np.arange(count, dtype=np.int64) % self.config.classes if self.config.classes else None
+        if len(sample) == 3:
+            channels, height, width = sample
+            return Dataset(draw.integers(0, 256, (count, height, width, channels), dtype=np.uint8), classes)
+        return Dataset(draw.standard_normal((count, *sample)).astype(np.float32), classes)
+
+
+class SeparatePasses(Trick):
+    """Reals and fakes in two passes of D, for tricks that need it."""
+
+    provides = {"separate_passes"}
+
+    @hookimpl
+    def d_scores(self, real: Batch, fake: Batch, ctx: Any) -> tuple[Out, Out]:
+        return ctx.discriminator(*real), ctx.discriminator(*fake)
+
+
+def snapshot(game: Game) -> dict[str, Tensors]:
+    """A copy of everything that a checkpoint would hold."""
+    return {
+        group: {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        for group, tensors in game.state().items()
+    }
+
+
+def differences(a: dict[str, Tensors], b: dict[str, Tensors], besides: tuple[str, ...] = ()) -> list[str]:
+    """The names of tensors that are not bit-identical in two snapshots, groups in `besides` left out."""
+    found = []
+    for group in sorted((a.keys() | b.keys()) - set(besides)):
+        of_a, of_b = a.get(group, {}), b.get(group, {})
+        for name in sorted(of_a.keys() | of_b.keys()):
+            same = name in of_a and name in of_b and same_bits(of_a[name], of_b[name])
+            if not same:
+                found.append(f"{group}/{name}")
+    return found
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equality of shape, type and every bit; NaN equals NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _recorder(calls: dict[str, list[Call]]) -> Callable[[str, str, Callable[..., Any]], Callable[..., Any]]:
+    def wrap(hook: str, trick: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(*arguments: Any) -> Any:
+            shown = arguments[:-1]
+            before = copied(shown)
+            result = function(*arguments)
+            calls[hook].append(Call(trick, before, copied(result), modified=not _equal(before, shown)))
+            return result
+
+        recorded.__name__ = function.__name__
+        return recorded
+
+    return wrap
+
+
+def copied(value: Any) -> Any:
+    """A copy of the tensors in a value, detached; modules and everything else as they are."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        parts = [copied(item) for item in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return same_bits(a, b)
+    if isinstance(a, tuple):
+        return all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    return True

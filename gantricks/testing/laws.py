@@ -1,0 +1,439 @@
+"""The laws that every trick obeys, each a check with a stable id and a one-line mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gantricks.errors import UserError
+from gantricks.game import Game
+from gantricks.hooks import KINDS, hookimpl
+from gantricks.plan import contract_problems, hooks_of
+from gantricks.records import Batch
+from gantricks.testing.host import TrickHost, differences, same_bits, snapshot
+from gantricks.trick import Trick
+
+
+class NotApplicable(Exception):
+    """The law says nothing about this trick; the message says why."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trick class at settings where it does something, and the host it is tried in.
+
+    `options` are those settings; the host is `TrickHost.for_trick(trick)` unless another is given.
+    """
+
+    trick: type[Trick]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    host: TrickHost | None = None
+
+    @property
+    def without(self) -> TrickHost:
+        """The host without the trick."""
+        return self.host or TrickHost.for_trick(self.trick)
+
+    @property
+    def with_it(self) -> TrickHost:
+        """The host with the trick at its active settings."""
+        return self.without.with_trick(self.trick, "trick", **self.options)
+
+
+@dataclass(frozen=True)
+class Law:
+    """`check(case)` raises AssertionError where the law is broken and NotApplicable where it says nothing."""
+
+    id: str
+    mend: str
+    check: Callable[[Case], None]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+LAWS: dict[str, Law] = {}
+"""Every generic law, by id."""
+
+
+def _law(identity: str, mend: str) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
+    def add(check: Callable[[Case], None]) -> Callable[[Case], None]:
+        LAWS[identity] = Law(identity, mend, check)
+        return check
+
+    return add
+
+
+@_law("contract", "name and sign hooks as in gantricks.hooks; declare state in tensors(), update it in place")
+def _contract(case: Case) -> None:
+    assert not list(contract_problems(case.trick))
+    assert hooks_of(case.trick), "it implements no hook"
+    assert case.trick.__doc__, "it has no card: write a class docstring"
+    for name, option in case.trick.Config.model_fields.items():
+        assert option.description, f"the option {name!r} has no description"
+        assert not option.is_required(), f"the option {name!r} has no default"
+
+
+@_law("neutral", "at its neutral setting the trick must compute nothing that changes a value, or declare neutral = None")
+def _neutral(case: Case) -> None:
+    if case.trick.neutral is None:
+        raise NotApplicable("it declares no neutral setting")
+    neutral = case.without.with_trick(case.trick, "trick", **{**case.options, **case.trick.neutral}).train()
+    plain = case.without.train()
+    assert not differences(neutral.state, plain.state, besides=("tricks",))
+    assert same_bits(_samples(neutral.game), _samples(plain.game)), "samples differ"
+
+
+@_law("active", "the settings under test must change something, or the other laws are checked on nothing")
+def _active(case: Case) -> None:
+    with_it, plain = case.with_it.train(), case.without.train()
+    changed = differences(with_it.state, plain.state, besides=("tricks",))
+    watches = set(hooks_of(case.trick)) <= {"log_scalars", "on_boundary", "on_run_end"}
+    exact = set(hooks_of(case.trick)) == {"d_scores"}
+    assert changed or watches or exact or not same_bits(_samples(with_it.game), _samples(plain.game))
+
+
+@_law("stream", "draw from ctx.rng only: never from torch's, numpy's or Python's global generators")
+def _stream(case: Case) -> None:
+    import random
+
+    import numpy as np
+
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    played = case.with_it.train()
+    assert same_bits(torch_state, torch.get_rng_state()), "torch's global generator was used"
+    assert str(numpy_state) == str(np.random.get_state()), "numpy's global generator was used"
+    assert python_state == random.getstate(), "Python's global generator was used"
+    beside = case.with_it.with_trick(_Drawer, "drawer").train()
+    assert not differences(played.state, beside.state), "another trick's draws changed this one's"
+
+
+@_law("fold", "return what came in with the same shape, type and device, and never write into an argument")
+def _fold(case: Case) -> None:
+    played = case.with_it.train(3)
+    folds = [hook for hook in played.calls if KINDS[hook] == "fold" and not hook.startswith("transform")]
+    folds = [hook for hook in folds if hook != "sampling_generator"]
+    for hook, calls in played.calls.items():
+        assert not any(call.modified for call in calls), f"{hook} wrote into one of its arguments"
+    for hook in folds:
+        for call in played.calls[hook]:
+            value, result = call.arguments[0], call.result
+            pairs = zip(value, result, strict=True) if isinstance(value, Batch) else [(value, result)]
+            for before, after in pairs:
+                assert (before is None) == (after is None), f"{hook} lost or invented the classes"
+                if before is not None:
+                    assert before.shape == after.shape, f"{hook} changed the shape"
+                    assert before.dtype == after.dtype, f"{hook} changed the type"
+                    assert before.device == after.device, f"{hook} changed the device"
+
+
+@_law("other-player", "a D step leaves G as it was and the reverse: weights, gradients, optimizer state")
+def _other_player(case: Case) -> None:
+    game = case.with_it.but(reuse_fakes=False).game()
+    for _ in range(3):
+        for phase, other in (("d", "generator"), ("g", "discriminator")):
+            network = getattr(game, other)
+            before = snapshot(game)
+            gradients = {name: p.grad if p.grad is None else p.grad.clone() for name, p in network.named_parameters()}
+            game.step.d_step() if phase == "d" else game.step.g_step()
+            after = snapshot(game)
+            parameters = {f"{other}/{name}" for name, _ in network.named_parameters()}
+            moved = [
+                name
+                for name in differences(before, after)
+                if name in parameters or name.startswith(f"{other}_optimizer/")
+            ]
+            assert not moved, f"the {phase} step moved {moved}"
+            for name, parameter in network.named_parameters():
+                assert parameter.requires_grad, f"the {phase} step left {other} frozen"
+                assert _same_gradient(gradients[name], parameter.grad), f"the {phase} step touched {other}'s gradients"
+        game._at(game.finished + 1)
+
+
+@_law("resume", "declare every mutable tensor in tensors(), allocated in on_run_start; keep no other state")
+def _resume(case: Case) -> None:
+    host = case.with_it
+    whole = host.game()
+    saved = []
+    for _ in range(host.steps):
+        whole.advance()
+        saved.append((snapshot(whole), whole.counters()))
+    logged = whole.scalars()[0]
+    for state, counters in saved[:-1]:
+        resumed = host.game()
+        resumed.load(state, counters)
+        while resumed.finished < host.steps:
+            resumed.advance()
+        changed = differences(snapshot(resumed), saved[-1][0])
+        assert not changed, f"resumed at step {counters['step']}, these differ: {changed[:5]}"
+        assert resumed.scalars()[0] == logged, f"resumed at step {counters['step']}, the logged values differ"
+
+
+@_law("in-place", "update state in place (copy_, add_, lerp_ …): a rebound tensor is lost to checkpoints and capture")
+def _in_place(case: Case) -> None:
+    game = case.with_it.game()
+    trick = game.plan.tricks[-1].trick
+    declared = {name: (tensor, tensor.data_ptr()) for name, tensor in trick.tensors().items()}
+    for _ in range(3):
+        game.advance()
+    now = trick.tensors()
+    assert now.keys() == declared.keys(), "tensors() names other tensors than at the start"
+    for name, (tensor, pointer) in declared.items():
+        assert now[name] is tensor, f"{name} was rebound"
+        assert tensor.data_ptr() == pointer, f"{name}'s memory was replaced"
+        assert tensor.dim() or tensor.dtype == torch.float32 or not tensor.is_floating_point(), (
+            f"{name} is a scalar and not float32"
+        )
+
+
+@_law("seed", "the same seed must give the same run")
+def _seed(case: Case) -> None:
+    first, second = case.with_it.train(), case.with_it.train()
+    assert not differences(first.state, second.state)
+    assert first.scalars == second.scalars
+    other = case.with_it.but(seed=1).train(2)
+    assert differences(case.with_it.train(2).state, other.state)
+
+
+@_law("no-sync", "inside the step no .item(), .cpu(), bool(tensor), .tolist(), and no shape that depends on values")
+def _no_sync(case: Case) -> None:
+    game = case.with_it.game()
+    with _NoSync():
+        game.step()
+    if not case.trick.capturable:
+        raise NotApplicable("it declares capturable = False")
+    game = case.with_it.game()
+    # the fake step leaves fake gradients behind, and the game is not used again
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        game.step()
+
+
+@_law("same-step", "no Python branch or number may change from step to step: it would freeze when the step is captured")
+def _same_step(case: Case) -> None:
+    if not case.trick.capturable:
+        raise NotApplicable("it declares capturable = False")
+    game = case.with_it.game()
+    game.advance()
+    traces = []
+    for _ in range(4):
+        batch = game.feed.next()  # drawing the batch is the host's part of a step, an input to what is captured
+        with mock.patch.object(game.feed, "next", lambda batch=batch: batch), _OpTrace() as trace:
+            game.step()
+        game._at(game.finished + 1)
+        traces.append(trace.ops)
+    for number, trace in enumerate(traces[1:], start=3):
+        for first, now in zip(traces[0], trace, strict=False):
+            assert first == now, f"step 2 runs {first}, step {number} runs {now}"
+        assert len(trace) == len(traces[0]), f"step 2 runs {len(traces[0])} operations, step {number} {len(trace)}"
+
+
+@_law("evaluation", "sampling changes nothing in the run, and a training-only trick is not seen by it")
+def _evaluation(case: Case) -> None:
+    game, undisturbed = case.with_it.game(), case.with_it.game()
+    for _ in range(3):
+        game.advance()
+        undisturbed.advance()
+        first = _samples(game)
+        assert same_bits(first, _samples(game)), "two samplings with one seed differ"
+        game.discriminator.eval()
+        with torch.no_grad():
+            images = torch.zeros((2, *game.discriminator.shape), dtype=torch.float64)
+            classes = torch.zeros(2, dtype=torch.int64) if game.discriminator.conditional else None
+            assert same_bits(game.discriminator(images, classes).logits, game.discriminator(images, classes).logits), (
+                "D in eval mode is not deterministic"
+            )
+        game.discriminator.train()
+    assert not differences(snapshot(game), snapshot(undisturbed)), "sampling changed the run"
+    if not {"sampling_generator", "transform_generator", "latents"} & set(hooks_of(case.trick)):
+        plain = case.without.game()
+        state = snapshot(game) | {"tricks": snapshot(plain)["tricks"]}
+        plain.load({**snapshot(plain), "generator": state["generator"]}, plain.counters())
+        assert same_bits(_samples(plain), first), "samples are not those of the plain generator"
+
+
+@_law("gradients", "every updated weight gets a finite gradient, and only the updated player gets any")
+def _gradients(case: Case) -> None:
+    game = case.with_it.but(reuse_fakes=False).game()
+    for _ in range(2):
+        for phase in ("d", "g"):
+            for player in game.players.values():
+                for parameter in player.parameters:
+                    parameter.grad = None
+            game.step.d_step() if phase == "d" else game.step.g_step()
+            for player in game.players.values():
+                gradients = [parameter.grad for parameter in player.parameters]
+                if player.name == phase:
+                    missing = [g for g in gradients if g is None or not torch.isfinite(g).all()]
+                    assert not missing, f"some of {phase}'s weights have no finite gradient"
+                    assert any(bool(g.any()) for g in gradients if g is not None), f"{phase} has only zero gradients"
+                else:
+                    assert all(g is None for g in gradients), f"the {phase} step gave {player.name} gradients"
+        game._at(game.finished + 1)
+
+
+@_law("corners", "batch of 1, one channel, float32 and bf16: make them work, or refuse them in problems()")
+def _corners(case: Case) -> None:
+    host = case.with_it
+    corners: list[dict[str, Any]] = [{"precision": "fp32"}, {"precision": "bf16"}, {"batch_size": 1}]
+    if len(host.sample) == 3:
+        corners += [{"sample": (1, 8, 8)}, {"sample": (3, 8, 8)}]
+    for corner in corners:
+        if "batch_size" in corner and _has_batch_norm(host):
+            continue  # plain batch norm has no statistics over one vector, with or without the trick
+        try:
+            played = host.but(**corner).train(2)
+        except UserError:
+            continue
+        assert played.game.fault() is None, f"not finite at {corner}"
+
+
+@_law("cost", "declare in `forwards` how many more forward passes of each network a step takes")
+def _cost(case: Case) -> None:
+    counted = {}
+    for name, host in (("with", case.with_it), ("without", case.without)):
+        game = host.game()
+        game.advance()
+        counts = {"d": 0, "g": 0}
+        for player in game.players.values():
+            player.network.register_forward_hook(lambda *_, name=player.name: counts.update({name: counts[name] + 1}))
+        game.advance()
+        counted[name] = counts
+    extra = {name: counted["with"][name] - counted["without"][name] for name in ("d", "g")}
+    declared = {"d": 0, "g": 0, **case.trick.forwards}
+    assert extra == declared, f"it takes {extra} more forward passes and declares {declared}"
+
+
+@_law("fault", "scale updates by ctx.healthy, or leave fault_safe = False: after a fault nothing moves")
+def _fault(case: Case) -> None:
+    for player in ("d", "g"):
+        host = case.with_it.with_trick(_Poison, "poison", at=3, player=player)
+        game, healthy = host.game(), case.with_it.game()
+        for _ in range(2):
+            game.advance()
+            healthy.advance()
+        if player == "g":
+            healthy.step.d_step(0, share_fakes=True)  # the D step before the fault is a healthy one
+        before = snapshot(healthy)
+        for _ in range(3):
+            game.advance()
+        after = snapshot(game)
+        after["tricks"] = {name: t for name, t in after["tricks"].items() if not name.startswith("poison/")}
+        moved = differences(before, after)
+        if player == "g":  # batch norm in G moved with the forward that both phases shared
+            moved = [name for name in moved if "running_" not in name and "num_batches" not in name]
+        assert not moved, f"after a fault in {player} these moved: {moved[:5]}"
+        fault = game.fault()
+        assert fault is not None
+        assert (fault.player, fault.step) == (player, 3)
+
+
+# ---------------------------------------------------------------- what the checks are made of
+
+
+class _Drawer(Trick):
+    """Draws a lot, everywhere, and changes nothing."""
+
+    @hookimpl
+    def before_d_step(self, ctx: Any) -> None:
+        ctx.rng.normal((3, 5))
+
+    @hookimpl
+    def d_input(self, batch: Batch, ctx: Any) -> Batch:
+        ctx.rng.uniform(batch.images.shape)
+        return batch
+
+    @hookimpl
+    def g_labels(self, labels: Tensor, ctx: Any) -> Tensor:
+        ctx.rng.permutation(7)
+        return labels
+
+
+class _Poison(Trick):
+    """A loss term that is not finite from one step on."""
+
+    class Config(Trick.Config):
+        at: int = 3
+        player: str = "d"
+
+    @hookimpl
+    def on_run_start(self, ctx: Any) -> None:
+        self.count = torch.zeros((), device=ctx.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"count": self.count}
+
+    def _term(self, ctx: Any) -> dict[str, Tensor]:
+        self.count.add_(1)
+        zero = torch.zeros((), device=ctx.device, dtype=ctx.dtype)
+        return {"poison": torch.where(self.count >= self.config.at, zero / 0, zero)}
+
+    @hookimpl
+    def d_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
+        return self._term(ctx) if self.config.player == "d" else {}
+
+    @hookimpl
+    def g_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
+        return self._term(ctx) if self.config.player == "g" else {}
+
+
+class _NoSync(TorchFunctionMode):
+    """Refuses every call that makes the host wait for a value."""
+
+    FORBIDDEN = frozenset(
+        getattr(torch.Tensor, name)
+        for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "nonzero")
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in self.FORBIDDEN, f"the step calls Tensor.{func.__name__}"
+        return func(*args, **(kwargs or {}))
+
+
+class _OpTrace(TorchDispatchMode):
+    """Records each operation with the shapes of its tensors and the values of its numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "prim" not in str(func):
+            self.ops.append((str(func), _shown(args), _shown(sorted((kwargs or {}).items()))))
+        return func(*args, **(kwargs or {}))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape), str(value.dtype)
+    if isinstance(value, list | tuple):
+        return tuple(_shown(item) for item in value)
+    if isinstance(value, int | float | bool | str | type(None)):
+        return value
+    return type(value).__name__
+
+
+def _samples(game: Game) -> Tensor:
+    return torch.from_numpy(game.sample(6, seed=3))
+
+
+def _same_gradient(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return same_bits(a, b)
+
+
+def _has_batch_norm(host: TrickHost) -> bool:
+    game = host.game()
+    return any(
+        isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        for player in game.players.values()
+        for module in player.network.modules()
+    )
