@@ -67,7 +67,9 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
             problems.append(Problem("the file is missing from the checkpoint", str(path), _advice(folder)))
         elif _digest(path) != expected:
             problems.append(
-                Problem("the checkpoint is damaged: the file's sha256 is not the recorded one", str(path), _advice(folder))
+                Problem(
+                    "the checkpoint is damaged: the file's sha256 is not the recorded one", str(path), _advice(folder)
+                )
             )
     if problems:
         raise UserError(*problems)
@@ -86,7 +88,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
-        raise UserError(Problem("the checkpoint is damaged: the file is not as it was written", str(path), _advice(folder)))
+        raise UserError(
+            Problem("the checkpoint is damaged: the file is not as it was written", str(path), _advice(folder))
+        )
     if state["format"] != FORMAT:
         raise UserError(
             Problem(f"the checkpoint has format {state['format']}; this version reads format {FORMAT}", str(path))

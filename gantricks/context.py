@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gantricks.errors import TrickError
 from gantricks.networks.base import initialise
 from gantricks.options import Schedule
+from gantricks.plan import Hooks, fold
 from gantricks.records import Batch, Out
 from gantricks.rng import Clock, Rng
 
@@ -42,6 +43,7 @@ class Frame:
         "finished",
         "generator",
         "guard",
+        "hooks",
         "progress",
         "progress_tensor",
         "real",
@@ -54,9 +56,16 @@ class Frame:
 
     generator: Generator
     discriminator: Discriminator
+    hooks: Hooks
     step: Step
     real: Batch | None
+    fake: Batch | None
+    real_in: Batch | None
+    fake_in: Batch | None
     real_out: Out | None
+    fake_out: Out | None
+    real_labels: Tensor | None
+    fake_labels: Tensor | None
 
     def __init__(self, clock: Clock, feed: Feed, guard: Guard, device: torch.device, dtype: torch.dtype) -> None:
         self.clock = clock
@@ -98,11 +107,15 @@ class Frame:
             if option not in self._scheduled:
                 weight = (self.progress_tensor / option.until).clamp(max=1.0)
                 # lerp meets both ends exactly
-                self._scheduled[option] = torch.lerp(
-                    self._constant(option.start), self._constant(option.end), weight
-                )
+                self._scheduled[option] = torch.lerp(self._constant(option.start), self._constant(option.end), weight)
             return self._scheduled[option]
         return self._constant(option)
+
+    def draw_latents(self, count: int, rng: Rng, class_rng: Rng) -> tuple[Tensor, Tensor | None]:
+        """Z ~ N(0, I) through the `latents` hook, and uniform classes for a conditional G."""
+        z = fold(self.hooks.latents, rng.normal((count, self.generator.latent_dim)))
+        classes = class_rng.randint(count, self.generator.classes) if self.generator.conditional else None
+        return z, classes
 
     def _constant(self, number: float) -> Tensor:
         if number not in self._constants:
@@ -237,7 +250,7 @@ class Context:
     def latents(self, count: int) -> tuple[Tensor, Tensor | None]:
         """Latents (count, latent_dim) as training draws them, and classes (count,) where G is conditional, both from
         this trick's own stream."""
-        return self._frame.step.draw_latents(count, self.rng.fork("latents"), self.rng.fork("classes"))
+        return self._frame.draw_latents(count, self.rng, self.rng)
 
     def build(self, make: Callable[[], M], like: nn.Module) -> M:
         """A new module for the network `like`: laid out by `make` without drawing anything, put on the run's device,

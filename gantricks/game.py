@@ -17,9 +17,9 @@ from gantricks.feed import Feed
 from gantricks.guard import Fault, Guard
 from gantricks.losses import NonSaturating
 from gantricks.networks.base import Discriminator, Generator, initialise, mixes_samples
-from gantricks.plan import Hooks, Plan, freeze
+from gantricks.plan import Hooks, Plan, fold, freeze, notify
 from gantricks.rng import Clock, Rng
-from gantricks.step import Player, Step, fold, notify
+from gantricks.step import Player, Step
 
 Tensors = dict[str, Tensor]
 SAMPLING_CHUNK = 256
@@ -46,9 +46,7 @@ class Game:
         self.seed, self.steps = recipe.seed, recipe.train.steps
         self.clock = Clock()
         self.guard = Guard(placement.device, placement.dtype)
-        self.feed = Feed(
-            dataset, recipe.seed, recipe.data.keys.batch_size, placement, plan.description.classes, budget
-        )
+        self.feed = Feed(dataset, recipe.seed, recipe.data.keys.batch_size, placement, plan.description.classes, budget)
         self.frame = Frame(self.clock, self.feed, self.guard, placement.device, placement.dtype)
         self.contexts = {
             planned.name: Context(self.frame, planned.name, self.stream(f"tricks/{planned.name}"))
@@ -57,6 +55,7 @@ class Game:
         self.hooks = freeze(plan.tricks, self.contexts)
         if wrap:
             self.hooks = _wrapped(self.hooks, wrap)
+        self.frame.hooks = self.hooks
 
         self._build_networks()
         self.players = {name: self._player(name) for name in ("d", "g")}
@@ -89,7 +88,7 @@ class Game:
         parameters = [p for p in network.parameters() if p.requires_grad]
         optimizer = optimizers.build(getattr(self.plan.recipe, role).keys.optimizer, parameters)
         optimizer = fold(self.hooks.transform_optimizer, optimizer, name)
-        optimizer.found_inf = self.guard.flag  # type: ignore[attr-defined]
+        optimizer.found_inf = self.guard.flag
         return Player(name, network, optimizer, parameters)
 
     def _start(self) -> None:
@@ -134,7 +133,9 @@ class Game:
             watched += list(player.network.buffers())
             if not getattr(player.optimizer, "_step_supports_amp_scaling", False):
                 watched += [parameter.data for parameter in player.parameters]
-                watched += [t for state in player.optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
+                watched += [
+                    t for state in player.optimizer.state.values() for t in state.values() if torch.is_tensor(t)
+                ]
         return {id(tensor): tensor for tensor in watched}.values()
 
     # ------------------------------------------------------------------ playing
@@ -234,7 +235,11 @@ class Game:
         """Every host number that a checkpoint holds."""
         groups = {
             name: [
-                {key: value for key, value in group.items() if isinstance(value, int | float | list | tuple) and key != "params"}
+                {
+                    key: value
+                    for key, value in group.items()
+                    if isinstance(value, int | float | list | tuple) and key != "params"
+                }
                 for group in player.optimizer.param_groups
             ]
             for name, player in self.players.items()

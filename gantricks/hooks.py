@@ -75,9 +75,7 @@ class HookSpecs:
         """
 
     @fold
-    def transform_optimizer(
-        self, optimizer: torch.optim.Optimizer, player: str, ctx: Context
-    ) -> torch.optim.Optimizer:
+    def transform_optimizer(self, optimizer: torch.optim.Optimizer, player: str, ctx: Context) -> torch.optim.Optimizer:
         """Replace or adjust a player's optimizer, once per player; `player` is "d" or "g"."""
 
     @choice

@@ -32,7 +32,7 @@ class Log:
         if not after:
             self._board.add_text("recipe", f"```toml\n{recipe.as_toml()}\n```")
             for summary in hparams(_flat(recipe.as_dict()), {"loss/d": 0.0, "loss/g": 0.0}):
-                self._board.file_writer.add_summary(summary)
+                self._board._get_file_writer().add_summary(summary)
 
     def scalars(self, step: int, scalars: dict[str, float], steps_per_second: float) -> None:
         """One line of metrics.jsonl, and the same for TensorBoard beside the speed. The line holds nothing that depends

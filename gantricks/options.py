@@ -97,7 +97,7 @@ class _Bounds:
         return json_schema
 
 
-def Scheduled(low: float = -math.inf, high: float = math.inf) -> Any:  # noqa: N802 - reads as a type
+def Scheduled(low: float = -math.inf, high: float = math.inf) -> Any:
     """The type of an option that is a number or a `Schedule`, every value of it within [low, high]."""
     number = Annotated[float, AllowInfNan(False)]
     return Annotated[number | Schedule, _Bounds(low, high)]

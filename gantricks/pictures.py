@@ -41,9 +41,7 @@ def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2)
     columns = min(columns or _square_columns(count, height + padding, width + padding), count)
     rows = math.ceil(count / columns)
     cell_height, cell_width = height + padding, width + padding
-    sheet = np.full(
-        (rows * cell_height + padding, columns * cell_width + padding, images.shape[3]), _SEAM, np.uint8
-    )
+    sheet = np.full((rows * cell_height + padding, columns * cell_width + padding, images.shape[3]), _SEAM, np.uint8)
     for index, image in enumerate(images):
         top = padding + index // columns * cell_height
         left = padding + index % columns * cell_width

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from gantricks.data.base import Description, Source
-from gantricks.errors import Problem, UserError, nearest
+from gantricks.errors import Problem, TrickError, UserError, nearest
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.recipe import Recipe
 from gantricks.trick import CAPABILITIES, Setting, Trick
@@ -108,9 +108,7 @@ class _Planning:
         if self.problems or not description:
             raise UserError(*self.problems)
         notes = [f"[data]: {note}" for note in description.notes]
-        return Plan(
-            recipe, source, description, self._shapes(description), tricks, on, (*warnings, *notes, *cautions)
-        )
+        return Plan(recipe, source, description, self._shapes(description), tricks, on, (*warnings, *notes, *cautions))
 
     def _shapes(self, description: Description) -> Shapes:
         from gantricks.networks.base import Shapes
@@ -121,7 +119,9 @@ class _Planning:
         on: dict[str, list[str]] = {hook: [] for hook in KINDS}
         for planned in tricks:
             for problem in contract_problems(type(planned.trick)):
-                self.problems.append(Problem(f"the trick {planned.use!r} breaks the contract: {problem}", planned.place))
+                self.problems.append(
+                    Problem(f"the trick {planned.use!r} breaks the contract: {problem}", planned.place)
+                )
             for hook in hooks_of(type(planned.trick)):
                 on.get(hook, []).append(planned.name)
         return {hook: tuple(names) for hook, names in on.items() if names}
@@ -300,3 +300,20 @@ def _with_all_arguments(
 
     adapted.__name__ = function.__name__
     return adapted
+
+
+def notify(hooks: HookTuple) -> None:
+    """Run an event."""
+    for hook, ctx in hooks:
+        hook(ctx)
+
+
+def fold(hooks: HookTuple, value: Any, *args: Any) -> Any:
+    """Hand a value through every trick in recipe order."""
+    for hook, ctx in hooks:
+        value = hook(value, *args, ctx)
+        if value is None:
+            raise TrickError(
+                f"{ctx.name}: {hook.__name__} returned None; a fold returns the value it was given, or another"
+            )
+    return value

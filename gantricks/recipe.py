@@ -28,7 +28,8 @@ class Top(Options):
     """The keys above the first table."""
 
     name: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="the run's folder is named for it")
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="the run's folder is named for it"),
     ]
     seed: Annotated[int, Field(ge=0, lt=2**63, description="every random stream of the run derives from it")] = 0
 
@@ -60,9 +61,7 @@ class TrainKeys(Options):
 
     steps: Annotated[int, Field(ge=1, description="generator updates")]
     n_critic: Annotated[int, Field(ge=1, le=1000, description="D steps per G step")] = 1
-    reuse_fakes: Annotated[
-        bool, Field(description="the last D step and the G step share one generator forward")
-    ] = True
+    reuse_fakes: Annotated[bool, Field(description="the last D step and the G step share one generator forward")] = True
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp64"], Field(description="bf16 is autocast; fp64 is for tests")
@@ -320,12 +319,9 @@ class _Validation:
         if "train" not in self.raw:
             self._missing("train", "steps = 3000")
         tricks = tuple(self._tricks())
-        if self.problems:
+        if self.problems or not (top and data and generator and discriminator and train):
             raise UserError(*self.problems)
-        assert top and data and generator and discriminator and train
-        return Recipe(
-            top.name, top.seed, data, generator, discriminator, train, tricks, self.places
-        )
+        return Recipe(top.name, top.seed, data, generator, discriminator, train, tricks, self.places)
 
     def _missing(self, section: str, example: str) -> None:
         self.problems.append(
@@ -347,7 +343,7 @@ class _Validation:
     def _part(self, section: str, model: type[K]) -> Part[K] | None:
         selector = _SELECTORS[section]
         if section not in self.raw:
-            self._missing(section, f"{selector} = \"…\"")
+            self._missing(section, f'{selector} = "…"')
             return None
         table = self._table(section)
         core = {key: value for key, value in table.items() if key in model.model_fields}
@@ -364,7 +360,7 @@ class _Validation:
 
     def _config_of(self, section: str, found: Found) -> type[Options] | None:
         if section == "data":
-            return found.cls.Config  # type: ignore[attr-defined, no-any-return]
+            return found.cls.Config  # type: ignore[attr-defined]
         config: type[Options] | None = getattr(found.cls, f"{section.capitalize()}Config")
         if config is None:
             self.problems.append(
@@ -449,8 +445,8 @@ def _shown(error: Any, table: Any) -> list[int | str]:
     for position, part in enumerate(error["loc"]):
         if isinstance(value, Mapping) and part in value:
             value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part] if part < len(value) else None
         elif error["type"] == "missing" and position == len(error["loc"]) - 1:
             pass
         else:

@@ -43,9 +43,7 @@ class Out(NamedTuple):
     def rows(self, start: int, stop: int | None) -> Out:
         """The part that belongs to samples `start:stop`."""
         logits, features, class_logits = self
-        return Out(
-            logits[start:stop], features[start:stop], None if class_logits is None else class_logits[start:stop]
-        )
+        return Out(logits[start:stop], features[start:stop], None if class_logits is None else class_logits[start:stop])
 
     def detach(self) -> Out:
         logits, features, class_logits = self

@@ -51,7 +51,7 @@ class Registry:
 
     def names(self, kind: str) -> dict[str, str]:
         """Every name of this kind that could be loaded, with its origin; nothing is imported."""
-        found = {name: "gantricks" for name in shipped(kind)}
+        found = dict.fromkeys(shipped(kind), "gantricks")
         found |= dict.fromkeys(self.given.get(kind, {}), "given")
         if kind == "tricks":
             found |= {path.stem: str(path) for path in self.plugins}

@@ -64,7 +64,10 @@ class Reporter:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `signal` is the one that interrupted it, `stopped` the reason of the trick that ended it early."""
+    """How a run ended.
+
+    `signal` is the one that interrupted it, `stopped` the reason of the trick that ended it early.
+    """
 
     run: Path
     finished: int
@@ -158,7 +161,8 @@ def prepare(recipe: Recipe, registry: Registry) -> tuple[Plan, Placement]:
     problems: list[Problem] = []
     plan = placement = None
     try:
-        named = [part.found.name for part in (recipe.data, recipe.generator, recipe.discriminator, *recipe.tricks)]
+        parts = (recipe.data, recipe.generator, recipe.discriminator)
+        named = [part.found.name for part in parts] + [trick.found.name for trick in recipe.tricks]
         plan = make_plan(recipe, registry.warnings(named))
     except UserError as fault:
         problems += fault.problems
@@ -200,9 +204,7 @@ class _Session:
             game = Game(self.plan, self.dataset, self.placement)
             if saved:
                 _take_up(game, saved, self.run)
-            parameters = {
-                role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")
-            }
+            parameters = {role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")}
             began, first = time.time(), game.finished
             self._write_manifest(parameters, first, None, began)
             log = Log(self.run, self.plan.recipe, first)
@@ -258,7 +260,9 @@ class _Session:
         folder = self.run / "fault" / checkpoint.checkpoint_name(fault.step)
         checkpoint.save(folder, game.state(), game.counters() | {"step": fault.step - 1})
         names = [
-            f"the norm of {fault.player.upper()}'s gradient" if name == "gradient_norm" else f"the loss term {fault.player}.{name}"
+            f"the norm of {fault.player.upper()}'s gradient"
+            if name == "gradient_norm"
+            else f"the loss term {fault.player}.{name}"
             for name in fault.names
         ]
         raise UserError(
@@ -355,13 +359,19 @@ def _new_folder(wanted: Path | None, name: str) -> Path:
         return wanted
     except OSError as fault:
         raise UserError(
-            Problem(f"the run's folder cannot be written: {fault.strerror}", str(fault.filename), "name another with --run-dir")
+            Problem(
+                f"the run's folder cannot be written: {fault.strerror}",
+                str(fault.filename),
+                "name another with --run-dir",
+            )
         ) from fault
 
 
 def _set_aside(folder: Path) -> None:
     """Move what an attempt without checkpoints has left into a folder of its own."""
-    left = [p for p in folder.iterdir() if p.name in (RECIPE, MANIFEST, "metrics.jsonl", "samples") or "tfevents" in p.name]
+    left = [
+        p for p in folder.iterdir() if p.name in (RECIPE, MANIFEST, "metrics.jsonl", "samples") or "tfevents" in p.name
+    ]
     if not left:
         return
     number = 1
@@ -388,7 +398,9 @@ def _locked(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as fault:
-            raise UserError(Problem("another process is training this run", str(run), "wait for it, or stop it")) from fault
+            raise UserError(
+                Problem("another process is training this run", str(run), "wait for it, or stop it")
+            ) from fault
         yield
 
 
@@ -444,7 +456,10 @@ def _differences(manifest: dict[str, Any], placement: Placement) -> Iterator[str
     now = {**_versions(), "device": str(placement.device), "precision": placement.precision}
     for fact in ("gantricks", "torch", "device", "precision"):
         if fact in manifest and manifest[fact] != now[fact]:
-            yield f"the run began with {fact} {manifest[fact]} and goes on with {now[fact]}; its numbers may differ in the last bits"
+            yield (
+                f"the run began with {fact} {manifest[fact]} and goes on with {now[fact]}; "
+                "its numbers may differ in the last bits"
+            )
 
 
 def _date(seconds: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from gantricks.context import Context, Frame
 from gantricks.errors import TrickError
 from gantricks.losses import AdversarialLoss
 from gantricks.networks.base import Discriminator, Generator
-from gantricks.plan import Hooks, HookTuple
+from gantricks.plan import Hooks, HookTuple, fold, notify
 from gantricks.records import Batch, Out
 from gantricks.rng import Rng
 
@@ -30,7 +29,7 @@ class Player:
     name: str
     network: Generator | Discriminator
     optimizer: torch.optim.Optimizer
-    parameters: list[Tensor]
+    parameters: list[torch.nn.Parameter]
 
 
 class Step:
@@ -137,16 +136,9 @@ class Step:
 
     def generate(self, count: int, attached: bool) -> Batch:
         """Fakes, in their graph (`attached`) or without one."""
-        z, classes = self.draw_latents(count, self.latent_rng, self.class_rng)
+        z, classes = self.frame.draw_latents(count, self.latent_rng, self.class_rng)
         with torch.set_grad_enabled(attached):
             return Batch(self.frame.generator(z, classes), classes)
-
-    def draw_latents(self, count: int, rng: Rng, class_rng: Rng) -> tuple[Tensor, Tensor | None]:
-        """z ~ N(0, I) through the `latents` hook, and uniform classes for a conditional G."""
-        generator = self.frame.generator
-        z = fold(self.hooks.latents, rng.normal((count, generator.latent_dim)))
-        classes = class_rng.randint(count, generator.classes) if generator.conditional else None
-        return z, classes
 
     def score(self, real: Batch, fake: Batch) -> tuple[Out, Out]:
         """D on both batches: as the recipe's `d_scores` has it, or jointly in one pass."""
@@ -194,21 +186,6 @@ def score_jointly(discriminator: Discriminator, real: Batch, fake: Batch) -> tup
     return out.rows(0, judged), out.rows(judged, None)
 
 
-def notify(hooks: HookTuple) -> None:
-    """Run an event."""
-    for hook, ctx in hooks:
-        hook(ctx)
-
-
-def fold(hooks: HookTuple, value: Any, *args: Any) -> Any:
-    """Hand a value through every trick in recipe order."""
-    for hook, ctx in hooks:
-        value = hook(value, *args, ctx)
-        if value is None:
-            raise TrickError(f"{ctx.name}: {hook.__name__} returned None; a fold returns the value it was given, or another")
-    return value
-
-
 def named(terms: dict[str, Tensor], ctx: Context) -> dict[str, Tensor]:
     """A trick's loss terms under its own name."""
     for name, term in terms.items():
@@ -218,7 +195,7 @@ def named(terms: dict[str, Tensor], ctx: Context) -> dict[str, Tensor]:
 
 
 @contextmanager
-def frozen(parameters: list[Tensor]) -> Iterator[None]:
+def frozen(parameters: list[torch.nn.Parameter]) -> Iterator[None]:
     """No gradient for these weights: the G step goes through D without paying for D's weight gradients."""
     for parameter in parameters:
         parameter.requires_grad_(False)

@@ -19,8 +19,8 @@ CAPABILITIES: dict[str, str] = {
     "input_grad": "D's inputs as leaves with gradient (always at hand)",
     "generator_batch_norm": "a generator with batch norm; set batch_norm = true in [generator]",
     "discriminator_batch_norm": "a discriminator with batch norm; set batch_norm = true in [discriminator]",
-    "generator_convolutions": "a convolutional generator; set network = \"dcgan\" in [generator]",
-    "discriminator_convolutions": "a convolutional discriminator; set network = \"dcgan\" in [discriminator]",
+    "generator_convolutions": 'a convolutional generator; set network = "dcgan" in [generator]',
+    "discriminator_convolutions": 'a convolutional discriminator; set network = "dcgan" in [discriminator]',
     "generator_conditional": "a generator that is given classes; set conditional = true in [generator]",
     "discriminator_conditional": "a discriminator that is given classes; set conditional = true in [discriminator]",
 }

@@ -20,23 +20,19 @@ Size = tuple[int, int]
 class _Layout(Options):
     """What shapes either player."""
 
-    channels: Annotated[
-        int, Field(ge=1, le=1024, description="feature maps of the block next to the images")
-    ] = 64
+    channels: Annotated[int, Field(ge=1, le=1024, description="feature maps of the block next to the images")] = 64
     depth: Annotated[
         int | None,
         Field(ge=1, le=7, description="halvings of the image; left out: until the smaller side is at most 5"),
     ] = None
     width: Annotated[
         Literal["doubling", "constant"],
-        Field(
-            description='"doubling": feature maps double with every halving; "constant": always `channels`'
-        ),
+        Field(description='"doubling": feature maps double with every halving; "constant": always `channels`'),
     ] = "doubling"
     kernel: Annotated[int, Field(ge=3, le=5, description="height and width of every convolution")] = 4
-    batch_norm: Annotated[
-        bool, Field(description="batch norm after all but G's output and D's first convolution")
-    ] = True
+    batch_norm: Annotated[bool, Field(description="batch norm after all but G's output and D's first convolution")] = (
+        True
+    )
 
 
 class DCGAN(Network):
@@ -66,26 +62,21 @@ class DCGAN(Network):
         found = []
         if len(shapes.sample) != 3:
             found.append(
-                f"dcgan needs images, and these data are vectors of {shapes.sample[0]} numbers; "
-                'use network = "mlp"'
+                f'dcgan needs images, and these data are vectors of {shapes.sample[0]} numbers; use network = "mlp"'
             )
         else:
             height, width = shapes.sample[1:]
             # ceil(side / 2^depth) ≥ 2: a map one pixel wide has nothing left to halve
             deepest = (min(height, width) - 1).bit_length() - 1
             if deepest < 1:
-                found.append(
-                    f"dcgan cannot halve images of {height}x{width}; each side needs 3 pixels or more"
-                )
+                found.append(f"dcgan cannot halve images of {height}x{width}; each side needs 3 pixels or more")
             elif config.depth is not None and config.depth > deepest:
                 found.append(
                     f"depth = {config.depth} is too deep for images of {height}x{width}; "
                     f"the most that leaves each side 2 pixels is depth = {deepest}"
                 )
         if config.conditional and not shapes.classes:
-            found.append(
-                "conditional = true needs data with classes, and these have none; use conditional = false"
-            )
+            found.append("conditional = true needs data with classes, and these have none; use conditional = false")
         return found
 
     @staticmethod
@@ -167,15 +158,11 @@ def _halving(inner: int, outer: int, kernel: int, size: Size, bias: bool) -> nn.
     return nn.Conv2d(inner, outer, kernel, stride=2, padding=_padding(kernel, size), bias=bias)
 
 
-def _doubling(
-    inner: int, outer: int, kernel: int, size: Size, target: Size, bias: bool
-) -> nn.ConvTranspose2d:
+def _doubling(inner: int, outer: int, kernel: int, size: Size, target: Size, bias: bool) -> nn.ConvTranspose2d:
     """(B, inner, *size) to (B, outer, *target): the adjoint of the halving of `target` to `size`."""
     padding = _padding(kernel, target)
     # what the plain formula (n - 1) · 2 - 2 · padding + kernel is short of
-    height, width = (
-        t - (2 * (s - 1) - 2 * p + kernel) for s, t, p in zip(size, target, padding, strict=True)
-    )
+    height, width = (t - (2 * (s - 1) - 2 * p + kernel) for s, t, p in zip(size, target, padding, strict=True))
     return nn.ConvTranspose2d(
         inner, outer, kernel, stride=2, padding=padding, output_padding=(height, width), bias=bias
     )

@@ -60,9 +60,7 @@ class MLP(Network):
     @staticmethod
     def problems(role: str, config: Any, shapes: Shapes) -> list[str]:
         if config.conditional and not shapes.classes:
-            return [
-                "conditional = true needs data with classes, and these have none; use conditional = false"
-            ]
+            return ["conditional = true needs data with classes, and these have none; use conditional = false"]
         return []
 
     @staticmethod

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -18,8 +17,8 @@ from gantricks.game import Game, Tensors
 from gantricks.hooks import hookimpl
 from gantricks.options import Options
 from gantricks.plan import Plan, make_plan
-from gantricks.records import Batch, Out
 from gantricks.recipe import Recipe, validate_recipe
+from gantricks.records import Batch, Out
 from gantricks.registry import Registry
 from gantricks.trick import Trick
 
@@ -119,7 +118,10 @@ class TrickHost:
                 "batch_size": self.batch_size,
             },
             "generator": {
-                **network, "latent_dim": self.latent_dim, "optimizer": dict(self.optimizer), **self.generator
+                **network,
+                "latent_dim": self.latent_dim,
+                "optimizer": dict(self.optimizer),
+                **self.generator,
             },
             "discriminator": {**network, "optimizer": dict(self.optimizer), **self.discriminator},
             "train": {

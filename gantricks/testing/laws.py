@@ -82,7 +82,9 @@ def _contract(case: Case) -> None:
         assert not option.is_required(), f"the option {name!r} has no default"
 
 
-@_law("neutral", "at its neutral setting the trick must compute nothing that changes a value, or declare neutral = None")
+@_law(
+    "neutral", "at its neutral setting the trick must compute nothing that changes a value, or declare neutral = None"
+)
 def _neutral(case: Case) -> None:
     if case.trick.neutral is None:
         raise NotApplicable("it declares no neutral setting")
@@ -297,16 +299,8 @@ def _corners(case: Case) -> None:
 
 @_law("cost", "declare in `forwards` how many more forward passes of each network a step takes")
 def _cost(case: Case) -> None:
-    counted = {}
-    for name, host in (("with", case.with_it), ("without", case.without)):
-        game = host.game()
-        game.advance()
-        counts = {"d": 0, "g": 0}
-        for player in game.players.values():
-            player.network.register_forward_hook(lambda *_, name=player.name: counts.update({name: counts[name] + 1}))
-        game.advance()
-        counted[name] = counts
-    extra = {name: counted["with"][name] - counted["without"][name] for name in ("d", "g")}
+    with_it, without = _forwards(case.with_it), _forwards(case.without)
+    extra = {name: with_it[name] - without[name] for name in ("d", "g")}
     declared = {"d": 0, "g": 0, **case.trick.forwards}
     assert extra == declared, f"it takes {extra} more forward passes and declares {declared}"
 
@@ -418,6 +412,17 @@ def _shown(value: Any) -> Any:
     if isinstance(value, int | float | bool | str | type(None)):
         return value
     return type(value).__name__
+
+
+def _forwards(host: TrickHost) -> dict[str, int]:
+    """How many forward passes of each network the second step takes."""
+    game = host.game()
+    game.advance()
+    counts = {"d": 0, "g": 0}
+    for player in game.players.values():
+        player.network.register_forward_hook(lambda *_, name=player.name: counts.update({name: counts[name] + 1}))
+    game.advance()
+    return counts
 
 
 def _samples(game: Game) -> Tensor:

@@ -32,7 +32,11 @@ def rng(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> Rng:
 def assignments(draw: st.DrawFn, sizes: st.SearchStrategy[int] = SIZES) -> Tensor:
     """Which samples are called real: bool (B, 1), all true, all false or mixed."""
     size = draw(sizes)
-    called = draw(st.one_of(st.just([True] * size), st.just([False] * size), st.lists(st.booleans(), min_size=size, max_size=size)))
+    called = draw(
+        st.one_of(
+            st.just([True] * size), st.just([False] * size), st.lists(st.booleans(), min_size=size, max_size=size)
+        )
+    )
     return torch.tensor(called).reshape(size, 1)
 
 
@@ -42,9 +46,7 @@ def labels(sizes: st.SearchStrategy[int] = SIZES, dtype: torch.dtype = torch.flo
 
 
 @st.composite
-def tensors(
-    draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype = torch.float64, scale: float = 1.0
-) -> Tensor:
+def tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Tensor:
     """Normal random numbers of a given shape."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     return scale * torch.randn(shape, generator=generator, dtype=dtype)

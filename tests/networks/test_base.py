@@ -145,9 +145,7 @@ def test_initialise_scales_every_weight_by_the_networks_init_std(init_std):
 def test_initialise_without_init_std_keeps_the_signal_through_rectifiers_and_the_head():
     depth, width = 8, 256
     network = Generator(Shapes((256,), width), conditional=False)
-    network.body = nn.Sequential(
-        *(named(linear=nn.Linear(width, width), activation=nn.ReLU()) for _ in range(depth))
-    )
+    network.body = nn.Sequential(*(named(linear=nn.Linear(width, width), activation=nn.ReLU()) for _ in range(depth)))
     network.head = nn.Linear(width, width)
     network.init_std = None
     initialise(network, stream())

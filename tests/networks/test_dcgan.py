@@ -210,8 +210,7 @@ def test_initialise_fills_every_tensor_of_a_network_built_on_meta(role):
 @pytest.mark.parametrize("role", ROLES)
 def test_a_deeper_network_starts_with_the_same_values_where_names_and_shapes_agree(role):
     shallow, deep = (
-        build(role, sample=(3, 64, 64), depth=d, width="constant", conditional=True, classes=4)
-        for d in (3, 4)
+        build(role, sample=(3, 64, 64), depth=d, width="constant", conditional=True, classes=4) for d in (3, 4)
     )
     shared = [
         name
@@ -280,9 +279,7 @@ def test_channels_last_gives_the_numbers_of_the_contiguous_format():
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_parameter_gets_a_finite_gradient(channels, batch_norm, dtype):
-    generator, discriminator = pair(
-        sample=(channels, 17, 24), batch_norm=batch_norm, conditional=True, classes=3
-    )
+    generator, discriminator = pair(sample=(channels, 17, 24), batch_norm=batch_norm, conditional=True, classes=3)
     generator.to(dtype), discriminator.to(dtype)
     classes = torch.tensor([0, 1, 2, 0])
     images = generator(stream(5).normal((4, 5)).to(dtype), classes)
@@ -341,9 +338,7 @@ def test_all_misfits_are_told_at_once():
 def test_the_depth_that_a_problem_recommends_is_the_deepest_that_has_none(size):
     shapes = Shapes((1, size, size), 5)
     accepted = [
-        d
-        for d in range(1, 8)
-        if not DCGAN.problems("discriminator", config_of("discriminator", depth=d), shapes)
+        d for d in range(1, 8) if not DCGAN.problems("discriminator", config_of("discriminator", depth=d), shapes)
     ]
     assert accepted == list(range(1, deepest(size, size) + 1))
     told = DCGAN.problems("discriminator", config_of("discriminator", depth=7), shapes)

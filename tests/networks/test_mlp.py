@@ -48,12 +48,8 @@ SAMPLES = st.tuples(st.integers(1, 9)) | st.tuples(st.integers(1, 4), st.integer
     st.sampled_from(sorted(ACTIVATIONS)),
     st.booleans(),
 )
-def test_samples_have_the_shape_of_the_data_and_features_the_last_width(
-    sample, hidden, activation, batch_norm
-):
-    generator, discriminator = pair(
-        sample=sample, hidden=hidden, activation=activation, batch_norm=batch_norm
-    )
+def test_samples_have_the_shape_of_the_data_and_features_the_last_width(sample, hidden, activation, batch_norm):
+    generator, discriminator = pair(sample=sample, hidden=hidden, activation=activation, batch_norm=batch_norm)
     images = generator(stream(1).normal((3, 5)))
     out = discriminator(images)
     assert images.shape == (3, *sample)
@@ -116,9 +112,7 @@ def test_mixes_samples_exactly_with_batch_norm_and_then_layers_have_no_bias(role
     for block, norm in ((network.body.hidden1, first_norm), (network.body.hidden2, batch_norm)):
         assert hasattr(block, "norm") == norm
         assert (block.linear.bias is None) == norm
-    assert MLP.capabilities(role, config_of(role, batch_norm=batch_norm)) == (
-        {"batch_norm"} if batch_norm else set()
-    )
+    assert MLP.capabilities(role, config_of(role, batch_norm=batch_norm)) == ({"batch_norm"} if batch_norm else set())
 
 
 def test_a_discriminator_of_one_hidden_layer_has_no_batch_norm_and_says_so():

@@ -1,0 +1,297 @@
+"""A folder of images: what is found, what is refused, what is kept."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gantricks.data import images
+from gantricks.data.folder import Folder
+from gantricks.errors import UserError
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("GANTRICKS_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path, cache):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    return folder
+
+
+def put(path, colour=(10, 20, 30), mode="RGB", size=(16, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+    return path
+
+
+def folder(path, **options):
+    return Folder(Folder.Config(path=str(path), image_size=8, **options))
+
+
+def refused(call):
+    with pytest.raises(UserError) as caught:
+        call()
+    return caught.value.problems
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    def decode(*args):
+        raise AssertionError("decoded")
+
+    return lambda: monkeypatch.setattr(images, "decode", decode)
+
+
+def test_images_of_all_kinds_are_found_at_any_depth_in_the_order_of_their_names(root):
+    put(root / "b.JPG", (200, 200, 200))
+    put(root / "a.webp", (0, 0, 0))
+    put(root / "c" / "d" / "e.jpeg", (100, 100, 100))
+    put(root / "z.PnG", (255, 255, 255))
+    source = folder(root)
+    assert source.describe().count == 4
+    levels = source.load().samples[:, 0, 0, 0].astype(int)
+    np.testing.assert_allclose(levels, [0, 200, 100, 255], atol=3)
+
+
+def test_describe_and_load_agree_before_and_after_caching(root):
+    put(root / "a" / "1.png")
+    put(root / "b" / "2.png", 9, "L", (30, 11))
+    source = folder(root)
+    before, dataset, after = source.describe(), source.load(), source.describe()
+    assert before == after
+    assert before.shape == (3, 8, 8)
+    assert dataset.samples.shape == (2, 8, 8, 3)
+    assert dataset.samples.dtype == np.uint8
+    assert before.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
+def test_channels_are_one_only_when_every_image_is_grey(root, mode):
+    put(root / "a.png", 0 if mode != "LA" else (0, 255), mode)
+    assert folder(root).describe().shape[0] == 1
+    assert folder(root).load().samples.shape[3] == 1
+    put(root / "b.png")
+    assert folder(root).describe().shape[0] == 3
+    assert folder(root).load().samples.shape[3] == 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_can_be_set(root, channels):
+    put(root / "a.png", (255, 0, 0))
+    source = folder(root, channels=channels)
+    assert source.describe().shape[0] == source.load().samples.shape[3] == channels
+
+
+def test_first_level_folders_are_the_classes(root):
+    put(root / "dogs" / "deep" / "1.png")
+    put(root / "cats" / "2.png")
+    put(root / "cats" / "3.png")
+    (root / "empty").mkdir()
+    assert folder(root).describe().class_names == ("cats", "dogs")
+    classes = folder(root).load().classes
+    assert classes.dtype == np.int64
+    assert classes.tolist() == [0, 0, 1]
+
+
+def test_an_image_outside_the_sub_folders_means_no_classes_and_is_mentioned(root):
+    put(root / "cats" / "1.png")
+    put(root / "stray.png")
+    description = folder(root).describe()
+    assert description.class_names == ()
+    assert folder(root).load().classes is None
+    assert any("stray.png" in note for note in description.notes)
+
+
+def test_a_flat_folder_has_no_classes_and_nothing_to_mention(root):
+    put(root / "1.png")
+    assert folder(root).describe().class_names == ()
+    assert folder(root).describe().notes == ()
+
+
+def test_hidden_files_are_ignored_and_others_mentioned(root):
+    put(root / "a.png")
+    put(root / ".hidden.png")
+    put(root / ".git" / "b.png")
+    for name in ("notes.txt", "c.gif", "d.csv", "e.tar"):
+        (root / name).touch()
+    description = folder(root).describe()
+    assert description.count == 1
+    (note,) = description.notes
+    assert "4 files (c.gif, d.csv, e.tar, …)" in note
+
+
+@pytest.mark.parametrize("call", ["describe", "load"])
+def test_paths_that_hold_no_images_are_refused(root, call):
+    (root / "notes.txt").touch()
+    for path, words in (
+        (root, "notes.txt"),
+        (root / "gone", "no such"),
+        (root / "notes.txt", "not a folder"),
+    ):
+        (problem,) = refused(getattr(folder(path), call))
+        assert words in problem.what
+        assert problem.where == str(path)
+        assert problem.mend
+
+
+def test_describe_decodes_nothing_and_names_every_unreadable_header(root, no_decoding):
+    no_decoding()
+    put(root / "a.png")
+    (root / "text.png").write_text("I am no picture")
+    (root / "empty.jpg").touch()
+    (root / "nowhere.webp").symlink_to(root / "gone")
+    problems = refused(folder(root).describe)
+    assert [os.path.basename(p.where) for p in problems] == ["empty.jpg", "nowhere.webp", "text.png"]
+    assert all(p.mend for p in problems)
+
+
+@pytest.mark.parametrize("channels", ["auto", 3])
+def test_load_names_every_broken_file_at_once_and_keeps_nothing(root, cache, channels):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    for name in ("corrupt.png", "cut.jpg", "cut.png", "cut.webp", "sound.png"):
+        noise.save(root / name)
+        content = (root / name).read_bytes()
+        if name.startswith("cut"):
+            (root / name).write_bytes(content[: len(content) // 2])
+        if name == "corrupt.png":
+            (root / name).write_bytes(content[:500] + bytes(50) + content[550:])
+    (root / "text.png").write_text("I am no picture")
+    problems = refused(folder(root, channels=channels).load)
+    broken = ["corrupt.png", "cut.jpg", "cut.png", "cut.webp", "text.png"]
+    assert [os.path.basename(p.where) for p in problems] == broken
+    assert all(p.mend for p in problems)
+    assert not list(cache.glob("*"))
+    for name in broken:
+        (root / name).unlink()
+    assert len(folder(root, channels=channels).load().samples) == 1
+
+
+def test_many_broken_files_are_listed_up_to_twenty_and_counted(root):
+    for index in range(30):
+        (root / f"{index:02}.png").touch()
+    for call in (folder(root).describe, folder(root).load):
+        problems = refused(call)
+        assert len(problems) == 21
+        assert "10 more" in problems[-1].what
+
+
+def test_the_second_load_decodes_nothing(root, no_decoding, monkeypatch):
+    put(root / "a" / "1.png")
+    put(root / "b" / "2.png", (200, 0, 0))
+    first = folder(root).load()
+    no_decoding()
+    monkeypatch.setattr(images, "is_grey", images.decode)
+    second = folder(root).load()
+    assert isinstance(second.samples, np.memmap)
+    np.testing.assert_array_equal(first.samples, second.samples)
+    np.testing.assert_array_equal(first.classes, second.classes)
+
+
+def test_the_cache_follows_the_files(root):
+    put(root / "a.png", (0, 0, 0))
+    assert folder(root).load().samples.max() == 0
+    put(root / "a.png", (9, 9, 9))
+    os.utime(root / "a.png", ns=(1, 1))
+    assert folder(root).load().samples.max() == 9
+    put(root / "b.png", (50, 50, 50))
+    assert len(folder(root).load().samples) == 2
+    (root / "a.png").rename(root / "z.png")
+    assert folder(root).load().samples[0].max() == 50
+
+
+def test_the_cache_follows_the_options(root):
+    put(root / "a.png", (255, 0, 0))
+    shapes = {
+        Folder(Folder.Config(path=str(root), image_size=size, channels=channels)).load().samples.shape
+        for size in (8, 16)
+        for channels in (1, 3)
+    }
+    assert shapes == {(1, 8, 8, 1), (1, 8, 8, 3), (1, 16, 16, 1), (1, 16, 16, 3)}
+
+
+def test_a_damaged_cache_is_built_again(root, cache):
+    put(root / "a.png", (7, 7, 7))
+    folder(root).load()
+    (entry,) = cache.iterdir()
+    entry.write_bytes(entry.read_bytes()[:-1])
+    assert folder(root).describe().count == 1
+    assert (folder(root).load().samples == 7).all()
+    entry.write_bytes(b"no array at all")
+    assert (folder(root).load().samples == 7).all()
+
+
+def test_a_run_killed_while_decoding_leaves_nothing_to_load(root, cache):
+    for index in range(300):
+        put(root / f"{index:03}.png", (index % 256,) * 3, size=(8, 8))
+    script = f"""
+        import os
+        from gantricks.data import images
+        from gantricks.data.folder import Folder
+        decode = images.decode
+
+        def deadly(path, size, channels):
+            if path.endswith("299.png"):
+                os._exit(9)
+            return decode(path, size, channels)
+
+        images.decode = deadly
+        Folder(Folder.Config(path={str(root)!r}, image_size=8)).load()
+    """
+    finished = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert finished.returncode == 9
+    assert [path.suffix for path in cache.iterdir()] == [".partial"]
+    samples = folder(root).load().samples
+    np.testing.assert_array_equal(samples[:, 0, 0, 0], np.arange(300) % 256)
+
+
+def test_progress_reaches_the_end(root):
+    for index in range(3):
+        put(root / f"{index}.png")
+    seen = {}
+    folder(root).load(lambda what, done, total: seen.__setitem__(what, (done, total)))
+    assert seen == {"reading headers": (3, 3), "decoding": (3, 3)}
+
+
+def test_links_that_form_a_loop_end(root):
+    put(root / "a" / "1.png")
+    (root / "a" / "up").symlink_to(root)
+    (root / "a" / "self").symlink_to(root / "a")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    (root / "loop.png").unlink()
+    assert folder(root).describe().count == 1
+
+
+def test_a_linked_folder_is_read_once_under_its_own_name_if_it_has_one(root, tmp_path):
+    put(root / "b" / "1.png")
+    put(tmp_path / "elsewhere" / "2.png")
+    (root / "a").symlink_to(root / "b")
+    (root / "c").symlink_to(tmp_path / "elsewhere")
+    description = folder(root).describe()
+    assert description.class_names == ("b", "c")
+    assert description.count == 2
+
+
+def test_a_pipe_among_the_files_does_not_hang(root):
+    put(root / "a.png")
+    os.mkfifo(root / "pipe.png")
+    assert folder(root).describe().count == 1
+
+
+def test_names_that_are_no_text_can_be_loaded_and_printed(root):
+    name = os.fsdecode(b"caf\xe9.png")
+    put(root / "a.png").rename(root / name)
+    assert len(folder(root).load().samples) == 1
+    (root / name).write_bytes(b"")
+    (problem,) = refused(folder(root).describe)
+    assert str(problem).encode()
