@@ -205,17 +205,16 @@ class Game:
         network: Generator = fold(self.hooks.sampling_generator, self.generator)
         # a clock of its own: the same seed gives the same latents at every step
         rng = Rng(seed, "sampling/latents", Clock(), self.placement.device, self.placement.dtype)
-        z = fold(self.hooks.latents, rng.normal((count, self.generator.latent_dim)))
-        classes = None
-        if network.conditional:
-            classes = torch.arange(count, device=self.placement.device) % network.classes
+        classes = torch.arange(count, device=self.placement.device) % max(network.classes, 1)
         was_training = network.training
         network.eval()
+        chunks = []
         try:
-            chunks = [
-                network(z[at : at + SAMPLING_CHUNK], None if classes is None else classes[at : at + SAMPLING_CHUNK])
-                for at in range(0, count, SAMPLING_CHUNK)
-            ]
+            for start in range(0, count, SAMPLING_CHUNK):
+                # whole chunks are drawn, so that sample i is the same however many are asked for
+                z = fold(self.hooks.latents, rng.normal((SAMPLING_CHUNK, network.latent_dim)))[: count - start]
+                of_chunk = classes[start : start + SAMPLING_CHUNK] if network.conditional else None
+                chunks.append(network(z, of_chunk))
         finally:
             network.train(was_training)
         return torch.cat(chunks).float().cpu().contiguous().numpy()

@@ -152,13 +152,13 @@ class HookSpecs:
 
     @event
     def after_d_step(self, ctx: Context) -> None:
-        """D has been updated."""
+        """D has been updated; its gradients are still there. State that follows D moves here."""
 
     # ------------------------------------------------------------------ the G step
 
     @event
     def before_g_step(self, ctx: Context) -> None:
-        """First thing in a G step."""
+        """First thing in a G step; with `reuse_fakes`, the fakes exist already."""
 
     @fold
     def g_labels(self, labels: Tensor, ctx: Context) -> Tensor:

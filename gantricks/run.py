@@ -234,10 +234,11 @@ class _Session:
                 self.reporter.logged(step, scalars, speed)
             if step % train.sample_every == 0 or last:
                 self._picture(game, log)
-            if (step % train.checkpoint_every == 0 and not last) or self.signal:
-                self._save(game, log)
             self.reporter.stepped(step)
-            if self.signal:
+            interrupted = self.signal is not None  # looked at once: a signal that comes later has its own step
+            if (step % train.checkpoint_every == 0 and not last) or interrupted:
+                self._save(game, log)
+            if interrupted:
                 return
         game.end()
         if game.frame.stop_reason:

@@ -11,8 +11,16 @@ IMAGES = {"sample": (1, 8, 8)}
 
 SETTINGS: dict[str, tuple[dict, dict]] = {
     # trick: (options at which it does something, changes to the smallest host that fits it)
+    "discriminator_dropout": ({"input": 0.2, "hidden": 0.5}, {}),
+    "ema": ({"decay": 0.9}, {"sample": (1, 8, 8), "generator": {"batch_norm": True}}),
+    "historical_averaging": ({"strength": 0.3}, {}),
+    "instance_noise": ({"sigma": 0.3}, {}),
+    "label_flipping": ({"p": 0.3}, {}),
+    "label_smoothing": ({"real": 0.8}, {}),
+    "minibatch_discrimination": ({"kernels": 5, "dim": 3}, {}),
     "separate_batches": ({}, {}),
     "soft_labels": ({"real": (0.7, 1.2), "fake": (0.0, 0.3)}, {}),
+    "virtual_batch_norm": ({"reference": 6}, {}),
 }
 
 

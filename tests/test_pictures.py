@@ -49,9 +49,7 @@ def test_every_image_lies_in_its_cell_in_reading_order(count, height, width, cha
     for index, image in enumerate(images):
         top = padding + index // across * (height + padding)
         left = padding + index % across * (width + padding)
-        np.testing.assert_array_equal(
-            sheet[top : top + height, left : left + width], image[..., : sheet.shape[2]]
-        )
+        np.testing.assert_array_equal(sheet[top : top + height, left : left + width], image[..., : sheet.shape[2]])
 
 
 @pytest.mark.parametrize("count", range(1, 101))

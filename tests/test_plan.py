@@ -1,0 +1,188 @@
+"""The plan: composition order, choices, needs, conflicts, and the freezing of hooks."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from gantricks import Trick, UserError, hookimpl
+from gantricks.hooks import KINDS, HookSpecs
+from gantricks.plan import contract_problems
+from gantricks.testing import TrickHost
+
+
+class Double(Trick):
+    @hookimpl
+    def g_labels(self, labels, ctx):
+        return labels * 2
+
+
+class PlusOne(Trick):
+    @hookimpl
+    def g_labels(self, labels):
+        return labels + 1
+
+
+class Scores(Trick):
+    @hookimpl
+    def d_scores(self, real, fake, ctx):
+        return ctx.discriminator(*real), ctx.discriminator(*fake)
+
+
+class NeedsMore(Trick):
+    needs = {"classes", "moonlight"}
+
+    @hookimpl
+    def before_d_step(self, ctx): ...
+
+
+class Replaces(Trick):
+    replaces = {"d_head"}
+
+    @hookimpl
+    def transform_discriminator(self, network, ctx):
+        return network
+
+
+class Hostile(Trick):
+    conflicts = {"double": "it says so"}
+    cautions = {"plusone": "mind the step"}
+
+    @hookimpl
+    def before_d_step(self, ctx): ...
+
+
+def refusal(host: TrickHost) -> str:
+    with pytest.raises(UserError) as caught:
+        host.plan()
+    return str(caught.value)
+
+
+def test_folds_run_in_recipe_order() -> None:
+    host = TrickHost()
+    assert host.with_trick(Double).with_trick(PlusOne).train(1).game.frame.fake_labels[0] == 3
+    assert host.with_trick(PlusOne).with_trick(Double).train(1).game.frame.fake_labels[0] == 4
+
+
+def test_the_plan_lists_each_hook_with_its_tricks_in_order() -> None:
+    plan = TrickHost().with_trick(PlusOne).with_trick(Double).with_trick(Scores).plan()
+    assert plan.on == {"g_labels": ("plusone", "double"), "d_scores": ("scores",)}
+
+
+def test_one_trick_can_be_there_twice_under_two_names() -> None:
+    host = TrickHost().with_trick(Double, "a").with_trick(Double, "b")
+    assert host.train(1).game.frame.fake_labels[0] == 4
+
+
+def test_two_providers_of_one_choice_are_refused() -> None:
+    assert "a and b all provide d_scores" in refusal(TrickHost().with_trick(Scores, "a").with_trick(Scores, "b"))
+
+
+def test_a_need_that_nobody_provides_is_refused_with_how_to_provide_it() -> None:
+    message = refusal(TrickHost().with_trick(NeedsMore))
+    assert "needsmore needs classes" in message
+    assert "data with classes" in message
+    assert "needsmore needs moonlight" in message
+    assert "needs classes" not in refusal(TrickHost(classes=2).with_trick(NeedsMore))
+
+
+def test_two_replacements_of_one_part_are_refused() -> None:
+    assert "d_head" in refusal(TrickHost().with_trick(Replaces, "a").with_trick(Replaces, "b"))
+
+
+def test_a_conflict_is_refused_with_its_reason_and_a_caution_is_a_warning() -> None:
+    assert "it says so" in refusal(TrickHost().with_trick(Hostile).with_trick(Double))
+    assert refusal(TrickHost().with_trick(Double).with_trick(Hostile)).count("it says so") == 1
+    assert "mind the step" in TrickHost().with_trick(Hostile).with_trick(PlusOne).plan().warnings[0]
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    host = TrickHost(batch_size=100).with_trick(NeedsMore).with_trick(Hostile).with_trick(Double)
+    message = refusal(host)
+    for part in ("needs classes", "it says so", "batch_size is 100"):
+        assert part in message
+
+
+def test_a_conditional_discriminator_wants_a_conditional_generator() -> None:
+    host = TrickHost(classes=3, discriminator={"conditional": True})
+    assert "no class to be judged by" in refusal(host)
+    host.but(generator={"conditional": True}).train(1)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def d_label(self, labels, ctx): return labels", "'d_labels'"),
+        ("def d_labels(self, lables, ctx): return lables", "'lables'"),
+        ("def d_labels(self, labels, ctx=None): return labels", "default"),
+    ],
+)
+def test_a_broken_contract_is_named(body: str, said: str) -> None:
+    space: dict = {}
+    exec(body, space)  # the three classes differ in one signature
+    name = body.split("(")[0].removeprefix("def ")
+    broken = type("Broken", (Trick,), {name: hookimpl(space[name])})
+    assert said in " ".join(contract_problems(broken))
+    assert said in refusal(TrickHost().with_trick(broken))
+
+
+def test_a_hook_in_no_use_is_an_empty_tuple() -> None:
+    hooks = TrickHost().game().hooks
+    assert all(getattr(hooks, hook) == () for hook in KINDS)
+
+
+def test_every_hook_says_what_it_is_for() -> None:
+    for hook in KINDS:
+        spec = getattr(HookSpecs, hook)
+        assert len(inspect.getdoc(spec) or "") > 25, f"{hook} has no documentation"
+
+
+def test_a_fold_that_forgets_to_return_is_named() -> None:
+    from gantricks import TrickError
+
+    class Forgets(Trick):
+        @hookimpl
+        def g_labels(self, labels, ctx):
+            labels * 2
+
+    with pytest.raises(TrickError, match=r"forgets: g_labels returned None"):
+        TrickHost().with_trick(Forgets).train(1)
+
+
+def test_a_loss_term_that_is_no_scalar_is_named() -> None:
+    from gantricks import TrickError
+
+    class Vector(Trick):
+        @hookimpl
+        def d_loss_terms(self, ctx):
+            return {"v": torch.ones(3)}
+
+    with pytest.raises(TrickError, match=r"vector: the loss term 'v' has shape \(3,\)"):
+        TrickHost().with_trick(Vector).train(1)
+
+
+def test_a_host_number_cannot_be_read_inside_the_step() -> None:
+    from gantricks import TrickError
+
+    class Reads(Trick):
+        @hookimpl
+        def before_d_step(self, ctx):
+            if ctx.step > 3:
+                raise AssertionError
+
+    with pytest.raises(TrickError, match=r"reads: ctx\.step is a host number"):
+        TrickHost().with_trick(Reads).train(1)
+
+
+def test_what_a_phase_has_not_produced_yet_cannot_be_read() -> None:
+    from gantricks import TrickError
+
+    class Early(Trick):
+        @hookimpl
+        def before_d_step(self, ctx):
+            ctx.real_out  # noqa: B018 - reading it is what is tried
+
+    with pytest.raises(TrickError, match=r"early: ctx\.real_out does not exist"):
+        TrickHost().with_trick(Early).train(1)

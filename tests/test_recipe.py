@@ -1,0 +1,184 @@
+"""Recipes: merging, overrides, and messages that say what, where and what to write instead."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gantricks import UserError, load_recipe
+from gantricks.options import Schedule
+from gantricks.recipe import shipped_recipes
+
+PLAIN = """
+name = "plain"
+[data]
+source = "ring"
+samples = 500
+batch_size = 16
+[generator]
+network = "mlp"
+hidden = [8]
+latent_dim = 2
+[discriminator]
+network = "mlp"
+hidden = [8]
+[train]
+steps = 4
+"""
+
+
+def write(folder: Path, text: str, name: str = "recipe.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(path: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_loads_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, ["data.path=/pictures"] if name.startswith("folder") else [])
+    again = load_recipe(write(tmp_path, recipe.as_toml()))
+    assert again == recipe
+    assert again.as_toml() == recipe.as_toml()
+
+
+def test_a_round_trip_keeps_trick_order_instances_and_schedules(tmp_path: Path) -> None:
+    text = PLAIN + (
+        '[tricks.late]\nuse = "instance_noise"\nsigma = { start = 0.3, end = 0.1, until = 0.5 }\n'
+        "[tricks.soft_labels]\n[tricks.instance_noise]\n"
+    )
+    recipe = load_recipe(write(tmp_path, text))
+    assert [trick.name for trick in recipe.tricks] == ["late", "soft_labels", "instance_noise"]
+    assert recipe.tricks[0].options.sigma == Schedule(start=0.3, end=0.1, until=0.5)
+    assert load_recipe(write(tmp_path, recipe.as_toml())) == recipe
+
+
+def test_extends_lays_the_child_over_its_parent(tmp_path: Path) -> None:
+    write(tmp_path, PLAIN + "[tricks.soft_labels]\nreal = [0.8, 1.0]\nfake = [0.1, 0.2]\n", "parent.toml")
+    child = write(
+        tmp_path,
+        'extends = "parent.toml"\nname = "child"\n[tricks.instance_noise]\n[tricks.soft_labels]\nreal = [0.9, 1.0]\n',
+    )
+    recipe = load_recipe(child)
+    assert recipe.name == "child"
+    assert recipe.data.keys.batch_size == 16
+    assert [trick.name for trick in recipe.tricks] == ["soft_labels", "instance_noise"], "the parent's come first"
+    assert recipe.tricks[0].options.real == (0.9, 1.0)
+    assert recipe.tricks[0].options.fake == (0.1, 0.2)
+
+
+def test_extends_finds_a_shipped_recipe_from_anywhere(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, 'extends = "dcgan.toml"\nname = "mine"\n')).generator.found.name == "dcgan"
+
+
+def test_naming_another_network_or_optimizer_starts_its_options_afresh(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        PLAIN.replace("latent_dim = 2", 'latent_dim = 2\noptimizer = { name = "adam", betas = [0, 0.9] }'),
+        "p.toml",
+    )
+    child = write(tmp_path, 'extends = "p.toml"\n[generator]\noptimizer = { name = "sgd", momentum = 0.9 }\n')
+    recipe = load_recipe(child)
+    assert recipe.generator.keys.optimizer.name == "sgd"
+    assert recipe.generator.options.hidden == (8,)
+    other = load_recipe(child, ["data.source=grid"])
+    assert other.data.options.samples == 100_000, "the ring's options are not the grid's"
+    assert other.data.keys.batch_size == 16
+
+
+def test_a_circle_of_parents_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 'extends = "b.toml"', "a.toml")
+    write(tmp_path, 'extends = "a.toml"', "b.toml")
+    assert "circle" in problems(tmp_path / "a.toml")
+
+
+def test_overrides_take_toml_values_bare_words_and_off(tmp_path: Path) -> None:
+    path = write(tmp_path, PLAIN + "[tricks.soft_labels]\n[tricks.instance_noise]\n")
+    recipe = load_recipe(
+        path,
+        ["tricks.soft_labels.real=[0.8, 1.0]", "tricks.instance_noise=off", "name=other", "tricks.separate_batches={}"],
+    )
+    assert recipe.name == "other"
+    assert [trick.name for trick in recipe.tricks] == ["soft_labels", "separate_batches"]
+    assert recipe.tricks[0].options.real == (0.8, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("batch_size = 16", "batch_sise = 16", ["recipe.toml:6", "data.batch_sise: unknown key", "'batch_size'"]),
+        ("samples = 500", "sampels = 500", ["recipe.toml:5", "data.sampels", "'samples'"]),
+        ("steps = 4", "step = 4", ["recipe.toml:15", "train.step", "'steps'", "train.steps: this key is missing"]),
+        ('source = "ring"', 'source = "rng"', ["recipe.toml:4", "no data source 'rng'", "'ring'"]),
+        ("hidden = [8]\nlatent", "hiden = [8]\nlatent", ["recipe.toml:9", "generator.hiden", "'hidden'"]),
+        ("steps = 4", 'steps = "4"', ["recipe.toml:15", "train.steps", "integer", '"4"']),
+        ("steps = 4", "steps = true", ["recipe.toml:15", "train.steps"]),
+        ("steps = 4", "steps = 0", ["recipe.toml:15", "train.steps", "greater than or equal to 1"]),
+        ("steps = 4", "steps = 4\ndevice = 'gpu'", ["recipe.toml:16", "train.device", "auto, cpu, cuda or cuda:N"]),
+        ("latent_dim = 2", "optimizer = { name = 'adam', lr = nan }", ["recipe.toml:10", "lr"]),
+        ("latent_dim = 2", "optimizer = { name = 'adm' }", ["recipe.toml:10", "generator.optimizer", "adam"]),
+        ("latent_dim = 2", "optimizer = { name = 'adam', beta = [0, 0.9] }", ["recipe.toml:10", "'betas'"]),
+        ('name = "plain"', 'name = "../up"', ["recipe.toml:2", "name"]),
+        ("[train]\nsteps = 4\n", "", ["[train] is missing"]),
+        ("steps = 4", "steps = = 4", ["recipe.toml:15", "not valid TOML"]),
+        ('name = "plain"', 'name = "plain"\nnmae = 1', ["recipe.toml:3", "nmae", "'name'"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_line_and_the_mend(tmp_path: Path, old: str, new: str, said: list[str]) -> None:
+    assert old in PLAIN
+    message = problems(write(tmp_path, PLAIN.replace(old, new)))
+    for part in said:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("trick", "said"),
+    [
+        ("[tricks.soft_label]\n", ["recipe.toml:16", "no trick 'soft_label'", "'soft_labels'"]),
+        ("[tricks.soft_labels]\nreel = [0.7, 1.0]\n", ["recipe.toml:17", "tricks.soft_labels.reel", "'real'"]),
+        ("[tricks.soft_labels]\nreal = [1.0, 0.7]\n", ["recipe.toml:17", "[0.7, 1.0]"]),
+        ("[tricks.soft_labels]\nreal = 0.7\n", ["recipe.toml:17", "tricks.soft_labels.real"]),
+        ("[tricks.soft_labels]\nreal = [nan, 1.0]\n", ["recipe.toml:17", "finite"]),
+        ("[tricks.instance_noise]\nsigma = -1\n", ["recipe.toml:17", "sigma", "at least 0"]),
+        ("[tricks.instance_noise]\nsigma = { start = 0.1 }\n", ["recipe.toml:17", "sigma.end", "missing"]),
+        ("[tricks.instance_noise]\nsigma = { start = 0.1, end = 0, til = 1 }\n", ["sigma.til", "'until'"]),
+        ('[tricks.instance_noise]\nsigma = "high"\n', ["recipe.toml:17", "sigma", "number"]),
+        ("[tricks]\nsoft_labels = true\n", ["recipe.toml:17", "must be a table"]),
+        ('[tricks."x.y"]\nuse = "soft_labels"\n', ["letters, digits and _"]),
+    ],
+)
+def test_a_mistake_in_a_trick_is_named_with_its_line_and_the_mend(tmp_path: Path, trick: str, said: list[str]) -> None:
+    message = problems(write(tmp_path, PLAIN + trick))
+    for part in said:
+        assert part in message, message
+
+
+def test_several_problems_are_reported_together(tmp_path: Path) -> None:
+    text = PLAIN.replace("steps = 4", "steps = 0").replace('source = "ring"', 'source = "rng"') + "[tricks.no_such]\n"
+    message = problems(write(tmp_path, text))
+    for part in ("train.steps", "'rng'", "'no_such'"):
+        assert part in message
+
+
+def test_a_fault_in_an_override_names_the_override(tmp_path: Path) -> None:
+    path = write(tmp_path, PLAIN)
+    assert "--set train.steps=-1" in problems(path, "train.steps=-1")
+    assert "--set train.stepps=5" in problems(path, "train.stepps=5")
+    assert "KEY=VALUE" in problems(path, "train.steps")
+
+
+def test_a_missing_recipe_suggests_the_nearest_shipped_one(tmp_path: Path) -> None:
+    assert "'dcgan_soft_labels'" in problems(Path("dcgan_soft_label.toml"))
+
+
+def test_the_resolved_recipe_holds_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("folder_dcgan", ["data.path=here"])
+    assert tomllib.loads(recipe.as_toml())["data"]["path"] == str(tmp_path / "here")

@@ -1,0 +1,121 @@
+"""Finding tricks, networks and data sources by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import gantricks
+from gantricks import Trick, UserError, registry
+from gantricks.hooks import KINDS
+from gantricks.plan import Hooks, contract_problems
+from gantricks.registry import Registry, build_index, index, shipped
+
+
+def test_the_index_is_what_the_files_say() -> None:
+    fresh = json.loads(json.dumps(build_index()))
+    assert fresh == json.loads((files("gantricks") / "index.json").read_text(encoding="utf-8")), (
+        "run: python -m gantricks.registry"
+    )
+
+
+@pytest.mark.parametrize("name", shipped("tricks"))
+def test_every_shipped_trick_keeps_the_contract_and_has_a_card(name: str) -> None:
+    cls = Registry(installed=False).load("tricks", name).cls
+    assert not list(contract_problems(cls))
+    card = index()["tricks"][name]
+    assert len(card["summary"]) < 160
+    assert "Source" in card["card"]
+
+
+def test_plugins_import_only_public_names() -> None:
+    for name in shipped("tricks"):
+        path = Path(str(files("gantricks.plugins"))) / f"{name}.py"
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert not line.startswith(("from gantricks.", "import gantricks.")), f"{path.name}: {line}"
+            if line.startswith("from gantricks import"):
+                assert {n.strip(" ()") for n in line.partition("import")[2].split(",")} - {""} <= set(gantricks.__all__)
+
+
+def test_the_core_names_no_trick() -> None:
+    root = Path(gantricks.__file__).parent
+    for path in root.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for name in shipped("tricks"):
+            assert f'"{name}"' not in text, f"{path.name} names {name}"
+
+
+def test_every_kind_of_hook_has_its_place_in_a_frozen_run() -> None:
+    assert list(vars(Hooks())) == list(KINDS)
+
+
+PLUGIN = "from gantricks import Trick, hookimpl\nclass Mine(Trick):\n    '''Mine.'''\n"
+
+
+def test_a_local_file_is_a_trick_named_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "my_trick.py"
+    path.write_text(PLUGIN)
+    found = Registry([path], installed=False).load("tricks", "my_trick")
+    assert issubclass(found.cls, Trick)
+    assert str(path) in found.origin
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\ny = = 2\n", "my_trick.py:2"),
+        ("import no_such_module\n", "no_such_module"),
+        ("x = 1\n\n1 / 0\n", "my_trick.py:3"),
+        ("x = 1\n", "exactly one Trick class; this one defines none"),
+        (PLUGIN + PLUGIN.replace("Mine", "Yours"), "Mine, Yours"),
+    ],
+)
+def test_a_broken_local_file_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "my_trick.py"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        Registry([path], installed=False).load("tricks", "my_trick")
+    assert said in str(caught.value)
+    assert "my_trick.py" in str(caught.value)
+
+
+def points(monkeypatch: pytest.MonkeyPatch, *found: EntryPoint) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in found if point.group == group])
+
+
+def test_a_broken_installed_plugin_is_a_warning_until_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    points(monkeypatch, EntryPoint("broken", "no_such_module_at_all:X", "gantricks.tricks"))
+    found = Registry()
+    assert "'broken'" in found.warnings()[0]
+    assert found.load("tricks", "soft_labels")
+    with pytest.raises(UserError, match="no_such_module_at_all"):
+        found.load("tricks", "broken")
+    assert not found.warnings(["broken"])
+
+
+def test_an_installed_plugin_that_is_no_trick_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    points(monkeypatch, EntryPoint("path", "pathlib:Path", "gantricks.tricks"))
+    with pytest.raises(UserError, match="not a subclass of Trick"):
+        Registry().load("tricks", "path")
+
+
+def test_an_installed_plugin_cannot_replace_a_shipped_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    points(monkeypatch, EntryPoint("soft_labels", "pathlib:Path", "gantricks.tricks"))
+    assert Registry().load("tricks", "soft_labels").origin == "gantricks"
+    assert "shadowed" in Registry().warnings()[0]
+
+
+def test_importing_gantricks_imports_no_torch() -> None:
+    code = "import sys, gantricks, gantricks.registry, gantricks.recipe; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in gantricks.__all__:
+        assert getattr(gantricks, name) is not None

@@ -1,0 +1,457 @@
+"""Runs on the disk: files, resuming, stopping, and what happens when something goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gantricks import UserError, checkpoint, resume, sample, train
+from gantricks.recipe import load_recipe, shipped_recipes
+from gantricks.registry import Registry, shipped
+from gantricks.run import Reporter
+from gantricks.testing import TrickHost
+
+STEPS = 8
+TINY = """
+name = "tiny"
+seed = 3
+[data]
+source = "npz"
+path = "{path}"
+batch_size = 4
+[generator]
+network = "dcgan"
+channels = 4
+latent_dim = 3
+[discriminator]
+network = "dcgan"
+channels = 4
+batch_norm = {batch_norm}
+[train]
+steps = 8
+log_every = 1
+sample_every = 8
+checkpoint_every = 1
+precision = "fp32"
+device = "cpu"
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    draw = np.random.default_rng(0)
+    np.savez(path, images=draw.integers(0, 256, (10, 8, 8), dtype=np.uint8), labels=np.arange(10) % 2)
+    return path
+
+
+@pytest.fixture
+def recipe(data: Path, tmp_path: Path) -> Path:
+    return written(data, tmp_path)
+
+
+def written(data: Path, folder: Path, tricks: dict[str, str] | None = None, batch_norm: str = "true") -> Path:
+    text = TINY.format(path=data, batch_norm=batch_norm)
+    for name, options in (tricks or {}).items():
+        text += f"[tricks.{name}]\n{options}\n"
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def hashes(run: Path, step: int = STEPS) -> dict[str, str]:
+    """Everything that two runs must have in common, byte by byte."""
+    files = [run / "recipe.toml", run / "metrics.jsonl", *(run / "samples").glob("*")]
+    files += (run / "checkpoints" / checkpoint.checkpoint_name(step)).iterdir()
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def cut(run: Path, step: int, copy: Path) -> Path:
+    """A copy of `run` as it was when it had just written the checkpoint at `step`, with later log lines in it."""
+    shutil.copytree(run, copy)
+    for later, folder in checkpoint.checkpoints(copy).items():
+        if later > step:
+            shutil.rmtree(folder)
+    return copy
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_run_leaves_the_files_of_the_contract(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train(recipe)
+    assert result.run == Path("runs/tiny")
+    assert result.finished == STEPS
+    names = {path.name for path in result.run.iterdir()}
+    assert {"recipe.toml", "manifest.json", "metrics.jsonl", "samples", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents.") for name in names)
+    lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    wanted = {"loss/d", "loss/g", "loss/d.real", "loss/d.fake", "loss/g.adversarial", "logits/real", "logits/fake"}
+    wanted |= {"gradient_norm/d", "gradient_norm/g", "learning_rate/d", "learning_rate/g"}
+    assert wanted <= lines[0].keys()
+    manifest = json.loads((result.run / "manifest.json").read_text())
+    assert manifest["torch"] == torch.__version__
+    assert manifest["seed"] == 3
+    assert manifest["sessions"][0]["to_step"] == STEPS
+    with Image.open(result.pictures[-1]) as picture:
+        assert picture.size[0] > 60
+    assert {path.suffix for path in result.run.rglob("*") if path.is_file()} <= {
+        *(".toml", ".json", ".jsonl", ".png", ".safetensors", ".lock", ""),
+        *(path.suffix for path in result.run.glob("events*")),
+    }
+
+
+def test_nothing_is_ever_overwritten(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train(recipe, overrides=["train.steps=1"])
+    second = train(recipe, overrides=["train.steps=1"])
+    assert (first.run.name, second.run.name) == ("tiny", "tiny-2")
+    with pytest.raises(UserError, match="gantricks resume"):
+        train(recipe, run_dir=first.run)
+
+
+def test_a_folder_without_checkpoint_is_started_afresh_and_its_files_are_kept(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "mine"
+    (run / "samples").mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    (run / "notes.txt").write_text("mine")
+    train(recipe, overrides=["train.steps=2"], run_dir=run)
+    assert (run / "earlier-1" / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    assert (run / "notes.txt").read_text() == "mine"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_resolved_recipe_reproduces_the_run(recipe: Path, tmp_path: Path) -> None:
+    first = train(recipe, overrides=["seed=5", "train.steps=8"], run_dir=tmp_path / "a")
+    second = train(first.run / "recipe.toml", run_dir=tmp_path / "b")
+    assert hashes(first.run) == hashes(second.run)
+
+
+def test_a_resident_and_a_memory_mapped_run_are_the_same(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(recipe, run_dir=tmp_path / "a")
+    monkeypatch.setattr("gantricks.feed.resident_budget", lambda device: 0)
+    second = train(recipe, run_dir=tmp_path / "b")
+    assert hashes(first.run) == hashes(second.run)
+
+
+def test_tensorboard_holds_the_same_curves_the_pictures_and_the_recipe(recipe: Path, tmp_path: Path) -> None:
+    run = train(recipe, run_dir=tmp_path / "run").run
+    board = EventAccumulator(str(run)).Reload()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for name in lines[0].keys() - {"step"}:
+        curve = [(event.step, event.value) for event in board.Scalars(name)]
+        assert curve == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines]
+    assert "speed/steps_per_second" in board.Tags()["scalars"]
+    assert board.Tags()["images"] == ["samples"]
+    assert "recipe/text_summary" in board.Tags()["tensors"]
+
+
+def test_curves_go_on_without_tangling_after_a_resume(recipe: Path, tmp_path: Path) -> None:
+    run = cut(train(recipe, run_dir=tmp_path / "a").run, 3, tmp_path / "b")
+    for events in run.glob("events.*"):  # a resume within the same second would sort before it
+        events.rename(events.with_name(events.name.replace("tfevents.1", "tfevents.0", 1)))
+    resume(run)
+    board = EventAccumulator(str(run), purge_orphaned_data=True).Reload()
+    assert [event.step for event in board.Scalars("loss/d")] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_trains_for_a_few_steps(name: str, tmp_path: Path) -> None:
+    small = ["train.steps=2", "data.batch_size=4"]
+    loaded = load_recipe(name, ["data.path=/x"] if name.startswith("folder") else [])
+    if loaded.generator.found.name == "dcgan":
+        small += ["generator.channels=4", "discriminator.channels=4"]
+    if name.startswith("folder"):
+        (tmp_path / "pictures").mkdir()
+        for number in range(4):
+            Image.new("RGB", (70, 90), (60 * number, 0, 100)).save(tmp_path / "pictures" / f"{number}.png")
+        small.append(f"data.path={tmp_path / 'pictures'}")
+    result = train(name, overrides=small, run_dir=tmp_path / "run")
+    assert result.finished == 2
+    assert result.pictures
+
+
+# ---------------------------------------------------------------- resuming
+
+ACTIVE = {
+    # options at which a trick does something within eight steps of four images
+    "label_flipping": "p = 0.5",
+    "ema": "decay = 0.7",
+    "historical_averaging": "strength = 0.1",
+    "virtual_batch_norm": "reference = 8",
+    "minibatch_discrimination": "kernels = 3\ndim = 2",
+}
+BESIDE = {"minibatch_discrimination": {"separate_batches": ""}}
+
+
+def recipe_with(trick: str) -> dict[str, str]:
+    return BESIDE.get(trick, {}) | {trick: ACTIVE.get(trick, "")}
+
+
+def all_together() -> dict[str, str]:
+    """Every shipped trick that goes with those before it."""
+    chosen: dict[str, str] = {}
+    classes = {name: Registry(installed=False).load("tricks", name).cls for name in shipped("tricks")}
+    for name, cls in classes.items():
+        against = set(cls.conflicts) & set(chosen) or {c for c in chosen if name in classes[c].conflicts}
+        if not against:
+            chosen[name] = ACTIVE.get(name, "")
+    return chosen
+
+
+@pytest.mark.parametrize("trick", [*shipped("tricks"), "all together", "none"])
+def test_a_run_stopped_at_any_step_and_resumed_is_the_run_never_stopped(trick: str, data: Path, tmp_path: Path) -> None:
+    tricks = {} if trick == "none" else all_together() if trick == "all together" else recipe_with(trick)
+    whole = train(written(data, tmp_path, tricks), run_dir=tmp_path / "whole").run
+    expected = hashes(whole)
+    assert len(expected) >= 9
+    stops = range(1, STEPS) if trick in ("all together", "none") else (1, 4, 7)
+    for step in stops:
+        run = cut(whole, step, tmp_path / f"cut-{step}")
+        shutil.rmtree(run / "samples", ignore_errors=True)
+        resume(run)
+        assert hashes(run) == expected, f"resumed at step {step}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trick", shipped("tricks"))
+def test_every_stop_of_every_trick(trick: str, data: Path, tmp_path: Path) -> None:
+    whole = train(written(data, tmp_path, recipe_with(trick)), run_dir=tmp_path / "whole").run
+    for step in range(1, STEPS):
+        run = cut(whole, step, tmp_path / f"cut-{step}")
+        resume(run)
+        assert hashes(run) == hashes(whole), f"resumed at step {step}"
+
+
+def test_three_resumes_in_a_chain_end_where_the_run_never_stopped_does(data: Path, tmp_path: Path) -> None:
+    path = written(data, tmp_path, all_together())
+    whole = train(path, run_dir=tmp_path / "whole").run
+    run = tmp_path / "chain"
+    train(path, run_dir=run, reporter=_StopAt(2))
+    for step in (4, 5, STEPS):
+        resume(run, reporter=_StopAt(step))
+    assert hashes(run) == hashes(whole)
+    sessions = json.loads((run / "manifest.json").read_text())["sessions"]
+    assert [(s["from_step"], s["to_step"]) for s in sessions] == [(0, 2), (2, 4), (4, 5), (5, 8)]
+
+
+class _StopAt(Reporter):
+    """Sends the process the signal that Ctrl-C would, when a certain step is done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, finished: int) -> None:
+        if finished == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_saves_within_one_step(recipe: Path, tmp_path: Path) -> None:
+    result = train(recipe, overrides=["train.checkpoint_every=100"], run_dir=tmp_path / "run", reporter=_StopAt(4))
+    assert result.signal == 2
+    assert result.finished == 4
+    assert list(checkpoint.checkpoints(result.run)) == [4]
+
+
+def test_a_run_without_checkpoint_resumes_from_its_beginning(recipe: Path, tmp_path: Path) -> None:
+    whole = train(recipe, run_dir=tmp_path / "whole").run
+    run = cut(whole, 0, tmp_path / "cut")
+    resume(run)
+    assert hashes(run) == hashes(whole)
+
+
+def test_a_finished_run_is_left_as_it_is(recipe: Path, tmp_path: Path) -> None:
+    run = train(recipe, run_dir=tmp_path / "run").run
+    before = hashes(run)
+    assert resume(run).finished == STEPS
+    assert hashes(run) == before
+
+
+def test_resuming_from_an_earlier_step_loses_nothing(recipe: Path, tmp_path: Path) -> None:
+    run = train(recipe, run_dir=tmp_path / "run").run
+    before = hashes(run)
+    resume(run, step=5)
+    assert hashes(run) == before
+    with pytest.raises(UserError, match="there are: 1, 2, 3"):
+        resume(run, step=50)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_works(recipe: Path, tmp_path: Path) -> None:
+    whole = train(recipe, run_dir=tmp_path / "whole").run
+    run = cut(whole, 5, tmp_path / "cut")
+    path = run / "checkpoints" / "000005" / "discriminator.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for broken in (lambda: resume(run), lambda: sample(run)):
+        with pytest.raises(UserError, match=r"discriminator\.safetensors.*damaged[\s\S]*--step 4"):
+            broken()
+    resume(run, step=4)
+    assert hashes(run) == hashes(whole)
+    assert (run / "checkpoints" / "000005.replaced").exists()
+
+
+def test_one_process_at_a_time(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    seen: list[BaseException] = []
+
+    class Meanwhile(Reporter):
+        def stepped(self, finished: int) -> None:
+            if finished == 2:
+                with pytest.raises(UserError, match="another process") as caught:
+                    resume(tmp_path / "run")
+                seen.append(caught.value)
+
+    train(recipe, run_dir=tmp_path / "run", reporter=Meanwhile())
+    assert seen
+
+
+def test_a_recipe_that_no_longer_fits_its_checkpoint_is_named(recipe: Path, tmp_path: Path) -> None:
+    run = cut(train(recipe, run_dir=tmp_path / "run").run, 4, tmp_path / "cut")
+    text = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(text.replace("channels = 4", "channels = 5"))
+    with pytest.raises(UserError, match="does not fit the recipe"):
+        resume(run)
+
+
+def test_a_run_can_train_in_a_thread(recipe: Path, tmp_path: Path) -> None:
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(recipe, run_dir=tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert results[0].finished == STEPS
+
+
+# ---------------------------------------------------------------- faults
+
+POISON = '''
+"""A loss that is no number from its third D step on."""
+import torch
+from gantricks import Trick, hookimpl
+
+class Poison(Trick):
+    """Poison: the third step's D loss is not finite."""
+
+    @hookimpl
+    def on_run_start(self, ctx):
+        self.count = torch.zeros((), device=ctx.device)
+
+    def tensors(self):
+        return {"count": self.count}
+
+    @hookimpl
+    def d_loss_terms(self, ctx):
+        self.count.add_(1)
+        return {"bad": torch.where(self.count >= 3, torch.nan, 0.0)}
+'''
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 5])
+def test_a_non_finite_loss_stops_the_run_with_the_state_from_before_it(
+    recipe: Path, tmp_path: Path, log_every: int
+) -> None:
+    plugin = tmp_path / "poison.py"
+    plugin.write_text(POISON)
+    overrides = ["tricks.poison={}", f"train.log_every={log_every}", "train.checkpoint_every=100"]
+    with pytest.raises(UserError, match=r"d\.poison\.bad.* not finite at step 3") as caught:
+        train(recipe, overrides=overrides, run_dir=tmp_path / "run", plugins=[plugin])
+    folder = tmp_path / "run" / "fault" / "000003"
+    assert str(folder) in str(caught.value)
+    healthy = train(recipe, overrides=["train.steps=2"], run_dir=tmp_path / "healthy").run
+    kept, expected = checkpoint.load(folder)[0], checkpoint.load(healthy / "checkpoints" / "000002")[0]
+    for group in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer"):
+        for name, tensor in expected[group].items():
+            if group == "generator" and ("running" in name or "num_batches" in name):
+                continue  # schedules differ by the shared forward of step 3
+            assert torch.equal(kept[group][name], tensor), f"{group}/{name}"
+    assert kept["tricks"]["poison/count"] == 2
+    assert not checkpoint.checkpoints(tmp_path / "run"), "what comes after a fault is no checkpoint"
+
+
+def test_a_local_plugin_is_recorded_and_asked_for_on_resume(recipe: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "poison.py"
+    plugin.write_text(POISON.replace("torch.nan", "0.0"))
+    run = train(
+        recipe, overrides=["tricks.poison={}"], run_dir=tmp_path / "run", plugins=[plugin], reporter=_StopAt(4)
+    ).run
+    assert "sha256:" in json.loads((run / "manifest.json").read_text())["tricks"]["poison"]["origin"]
+    with pytest.raises(UserError, match=r"--plugin .*poison\.py"):
+        resume(run)
+    assert resume(run, plugins=[plugin]).finished == STEPS
+
+
+def test_sampling_is_a_function_of_the_seed(recipe: Path, tmp_path: Path) -> None:
+    run = train(recipe, run_dir=tmp_path / "run").run
+    first, again, other = (np.asarray(sample(run, 9, seed)) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (np.asarray(sample(run, 9, 1, step=2)) != first).any()
+
+
+def test_samples_do_not_depend_on_how_many_are_asked_for() -> None:
+    game = TrickHost(sample=(1, 8, 8)).train(2).game
+    few, many = game.sample(5, seed=1), game.sample(300, seed=1)
+    assert few.shape == (5, 1, 8, 8)
+    np.testing.assert_allclose(many[:5], few, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_kill_9_at_thirty_random_moments_leaves_loadable_checkpoints_and_the_identical_finish(
+    data: Path, tmp_path: Path
+) -> None:
+    long = ["train.steps=300", "train.checkpoint_every=2", "train.log_every=3", "train.sample_every=50"]
+    path = written(data, tmp_path, all_together())
+    expected = hashes(train(path, overrides=long, run_dir=tmp_path / "whole").run, 300)
+    draw = random.Random(0)
+    command = [sys.executable, "-c", "import torch; torch.set_num_threads(1); from gantricks.cli import main; main()"]
+    kills, finished, number = 0, 0, 0
+    while kills < 30 or not finished:
+        run = tmp_path / f"killed-{number}"
+        if (run / "recipe.toml").exists():
+            arguments = ["resume", str(run)]
+        else:
+            arguments = ["train", str(path), "--run-dir", str(run)]
+            arguments += [part for setting in long for part in ("--set", setting)]
+        process = subprocess.Popen(command + arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if kills < 30:
+            if draw.random() < 0.25:
+                time.sleep(draw.uniform(0, 3))  # while it starts
+            else:
+                before = _newest(run)
+                while process.poll() is None and _newest(run) == before:
+                    time.sleep(0.005)
+                time.sleep(draw.uniform(0, 0.6))
+            process.kill()
+        _, complaint = process.communicate()
+        if process.returncode == 0:
+            finished += 1
+            assert hashes(run, 300) == expected
+            number += 1
+            continue
+        assert process.returncode == -signal.SIGKILL, complaint.decode()
+        kills += 1
+        for folder in checkpoint.checkpoints(run).values():
+            checkpoint.load(folder)
+
+
+def _newest(run: Path) -> int:
+    return max(checkpoint.checkpoints(run), default=0)

@@ -1,0 +1,218 @@
+"""The step, against the same mathematics written out by hand in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+from gantricks import Trick, hookimpl
+from gantricks.game import Game
+from gantricks.rng import Clock, Rng
+from gantricks.testing import TrickHost
+from gantricks.testing.host import differences, snapshot
+
+STEPS = 4
+
+
+def latents(game: Game, step: int, phase: str, critic: int = 0) -> torch.Tensor:
+    clock = Clock()
+    clock.step = step
+    clock.enter(phase, critic)
+    rng = Rng(game.seed, "latents", clock, dtype=torch.float64)
+    return rng.normal((game.feed.batch_size, game.generator.latent_dim))
+
+
+def by_hand(game: Game, n_critic: int, reuse: bool, joint: bool) -> tuple[nn.Module, nn.Module]:
+    """The loop as the papers have it: losses, two backwards, two Adams."""
+    g, d = copy.deepcopy(game.generator), copy.deepcopy(game.discriminator)
+    g_adam = torch.optim.Adam(g.parameters(), lr=1e-2, betas=(0.5, 0.999))
+    d_adam = torch.optim.Adam(d.parameters(), lr=1e-2, betas=(0.5, 0.999))
+    size, position = game.feed.batch_size, 0
+    one, zero = torch.ones(size, 1).double(), torch.zeros(size, 1).double()
+
+    def judge(real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if joint:
+            return d(torch.cat([real, fake])).logits.split(size)
+        return d(real).logits, d(fake).logits
+
+    for step in range(STEPS):
+        for critic in range(n_critic):
+            real = game.feed.take(game.feed._indices(position, size)).images
+            position += size
+            fake = g(latents(game, step, "d", critic))
+            on_real, on_fake = judge(real, fake.detach())
+            d_adam.zero_grad()
+            (bce(on_real, one) + bce(on_fake, zero)).backward()
+            d_adam.step()
+        if not reuse:
+            fake = g(latents(game, step, "g"))
+        g_adam.zero_grad()
+        bce(judge(real, fake)[1] if joint else d(fake).logits, one).backward()
+        g_adam.step()
+    return g, d
+
+
+class Separate(Trick):
+    provides = {"separate_passes"}
+
+    @hookimpl
+    def d_scores(self, real, fake, ctx):
+        return ctx.discriminator(*real), ctx.discriminator(*fake)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("n_critic", [1, 3])
+@pytest.mark.parametrize("network", ["mlp", "dcgan", "dcgan with batch norm in D"])
+@pytest.mark.parametrize("joint", [True, False])
+def test_the_step_is_the_loop_written_by_hand(network: str, n_critic: int, reuse: bool, joint: bool) -> None:
+    host = TrickHost(
+        sample=(2,) if network == "mlp" else (1, 8, 8),
+        n_critic=n_critic,
+        reuse_fakes=reuse,
+        discriminator={"batch_norm": True} if "norm" in network else {},
+    )
+    game = (host if joint else host.with_trick(Separate)).game()
+    g, d = by_hand(game, n_critic, reuse, joint)
+    for _ in range(STEPS):
+        game.advance()
+    for ours, theirs in ((game.generator, g), (game.discriminator, d)):
+        for (name, tensor), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+            if "running_" in name or "num_batches" in name:
+                continue  # by hand, the G step's reals are scored once more
+            torch.testing.assert_close(tensor, expected, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_the_g_step_pays_for_no_weight_gradient_of_d() -> None:
+    game = TrickHost(reuse_fakes=False).game()
+    game.step.d_step()
+    before = [p.grad.clone() for p in game.players["d"].parameters]
+    game.step.g_step()
+    for parameter, gradient in zip(game.players["d"].parameters, before, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+        assert parameter.requires_grad
+
+
+def test_a_fakes_g_score_is_its_d_score_when_d_mixes_samples() -> None:
+    """The trap of joint batches: a fakes-only G step would score the same fakes differently."""
+    host = TrickHost(sample=(1, 16, 16), discriminator={"batch_norm": True}, optimizer={"name": "sgd", "lr": 1e-9})
+    scored = {}
+
+    class Watch(Trick):
+        @hookimpl
+        def after_d_step(self, ctx):
+            scored["d"] = ctx.fake_out.logits.detach().clone()
+
+        @hookimpl
+        def after_g_step(self, ctx):
+            scored["g"] = ctx.fake_out.logits.detach().clone()
+            scored["alone"] = ctx.discriminator(*ctx.fake_in).logits.detach()
+
+    host.with_trick(Watch).train(1)
+    torch.testing.assert_close(scored["g"], scored["d"], rtol=1e-6, atol=1e-6)
+    assert (scored["alone"] - scored["d"]).abs().max() > 1e-4
+
+
+def test_reals_scored_in_the_g_step_carry_no_gradient_and_are_scored_once() -> None:
+    passes = []
+
+    class Reads(Trick):
+        forwards = {"d": 1}
+
+        @hookimpl
+        def g_loss_terms(self, ctx):
+            first, second = ctx.real_out, ctx.real_out
+            passes.append((first is second, first.logits.requires_grad))
+            return {}
+
+    TrickHost().with_trick(Reads).train(2)
+    assert passes == [(True, False)] * 2
+
+
+def test_inputs_are_leaves_with_gradient_where_a_trick_needs_it() -> None:
+    class Penalty(Trick):
+        needs = {"input_grad"}
+
+        @hookimpl
+        def d_loss_terms(self, ctx):
+            (slope,) = torch.autograd.grad(ctx.real_out.logits.sum(), ctx.real_in.images, create_graph=True)
+            return {"r1": 0.5 * slope.square().flatten(1).sum(1).mean()}
+
+    played = TrickHost().with_trick(Penalty).train(2)
+    assert played.scalars[-1]["loss/d.penalty.r1"] > 0
+    plain = TrickHost().train(2)
+    assert differences(played.state, plain.state)
+
+
+def test_a_play_may_order_the_phases_otherwise() -> None:
+    order = []
+
+    class TwoForOne(Trick):
+        @hookimpl
+        def play(self, ctx):
+            ctx.d_step(0)
+            ctx.d_step(1)
+            ctx.g_step()
+
+        @hookimpl
+        def after_d_step(self, ctx):
+            order.append("d")
+
+        @hookimpl
+        def after_g_step(self, ctx):
+            order.append("g")
+
+    played = TrickHost().with_trick(TwoForOne).train(2)
+    assert order == ["d", "d", "g"] * 2
+    same = TrickHost(n_critic=2, reuse_fakes=False).train(2)
+    assert not differences(played.state, same.state)
+
+
+def test_a_trick_can_stop_the_run_between_steps() -> None:
+    class Stops(Trick):
+        @hookimpl
+        def on_boundary(self, ctx):
+            if ctx.step == 3:
+                ctx.stop("enough")
+
+    game = TrickHost().with_trick(Stops).game()
+    while game.advance():
+        pass
+    assert game.finished == 3
+    assert game.frame.stop_reason == "stops: enough"
+
+
+def test_conditional_players_see_the_classes_of_their_images() -> None:
+    host = TrickHost(sample=(1, 8, 8), classes=3, generator={"conditional": True}, discriminator={"conditional": True})
+    seen = []
+
+    class Watch(Trick):
+        @hookimpl
+        def d_input(self, batch, is_real, ctx):
+            seen.append((is_real, batch.classes.clone()))
+            return batch
+
+    game = host.with_trick(Watch).train(3).game
+    reals = torch.cat([classes for is_real, classes in seen if is_real])
+    indices = game.feed._indices(0, len(reals))
+    assert torch.equal(reals, game.feed.take(indices).classes)
+    fakes = torch.cat([classes for is_real, classes in seen if not is_real])
+    assert set(fakes.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "sgd", "momentum": 0.5}, {"name": "adamw"}, {"name": "sgd"}])
+def test_every_optimizer_resumes_bit_identically(optimizer: dict) -> None:
+    host = TrickHost(optimizer=optimizer | {"lr": 1e-2})
+    whole = host.game()
+    for _ in range(3):
+        whole.advance()
+    state, counters = snapshot(whole), whole.counters()
+    resumed = host.game()
+    resumed.load(state, counters)
+    for game in (whole, resumed):
+        game.advance()
+        game.advance()
+    assert not differences(snapshot(whole), snapshot(resumed))
