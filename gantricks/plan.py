@@ -92,9 +92,8 @@ class _Planning:
         try:
             description = source.describe()
         except UserError as fault:
-            self.problems += [
-                Problem(p.what, f"{self.places.of('data')}: {p.where}".rstrip(": "), p.mend) for p in fault.problems
-            ]
+            place = self.places.of("data", *source.paths[:1])
+            self.problems += [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.mend) for p in fault.problems]
             description = None
         on = self._hooks(tricks)
         self._choices(on)

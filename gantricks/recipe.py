@@ -138,6 +138,14 @@ class Recipe:
         return tomli_w.dumps(self.as_dict())
 
 
+class RecipeError(UserError):
+    """A recipe with problems. `rest` is the recipe without the wrong keys, where there is enough left of it."""
+
+    def __init__(self, problems: list[Problem], rest: Recipe | None) -> None:
+        super().__init__(*problems)
+        self.rest = rest
+
+
 class Places:
     """Where each key came from: a line of a file, or an override."""
 
@@ -309,9 +317,11 @@ class _Validation:
     def __init__(self, raw: Mapping[str, Any], registry: Registry, places: Places) -> None:
         self.raw, self.registry, self.places = raw, registry, places
         self.problems: list[Problem] = []
+        self.all_found = True
 
     def recipe(self) -> Recipe:
-        top = self._options(Top, {k: v for k, v in self.raw.items() if k not in (*SECTIONS, "tricks")}, ())
+        tables = (*SECTIONS, "tricks")
+        top = self._options(Top, {k: v for k, v in self.raw.items() if k not in tables}, (), known=tables)
         data = self._part("data", DataKeys)
         generator = self._part("generator", GeneratorKeys)
         discriminator = self._part("discriminator", DiscriminatorKeys)
@@ -319,9 +329,12 @@ class _Validation:
         if "train" not in self.raw:
             self._missing("train", "steps = 3000")
         tricks = tuple(self._tricks())
-        if self.problems or not (top and data and generator and discriminator and train):
-            raise UserError(*self.problems)
-        return Recipe(top.name, top.seed, data, generator, discriminator, train, tricks, self.places)
+        recipe = None
+        if top and data and generator and discriminator and train:
+            recipe = Recipe(top.name, top.seed, data, generator, discriminator, train, tricks, self.places)
+        if self.problems or not recipe:
+            raise RecipeError(self.problems, recipe if self.all_found else None)
+        return recipe
 
     def _missing(self, section: str, example: str) -> None:
         self.problems.append(
@@ -399,17 +412,25 @@ class _Validation:
             for problem in fault.problems:
                 where = self.places.of(*path) + (f": {problem.where}" if problem.where else "")
                 self.problems.append(Problem(problem.what, where, problem.mend))
+            self.all_found = False
             return None
 
     def _options(self, model: type[K], table: dict[str, Any], path: KeyPath, known: Iterable[str] = ()) -> K | None:
         problems = list(check_options(model, table, known))
         if not problems:
-            # as JSON: strict about types as TOML is, while a list may stand for a tuple
-            return model.model_validate_json(json.dumps(table, default=str), strict=True)
+            return self._validated(model, table)
         for keys, what, mend in problems:
             dotted = ".".join((*path, *keys))
             self.problems.append(Problem(f"{dotted}: {what}", self.places.of(*path, *keys), mend))
-        return None
+        # without the wrong keys, the rest can still be looked at for further problems
+        wrong = {keys[0] for keys, _, _ in problems if keys}
+        rest = {key: value for key, value in table.items() if key not in wrong}
+        return self._validated(model, rest) if wrong and not list(check_options(model, rest)) else None
+
+    @staticmethod
+    def _validated(model: type[K], table: dict[str, Any]) -> K:
+        # as JSON: strict about types as TOML is, while a list may stand for a tuple
+        return model.model_validate_json(json.dumps(table, default=str), strict=True)
 
 
 def check_options(

@@ -176,7 +176,10 @@ def _classes(kind: str, module: ModuleType) -> list[type]:
     return [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value is not base
+        and value.__module__ == module.__name__
     ]
 
 
@@ -247,7 +250,7 @@ def _place(fault: BaseException, path: Path) -> str:
         return f"{path}:{fault.lineno}"
     line, trace = None, fault.__traceback__
     while trace:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if trace.tb_frame.f_code.co_filename == str(path.absolute()):
             line = trace.tb_lineno
         trace = trace.tb_next
     return f"{path}:{line}" if line else str(path)

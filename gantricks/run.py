@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,10 +30,10 @@ from gantricks.game import Game
 from gantricks.guard import Fault
 from gantricks.networks.base import count_parameters
 from gantricks.plan import Plan, make_plan
-from gantricks.recipe import Recipe, load_recipe
+from gantricks.recipe import Recipe, RecipeError, load_recipe
 from gantricks.registry import Registry
 
-RECIPE, MANIFEST = "recipe.toml", "manifest.json"
+RECIPE, MANIFEST, LOCK = "recipe.toml", "manifest.json", ".lock"
 GRID = 64
 
 
@@ -94,14 +94,17 @@ def train(
     that is wrong with the recipe, the data, the device or the folder.
     """
     reporter = reporter or Reporter()
-    registry = Registry([Path(p) for p in plugins])
-    loaded = load_recipe(recipe, overrides, registry)
-    plan, placement = prepare(loaded, registry)
+    plan, placement = plan_recipe(recipe, overrides, Registry([Path(p) for p in plugins]))
     reporter.planned(plan)
-    dataset = plan.source.load(reporter.reading)
-    run = _new_folder(Path(run_dir) if run_dir else None, loaded.name)
+    run = _new_folder(Path(run_dir) if run_dir else None, plan.recipe.name)
     with _locked(run):
-        (run / RECIPE).write_text(loaded.as_toml(), encoding="utf-8")
+        try:
+            dataset = plan.source.load(reporter.reading)
+        except BaseException:
+            _give_back(run)
+            raise
+        _set_aside(run)
+        (run / RECIPE).write_text(plan.recipe.as_toml(), encoding="utf-8")
         return _Session(run, plan, dataset, placement, reporter).play(None)
 
 
@@ -154,6 +157,23 @@ def sample(
     game = Game(plan, dataset, placement)
     _take_up(game, saved, folder)
     return picture(game, dataset, count, seed)
+
+
+def plan_recipe(recipe: str | Path, overrides: Iterable[str], registry: Registry) -> tuple[Plan, Placement]:
+    """Load a recipe and plan it.
+
+    Raises UserError with every problem: those of the keys, and those of what the right keys ask for.
+    """
+    try:
+        return prepare(load_recipe(recipe, overrides, registry), registry)
+    except RecipeError as fault:
+        problems = list(fault.problems)
+        if fault.rest:
+            try:
+                prepare(fault.rest, registry)
+            except UserError as further:
+                problems += [problem for problem in further.problems if problem not in problems]
+        raise UserError(*problems) from None
 
 
 def prepare(recipe: Recipe, registry: Registry) -> tuple[Plan, Placement]:
@@ -356,7 +376,6 @@ def _new_folder(wanted: Path | None, name: str) -> Path:
                 )
             )
         wanted.mkdir(parents=True, exist_ok=True)
-        _set_aside(wanted)
         return wanted
     except OSError as fault:
         raise UserError(
@@ -366,6 +385,14 @@ def _new_folder(wanted: Path | None, name: str) -> Path:
                 "name another with --run-dir",
             )
         ) from fault
+
+
+def _give_back(folder: Path) -> None:
+    """Remove a folder that was made for a run which did not come about, unless it holds something."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
 
 
 def _set_aside(folder: Path) -> None:
@@ -392,7 +419,7 @@ def _locked(run: Path) -> Iterator[None]:
         yield
         return
     try:
-        file = (run / ".lock").open("w")
+        file = (run / LOCK).open("w")
     except OSError as fault:
         raise UserError(Problem(f"the run's folder cannot be written: {fault.strerror}", str(run))) from fault
     with file:

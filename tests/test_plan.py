@@ -186,3 +186,14 @@ def test_what_a_phase_has_not_produced_yet_cannot_be_read() -> None:
 
     with pytest.raises(TrickError, match=r"early: ctx\.real_out does not exist"):
         TrickHost().with_trick(Early).train(1)
+
+
+def test_wrong_keys_do_not_hide_what_does_not_fit_together(tmp_path) -> None:
+    from gantricks.registry import Registry
+    from gantricks.run import plan_recipe
+
+    overrides = ["train.stepz=3", "generator.chanels=8", "data.batch_size=6000", "train.device=cuda:99"]
+    with pytest.raises(UserError) as caught:
+        plan_recipe("dcgan", overrides, Registry(installed=False))
+    for said in ("'steps'", "'channels'", "batch_size is 6000", "cuda:99 is not there"):
+        assert said in str(caught.value)

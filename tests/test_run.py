@@ -138,6 +138,16 @@ def test_a_folder_without_checkpoint_is_started_afresh_and_its_files_are_kept(re
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_data_that_cannot_be_read_leaves_no_folder_behind(recipe: Path, data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.npz"
+    content = bytearray(data.read_bytes())
+    content[200] ^= 1
+    broken.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.npz"):
+        train(recipe, overrides=[f"data.path={broken}"], run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_resolved_recipe_reproduces_the_run(recipe: Path, tmp_path: Path) -> None:
     first = train(recipe, overrides=["seed=5", "train.steps=8"], run_dir=tmp_path / "a")
     second = train(first.run / "recipe.toml", run_dir=tmp_path / "b")

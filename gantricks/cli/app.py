@@ -1,0 +1,167 @@
+"""The commands. Each imports what it needs when it runs: those that only read the index never import torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="gantricks",
+    help="Train GANs from recipes in which every trick is a plugin.",
+    epilog="Start with: gantricks train ring_mlp",
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/dcgan.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, such as train.steps=100 or tricks.soft_labels=off. Repeatable.",
+    ),
+]
+Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE", help="A Python file that holds a trick, named for it. Repeatable."),
+]
+AtStep = Annotated[int | None, typer.Option(min=0, help="Which checkpoint; the newest when left out.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from gantricks import __version__
+
+        typer.echo(f"gantricks {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _gantricks(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder of the run; runs/<name> when left out.")
+    ] = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of every random stream.")] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Train a recipe in a new folder.
+
+    Shows the plan, then trains. Ctrl-C saves the run and ends it; `gantricks resume` goes on from there.
+    """
+    from gantricks.cli.training import train
+
+    raise typer.Exit(train(recipe, run_dir, _with(overrides, device, seed), plugin or []))
+
+
+@app.command()
+def resume(run: RunFolder, step: AtStep = None, device: Device = None, plugin: Plugins = None) -> None:
+    """Continue a run that was interrupted, as if it had never stopped."""
+    from gantricks.cli.training import resume
+
+    raise typer.Exit(resume(run, step, device, plugin or []))
+
+
+@app.command()
+def check(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    device: Device = None,
+    plugin: Plugins = None,
+    json: AsJson = False,
+) -> None:
+    """Show what a recipe would do, or everything that is wrong with it, without training."""
+    from gantricks.cli.training import check
+
+    raise typer.Exit(check(recipe, _with(overrides, device, None), plugin or [], json))
+
+
+@app.command()
+def sample(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The picture to write; never an existing file.")],
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many samples.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same latents.")] = 0,
+    step: AtStep = None,
+    plugin: Plugins = None,
+) -> None:
+    """Draw samples of a run's generator to a PNG file."""
+    from gantricks.cli.training import sample
+
+    sample(run, out, count, seed, step, plugin or [])
+
+
+@app.command()
+def tricks(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A trick.")] = None, json: AsJson = False
+) -> None:
+    """List the tricks, or show the card and the options of one."""
+    from gantricks.cli.tricks import list_tricks, show_trick
+
+    if name is None:
+        list_tricks(json)
+    else:
+        show_trick(name, json)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A shipped recipe.")] = None,
+    copy: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Copy the recipe to this folder, to edit it there.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """List the shipped recipes, or show or copy one."""
+    from gantricks.cli.recipes import copy_recipe, list_recipes, show_recipe
+
+    if copy is not None:
+        copy_recipe(name, copy, json)
+    elif name is None:
+        list_recipes(json)
+    else:
+        show_recipe(name, json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors that complete and check TOML."""
+    from gantricks.cli.console import write_json
+    from gantricks.cli.schema import recipe_schema
+
+    write_json(recipe_schema())
+
+
+@app.command()
+def doctor(json: AsJson = False) -> None:
+    """Examine this installation: versions, devices, cache, plugins."""
+    from gantricks.cli.doctor import doctor
+
+    raise typer.Exit(doctor(json))
+
+
+def _with(overrides: list[str] | None, device: str | None, seed: int | None) -> list[str]:
+    """The overrides, the short options last: they win."""
+    short = {"train.device": device, "seed": seed}
+    return [*(overrides or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
+
+
+command = typer.main.get_command(app)

@@ -1,0 +1,212 @@
+"""`gantricks doctor`: what this installation has, and what is broken in it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+
+import torch
+
+import gantricks
+from gantricks.cli.console import output, write_json
+from gantricks.data.images import CACHE_VARIABLE, cache_folder
+from gantricks.errors import UserError
+from gantricks.plan import contract_problems
+from gantricks.recipe import load_recipe, shipped_recipes
+from gantricks.registry import SINGULAR, Registry, index, shipped
+
+PACKAGES = ("numpy", "pydantic", "pluggy", "Pillow", "safetensors", "tensorboard", "typer", "rich")
+BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `state`: "good", "note" for what may be wanted otherwise, "bad" for what is broken.
+    `ours` is whether mending it is up to us."""
+
+    topic: str
+    what: str
+    state: str = "good"
+    ours: bool = False
+
+
+def doctor(json: bool) -> int:
+    """Print every finding. Returns the exit status: 1 when something of ours is broken."""
+    examinations: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _versions,
+        _cpu,
+        _cuda,
+        _cache,
+        _shipped,
+        _installed,
+    )
+    findings = [finding for examination in examinations for finding in examination()]
+    broken = any(finding.state == "bad" and finding.ours for finding in findings)
+    if json:
+        write_json({"sound": not broken, "findings": [asdict(finding) for finding in findings]})
+        return int(broken)
+    from rich.table import Table
+    from rich.text import Text
+
+    console = output()
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    marks = {"good": ("ok", "green"), "note": ("!", "yellow"), "bad": ("broken", "red")}
+    topic = ""
+    for finding in findings:
+        word, style = marks[finding.state]
+        table.add_row(
+            Text(word, style),
+            finding.topic if finding.topic != topic else "",
+            Text(finding.what, "" if finding.state == "good" else style),
+        )
+        topic = finding.topic
+    console.print(table)
+    return int(broken)
+
+
+def _versions() -> Iterator[Finding]:
+    python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    yield Finding("versions", f"gantricks {gantricks.__version__}, torch {torch.__version__}, {python}")
+    found, missing = [], []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    yield Finding("versions", ", ".join(found))
+    if missing:
+        yield Finding(
+            "versions", f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}", "bad", ours=True
+        )
+
+
+def _cpu() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    name = torch.backends.cpu.get_cpu_capability()
+    counted = f"{cores} core{'s' * (cores != 1)}, {threads} thread{'s' * (threads != 1)}, {name} kernels"
+    if threads > cores:
+        yield Finding("cpu", f"{counted}: more threads than cores is slow; set OMP_NUM_THREADS={cores}", "note")
+    else:
+        yield Finding("cpu", counted)
+    units = [unit for unit in BF16_UNITS if unit in _cpu_flags()]
+    if units:
+        yield Finding("cpu", f'bf16 in hardware ({", ".join(units)}): train.precision = "bf16" may be faster')
+    else:
+        yield Finding("cpu", 'no bf16 units: train.precision = "bf16" is slower than fp32 here')
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}
+
+
+def _cuda() -> Iterator[Finding]:
+    if torch.version.cuda is None:
+        yield Finding(
+            "cuda",
+            "this torch is built without CUDA; for an NVIDIA GPU install the build that pytorch.org/get-started names",
+            "note",
+        )
+        return
+    if not torch.cuda.is_available():
+        yield Finding(
+            "cuda",
+            f"torch is built for CUDA {torch.version.cuda} and finds no device; does nvidia-smi list one, is its "
+            "driver recent enough, and does CUDA_VISIBLE_DEVICES not hide it?",
+            "note",
+        )
+        return
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        free, total = torch.cuda.mem_get_info(number)
+        gib = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        yield Finding("cuda", f"cuda:{number} {properties.name}, sm_{properties.major}{properties.minor}, {gib}")
+        own = f"sm_{properties.major}{properties.minor}"
+        if own not in torch.cuda.get_arch_list():
+            yield Finding(
+                "cuda", f"cuda:{number} is {own}, for which this torch was not built; install another build", "note"
+            )
+    bf16 = "bf16 in hardware" if torch.cuda.is_bf16_supported() else "no bf16 in hardware, so fp32"
+    yield Finding("cuda", f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, {bf16}")
+
+
+def _cache() -> Iterator[Finding]:
+    folder = cache_folder()
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        kept = sum(path.stat().st_size for path in folder.glob("*.npy")) if folder.is_dir() else 0
+        yield Finding("cache", f"{folder} is writable and holds {kept / 2**20:,.0f} MiB of decoded images")
+    else:
+        what = f"{folder} cannot be written, so no folder of images can be read; set {CACHE_VARIABLE} to another folder"
+        yield Finding("cache", what, "note")
+
+
+def _shipped() -> Iterator[Finding]:
+    registry = Registry(installed=False)
+    counts, faults = [], []
+    for kind, singular in SINGULAR.items():
+        names = shipped(kind)
+        counts.append(f"{len(names)} {singular}{'s' * (len(names) != 1)}")
+        for name in names:
+            try:
+                cls = registry.load(kind, name).cls
+            except Exception as fault:
+                faults.append(f"the {singular} {name!r} cannot be imported: {fault}")
+                continue
+            if kind == "tricks":
+                faults += [f"the trick {name!r} breaks the contract: {problem}" for problem in contract_problems(cls)]
+        if unlisted := sorted(set(names) ^ set(index()[kind])):
+            faults.append(
+                f"the index of {kind} is stale about {', '.join(unlisted)}; python -m gantricks.registry builds it"
+            )
+    for name, path in shipped_recipes().items():
+        try:
+            load_recipe(path, registry=registry)
+        except UserError as fault:
+            faults.append(f"the recipe {name} is wrong: {fault}")
+    counts.append(f"{len(shipped_recipes())} recipes")
+    yield Finding("shipped", ", ".join(counts))
+    yield from (Finding("shipped", fault, "bad", ours=True) for fault in faults)
+    try:
+        importlib.import_module("gantricks.logs")
+    except Exception as fault:
+        yield Finding("shipped", f"TensorBoard cannot be imported: {fault}", "bad", ours=True)
+
+
+def _installed() -> Iterator[Finding]:
+    registry = Registry()
+    found = False
+    for kind, singular in SINGULAR.items():
+        for point in sorted(entry_points(group=f"gantricks.{kind}"), key=lambda point: point.name):
+            found = True
+            package = f"{point.dist.name} {point.dist.version}" if point.dist else "an installed package"
+            label = f"the {singular} {point.name!r} of {package}"
+            if point.name in shipped(kind):
+                yield Finding("plugins", f"{label} is shadowed by ours", "note")
+                continue
+            try:
+                cls = registry.load(kind, point.name).cls
+            except UserError as fault:
+                yield Finding("plugins", f"{label} is broken: {fault.problems[0].what}", "bad")
+                continue
+            problems = list(contract_problems(cls)) if kind == "tricks" else []
+            if problems:
+                yield Finding("plugins", f"{label} breaks the contract: {'; '.join(problems)}", "bad")
+            else:
+                yield Finding("plugins", label)
+    if not found:
+        yield Finding("plugins", "no installed package offers any")

@@ -1,0 +1,128 @@
+"""A plan as a person reads it, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gantricks.data.base import Description
+from gantricks.device import Placement
+from gantricks.hooks import KINDS
+from gantricks.networks.base import count_parameters
+from gantricks.plan import Plan
+
+ROLES = ("generator", "discriminator")
+
+
+def parameters(plan: Plan) -> dict[str, int]:
+    """How many parameters each network has before any trick's surgery; nothing is allocated."""
+    counts = {}
+    for role in ROLES:
+        part = getattr(plan.recipe, role)
+        with torch.device("meta"):
+            counts[role] = count_parameters(getattr(part.found.cls, role)(part.options, plan.shapes))
+    return counts
+
+
+def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
+    """The plan as plain data; `gantricks check --json` prints it."""
+    recipe, description = plan.recipe, plan.description
+    counts = parameters(plan)
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "steps": recipe.train.steps,
+        "n_critic": recipe.train.n_critic,
+        "device": str(placement.device),
+        "precision": placement.precision,
+        "threads": torch.get_num_threads(),
+        "data": {
+            "source": recipe.data.found.name,
+            "count": description.count,
+            "shape": list(description.shape),
+            "classes": list(description.class_names),
+            "batch_size": recipe.data.keys.batch_size,
+        },
+        **{
+            role: {
+                "network": getattr(recipe, role).found.name,
+                "parameters": counts[role],
+                "optimizer": getattr(recipe, role).keys.optimizer.model_dump(mode="json"),
+            }
+            for role in ROLES
+        },
+        "tricks": [{"name": planned.name, "use": planned.use, "origin": planned.origin} for planned in plan.tricks],
+        "hooks": [{"hook": hook, "kind": KINDS[hook], "tricks": list(names)} for hook, names in plan.on.items()],
+        "warnings": list(plan.warnings),
+    }
+
+
+def write_plan(console: Console, plan: Plan, placement: Placement) -> None:
+    """The plan on one screen: the recipe, where it runs, the data, the networks, the tricks hook by hook, warnings."""
+    recipe = plan.recipe
+    console.print(Text.assemble((recipe.name, "bold"), f" on {placement}"))
+    console.print(Padding(_facts(plan), (0, 0, 0, 2), expand=False))
+    if plan.on:
+        console.print(Padding(_hooks(plan), (1, 0, 0, 2), expand=False))
+    for warning in plan.warnings:
+        write_warning(console, warning)
+    console.print()
+
+
+def write_warning(console: Console, sentence: str) -> None:
+    """Something that the user should know and that stops nothing."""
+    line = Table.grid(padding=(0, 1))
+    line.add_row(Text("!", "bold yellow"), Text(sentence, "yellow"))
+    console.print(Padding(line, (0, 0, 0, 2), expand=False))
+
+
+def _facts(plan: Plan) -> Table:
+    recipe, counts = plan.recipe, parameters(plan)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
+    batches = f"in batches of {recipe.data.keys.batch_size:,}"
+    facts.add_row("data", f"{recipe.data.found.name}: {_samples(plan.description)}, {batches}")
+    for role in ROLES:
+        part = getattr(recipe, role)
+        optimizer = part.keys.optimizer
+        facts.add_row(
+            role, f"{part.found.name}: {counts[role]:,} parameters, {optimizer.name} with lr {optimizer.lr:g}"
+        )
+    n_critic = recipe.train.n_critic
+    each = f", each {n_critic} D steps and a G step" if n_critic > 1 else ""
+    facts.add_row("run", f"{recipe.train.steps:,} steps{each}, seed {recipe.seed}")
+    if not plan.tricks:
+        facts.add_row("tricks", "none")
+    elif idle := [p.name for p in plan.tricks if not any(p.name in names for names in plan.on.values())]:
+        facts.add_row("tricks", f"{', '.join(idle)}: on no hook")
+    return facts
+
+
+def _samples(description: Description) -> str:
+    if description.is_images:
+        channels, height, width = description.shape
+        size = f"{height} × {width}" + ("" if channels == 1 else f" × {channels}")
+        what = f"{'grey ' if channels == 1 else ''}images of {size}"
+    else:
+        what = f"points of {math.prod(description.shape)} numbers"
+    classes = f" in {description.classes:,} classes" if description.classes else ""
+    return f"{description.count:,} {what}{classes}"
+
+
+def _hooks(plan: Plan) -> Table:
+    uses = {planned.name: planned.use for planned in plan.tricks}
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    table.add_column("hook", no_wrap=True)
+    table.add_column("kind", style="dim", no_wrap=True)
+    table.add_column("tricks, in order")
+    for hook, names in plan.on.items():
+        shown = [name if uses[name] == name else f"{name} ({uses[name]})" for name in names]
+        table.add_row(hook, KINDS[hook], Text(" → ".join(shown), "cyan"))
+    return table

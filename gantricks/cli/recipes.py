@@ -1,0 +1,84 @@
+"""`gantricks recipes`: the recipes that ship, listed, shown or copied."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from gantricks.cli.console import output, write_command, write_json
+from gantricks.errors import Problem, UserError, nearest
+from gantricks.recipe import shipped_recipes
+
+
+def summary(text: str) -> str:
+    """The first comment line of a recipe."""
+    first = text.partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
+def list_recipes(json: bool) -> None:
+    """Every shipped recipe with a line on what it trains."""
+    found = {name: path.read_text(encoding="utf-8") for name, path in shipped_recipes().items()}
+    if json:
+        write_json([{"name": name, "summary": summary(text)} for name, text in found.items()])
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    console = output()
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, text in found.items():
+        table.add_row(name, summary(text))
+    console.print(table)
+    console.print(Text("\nTo read one, to train it, to have a copy to edit:", "dim"))
+    for command in ("recipes NAME", "train NAME", "recipes NAME --copy ."):
+        write_command(console, f"gantricks {command}")
+
+
+def show_recipe(name: str, json: bool) -> None:
+    """The text of a shipped recipe, as it is."""
+    text = _find(name).read_text(encoding="utf-8")
+    if json:
+        write_json({"name": name.removesuffix(".toml"), "summary": summary(text), "text": text})
+    else:
+        output().out(text.rstrip("\n"), highlight=False)
+
+
+def copy_recipe(name: str | None, folder: Path, json: bool) -> None:
+    """Copy a shipped recipe to `folder`, where no file of its name may be."""
+    where = f"--copy {folder}"
+    if name is None:
+        raise UserError(Problem("which recipe?", where, f"gantricks recipes NAME {where}"))
+    source = _find(name)
+    if not folder.is_dir():
+        what = "it is not a folder" if folder.exists() else "there is no such folder"
+        raise UserError(Problem(what, where, f"make it first: mkdir -p {shlex.quote(str(folder))}"))
+    target = folder / source.name
+    try:
+        with target.open("xb") as file:
+            file.write(source.read_bytes())
+    except FileExistsError as fault:
+        raise UserError(
+            Problem(
+                "the file is there already, and nothing is overwritten",
+                str(target),
+                "name another folder, or move it away",
+            )
+        ) from fault
+    if json:
+        write_json({"name": source.stem, "path": str(target)})
+        return
+    console = output()
+    console.print(f"{target} is yours to edit. To train it:", soft_wrap=True)
+    write_command(console, shlex.join(["gantricks", "train", str(target)]))
+
+
+def _find(name: str) -> Path:
+    known = shipped_recipes()
+    bare = name.removesuffix(".toml")
+    if bare not in known:
+        mend = nearest(bare, known) or f"there are: {', '.join(known)}"
+        raise UserError(Problem(f"there is no shipped recipe {name!r}", mend=mend))
+    return known[bare]

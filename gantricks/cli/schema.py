@@ -1,0 +1,117 @@
+"""The JSON schema of recipes, for editors that know TOML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gantricks.cli.options import Schema, inline
+from gantricks.recipe import SECTIONS, Top
+from gantricks.registry import Registry, index
+
+_KINDS = {"data": ("data", "source"), "generator": ("networks", "network"), "discriminator": ("networks", "network")}
+
+
+def recipe_schema() -> Schema:
+    """The keys of a recipe with their types, ranges, defaults and descriptions.
+
+    Draft 7 and free of references, which every editor reads. A recipe that `extends` another may leave out anything;
+    names that only an installed package or a `--plugin` file knows are allowed, with any options.
+    """
+    top = inline(Top.model_json_schema())
+    core = {section: inline(model.model_json_schema()) for section, model in SECTIONS.items()}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "gantricks recipe",
+        "type": "object",
+        "properties": {
+            "extends": {
+                "type": "string",
+                "description": "the recipe that this one adds to: a file beside it, or a shipped one",
+            },
+            **top["properties"],
+            **{section: _section(section, core[section]["properties"]) for section in _KINDS},
+            "train": {key: value for key, value in core["train"].items() if key != "required"},
+            "tricks": _tricks(),
+        },
+        "additionalProperties": False,
+        "if": {"not": {"required": ["extends"]}},
+        "then": {
+            "required": [*top["required"], *SECTIONS],
+            "properties": {section: {"required": keys.get("required", [])} for section, keys in core.items()},
+        },
+    }
+
+
+def _section(section: str, core: Schema) -> Schema:
+    kind, selector = _KINDS[section]
+    known = _options(kind, section)
+    branches = [
+        {
+            "type": "object",
+            "description": summary,
+            "properties": core | {selector: core[selector] | {"const": name}} | own["properties"],
+            "additionalProperties": False,
+        }
+        for name, (summary, own) in known.items()
+    ]
+    return {"anyOf": [*branches, *_foreign(kind, selector, known, core)]}
+
+
+def _tricks() -> Schema:
+    known = _options("tricks", "options")
+    use = {"type": "string", "description": "the trick that this is an instance of, when its own name is another"}
+
+    def table(name: str, summary: str, own: Schema, required: list[str]) -> Schema:
+        return {
+            "type": "object",
+            "description": summary,
+            "properties": {"use": use | {"const": name}} | own["properties"],
+            "additionalProperties": False,
+            "required": required,
+        }
+
+    off = {"const": "off", "description": "leaves out a trick of the recipe that this one extends"}
+    instances = [table(name, summary, own, ["use"]) for name, (summary, own) in known.items()]
+    unknown = {"type": "object", "properties": {"use": {"type": "string", "not": {"enum": list(known)}}}}
+    return {
+        "type": "object",
+        "description": "tricks, composed in this order",
+        "properties": {
+            name: {"description": summary, "anyOf": [table(name, summary, own, []), _another(name), off]}
+            for name, (summary, own) in known.items()
+        },
+        "additionalProperties": {"anyOf": [*instances, unknown, off]},
+    }
+
+
+def _another(name: str) -> Schema:
+    """What a table named like a trick may be besides: an instance of another one, which it names."""
+    return {
+        "type": "object",
+        "required": ["use"],
+        "properties": {"use": {"type": "string", "not": {"const": name}}},
+    }
+
+
+def _options(kind: str, part: str) -> dict[str, tuple[str, Schema]]:
+    """Summary and options of everything of this kind that ships; networks have them by role."""
+    part = "options" if kind == "data" else part
+    found = {}
+    for name, card in index()[kind].items():
+        if card[part] is not None:
+            found[name] = (card["summary"], inline(card[part]))
+    return found
+
+
+def _foreign(kind: str, selector: str, known: dict[str, Any], core: Schema) -> list[Schema]:
+    names = [name for name in Registry().names(kind) if name not in known]
+    if not names:
+        return []
+    return [
+        {
+            "type": "object",
+            "description": "from an installed package, which checks its own options",
+            "properties": core | {selector: core[selector] | {"enum": names}},
+            "required": [selector],
+        }
+    ]

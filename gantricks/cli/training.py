@@ -1,0 +1,109 @@
+"""`train`, `resume`, `check` and `sample`: the commands that compute."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from gantricks import run
+from gantricks.cli.console import output, write_command, write_json
+from gantricks.cli.faults import problems_of, write_problems
+from gantricks.cli.plans import as_dict, write_plan
+from gantricks.cli.progress import Screen, clock
+from gantricks.errors import Problem, UserError
+from gantricks.pictures import save_png
+from gantricks.registry import Registry
+
+
+def train(recipe: str, run_dir: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> int:
+    """Train and say how it ended. Returns the exit status."""
+    screen = Screen(output())
+    try:
+        result = run.train(recipe, overrides=overrides, run_dir=run_dir, plugins=plugins, reporter=screen)
+    finally:
+        screen.close()
+    return _ended(result, screen, plugins)
+
+
+def resume(folder: Path, step: int | None, device: str | None, plugins: Sequence[Path]) -> int:
+    """Continue and say how it ended. Returns the exit status."""
+    screen = Screen(output())
+    try:
+        result = run.resume(folder, step=step, device=device, plugins=plugins, reporter=screen)
+    finally:
+        screen.close()
+    return _ended(result, screen, plugins)
+
+
+def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: bool) -> int:
+    """Show the plan, or every problem. Returns the exit status."""
+    try:
+        plan, placement = run.plan_recipe(recipe, overrides, Registry(plugins))
+    except Exception as fault:
+        problems = problems_of(fault)
+        if not problems:
+            raise
+        if json:
+            write_json({"problems": [problem.as_dict() for problem in problems], "plan": None})
+        else:
+            write_problems(problems)
+        return 2
+    if json:
+        write_json({"problems": [], "plan": as_dict(plan, placement)})
+        return 0
+    console = output()
+    write_plan(console, plan, placement)
+    console.print(Text("Nothing is in the way. To train it:", "green"))
+    given = [part for override in overrides for part in ("--set", override)]
+    write_command(console, shlex.join(["gantricks", "train", recipe, *given, *_flags(plugins)]))
+    return 0
+
+
+def sample(folder: Path, out: Path, count: int, seed: int, step: int | None, plugins: Sequence[Path]) -> None:
+    """Draw samples to `out`, which must not exist, in a folder that does."""
+    where = f"--out {out}"
+    if out.suffix.lower() != ".png":
+        raise UserError(
+            Problem("pictures are PNG files", where, f"--out {out.with_suffix('.png') if out.name else 'samples.png'}")
+        )
+    if out.exists() or out.is_symlink():
+        raise UserError(
+            Problem("the file is there already, and nothing is overwritten", where, "name another, or remove it")
+        )
+    if not out.parent.is_dir():
+        raise UserError(
+            Problem("its folder is not there", where, f"make it first: mkdir -p {shlex.quote(str(out.parent))}")
+        )
+    image = run.sample(folder, count, seed, step=step, plugins=plugins)
+    save_png(image, out)
+    size = f"{image.width} × {image.height} pixels"
+    output().print(f"{count:,} sample{'s' * (count != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
+
+
+def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:
+    console, folder = screen.console, str(result.run)
+    done = f"{result.finished:,} of {result.steps:,} steps"
+    if result.signal is not None and result.finished < result.steps:
+        console.print(Text(f"Interrupted after {done}; the run is saved. To go on:", "yellow"))
+        write_command(console, shlex.join(["gantricks", "resume", folder, *_flags(plugins)]))
+        return 128 + result.signal
+    if screen.began is None:
+        console.print(f"{folder} is finished already: {done}.", soft_wrap=True)
+    elif result.stopped:
+        console.print(Text(f"A trick ended the run after {done}. {result.stopped}", "yellow"))
+    else:
+        lasted = clock(screen.seconds) if screen.seconds >= 60 else f"{screen.seconds:.1f} s"
+        console.print(Text(f"Done: {done} in {lasted}.", "green"))
+    if pictures := result.pictures:
+        earlier = f" ({len(pictures) - 1} earlier beside it)" if len(pictures) > 1 else ""
+        console.print(f"The last picture is {pictures[-1]}{earlier}. To draw more:", soft_wrap=True)
+        words = ["gantricks", "sample", folder, "--count", "64", "--out", "samples.png"]
+        write_command(console, shlex.join([*words, *_flags(plugins)]))
+    return 0 if result.signal is None else 128 + result.signal
+
+
+def _flags(plugins: Sequence[Path]) -> list[str]:
+    return [part for path in plugins for part in ("--plugin", str(path))]

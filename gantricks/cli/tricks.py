@@ -1,0 +1,139 @@
+"""`gantricks tricks`: every trick in a table, or the card of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gantricks.cli.console import READABLE, output, write_command, write_json, write_prose
+from gantricks.cli.options import Option, options, toml
+from gantricks.hooks import KINDS
+from gantricks.registry import Registry, describe, index
+from gantricks.trick import CAPABILITIES
+
+Card = dict[str, Any]
+
+
+def list_tricks(json: bool) -> None:
+    """Name, kinds of hook and summary of every trick; where only an import could tell more, name and origin."""
+    ours = index()["tricks"]
+    theirs = {name: origin for name, origin in Registry().names("tricks").items() if name not in ours}
+    if json:
+        described = [_brief(name, card) for name, card in ours.items()]
+        write_json([*described, *({"name": name, "origin": origin} for name, origin in theirs.items())])
+        return
+    console = output()
+    rows = [(name, ", ".join(_kinds(card)), Text(card["summary"])) for name, card in ours.items()]
+    rows += [(name, "", Text(f"from {origin}", "dim")) for name, origin in theirs.items()]
+    if console.width < READABLE:
+        for name, kinds, summary in rows:
+            console.print(Text.assemble((name, "bold"), (f"  {kinds}", "dim")))
+            console.print(Padding(summary, (0, 0, 0, 4)))
+    else:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+        table.add_column("trick", style="bold", no_wrap=True)
+        table.add_column("kind", style="dim")
+        table.add_column("what it does")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(Text("\nTo see the card and the options of one:", "dim"))
+    write_command(console, "gantricks tricks NAME")
+
+
+def show_trick(name: str, json: bool) -> None:
+    """The card of a trick, its options, what it needs and what it does not go with, and lines to paste in a recipe."""
+    registry = Registry()
+    card = _card(registry, name)
+    known = list(options(card["options"]))
+    snippet = _snippet(name, known)
+    if json:
+        facts = {fact: card[fact] for fact in ("needs", "provides", "replaces", "conflicts", "cautions", "neutral")}
+        write_json(
+            _brief(name, card)
+            | {
+                "origin": registry.names("tricks")[name],
+                "card": card["card"],
+                "options": [option.as_dict() for option in known],
+                "hooks": card["hooks"],
+                **facts,
+                "capturable": card["capturable"],
+                "toml": snippet,
+            }
+        )
+        return
+    console = output()
+    hooks = ", ".join(f"{hook} ({KINDS[hook]})" for hook in card["hooks"])
+    console.print(Text.assemble((name, "bold"), (f"  {hooks}\n", "dim")))
+    write_prose(console, card["card"])
+    if known:
+        _write_options(console, known)
+    _write_facts(console, card)
+    console.print(Text("In a recipe, with its defaults:\n", "dim"))
+    for line in snippet.splitlines():
+        console.print(Text(f"  {line}", "cyan"), soft_wrap=True)
+
+
+def _card(registry: Registry, name: str) -> Card:
+    if name in index()["tricks"]:
+        card: Card = index()["tricks"][name]
+        return card
+    return describe("tricks", registry.load("tricks", name).cls)
+
+
+def _kinds(card: Card) -> list[str]:
+    return list(dict.fromkeys(KINDS[hook] for hook in card["hooks"]))
+
+
+def _brief(name: str, card: Card) -> dict[str, Any]:
+    return {"name": name, "origin": "gantricks", "kinds": _kinds(card), "summary": card["summary"]}
+
+
+def _write_options(console: Console, known: list[Option]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    table.add_column("option", style="bold", no_wrap=True)
+    table.add_column("type")
+    table.add_column("default", style="cyan")
+    table.add_column("what it is")
+    for option in known:
+        default = option.default or (Text("required", "yellow") if option.required else "left out")
+        table.add_row(option.name, option.type, default, option.description)
+    console.print(table, width=min(console.width, READABLE))
+    console.print()
+
+
+def _write_facts(console: Console, card: Card) -> None:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
+    for need in card["needs"]:
+        facts.add_row("needs", f"{need}: {CAPABILITIES[need]}" if need in CAPABILITIES else need)
+    for fact in ("provides", "replaces"):
+        if card[fact]:
+            facts.add_row(fact, ", ".join(card[fact]))
+    for other, reason in card["conflicts"].items():
+        facts.add_row("conflicts with", f"{other}: {reason}")
+    for other, reason in card["cautions"].items():
+        facts.add_row("careful with", f"{other}: {reason}")
+    if card["neutral"] is not None:
+        settings = ", ".join(f"{key} = {toml(value)}" for key, value in card["neutral"].items())
+        facts.add_row("changes nothing at", settings or "its defaults")
+    if not card["capturable"]:
+        facts.add_row("capture", "no; a step with it runs uncaptured, which is slower")
+    if facts.row_count:
+        console.print(Padding(facts, 0, expand=False), width=min(console.width, READABLE))
+        console.print()
+
+
+def _snippet(name: str, known: list[Option]) -> str:
+    lines = [f"[tricks.{name}]"]
+    for option in known:
+        if option.default is not None:
+            lines.append(f"{option.name} = {option.default}")
+        else:
+            lines.append(f"{'' if option.required else '# '}{option.name} = …")
+    return "\n".join(lines)

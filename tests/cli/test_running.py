@@ -1,0 +1,158 @@
+"""train, resume, check and sample, as a person meets them."""
+
+import io
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from gantricks.cli.progress import Screen, clock, pace
+from gantricks.run import train
+
+STOPPER = '''
+from gantricks import Context, Trick, hookimpl
+
+
+class Stopper(Trick):
+    """Stops early."""
+
+    @hookimpl
+    def on_boundary(self, ctx: Context) -> None:
+        if ctx.step == 2:
+            ctx.stop("two are enough")
+'''
+
+
+def test_train_shows_plan_progress_and_the_next_command(gantricks: Any) -> None:
+    steps = ("--set", "train.steps=6", "--set", "train.log_every=2")
+    outcome = gantricks("train", "ring_mlp", *gantricks.small, *steps, "--seed", 5, "--device", "cpu")
+
+    assert (outcome.status, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("ring_mlp on cpu, ")
+    assert "ring: 500 points of 2 numbers, in batches of 16" in outcome.out
+    assert "mlp: 154 parameters" in outcome.out
+    assert "6 steps, seed 5" in outcome.out
+    logged = [line for line in lines if line.startswith("step ")]
+    assert [line.split("  ")[0] for line in logged] == ["step 2/6", "step 4/6", "step 6/6"]
+    assert all("D " in line and "G " in line and "ETA 0:" in line for line in logged)
+    assert str(Path("runs/ring_mlp/samples/000006.png")) in outcome.out
+
+    command = shlex.split(lines[-1])
+    assert command[:3] == ["gantricks", "sample", str(Path("runs/ring_mlp"))]
+    assert gantricks(*command[1:]).status == 0
+    assert Path("samples.png").is_file()
+
+
+def test_options_stand_above_overrides(gantricks: Any) -> None:
+    outcome = gantricks("check", "ring_mlp", "--json", "--device", "cpu", "--set", "train.device=cuda:9")
+    assert outcome.status == 0
+    assert json.loads(outcome.out)["plan"]["device"] == "cpu"
+
+
+def test_a_trick_that_ends_the_run_is_quoted(gantricks: Any) -> None:
+    Path("stopper.py").write_text(STOPPER)
+    outcome = gantricks(
+        *("train", "ring_mlp", *gantricks.small, "--plugin", "stopper.py", "--set", "tricks.stopper={}")
+    )
+    assert outcome.status == 0, outcome.err
+    assert "A trick ended the run after 2 of 5,000 steps. stopper: two are enough" in outcome.out
+    assert outcome.out.rstrip().endswith("--plugin stopper.py")
+
+
+def test_resume_of_a_finished_run_says_so_and_changes_nothing(gantricks: Any, run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    outcome = gantricks("resume", run)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "run is finished already: 4 of 4 steps" in outcome.out
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_resume_from_an_earlier_step_goes_on_from_there(gantricks: Any, run: Path) -> None:
+    outcome = gantricks("resume", run, "--step", 2)
+    assert outcome.status == 0, outcome.err
+    assert "the run is kept in run, from step 2" in outcome.out
+    assert "Done: 4 of 4 steps" in outcome.out
+
+
+def test_check_plans_without_writing_anything(gantricks: Any) -> None:
+    outcome = gantricks("check", "dcgan_soft_labels", "--set", "tricks.again={use='soft_labels'}")
+    assert (outcome.status, outcome.err) == (0, "")
+    table = [line.split() for line in outcome.out.splitlines()]
+    assert ["d_labels", "fold", "soft_labels", "→", "again", "(soft_labels)"] in table
+    assert ["d_scores", "choice", "separate_batches"] in table
+    assert "5,000 grey images of 32 × 32 in 10 classes" in outcome.out
+    assert not list(Path().iterdir())
+
+
+def test_check_prints_a_command_that_trains_what_was_checked(gantricks: Any) -> None:
+    steps = ("--set", "train.steps=1")
+    checked = gantricks("check", "ring_mlp", *gantricks.small, *steps)
+    command = shlex.split(checked.out.splitlines()[-1])
+    assert command[0] == "gantricks"
+    assert "Done: 1 of 1 steps" in gantricks(*command[1:]).out
+
+
+def test_check_as_json_is_one_object_either_way(gantricks: Any) -> None:
+    good = gantricks("check", "dcgan_soft_labels", "--json")
+    assert good.status == 0
+    plan = json.loads(good.out)["plan"]
+    assert json.loads(good.out)["problems"] == []
+    assert plan["data"]["shape"] == [1, 32, 32]
+    assert plan["generator"]["parameters"] > plan["discriminator"]["parameters"] > 0
+    assert {"hook": "d_labels", "kind": "fold", "tricks": ["soft_labels"]} in plan["hooks"]
+
+    bad = gantricks("check", "ring_mlp", "--json", "--set", "data.modees=3")
+    assert (bad.status, bad.err) == (2, "")
+    (problem,) = json.loads(bad.out)["problems"]
+    assert problem["where"] == "--set data.modees=3"
+    assert problem["mend"] == "did you mean 'modes'?"
+
+
+def test_sample_is_a_function_of_run_seed_and_step(gantricks: Any, run: Path) -> None:
+    def drawn(name: str, *words: object) -> bytes:
+        outcome = gantricks("sample", run, "--count", 16, "--out", name, *words)
+        assert outcome.status == 0, outcome.err
+        assert name in outcome.out
+        with Image.open(name) as image:
+            assert image.format == "PNG"
+            return image.tobytes()
+
+    once = drawn("a.png", "--seed", 1)
+    assert drawn("b.png", "--seed", 1) == once
+    assert drawn("c.png", "--seed", 2) != once
+    assert drawn("d.png", "--seed", 1, "--step", 2) != once
+
+
+def test_a_terminal_gets_a_bar_and_no_log_lines(tmp_path: Path) -> None:
+    written = io.StringIO()
+    screen = Screen(Console(file=written, force_terminal=True, width=60, highlight=False, markup=False))
+    screen.reading("decoding", 0, 10)
+    screen.reading("decoding", 10, 10)
+    overrides = [
+        "data.samples=500",
+        "generator.hidden=[8]",
+        "discriminator.hidden=[8]",
+        "train.steps=5",
+        "train.log_every=1",
+    ]
+    train("ring_mlp", overrides=overrides, run_dir=tmp_path / "run", reporter=screen)
+    text = written.getvalue()
+    assert "10/10" in text
+    assert "━" in text
+    assert "0/5" in text
+    assert "step 1/5" not in text
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3600, "1:00:00"), (90061, "25:01:01")])
+def test_clock(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown
+
+
+@pytest.mark.parametrize(("speed", "shown"), [(12345, "12,345 steps/s"), (2.5, "2.5 steps/s"), (0.25, "4 s/step")])
+def test_pace(speed: float, shown: str) -> None:
+    assert pace(speed) == shown

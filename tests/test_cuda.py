@@ -1,0 +1,53 @@
+"""What must hold on a GPU; skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gantricks.testing import TrickHost
+from gantricks.testing.host import differences, snapshot
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+IMAGES = TrickHost(sample=(3, 16, 16), device="cuda", batch_size=16, steps=6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resume_is_bit_identical(precision: str) -> None:
+    host = IMAGES.but(precision=precision)
+    whole = host.game()
+    for _ in range(3):
+        whole.advance()
+    resumed = host.game()
+    resumed.load(snapshot(whole), whole.counters())
+    for game in (whole, resumed):
+        for _ in range(3):
+            game.advance()
+    assert not differences(snapshot(whole), snapshot(resumed))
+
+
+def test_bf16_computes_in_bf16_and_hands_hooks_fp32() -> None:
+    game = IMAGES.but(precision="bf16").game()
+    seen = set()
+    for module in game.discriminator.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _module, _inputs, out: seen.add(out.dtype))
+    game.advance()
+    assert seen == {torch.bfloat16}
+    assert game.step.judged["real"].dtype == torch.float32
+    assert game.fault() is None
+
+
+def test_images_are_channels_last_and_the_step_does_not_wait() -> None:
+    game = IMAGES.game()
+    assert game.feed.next().images.is_contiguous(memory_format=torch.channels_last)
+    game.advance()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        game.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

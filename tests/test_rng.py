@@ -1,0 +1,239 @@
+"""Laws of the random streams: a draw is a function of where it happens, and of nothing else."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gantricks.rng import PHASES, Clock, Rng
+from gantricks.testing import strategies as gs
+
+DRAWS = {
+    "uniform": lambda rng: rng.uniform((3, 2)),
+    "normal": lambda rng: rng.normal((3, 2)),
+    "bernoulli": lambda rng: rng.bernoulli((64,), 0.5),
+    "randint": lambda rng: rng.randint((8,), 1 << 40),
+    "permutation": lambda rng: rng.permutation(40),
+}
+MANY = 200_000
+SIGMAS = 6  # a right implementation is further away than this with probability 2e-9
+
+places = st.tuples(st.integers(0, 1 << 30), st.sampled_from(sorted(PHASES)), st.integers(0, 1000))
+
+
+def clock_at(step: int = 0, phase: str = "d", critic: int = 0) -> Clock:
+    clock = Clock()
+    clock.step = step
+    clock.enter(phase, critic)
+    return clock
+
+
+def stream(seed: int = 0, name: str = "tricks/a", clock: Clock | None = None, **options) -> Rng:
+    return Rng(seed, name, clock or clock_at(), **options)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and bool((a == b).all())
+
+
+# ---------------------------------------------------------------- what a draw depends on
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+@given(seed=gs.seeds(), place=places, calls=st.integers(0, 4))
+def test_a_draw_is_a_function_of_seed_name_place_and_call(kind, seed, place, calls):
+    draw = DRAWS[kind]
+    first, again = (stream(seed, clock=clock_at(*place)) for _ in range(2))
+    for _ in range(calls):
+        first.uniform(1)
+        again.normal((7, 3))  # what a call draws, and how much, moves no later call
+    assert same(draw(first), draw(again))
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_another_seed_name_step_phase_critic_or_call_gives_another_draw(kind):
+    draw = DRAWS[kind]
+    draws = [draw(stream(clock=clock_at(step=5, phase="d", critic=1)))]
+    draws.append(draw(stream(seed=1, clock=clock_at(5, "d", 1))))
+    draws.append(draw(stream(name="tricks/b", clock=clock_at(5, "d", 1))))
+    draws.append(draw(stream(clock=clock_at(6, "d", 1))))
+    draws += [draw(stream(clock=clock_at(5, phase, 1))) for phase in PHASES if phase != "d"]
+    draws.append(draw(stream(clock=clock_at(5, "d", 2))))
+    later = stream(clock=clock_at(5, "d", 1))
+    later.uniform(1)
+    draws.append(draw(later))
+    assert not any(same(a, b) for i, a in enumerate(draws) for b in draws[:i])
+
+
+@given(place=places, other=places)
+def test_where_the_run_was_before_does_not_matter(place, other):
+    clock = clock_at(*other)
+    wanderer = stream(clock=clock)
+    wanderer.uniform(3)
+    wanderer.uniform(3)
+    clock.step = place[0]
+    clock.enter(*place[1:])
+    assert same(wanderer.uniform(5), stream(clock=clock_at(*place)).uniform(5))
+
+
+def test_entering_a_phase_again_repeats_its_draws():
+    clock = clock_at(3, "sample")
+    rng = stream(clock=clock)
+    first = [rng.normal(4), rng.normal(4)]
+    clock.enter("sample")
+    assert all(same(before, rng.normal(4)) for before in first)
+    assert not same(*first)
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=12))
+def test_streams_do_not_move_each_other_in_whatever_order_they_draw(order):
+    clock = clock_at(2, "g")
+    streams = {name: stream(name=name, clock=clock) for name in "abcd"}
+    drawn: dict[str, list[Tensor]] = {name: [] for name in "abcd"}
+    for name in order:
+        drawn[name].append(streams[name].uniform(3))
+    for name, draws in drawn.items():
+        alone = stream(name=name, clock=clock_at(2, "g"))
+        assert all(same(draw, alone.uniform(3)) for draw in draws)
+
+
+def test_two_streams_of_one_name_count_their_calls_apart():
+    clock = clock_at()
+    first, second = stream(clock=clock), stream(clock=clock)
+    first.uniform(3)
+    assert same(second.uniform(3), stream().uniform(3))
+
+
+def test_forks_are_independent_of_their_parent_and_of_each_other():
+    parent = stream()
+    before = stream().uniform(100)
+    left, right = parent.fork("left"), parent.fork("right")
+    draws = [left.uniform(100), right.uniform(100), left.fork("left").uniform(100)]
+    assert same(parent.uniform(100), before), "a fork's draw counted as its parent's"
+    assert not any(same(a, b) for i, a in enumerate([*draws, before]) for b in [*draws, before][:i])
+    assert same(stream().fork("left").uniform(100), draws[0])
+    assert stream().fork("left").name == "tricks/a/left"
+
+
+def test_a_deepcopy_shares_the_stream():
+    rng = stream()
+    assert copy.deepcopy(rng) is rng
+    assert copy.deepcopy({"kept": [rng]})["kept"][0] is rng
+
+
+def test_the_global_generator_is_neither_read_nor_moved():
+    state = torch.get_rng_state()
+    first = [draw(stream()) for draw in DRAWS.values()]
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.random.fork_rng():
+        torch.manual_seed(1234)
+        assert all(same(draw(stream()), before) for draw, before in zip(DRAWS.values(), first, strict=True))
+
+
+def test_consecutive_places_are_uncorrelated():
+    """Streams that differ by one step, critic, call or character of the name, each against all others."""
+    clock = Clock()
+    draws = []
+    for name in ("tricks/a", "tricks/b"):
+        rng = stream(name=name, clock=clock)
+        for step in range(4):
+            clock.step = step
+            for phase, critic in (("d", 0), ("d", 1), ("g", 0)):
+                clock.enter(phase, critic)
+                draws += [rng.normal(20_000), rng.normal(20_000)]
+    correlations = torch.corrcoef(torch.stack(draws)).fill_diagonal_(0)
+    assert len(draws) == 48
+    assert correlations.abs().max() < SIGMAS / math.sqrt(20_000)
+
+
+# ---------------------------------------------------------------- what is drawn
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_fills_the_unit_interval(dtype):
+    draws = stream(dtype=dtype).uniform(MANY)
+    assert draws.dtype == dtype
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    assert abs(draws.mean() - 1 / 2) < SIGMAS * math.sqrt(1 / 12 / MANY)
+    assert abs((draws**2).mean() - 1 / 3) < SIGMAS * math.sqrt(4 / 45 / MANY)
+    counts = torch.histc(draws.double(), 20, 0, 1)
+    assert ((counts - MANY / 20).abs() < SIGMAS * math.sqrt(MANY / 20)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normal_has_the_moments_of_a_standard_normal(dtype):
+    draws = stream(dtype=dtype).normal(MANY)
+    assert draws.dtype == dtype
+    # E zᵏ and its variance: k = 1, 2, 3, 4
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((draws.double() ** power).mean() - moment) < SIGMAS * math.sqrt(variance / MANY)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
+def test_bernoulli_is_true_with_probability_p(p):
+    draws = stream().bernoulli((MANY,), p)
+    assert draws.dtype == torch.bool
+    assert abs(draws.double().mean() - p) < SIGMAS * math.sqrt(p * (1 - p) / MANY)
+
+
+@given(gs.rng())
+def test_bernoulli_is_never_true_at_0_and_always_at_1(rng):
+    assert not rng.bernoulli((50,), 0.0).any()
+    assert rng.bernoulli((50,), 1.0).all()
+
+
+def test_bernoulli_takes_a_probability_for_each_draw():
+    p = torch.tensor([[0.0], [0.25], [1.0]])
+    rates = stream().bernoulli((3, 40_000), p).double().mean(1)
+    assert rates[0] == 0
+    assert rates[2] == 1
+    assert abs(rates[1] - 0.25) < SIGMAS * math.sqrt(0.25 * 0.75 / 40_000)
+
+
+@given(gs.rng(), st.integers(1, 50))
+def test_randint_stays_below_its_end(rng, high):
+    draws = rng.randint((4, 25), high)
+    assert draws.dtype == torch.int64
+    assert draws.shape == (4, 25)
+    assert draws.min() >= 0
+    assert draws.max() < high
+
+
+def test_randint_gives_every_value_alike():
+    counts = torch.bincount(stream().randint(MANY, 10), minlength=10).double()
+    assert len(counts) == 10
+    assert ((counts - MANY / 10).abs() < SIGMAS * math.sqrt(MANY * 0.09)).all()
+
+
+@given(gs.rng(), st.integers(0, 60))
+def test_a_permutation_is_one(rng, n):
+    order = rng.permutation(n)
+    assert order.dtype == torch.int64
+    assert sorted(order.tolist()) == list(range(n))
+
+
+def test_every_permutation_is_drawn_alike():
+    clock = Clock()
+    rng = stream(clock=clock)
+    counts: dict[tuple[int, ...], int] = {}
+    for step in range(6000):
+        clock.step = step
+        clock.enter("d")
+        order = tuple(rng.permutation(3).tolist())
+        counts[order] = counts.get(order, 0) + 1
+    assert len(counts) == 6
+    assert all(abs(count - 1000) < SIGMAS * math.sqrt(6000 * 5 / 36) for count in counts.values())
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+def test_a_shape_may_be_a_number_a_tuple_or_a_size(kind):
+    draws = [getattr(stream(), kind)(shape) for shape in (6, (6,), [6], torch.Size([6]))]
+    assert all(same(draws[0], draw) for draw in draws)
+    assert getattr(stream(), kind)(()).shape == ()
