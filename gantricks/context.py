@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import torch
@@ -110,6 +110,15 @@ class Frame:
                 self._scheduled[option] = torch.lerp(self._constant(option.start), self._constant(option.end), weight)
             return self._scheduled[option]
         return self._constant(option)
+
+    def prepare(self, options: Iterable[object]) -> None:
+        """Bring the tricks' numbers to the device now: the step copies nothing from the host."""
+        for option in options:
+            if isinstance(option, Schedule):
+                self._constant(option.start)
+                self._constant(option.end)
+            elif isinstance(option, float):
+                self._constant(option)
 
     def draw_latents(self, count: int, rng: Rng, class_rng: Rng) -> tuple[Tensor, Tensor | None]:
         """Z ~ N(0, I) through the `latents` hook, and uniform classes for a conditional G."""

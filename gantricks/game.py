@@ -112,6 +112,7 @@ class Game:
             mixes=mixes_samples(self.frame.discriminator),
             input_grad=self.plan.any_trick("needs", "input_grad"),
         )
+        self.frame.prepare(option for planned in self.plan.tricks for _, option in planned.trick.config)
         self._at(0)
         self.clock.enter("setup")
         notify(self.hooks.on_run_start)

@@ -160,7 +160,8 @@ class _Planning:
             provided.add("images")
         for role in ("generator", "discriminator"):
             part = getattr(self.recipe, role)
-            provided |= {f"{role}_{able}" for able in part.found.cls.capabilities(role, part.options)}
+            able = part.found.cls.capabilities(role, part.options, self._shapes(description))
+            provided |= {f"{role}_{name}" for name in able}
         for planned in tricks:
             provided |= set(planned.trick.provides)
         return provided
@@ -195,7 +196,7 @@ class _Planning:
             for sentence in part.found.cls.problems(role, part.options, shapes):
                 self.problems.append(Problem(sentence, self.places.of(role)))
         conditional = {
-            role: "conditional" in part.found.cls.capabilities(role, part.options)
+            role: "conditional" in part.found.cls.capabilities(role, part.options, shapes)
             for role in ("generator", "discriminator")
             for part in [getattr(self.recipe, role)]
         }

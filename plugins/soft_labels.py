@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from gantricks import Context, Interval, Rng, Trick, hookimpl
@@ -16,13 +16,10 @@ def soften(labels: Tensor, is_real: Tensor, real: Interval, fake: Interval, rng:
 
     `labels` (B, 1) gives shape and type, `is_real` (B, 1) bool chooses the interval. `clip` bounds draws to [0, 1].
     """
-    draws = rng.uniform(labels.shape).to(labels.dtype)
+    low = torch.full_like(labels, fake.low).masked_fill(is_real, real.low)
+    high = torch.full_like(labels, fake.high).masked_fill(is_real, real.high)
     # lerp stays within its ends where low + u · (high - low) can round past them
-    targets = torch.where(
-        is_real,
-        torch.lerp(draws.new_tensor(real.low), draws.new_tensor(real.high), draws),
-        torch.lerp(draws.new_tensor(fake.low), draws.new_tensor(fake.high), draws),
-    )
+    targets = torch.lerp(low, high, rng.uniform(labels.shape).to(labels.dtype))
     return targets.clamp(0, 1) if clip else targets
 
 
@@ -35,7 +32,8 @@ class SoftLabels(Trick):
     BCE is linear in the target, so in expectation this is label smoothing at the intervals' means, on both sides; the
     noise comes on top. When it hurts: the fake side rewards G a little for staying where it is, and a draw above 1
     makes that one image's loss unbounded below (the mean, 0.95, keeps the optimum finite); `clip = true` bounds
-    draws to [0, 1]. Gentler intervals such as [0.9, 0.99] and [0.01, 0.1] are common in practice.
+    draws to [0, 1], and intervals whose mean lies outside are refused without it. Gentler intervals such as
+    [0.9, 0.99] and [0.01, 0.1] are common in practice.
 
     Targets follow the assigned class, so this composes with label flipping in either order. G's targets and class
     labels are untouched. Neutral at real = [1, 1], fake = [0, 0].
@@ -50,6 +48,21 @@ class SoftLabels(Trick):
         real: Annotated[Interval, Field(description="targets of samples called real")] = Interval(0.7, 1.2)
         fake: Annotated[Interval, Field(description="targets of samples called fake")] = Interval(0.0, 0.3)
         clip: Annotated[bool, Field(description="bound the draws to [0, 1]")] = False
+
+        @model_validator(mode="after")
+        def _optimum_is_finite(self) -> Any:
+            for name, (low, high) in {"real": self.real, "fake": self.fake}.items():
+                if low < -1 or high > 2:
+                    raise ValueError(f"{name} = [{low:g}, {high:g}] is out of range: write ends within [-1, 2]")
+            # BCE(s, t) = softplus(s) - t s has no minimum in s where t is above 1 or below 0
+            if not self.clip and (sum(self.real) > 2 or sum(self.fake) < 0):
+                raise ValueError(
+                    "targets whose mean is outside [0, 1] give D's loss no minimum; "
+                    "move the interval or set clip = true"
+                )
+            if sum(self.fake) >= sum(self.real):
+                raise ValueError("fake targets must lie below real ones on average; to swap them use label_flipping")
+            return self
 
     @hookimpl
     def d_labels(self, labels: Tensor, is_real: Tensor, ctx: Context) -> Tensor:

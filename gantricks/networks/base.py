@@ -131,7 +131,7 @@ class Network:
         return []
 
     @staticmethod
-    def capabilities(role: str, config: Any) -> set[str]:
+    def capabilities(role: str, config: Any, shapes: Shapes) -> set[str]:
         """What tricks may count on, such as "batch_norm"; seen by them as "generator_batch_norm"."""
         return set()
 

@@ -80,9 +80,11 @@ class DCGAN(Network):
         return found
 
     @staticmethod
-    def capabilities(role: str, config: Any) -> set[str]:
+    def capabilities(role: str, config: Any, shapes: Shapes) -> set[str]:
         able = {"convolutions"}
-        if config.batch_norm and (role == "generator" or config.depth != 1):
+        # D's first block has none, and there may be no other
+        blocks = len(halvings(shapes.sample[-2:], config.depth)) - 1 if len(shapes.sample) == 3 else 0
+        if config.batch_norm and (role == "generator" or blocks > 1):
             able.add("batch_norm")
         if config.conditional:
             able.add("conditional")

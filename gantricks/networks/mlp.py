@@ -64,7 +64,7 @@ class MLP(Network):
         return []
 
     @staticmethod
-    def capabilities(role: str, config: Any) -> set[str]:
+    def capabilities(role: str, config: Any, shapes: Shapes) -> set[str]:
         able = set()
         if config.batch_norm and (role == "generator" or len(config.hidden) > 1):
             able.add("batch_norm")

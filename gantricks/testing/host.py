@@ -84,7 +84,8 @@ class TrickHost:
         for role in ("generator", "discriminator"):
             options[role] = {"conditional": True} if f"{role}_conditional" in needs else {}
             if wants_images:
-                options[role]["batch_norm"] = f"{role}_batch_norm" in needs
+                # two halvings: D's first block never has batch norm
+                options[role] |= {"batch_norm": f"{role}_batch_norm" in needs, "depth": 2}
         if "discriminator_conditional" in needs:
             options["generator"]["conditional"] = True
         host = cls(**(options | changes))

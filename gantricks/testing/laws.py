@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gantricks.errors import UserError
 from gantricks.game import Game
 from gantricks.hooks import KINDS, hookimpl
-from gantricks.plan import contract_problems, hooks_of
+from gantricks.plan import contract_problems, hooks_of, notify
 from gantricks.records import Batch
 from gantricks.testing.host import TrickHost, differences, same_bits, snapshot
 from gantricks.trick import Trick
@@ -88,7 +88,7 @@ def _contract(case: Case) -> None:
 def _neutral(case: Case) -> None:
     if case.trick.neutral is None:
         raise NotApplicable("it declares no neutral setting")
-    neutral = case.without.with_trick(case.trick, "trick", **{**case.options, **case.trick.neutral}).train()
+    neutral = case.without.with_trick(case.trick, "trick", **case.trick.neutral).train()
     plain = case.without.train()
     assert not differences(neutral.state, plain.state, besides=("tricks",))
     assert same_bits(_samples(neutral.game), _samples(plain.game)), "samples differ"
@@ -314,7 +314,10 @@ def _fault(case: Case) -> None:
             game.advance()
             healthy.advance()
         if player == "g":
-            healthy.step.d_step(0, share_fakes=True)  # the D step before the fault is a healthy one
+            healthy.clock.enter("boundary")
+            notify(healthy.hooks.on_boundary)
+            for critic in range(host.n_critic):  # the D steps before the fault are healthy ones
+                healthy.step.d_step(critic, host.reuse_fakes and critic == host.n_critic - 1)
         before = snapshot(healthy)
         for _ in range(3):
             game.advance()
@@ -365,9 +368,12 @@ class _Poison(Trick):
         return {"count": self.count}
 
     def _term(self, ctx: Any) -> dict[str, Tensor]:
-        self.count.add_(1)
         zero = torch.zeros((), device=ctx.device, dtype=ctx.dtype)
-        return {"poison": torch.where(self.count >= self.config.at, zero / 0, zero)}
+        return {"poison": torch.where(self.count + 1 >= self.config.at, zero / 0, zero)}
+
+    @hookimpl
+    def after_g_step(self) -> None:
+        self.count.add_(1)
 
     @hookimpl
     def d_loss_terms(self, ctx: Any) -> dict[str, Tensor]:

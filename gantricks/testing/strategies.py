@@ -118,7 +118,7 @@ def discriminators(draw: st.DrawFn, shape: tuple[int, ...] = (1, 8, 8), batch_no
     from gantricks.networks.mlp import MLP
 
     network = (
-        DCGAN.discriminator(DCGAN.DiscriminatorConfig(channels=4, batch_norm=batch_norm), Shapes(shape, 4))
+        DCGAN.discriminator(DCGAN.DiscriminatorConfig(channels=4, depth=2, batch_norm=batch_norm), Shapes(shape, 4))
         if len(shape) == 3
         else MLP.discriminator(MLP.DiscriminatorConfig(hidden=(8, 8), batch_norm=batch_norm), Shapes(shape, 4))
     ).double()

@@ -295,4 +295,4 @@ def test_a_network_may_leave_out_either_half():
     assert Network.GeneratorConfig is None
     assert Network.DiscriminatorConfig is None
     assert Network.problems("generator", None, Shapes((1,), 1)) == []
-    assert Network.capabilities("generator", None) == set()
+    assert Network.capabilities("generator", None, Shapes((2,), 2)) == set()

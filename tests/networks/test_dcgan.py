@@ -153,7 +153,7 @@ def test_batch_norm_stands_after_all_but_the_discriminators_first_and_the_genera
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_mixes_samples_exactly_with_batch_norm(role, batch_norm):
     assert mixes_samples(build(role, batch_norm=batch_norm)) == batch_norm
-    assert ("batch_norm" in DCGAN.capabilities(role, config_of(role, batch_norm=batch_norm))) == batch_norm
+    assert ("batch_norm" in DCGAN.capabilities(role, config_of(role, batch_norm=batch_norm), Shapes((1, 16, 16), 5, 3))) == batch_norm
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -347,15 +347,21 @@ def test_the_depth_that_a_problem_recommends_is_the_deepest_that_has_none(size):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_capabilities_name_what_the_network_has(role):
-    assert DCGAN.capabilities(role, config_of(role)) == {"batch_norm", "convolutions"}
+    assert DCGAN.capabilities(role, config_of(role), Shapes((1, 16, 16), 5, 3)) == {"batch_norm", "convolutions"}
     config = config_of(role, conditional=True, batch_norm=False)
-    assert DCGAN.capabilities(role, config) == {"conditional", "convolutions"}
+    assert DCGAN.capabilities(role, config, Shapes((1, 16, 16), 5, 3)) == {"conditional", "convolutions"}
+
+
+def test_a_discriminator_whose_image_is_halved_once_has_no_batch_norm_and_says_so():
+    config = config_of("discriminator")
+    assert "batch_norm" not in DCGAN.capabilities("discriminator", config, Shapes((1, 8, 8), 5))
+    assert "batch_norm" in DCGAN.capabilities("generator", config_of("generator"), Shapes((1, 8, 8), 5))
 
 
 def test_a_discriminator_of_one_layer_has_no_batch_norm_and_says_so():
     network = build("discriminator", depth=1)
     assert not mixes_samples(network)
-    assert "batch_norm" not in DCGAN.capabilities("discriminator", config_of("discriminator", depth=1))
+    assert "batch_norm" not in DCGAN.capabilities("discriminator", config_of("discriminator", depth=1), Shapes((1, 16, 16), 5, 3))
 
 
 @pytest.mark.parametrize("role", ROLES)

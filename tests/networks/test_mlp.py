@@ -112,13 +112,13 @@ def test_mixes_samples_exactly_with_batch_norm_and_then_layers_have_no_bias(role
     for block, norm in ((network.body.hidden1, first_norm), (network.body.hidden2, batch_norm)):
         assert hasattr(block, "norm") == norm
         assert (block.linear.bias is None) == norm
-    assert MLP.capabilities(role, config_of(role, batch_norm=batch_norm)) == ({"batch_norm"} if batch_norm else set())
+    assert MLP.capabilities(role, config_of(role, batch_norm=batch_norm), Shapes((2,), 5, 3)) == ({"batch_norm"} if batch_norm else set())
 
 
 def test_a_discriminator_of_one_hidden_layer_has_no_batch_norm_and_says_so():
     options = {"hidden": [8], "batch_norm": True}
     assert not mixes_samples(build("discriminator", **options))
-    assert MLP.capabilities("discriminator", config_of("discriminator", **options)) == set()
+    assert MLP.capabilities("discriminator", config_of("discriminator", **options), Shapes((2,), 5, 3)) == set()
 
 
 def test_a_discriminator_with_batch_norm_still_sees_the_mean_of_a_batch():
@@ -233,7 +233,7 @@ def test_conditional_without_classes_is_told_in_one_sentence_that_says_what_to_w
     assert "conditional = true" in problem
     assert "conditional = false" in problem
     assert MLP.problems(role, config, Shapes((2,), 5, 3)) == []
-    assert "conditional" in MLP.capabilities(role, config)
+    assert "conditional" in MLP.capabilities(role, config, Shapes((2,), 5, 3))
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -1,0 +1,130 @@
+"""Occasional label flipping: some reals are called fake and some fakes real, one by one or all at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from gantricks import Context, Probability, Scheduled, Trick, hookimpl
+
+
+def flip(is_real: Tensor, flips: Tensor) -> Tensor:
+    """The assignment `is_real` (B, 1) bool, the other one where `flips` (bool, broadcast). Its own inverse."""
+    return is_real ^ flips
+
+
+def accuracy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Share of samples whose true origin D tells, the mean of both kinds, 0-dim float32. A logit of 0 tells nothing.
+
+    `real_logits`, `fake_logits`: (B, 1), of reals and fakes by origin, whatever they are called.
+    """
+    return ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2
+
+
+def steps_left(left: Tensor, due: Tensor, length: int) -> Tensor:
+    """How many steps of a burst lie ahead, after one with `left` (0-dim); `due` (0-dim bool) begins one of `length`."""
+    return (left - 1).clamp(min=0) + length * due
+
+
+class LabelFlipping(Trick):
+    """Occasional label flipping: D is sometimes told that reals are fake and fakes are real.
+
+    Wrong labels keep a D that is winning from growing certain, and give G a gradient again. Two modes. "per_image":
+    each label flips by itself with probability `p`; in expectation that is smoothing to 1 - p and p, and the best
+    logits are finite. "burst": all of D's labels flip for `length` steps and then flip back. A step is one update of
+    G, and all D steps in it flip together.
+
+    A burst comes by the clock (`trigger = "every"`: the last `length` of every `every` steps) or when D is too strong
+    (`trigger = "accuracy"`: D told the true origin in more than `threshold` of the cases, on average over the last
+    `window` steps, the last D step of each). Flipped steps do not count for that, nor those before them: after a burst
+    at least `window` steps pass before the next. When it hurts: D is taught the wrong thing on purpose, and long
+    bursts undo what it knows; prefer few and short ones.
+
+    The assignment flips, not the target: label_smoothing and soft_labels choose values by it, in either order, so
+    targets stay in their intervals. G's targets and class labels never flip. Refused with objectives without targets
+    (hinge, Wasserstein, relativistic). Neutral at mode = "per_image", p = 0.
+
+    Source: GAN hacks list, point 6; the bursts are practitioners' lore.
+    """
+
+    needs = {"targets"}
+    neutral = {"mode": "per_image", "p": 0.0}
+
+    class Config(Trick.Config):
+        mode: Annotated[
+            Literal["per_image", "burst"], Field(description="flip labels one by one, or all of them for a while")
+        ] = "per_image"
+        p: Annotated[
+            Scheduled(0, 1),  # type: ignore[valid-type]
+            Field(description="probability that a label flips, in mode per_image"),
+        ] = 0.05
+        trigger: Annotated[
+            Literal["every", "accuracy"], Field(description="a burst comes by the clock, or when D is too strong")
+        ] = "every"
+        every: Annotated[int, Field(ge=2, le=1_000_000, description="steps from one burst to the next")] = 500
+        length: Annotated[int, Field(ge=1, le=100_000, description="steps of a burst")] = 5
+        threshold: Annotated[
+            Probability, Field(ge=0.5, lt=1, description="running accuracy of D above which a burst begins")
+        ] = 0.9
+        window: Annotated[int, Field(ge=1, le=10_000, description="steps over which the accuracy of D is averaged")] = (
+            50
+        )
+
+        @model_validator(mode="after")
+        def _every_option_matters(self) -> Any:
+            idle = {"trigger", "every", "length", "threshold", "window"}
+            where = f'mode = "{self.mode}"'
+            if self.mode == "burst":
+                idle = {"p", "threshold", "window"} if self.trigger == "every" else {"p", "every"}
+                where = f'trigger = "{self.trigger}" of mode = "burst"'
+            for name in sorted(idle):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} does nothing with {where}; remove it")
+            if self.mode == "burst" and self.trigger == "every" and self.length >= self.every:
+                raise ValueError(
+                    f"bursts of {self.length} steps every {self.every} leave no step with true labels; "
+                    f"write a length below {self.every}"
+                )
+            return self
+
+    @hookimpl
+    def on_run_start(self, ctx: Context) -> None:
+        self.left = torch.zeros((), device=ctx.device)  # steps of the present burst still to play
+        self.true_steps = torch.zeros((), device=ctx.device)  # in a row, up to now
+        self.accuracies = torch.zeros(self.config.window, device=ctx.device)  # the oldest first
+
+    def tensors(self) -> dict[str, Tensor]:
+        if self.config.mode == "per_image":
+            return {}
+        by_clock = {"left": self.left, "true_steps": self.true_steps}
+        return by_clock if self.config.trigger == "every" else {**by_clock, "accuracies": self.accuracies}
+
+    @hookimpl
+    def d_assignment(self, is_real: Tensor, ctx: Context) -> Tensor:
+        if self.config.mode == "burst":
+            return flip(is_real, self.left > 0)
+        return flip(is_real, ctx.rng.bernoulli(is_real.shape, ctx.value(self.config.p)))
+
+    @hookimpl
+    def after_d_step(self, ctx: Context) -> None:
+        if self.config.mode == "burst" and self.config.trigger == "accuracy":
+            self.accuracies[0].copy_(accuracy(ctx.real_out.logits, ctx.fake_out.logits))
+
+    @hookimpl
+    def after_g_step(self) -> None:
+        if self.config.mode == "per_image":
+            return
+        self.true_steps.add_(1).mul_(self.left == 0)
+        if self.config.trigger == "every":
+            due = self.true_steps >= self.config.every - self.config.length
+        else:
+            due = (self.true_steps >= self.config.window) & (self.accuracies.mean() > self.config.threshold)
+            self.accuracies.copy_(self.accuracies.roll(-1))
+        self.left.copy_(steps_left(self.left, due, self.config.length))
+
+    @hookimpl
+    def log_scalars(self) -> dict[str, Tensor]:
+        return {} if self.config.mode == "per_image" else {"steps_left": self.left}
