@@ -261,13 +261,13 @@ class Context:
         this trick's own stream."""
         return self._frame.draw_latents(count, self.rng, self.rng)
 
-    def build(self, make: Callable[[], M], like: nn.Module) -> M:
-        """A new module for the network `like`: laid out by `make` without drawing anything, put on the run's device,
-        and initialised as `like` is, from this trick's own stream."""
+    def build(self, name: str, make: Callable[[], M], like: nn.Module) -> M:
+        """A new module for the network `like`, to be its `name` (such as "head" or "body.extra"): laid out by `make`
+        without drawing anything, put on the run's device, and initialised as `like` is, from a stream of its own."""
         with torch.device("meta"):
             module = make()
         module.to_empty(device=self.device).to(self.dtype)
-        initialise(module, self.rng.fork("initialise"), like)
+        initialise(module, self.rng.fork("initialise"), like, name)
         return module
 
     def stop(self, reason: str) -> None:

@@ -155,10 +155,10 @@ _CONSTANT_START = (
 _FILLED = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
-def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None) -> None:
+def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: str = "") -> None:
     """Fill every parameter and buffer of `network`, each layer from the stream named after it.
 
-    The network, or the one that it is to be a part of (`like`), says how by `init_std`. A number: weights of linear and
+    The network says how by `init_std`, or the one that it is to be a part of (`like`, under the name `at`). A number: weights of linear and
     convolutional layers and embeddings ~ N(0, `init_std`²) (Radford et al. 2015, §4). None: ~ N(0, 2 /
     fan_in) in `body`, where rectifiers halve the signal (He et al. 2015, eq. 10), and N(0, 1 / fan_in)
     elsewhere. Biases are 0. Batch norm weights are ~ N(1, 0.02²), as in the code of Radford et al., with
@@ -171,7 +171,8 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None) -> N
     """
     std = getattr(like or network, "init_std", 0.02)
     with torch.no_grad():
-        for name, module in network.named_modules():
+        for inner, module in network.named_modules():
+            name = ".".join(part for part in (at, inner) if part)
             held = {*module._parameters, *module._buffers}
             fill = getattr(module, "initialise", None)
             if fill is not None:

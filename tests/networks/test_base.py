@@ -296,3 +296,24 @@ def test_a_network_may_leave_out_either_half():
     assert Network.DiscriminatorConfig is None
     assert Network.problems("generator", None, Shapes((1,), 1)) == []
     assert Network.capabilities("generator", None, Shapes((2,), 2)) == set()
+
+
+def test_two_layers_built_by_one_trick_differ_and_each_depends_on_its_name_alone():
+    from gantricks import Trick, hookimpl
+    from gantricks.testing import TrickHost
+
+    built = {}
+
+    class Builds(Trick):
+        @hookimpl
+        def transform_discriminator(self, network, ctx):
+            for name in ("body.a", "body.b", "body.a", "extra"):
+                layer = ctx.build(name, lambda: nn.Linear(400, 50), network)
+                built.setdefault(name, []).append(layer.weight.detach())
+            return network
+
+    TrickHost().with_trick(Builds).game()
+    assert torch.equal(*built["body.a"])
+    assert not torch.equal(built["body.a"][0], built["body.b"][0])
+    # He's gain stands for the rectifiers of the body
+    assert built["body.a"][0].std() / built["extra"][0].std() == pytest.approx(2**0.5, rel=0.05)
