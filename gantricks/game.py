@@ -88,8 +88,10 @@ class Game:
         parameters = [p for p in network.parameters() if p.requires_grad]
         optimizer = optimizers.build(getattr(self.plan.recipe, role).keys.optimizer, parameters)
         optimizer = fold(self.hooks.transform_optimizer, optimizer, name)
-        optimizer.found_inf = self.guard.flag
-        return Player(name, network, optimizer, parameters)
+        masked = getattr(optimizer, "_step_supports_amp_scaling", False)
+        if masked:
+            optimizer.found_inf = self.guard.flag
+        return Player(name, network, optimizer, parameters, masked)
 
     def _start(self) -> None:
         train = self.plan.recipe.train
@@ -132,7 +134,7 @@ class Game:
         watched = [tensor for name, tensor in self.trick_tensors.items() if name.partition("/")[0] not in safe]
         for player in self.players.values():
             watched += list(player.network.buffers())
-            if not getattr(player.optimizer, "_step_supports_amp_scaling", False):
+            if not player.masked:
                 watched += [parameter.data for parameter in player.parameters]
                 watched += [
                     t for state in player.optimizer.state.values() for t in state.values() if torch.is_tensor(t)

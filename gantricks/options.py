@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
@@ -63,28 +63,26 @@ class Schedule(Options):
         return self.end - (1.0 - weight) * (self.end - self.start)
 
 
-def _within(low: float, high: float) -> Any:
-    def check(value: float | Schedule) -> float | Schedule:
-        numbers = (value.start, value.end) if isinstance(value, Schedule) else (value,)
-        for number in numbers:
-            if not low <= number <= high:
-                bound = f"at most {high:g}" if number > high else f"at least {low:g}"
+class Scheduled:
+    """Bounds of an option that is a number or a schedule: `Annotated[float | Schedule, Scheduled(0, 1)]`.
+
+    They hold for the number and for both ends of the schedule, and show in the JSON schema.
+    """
+
+    def __init__(self, low: float = -math.inf, high: float = math.inf) -> None:
+        self.low, self.high = low, high
+
+    def check(self, value: float | Schedule) -> float | Schedule:
+        for number in (value.start, value.end) if isinstance(value, Schedule) else (value,):
+            if not self.low <= number <= self.high:
+                bound = f"at most {self.high:g}" if number > self.high else f"at least {self.low:g}"
                 raise PydanticCustomError(
                     "out_of_range", "{number} is out of range: {bound}", {"number": number, "bound": bound}
                 )
         return value
 
-    return check
-
-
-class _Bounds:
-    """Bounds that hold for a number and for both ends of a schedule, and show in the JSON schema."""
-
-    def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
-
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(_within(self.low, self.high), handler(source))
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         json_schema: dict[str, Any] = handler(schema)
@@ -95,12 +93,6 @@ class _Bounds:
                 if math.isfinite(self.high):
                     branch["maximum"] = self.high
         return json_schema
-
-
-def Scheduled(low: float = -math.inf, high: float = math.inf) -> Any:
-    """The type of an option that is a number or a `Schedule`, every value of it within [low, high]."""
-    number = Annotated[float, AllowInfNan(False)]
-    return Annotated[number | Schedule, _Bounds(low, high)]
 
 
 def _real_number(value: Any) -> Any:

@@ -24,12 +24,16 @@ from gantricks.rng import Rng
 
 @dataclass
 class Player:
-    """One side of the game: its network and what trains it. `name` is "d" or "g"."""
+    """One side of the game: its network and what trains it.
+
+    `name` is "d" or "g". `masked`: the optimizer reads the guard's flag itself, as fused ones do.
+    """
 
     name: str
     network: Generator | Discriminator
     optimizer: torch.optim.Optimizer
     parameters: list[torch.nn.Parameter]
+    masked: bool
 
 
 class Step:
@@ -133,6 +137,8 @@ class Step:
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         self.frame.guard.inspect(player.name, terms, gradients)
         player.optimizer.step()
+        if not player.masked:
+            self.frame.guard.end()
 
     def generate(self, count: int, attached: bool) -> Batch:
         """Fakes, in their graph (`attached`) or without one."""

@@ -40,7 +40,8 @@ class InstanceNoise(Trick):
 
     class Config(Trick.Config):
         sigma: Annotated[
-            Scheduled(0, 10),  # type: ignore[valid-type]
+            float | Schedule,
+            Scheduled(0, 10),
             Field(description="standard deviation of the noise"),
         ] = Schedule(start=0.1, end=0.0)
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from gantricks import Context, Probability, Scheduled, Trick, hookimpl
+from gantricks import Context, Probability, Schedule, Scheduled, Trick, hookimpl
 
 
 def flip(is_real: Tensor, flips: Tensor) -> Tensor:
@@ -58,7 +58,8 @@ class LabelFlipping(Trick):
             Literal["per_image", "burst"], Field(description="flip labels one by one, or all of them for a while")
         ] = "per_image"
         p: Annotated[
-            Scheduled(0, 1),  # type: ignore[valid-type]
+            float | Schedule,
+            Scheduled(0, 1),
             Field(description="probability that a label flips, in mode per_image"),
         ] = 0.05
         trigger: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
 from gantricks.testing import strategies as gs
@@ -21,8 +21,8 @@ share = st.floats(0, 1)
 class Sample(Options):
     interval: Interval = Interval(0.0, 1.0)
     probability: Probability = 0.5
-    weight: Scheduled(0.0, 2.0) = 1.0  # type: ignore[valid-type]
-    anything: Annotated[Scheduled(), Field(description="no bounds")] = 0.0  # type: ignore[valid-type]
+    weight: Annotated[float | Schedule, Scheduled(0.0, 2.0)] = 1.0
+    anything: Annotated[float | Schedule, Scheduled(), Field(description="no bounds")] = 0.0
 
 
 def refusal(**options: Any) -> str:
@@ -107,6 +107,13 @@ def test_an_interval_keeps_its_ends_in_order_and_refuses_the_reverse(low, high):
 @pytest.mark.parametrize("form", [[], [0.0], [0.0, 0.5, 1.0], 0.5, "0..1", {"low": 0.0, "high": 1.0}, [0.0, "one"]])
 def test_an_interval_is_two_numbers(form):
     refusal(interval=form)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_the_ends_of_an_interval_are_finite_in_any_model(number):
+    for ends in ([0.0, number], [number, 0.0]):
+        with pytest.raises(ValidationError):
+            TypeAdapter(Interval).validate_python(ends)
 
 
 @given(gs.intervals())

@@ -71,6 +71,12 @@ def test_another_seed_name_step_phase_critic_or_call_gives_another_draw(kind):
     assert not any(same(a, b) for i, a in enumerate(draws) for b in draws[:i])
 
 
+def test_no_two_places_of_a_run_share_a_draw():
+    steps, critics = (0, 1, 2, 16, 256, 1 << 16, 1 << 30), (0, 1, 15, 16, 255, 256, 4096, 65535)
+    every = [(step, phase, critic) for step in steps for phase in PHASES for critic in critics]
+    assert len({stream(dtype=torch.float64, clock=clock_at(*place)).uniform(1).item() for place in every}) == len(every)
+
+
 @given(place=places, other=places)
 def test_where_the_run_was_before_does_not_matter(place, other):
     clock = clock_at(*other)

@@ -216,3 +216,39 @@ def test_every_optimizer_resumes_bit_identically(optimizer: dict) -> None:
         game.advance()
         game.advance()
     assert not differences(snapshot(whole), snapshot(resumed))
+
+
+def test_a_fault_moves_nothing_under_an_optimizer_that_does_not_know_of_it() -> None:
+    class Unfused(Trick):
+        @hookimpl
+        def transform_optimizer(self, optimizer, player, ctx):
+            return torch.optim.RMSprop(optimizer.param_groups[0]["params"], lr=1e-2)
+
+    class Follows(Trick):
+        """Copies a weight of D after each step, and leaves masking to the flag."""
+
+        fault_safe = True
+
+        @hookimpl
+        def on_run_start(self, ctx):
+            self.twin = next(ctx.discriminator.parameters()).detach().clone()
+
+        def tensors(self):
+            return {"twin": self.twin}
+
+        @hookimpl
+        def after_d_step(self, ctx):
+            self.twin.lerp_(next(ctx.discriminator.parameters()).detach(), ctx.healthy.double())
+
+    class Poison(Trick):
+        @hookimpl
+        def d_loss_terms(self, ctx):
+            return {
+                "bad": ctx.real.images.sum() * ctx.value(float("inf")) if ctx._frame.finished == 2 else ctx.value(0.0)
+            }
+
+    host = TrickHost().with_trick(Unfused).with_trick(Follows)
+    healthy, faulty = host.train(2), host.with_trick(Poison).train(4)
+    assert faulty.game.fault().step == 3
+    state = faulty.state
+    assert not differences(healthy.state, state, besides=("generator_optimizer", "discriminator_optimizer"))

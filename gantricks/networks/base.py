@@ -158,12 +158,12 @@ _FILLED = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked
 def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: str = "") -> None:
     """Fill every parameter and buffer of `network`, each layer from the stream named after it.
 
-    The network says how by `init_std`, or the one that it is to be a part of (`like`, under the name `at`). A number: weights of linear and
-    convolutional layers and embeddings ~ N(0, `init_std`²) (Radford et al. 2015, §4). None: ~ N(0, 2 /
-    fan_in) in `body`, where rectifiers halve the signal (He et al. 2015, eq. 10), and N(0, 1 / fan_in)
-    elsewhere. Biases are 0. Batch norm weights are ~ N(1, 0.02²), as in the code of Radford et al., with
-    fresh running statistics; other norms start as PyTorch has them. A module with a method
-    `initialise(rng)` fills what it holds itself (not its children), without gradient.
+    The network says how by `init_std`, or the one that it is to be a part of (`like`, under the name `at`). A number:
+    weights of linear and convolutional layers and embeddings ~ N(0, `init_std`²) (Radford et al. 2015, §4). None:
+    ~ N(0, 2 / fan_in) in `body`, where rectifiers halve the signal (He et al. 2015, eq. 10), and N(0, 1 / fan_in)
+    elsewhere. Biases are 0. Batch norm weights are ~ N(1, 0.02²), as in the code of Radford et al., with fresh running
+    statistics; other norms start as PyTorch has them. A module with a method `initialise(rng)` fills what it holds
+    itself (not its children), without gradient.
 
     A layer's values depend on the seed and its own name only, never on which other layers exist.
 

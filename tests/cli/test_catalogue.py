@@ -5,14 +5,14 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from gantricks.cli import doctor as examination
 from gantricks.cli.options import inline, options, toml
 from gantricks.cli.schema import recipe_schema
-from gantricks.options import Interval, Options, Probability, Scheduled
+from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
 from gantricks.recipe import load_recipe, shipped_recipes
 from gantricks.registry import Registry, shipped
 
@@ -95,7 +95,7 @@ def test_tricks_of_other_packages_are_listed_without_importing_them(gantricks: A
 
 def test_options_are_told_in_the_words_of_a_recipe() -> None:
     class Config(Options):
-        strength: Scheduled(0, 1) = 0.5  # type: ignore[valid-type]
+        strength: Annotated[float | Schedule, Scheduled(0, 1)] = 0.5
         chance: Probability = 0.1
         span: Interval = Interval(0.0, 1.0)
         depth: int | None = None

@@ -153,7 +153,9 @@ def test_batch_norm_stands_after_all_but_the_discriminators_first_and_the_genera
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_mixes_samples_exactly_with_batch_norm(role, batch_norm):
     assert mixes_samples(build(role, batch_norm=batch_norm)) == batch_norm
-    assert ("batch_norm" in DCGAN.capabilities(role, config_of(role, batch_norm=batch_norm), Shapes((1, 16, 16), 5, 3))) == batch_norm
+    assert (
+        "batch_norm" in DCGAN.capabilities(role, config_of(role, batch_norm=batch_norm), Shapes((1, 16, 16), 5, 3))
+    ) == batch_norm
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -361,7 +363,9 @@ def test_a_discriminator_whose_image_is_halved_once_has_no_batch_norm_and_says_s
 def test_a_discriminator_of_one_layer_has_no_batch_norm_and_says_so():
     network = build("discriminator", depth=1)
     assert not mixes_samples(network)
-    assert "batch_norm" not in DCGAN.capabilities("discriminator", config_of("discriminator", depth=1), Shapes((1, 16, 16), 5, 3))
+    assert "batch_norm" not in DCGAN.capabilities(
+        "discriminator", config_of("discriminator", depth=1), Shapes((1, 16, 16), 5, 3)
+    )
 
 
 @pytest.mark.parametrize("role", ROLES)

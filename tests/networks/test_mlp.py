@@ -112,7 +112,9 @@ def test_mixes_samples_exactly_with_batch_norm_and_then_layers_have_no_bias(role
     for block, norm in ((network.body.hidden1, first_norm), (network.body.hidden2, batch_norm)):
         assert hasattr(block, "norm") == norm
         assert (block.linear.bias is None) == norm
-    assert MLP.capabilities(role, config_of(role, batch_norm=batch_norm), Shapes((2,), 5, 3)) == ({"batch_norm"} if batch_norm else set())
+    assert MLP.capabilities(role, config_of(role, batch_norm=batch_norm), Shapes((2,), 5, 3)) == (
+        {"batch_norm"} if batch_norm else set()
+    )
 
 
 def test_a_discriminator_of_one_hidden_layer_has_no_batch_norm_and_says_so():

@@ -7,11 +7,11 @@ from itertools import combinations
 
 import pytest
 import torch
-from gantricks.plugins.instance_noise import InstanceNoise, add_noise
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks import Schedule, UserError
+from gantricks.plugins.instance_noise import InstanceNoise, add_noise
 from gantricks.rng import Clock, Rng
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from gantricks.plugins.label_smoothing import LabelSmoothing, smooth
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from gantricks import AdversarialLoss, Trick, UserError, hookimpl
 from gantricks.plan import hooks_of
+from gantricks.plugins.label_smoothing import LabelSmoothing, smooth
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
 

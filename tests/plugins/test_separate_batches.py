@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from gantricks.plugins.separate_batches import SeparateBatches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gantricks import Trick, UserError, hookimpl
 from gantricks.game import Game
 from gantricks.networks.base import mixes_samples
+from gantricks.plugins.separate_batches import SeparateBatches
 from gantricks.records import Batch
 from gantricks.step import score_jointly
 from gantricks.testing import TrickHost

@@ -1,0 +1,132 @@
+"""Historical averaging: each player is drawn towards the mean of the weights it has had so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantricks import Context, Schedule, Scheduled, Trick, hookimpl
+
+
+@torch.no_grad()
+def join_means_(means: list[Tensor], count: Tensor, parameters: list[Tensor], healthy: Tensor) -> None:
+    """Take θ_t into θ̄_{t−1} in place: t ← t + 1, θ̄ ← θ̄ + (θ − θ̄)/t, the mean of everything joined so far.
+
+    `means` and `parameters` correspond, shape by shape; `count` (0-dim) is t. `healthy` (0-dim) is 1, or 0 to leave
+    all as it is. Salimans et al. 2016, §3.3.
+    """
+    count.add_(healthy)
+    dtype = means[0].dtype
+    share = healthy.to(dtype) / count.to(dtype)  # in the weights' type: float32 thirds would spoil a float64 mean
+    torch._foreach_lerp_(means, parameters, [share] * len(means))
+
+
+@torch.no_grad()
+def add_gradient_(gradients: list[Tensor], parameters: list[Tensor], means: list[Tensor], strength: Tensor) -> None:
+    """Add the gradient of `penalty`, 2λ(θ − θ̄) with θ̄ held constant, to `gradients` in place. `strength` is 0-dim."""
+    pulls = torch._foreach_sub(parameters, means)
+    torch._foreach_mul_(pulls, 2 * strength)
+    torch._foreach_add_(gradients, pulls)
+
+
+def penalty(parameters: list[Tensor], means: list[Tensor], strength: Tensor) -> Tensor:
+    """λ ‖θ − θ̄‖², 0-dim, over all tensors together."""
+    distances = torch._foreach_norm(torch._foreach_sub(parameters, means))
+    return strength * torch.stack(distances).square().sum()
+
+
+@dataclass(eq=False)
+class History:
+    """A player's weights, which it shares with the network, their mean θ̄ and its number of terms t."""
+
+    parameters: dict[str, Tensor]
+    means: dict[str, Tensor]
+    count: Tensor
+
+
+class HistoricalAveraging(Trick):
+    """Historical averaging: each player's loss gains λ‖θ − θ̄‖², the distance to the mean of all its past weights.
+
+    Players that chase each other on an orbit leave the mean of their weights near its centre: the pull towards the mean
+    turns the orbit into a spiral that ends there. θ̄_t = (1/t) Σ θ_i counts the present weights too and every past one
+    alike, so the pull is 0 in the first step. It is kept online, at the price of one more copy of the weights, over
+    weights only, never over batch norm's statistics.
+
+    The penalty's gradient, 2λ(θ − θ̄), is added after the backward and goes through the same optimizer step as the
+    rest; the losses that are logged do not contain it, its value is logged beside them (`penalty_d`, `penalty_g`).
+
+    `strength` is λ, a number or a schedule. The paper gives none, nor does its code: on its two-parameter game 0.1
+    works; networks sum the distance over all their weights, hence the default of 0.001. `players` restricts it to
+    one side. When it hurts: the mean remembers the initial weights, so the pull also works against learning, and
+    Adam's scaling by the size of gradients makes λ weigh differently late in a run; lower it by a schedule if samples
+    stay behind. The penalty shows in gradient norms, and gradient clipping sees it when it comes later in the recipe.
+
+    Source: Salimans et al. 2016, §3.3.
+    """
+
+    neutral = {"strength": 0.0}
+    fault_safe = True
+
+    class Config(Trick.Config):
+        strength: Annotated[
+            float | Schedule, Scheduled(0.0), Field(description="weight λ of the penalty, a number or a schedule")
+        ] = 0.001
+        players: Annotated[
+            Literal["both", "d", "g"], Field(description="whose weights are held: the discriminator's, G's, or both")
+        ] = "both"
+
+    @hookimpl
+    def on_run_start(self, ctx: Context) -> None:
+        self.histories: dict[str, History] = {}
+        for player, network in (("d", ctx.discriminator), ("g", ctx.generator)):
+            if self.config.players in (player, "both"):
+                parameters: dict[str, Tensor] = {name: p for name, p in network.named_parameters() if p.requires_grad}
+                means = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+                self.histories[player] = History(parameters, means, torch.ones((), device=ctx.device))
+
+    @hookimpl
+    def after_d_backward(self, ctx: Context) -> None:
+        self._pull("d", ctx)
+
+    @hookimpl
+    def after_g_backward(self, ctx: Context) -> None:
+        self._pull("g", ctx)
+
+    @hookimpl
+    def after_d_step(self, ctx: Context) -> None:
+        self._remember("d", ctx)
+
+    @hookimpl
+    def after_g_step(self, ctx: Context) -> None:
+        self._remember("g", ctx)
+
+    @hookimpl
+    def log_scalars(self, ctx: Context) -> dict[str, Tensor]:
+        strength = ctx.value(self.config.strength)
+        return {
+            f"penalty_{player}": penalty([*past.parameters.values()], [*past.means.values()], strength)
+            for player, past in self.histories.items()
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = {}
+        for player, past in self.histories.items():
+            tensors[f"{player}.count"] = past.count
+            tensors |= {f"{player}.mean.{name}": mean for name, mean in past.means.items()}
+        return tensors
+
+    def _pull(self, player: str, ctx: Context) -> None:
+        if past := self.histories.get(player):
+            # a weight without gradient took no part in the loss: it has not moved, and nothing pulls at it
+            used = {name: p for name, p in past.parameters.items() if p.grad is not None}
+            gradients = [p.grad for p in used.values() if p.grad is not None]
+            means = [past.means[name] for name in used]
+            add_gradient_(gradients, [*used.values()], means, ctx.value(self.config.strength))
+
+    def _remember(self, player: str, ctx: Context) -> None:
+        if past := self.histories.get(player):
+            join_means_([*past.means.values()], past.count, [*past.parameters.values()], ctx.healthy)

@@ -1,0 +1,253 @@
+"""Laws of the generator's moving average: its formula, what it copies, who sees it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from gantricks import Rng, Trick, hookimpl
+from gantricks.plugins.ema import Ema, copy_where_, decay_at, follow_
+from gantricks.testing import TrickHost
+from gantricks.testing import strategies as gs
+from gantricks.testing.host import differences, same_bits, snapshot
+
+IMAGES = {"sample": (1, 8, 8)}
+
+
+def shadow(game) -> nn.Module:
+    (trick,) = (planned.trick for planned in game.plan.tricks if isinstance(planned.trick, Ema))
+    return trick.shadow
+
+
+def numbers(network: nn.Module) -> dict[str, np.ndarray]:
+    return {name: parameter.detach().numpy().copy() for name, parameter in network.named_parameters()}
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    of_a, of_b = a.state_dict(), b.state_dict()
+    return of_a.keys() == of_b.keys() and all(same_bits(of_a[name], of_b[name]) for name in of_a)
+
+
+# ---------------------------------------------------------------- the formulas
+
+
+@given(st.lists(gs.tensors((5,)), min_size=2, max_size=12), st.floats(0, 1, exclude_max=True))
+def test_the_average_is_the_exponentially_weighted_sum_of_the_past(path, decay):
+    average = path[0].clone()
+    for weights in path[1:]:
+        follow_([average], [weights], torch.tensor(1 - decay, dtype=torch.float64))
+    expected = decay ** (len(path) - 1) * path[0].numpy()
+    for age, weights in enumerate(reversed(path[1:])):
+        expected = expected + (1 - decay) * decay**age * weights.numpy()
+    np.testing.assert_allclose(average.numpy(), expected, rtol=0, atol=1e-13)
+
+
+@given(gs.tensors((7,), scale=1e3), gs.tensors((7,)), st.sampled_from([torch.float32, torch.float64]))
+def test_both_ends_are_exact(average, weights, dtype):
+    average, weights = average.to(dtype), weights.to(dtype)
+    still, copied = average.clone(), average.clone()
+    follow_([still], [weights], torch.zeros((), dtype=dtype))
+    follow_([copied], [weights], torch.ones((), dtype=dtype))
+    assert torch.equal(still, average)
+    assert torch.equal(copied, weights)
+
+
+@given(gs.tensors((7,)), st.floats(0, 1))
+def test_the_average_of_a_constant_is_that_constant(weights, weight):
+    average = weights.clone()
+    follow_([average], [weights], torch.tensor(weight, dtype=torch.float64))
+    assert torch.equal(average, weights)
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
+def test_the_warm_up_is_a_lower_decay_that_grows_to_the_final_one(count, decay):
+    def after(updates: int, warmup: bool = True) -> float:
+        updates_done = torch.tensor(float(updates), dtype=torch.float64)
+        return decay_at(updates_done, torch.tensor(decay, dtype=torch.float64), warmup).item()
+
+    assert after(count) == pytest.approx(float(min(Fraction(decay), Fraction(1 + count, 10 + count))), rel=1e-15)
+    assert after(count) <= after(count + 1) <= decay
+    assert after(count, warmup=False) == decay
+
+
+@given(st.booleans())
+def test_copies_of_any_type_are_exact_and_masked(condition):
+    originals = [torch.tensor([1.5, np.nan]), torch.tensor(7), torch.tensor([True, False])]
+    copies = [torch.tensor([0.25, 0.5]), torch.tensor(3), torch.tensor([False, False])]
+    expected = [tensor.clone() for tensor in (originals if condition else copies)]
+    copy_where_(copies, originals, torch.tensor(condition))
+    assert all(same_bits(copy, wanted) for copy, wanted in zip(copies, expected, strict=True))
+
+
+# ---------------------------------------------------------------- in a run
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+@pytest.mark.parametrize("n_critic", [1, 2])
+def test_the_shadow_follows_every_update_of_the_generator(warmup, n_critic):
+    game = TrickHost(**IMAGES, n_critic=n_critic).with_trick("ema", decay=0.6, warmup=warmup).game()
+    expected = numbers(game.generator)
+    for step in range(8):
+        game.advance()
+        decay = min(0.6, (1 + step) / (10 + step)) if warmup else 0.6
+        live = numbers(game.generator)
+        expected = {name: decay * average + (1 - decay) * live[name] for name, average in expected.items()}
+        averages = numbers(shadow(game))
+        for name in expected:
+            np.testing.assert_allclose(averages[name], expected[name], rtol=0, atol=1e-14)
+    assert game.trick_tensors["ema/count"] == 8
+
+
+def test_buffers_are_copied_and_not_averaged():
+    game = TrickHost(**IMAGES).with_trick("ema", decay=0.9).game()
+    for step in range(1, 5):
+        game.advance()
+        live, copies = dict(game.generator.named_buffers()), dict(shadow(game).named_buffers())
+        assert any(name.endswith("running_var") for name in live)
+        assert all(same_bits(live[name], copies[name]) for name in live)
+        counters = [tensor for name, tensor in copies.items() if name.endswith("num_batches_tracked")]
+        assert counters
+        assert all(counter.dtype == torch.int64 and counter == step for counter in counters)
+
+
+@pytest.mark.parametrize("options", [{}, {"decay": 0.3, "warmup": False}, {"decay": 0.0}])
+def test_training_does_not_notice(options):
+    plain = TrickHost(**IMAGES, n_critic=2)
+    averaged = plain.with_trick("ema", **options).train()
+    assert not differences(averaged.state, plain.train().state, besides=("tricks",))
+
+
+def test_samples_come_from_the_shadow():
+    host = TrickHost(**IMAGES).with_trick("ema", decay=0.9)
+    game, plain = host.game(), TrickHost(**IMAGES).game()
+    for _ in range(4):
+        game.advance()
+        plain.advance()
+    samples = torch.from_numpy(game.sample(5, seed=3))
+    assert not same_bits(samples, torch.from_numpy(plain.sample(5, seed=3)))
+    plain.generator.load_state_dict(shadow(game).state_dict())
+    assert same_bits(samples, torch.from_numpy(plain.sample(5, seed=3)))
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_zero_decay_is_the_generator_itself_bit_for_bit(warmup):
+    game, plain = TrickHost(**IMAGES).with_trick("ema", decay=0.0, warmup=warmup).game(), TrickHost(**IMAGES).game()
+    for _ in range(4):
+        game.advance()
+        plain.advance()
+        assert same(shadow(game), game.generator)
+        assert np.array_equal(game.sample(5, seed=3), plain.sample(5, seed=3))
+
+
+def test_no_gradient_reaches_the_shadow_and_no_optimizer_holds_it():
+    played = TrickHost(**IMAGES).with_trick("ema").train(3)
+    parameters = list(shadow(played.game).parameters())
+    assert all(not p.requires_grad and p.grad is None and p.grad_fn is None for p in parameters)
+    trained = {p.data_ptr() for player in played.game.players.values() for p in player.parameters}
+    assert trained.isdisjoint(p.data_ptr() for p in parameters)
+
+
+class Jitter(nn.Module):
+    """A layer as a trick would insert it: a weight, an integer buffer, a stream of random numbers."""
+
+    def __init__(self, rng: Rng) -> None:
+        super().__init__()
+        self.rng = rng
+        self.gain = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, z: Tensor) -> Tensor:
+        if self.training:
+            self.seen.add_(len(z))
+        return self.gain * z + 0.1 * self.rng.normal(z.shape)
+
+
+class Inserter(Trick):
+    """Puts a `Jitter` in front of G."""
+
+    @hookimpl
+    def transform_generator(self, network, ctx):
+        jitter = Jitter(ctx.rng.fork("jitter"))
+        network.body = nn.Sequential(OrderedDict(jitter=jitter, **dict(network.body.named_children())))
+        return network
+
+
+def test_a_generator_with_inserted_modules_is_copied_and_shares_its_random_streams():
+    plain = TrickHost().with_trick(Inserter)
+    game = plain.with_trick("ema", decay=0.9).game()
+    for _ in range(3):
+        game.advance()
+    live, copied = game.generator.body.jitter, shadow(game).body.jitter
+    assert copied is not live
+    assert copied.rng is live.rng
+    assert copied.gain is not live.gain
+    assert not torch.equal(copied.gain, live.gain)
+    assert torch.equal(copied.seen, live.seen)
+    assert live.seen == 3 * 8
+    neutral = plain.with_trick("ema", decay=0.0).train(3).game
+    assert np.array_equal(neutral.sample(5, seed=3), plain.train(3).game.sample(5, seed=3))
+
+
+def test_a_saved_state_brings_the_shadow_back():
+    host = TrickHost(**IMAGES).with_trick("ema", decay=0.9)
+    game = host.game()
+    for _ in range(3):
+        game.advance()
+    fresh = host.game()
+    fresh.load(snapshot(game), game.counters())
+    assert same(shadow(fresh), shadow(game))
+    assert np.array_equal(fresh.sample(5, seed=3), game.sample(5, seed=3))
+    fresh.advance()
+    game.advance()
+    assert same(shadow(fresh), shadow(game))
+
+
+def test_the_state_is_every_weight_and_buffer_of_the_shadow_and_a_count():
+    game = TrickHost(**IMAGES).with_trick("ema").game()
+    assert game.plan.tricks[0].trick.tensors().keys() == {"count"} | {
+        f"shadow.{n}" for n in game.generator.state_dict()
+    }
+
+
+class Overflow(Trick):
+    """From its third step on G's first layer meets infinite latents, which batch norm makes NaN statistics of."""
+
+    @hookimpl
+    def on_run_start(self, ctx) -> None:
+        self.count = torch.zeros((), device=ctx.device)
+
+    @hookimpl
+    def latents(self, z: Tensor, ctx) -> Tensor:
+        if ctx.phase == "g":
+            self.count.add_(1)
+            return torch.where(self.count >= 3, torch.inf, z)
+        return z
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"count": self.count}
+
+
+def test_statistics_that_are_no_longer_finite_never_reach_the_shadow():
+    host = TrickHost(**IMAGES, reuse_fakes=False).with_trick(Overflow).with_trick("ema", decay=0.5)
+    game = host.game()
+    game.advance()
+    game.advance()
+    before = {name: tensor.clone() for name, tensor in shadow(game).state_dict().items()}
+    game.advance()
+    game.advance()
+    assert game.fault() is not None
+    assert all(same_bits(tensor, before[name]) for name, tensor in shadow(game).state_dict().items())
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_decay_outside_0_and_1_is_refused(decay):
+    with pytest.raises(ValidationError):
+        Ema.Config(decay=decay)
