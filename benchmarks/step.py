@@ -8,6 +8,10 @@ The hand-written loop is `hand_written` below, in the form of PyTorch's DCGAN ex
 a backward each, one generator forward shared by both players, plain Adam, data loaded beforehand, no `.item()`. The
 two contestants take turns in one process (A B A B …); printed are the medians of their times per step, and the median
 of the ratio round by round, with its spread.
+
+The two do the same work only where D does not mix samples, or with `--tricks separate_batches`. With batch norm in D
+and joint passes, the G step must score the fakes beside a real batch, which the hand-written loop does not do; its
+networks are scored in separate passes. "-plain-d" is a D without batch norm.
 """
 
 from __future__ import annotations
@@ -35,6 +39,11 @@ WORKLOADS = {
     "mlp-256": ("grid_mlp", ["data.batch_size=256"], 100),
     "dcgan-32": ("dcgan", ["generator.channels=64", "discriminator.channels=64"], 4),
     "dcgan-32-narrow": ("dcgan", [], 8),
+    "dcgan-32-plain-d": (
+        "dcgan",
+        ["generator.channels=64", "discriminator.channels=64", "discriminator.batch_norm=false"],
+        4,
+    ),
     "dcgan-64": (
         "dcgan",
         ["data.image_size=64", "generator.channels=64", "discriminator.channels=64"],

@@ -29,11 +29,12 @@ class Placement:
         return f"{self.device}, {threads} thread{'s' * (threads != 1)}, {self.precision}"
 
 
-def place(device: str, precision: str, where: str = "") -> Placement:
+def place(device: str, precision: str, where: str = "", convolutions: bool = False) -> Placement:
     """Resolve a recipe's `device` and `precision`.
 
-    "auto" takes the first CUDA device when there is one, and there bf16 where the hardware has it; on a CPU fp32.
-    Raises UserError when the device is not there.
+    A device "auto" is the first CUDA device when there is one. A precision "auto" is bf16 where the hardware computes
+    in it; on a CPU only when both networks have `convolutions`, since for small matrices the casts cost more than
+    they save. Raises UserError when the device is not there.
     """
     chosen = _device(device, where)
     if chosen.type == "cuda":
@@ -41,12 +42,19 @@ def place(device: str, precision: str, where: str = "") -> Placement:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     if precision == "auto":
-        precision = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        gains = torch.cuda.is_bf16_supported() if chosen.type == "cuda" else convolutions and cpu_has_bf16()
+        precision = "bf16" if gains else "fp32"
     return Placement(
         chosen,
         torch.float64 if precision == "fp64" else torch.float32,
         torch.bfloat16 if precision == "bf16" else None,
     )
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bf16 numbers in hardware (AVX512-BF16 or AMX)."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
 def _device(device: str, where: str) -> torch.device:

@@ -45,6 +45,15 @@ class Plan:
     on: dict[str, tuple[str, ...]]
     warnings: tuple[str, ...] = ()
 
+    @property
+    def convolutions(self) -> bool:
+        """Whether both networks have convolutions."""
+        parts = (("generator", self.recipe.generator), ("discriminator", self.recipe.discriminator))
+        return all(
+            "convolutions" in part.found.cls.capabilities(role, part.options, self.shapes)  # type: ignore[attr-defined]
+            for role, part in parts
+        )
+
     def any_trick(self, fact: str, value: str) -> bool:
         """Whether any trick's `needs`, `provides` or `replaces` (`fact`) holds `value`."""
         return any(value in getattr(planned.trick, fact) for planned in self.tricks)

@@ -40,7 +40,7 @@ GRID = 64
 class Reporter:
     """Told what a run is doing; this one says nothing. The command line has one that draws."""
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: Plan, placement: Placement) -> None:
         """The recipe fits together."""
 
     def reading(self, what: str, done: int, total: int) -> None:
@@ -95,7 +95,7 @@ def train(
     """
     reporter = reporter or Reporter()
     plan, placement = plan_recipe(recipe, overrides, Registry([Path(p) for p in plugins]))
-    reporter.planned(plan)
+    reporter.planned(plan, placement)
     run = _new_folder(Path(run_dir) if run_dir else None, plan.recipe.name)
     with _locked(run):
         try:
@@ -133,7 +133,7 @@ def resume(
     saved = checkpoint.load(start) if start else None
     if saved and saved[1]["step"] >= recipe.train.steps:
         return Result(folder, saved[1]["step"], recipe.train.steps)
-    reporter.planned(plan)
+    reporter.planned(plan, placement)
     dataset = plan.source.load(reporter.reading)
     with _locked(folder):
         return _Session(folder, plan, dataset, placement, reporter).play(saved)
@@ -187,7 +187,10 @@ def prepare(recipe: Recipe, registry: Registry) -> tuple[Plan, Placement]:
     except UserError as fault:
         problems += fault.problems
     try:
-        placement = place(recipe.train.device, recipe.train.precision, recipe.places.of("train", "device"))
+        convolutions = plan is not None and plan.convolutions
+        placement = place(
+            recipe.train.device, recipe.train.precision, recipe.places.of("train", "device"), convolutions
+        )
     except UserError as fault:
         problems += fault.problems
     if not plan or not placement:
@@ -446,6 +449,8 @@ def _open(run: Path, device: str | None, plugins: Sequence[str | Path]) -> tuple
                 Problem(f"the run uses the trick {name!r} from a file", str(run), f"add --plugin {path} to the command")
             )
     overrides = [f"train.device={device}"] if device else []
+    if "precision" in manifest:  # "auto" was resolved when the run began, perhaps on another machine
+        overrides.append(f"train.precision={manifest['precision']}")
     return load_recipe(run / RECIPE, overrides, registry), manifest, registry
 
 

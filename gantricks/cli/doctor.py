@@ -8,20 +8,19 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
-from pathlib import Path
 
 import torch
 
 import gantricks
 from gantricks.cli.console import output, write_json
 from gantricks.data.images import CACHE_VARIABLE, cache_folder
+from gantricks.device import cpu_has_bf16
 from gantricks.errors import UserError
 from gantricks.plan import contract_problems
 from gantricks.recipe import load_recipe, shipped_recipes
 from gantricks.registry import SINGULAR, Registry, index, shipped
 
 PACKAGES = ("numpy", "pydantic", "pluggy", "Pillow", "safetensors", "tensorboard", "typer", "rich")
-BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -97,19 +96,10 @@ def _cpu() -> Iterator[Finding]:
         yield Finding("cpu", f"{counted}: more threads than cores is slow; set OMP_NUM_THREADS={cores}", "note")
     else:
         yield Finding("cpu", counted)
-    units = [unit for unit in BF16_UNITS if unit in _cpu_flags()]
-    if units:
-        yield Finding("cpu", f'bf16 in hardware ({", ".join(units)}): train.precision = "bf16" may be faster')
+    if cpu_has_bf16():
+        yield Finding("cpu", 'bf16 in hardware: train.precision = "auto" uses it for convolutional networks')
     else:
-        yield Finding("cpu", 'no bf16 units: train.precision = "bf16" is slower than fp32 here')
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}
+        yield Finding("cpu", 'no bf16 in hardware: train.precision = "auto" is fp32 here')
 
 
 def _cuda() -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gantricks.cli.plans import parameters, write_plan, write_warning
-from gantricks.device import place
+from gantricks.device import Placement
 from gantricks.plan import Plan
 from gantricks.run import Reporter
 
@@ -51,11 +51,10 @@ class Screen(Reporter):
         self._steps = 0
         self._counts: dict[str, int] = {}
 
-    def planned(self, plan: Plan) -> None:
-        train = plan.recipe.train
-        self._steps = train.steps
+    def planned(self, plan: Plan, placement: Placement) -> None:
+        self._steps = plan.recipe.train.steps
         self._counts = parameters(plan)
-        write_plan(self.console, plan, place(train.device, train.precision))
+        write_plan(self.console, plan, placement)
 
     def reading(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
