@@ -111,15 +111,20 @@ def sample(
 
 @app.command()
 def tricks(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A trick.")] = None, json: AsJson = False
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A trick.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Run the laws that every trick obeys on this one.")] = False,
+    plugin: Plugins = None,
+    json: AsJson = False,
 ) -> None:
-    """List the tricks, or show the card and the options of one."""
-    from gantricks.cli.tricks import list_tricks, show_trick
+    """List the tricks, show the card and the options of one, or check that it obeys the laws."""
+    from gantricks.cli.tricks import check_trick, list_tricks, show_trick
 
+    if check:
+        raise typer.Exit(check_trick(name, plugin or (), json))
     if name is None:
-        list_tricks(json)
+        list_tricks(plugin or (), json)
     else:
-        show_trick(name, json)
+        show_trick(name, plugin or (), json)
 
 
 @app.command()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +15,7 @@ from rich.text import Text
 
 from gantricks.cli.console import READABLE, output, write_command, write_json, write_prose
 from gantricks.cli.options import Option, options, toml
+from gantricks.errors import Problem, UserError
 from gantricks.hooks import KINDS
 from gantricks.registry import Registry, describe, index
 from gantricks.trick import CAPABILITIES
@@ -18,10 +23,10 @@ from gantricks.trick import CAPABILITIES
 Card = dict[str, Any]
 
 
-def list_tricks(json: bool) -> None:
+def list_tricks(plugins: Sequence[Path], json: bool) -> None:
     """Name, kinds of hook and summary of every trick; where only an import could tell more, name and origin."""
     ours = index()["tricks"]
-    theirs = {name: origin for name, origin in Registry().names("tricks").items() if name not in ours}
+    theirs = {name: origin for name, origin in Registry(plugins).names("tricks").items() if name not in ours}
     if json:
         described = [_brief(name, card) for name, card in ours.items()]
         write_json([*described, *({"name": name, "origin": origin} for name, origin in theirs.items())])
@@ -45,9 +50,9 @@ def list_tricks(json: bool) -> None:
     write_command(console, "gantricks tricks NAME")
 
 
-def show_trick(name: str, json: bool) -> None:
+def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
     """The card of a trick, its options, what it needs and what it does not go with, and lines to paste in a recipe."""
-    registry = Registry()
+    registry = Registry(plugins)
     card = _card(registry, name)
     known = list(options(card["options"]))
     snippet = _snippet(name, known)
@@ -76,6 +81,30 @@ def show_trick(name: str, json: bool) -> None:
     console.print(Text("In a recipe, with its defaults:\n", "dim"))
     for line in snippet.splitlines():
         console.print(Text(f"  {line}", "cyan"), soft_wrap=True)
+
+
+def check_trick(name: str | None, plugins: Sequence[Path], json: bool) -> int:
+    """Run every generic law on a trick at its defaults and print how each went. Returns the exit status."""
+    if name is None:
+        raise UserError(Problem("which trick is to be checked?", "--check", "gantricks tricks NAME --check"))
+    from gantricks.testing import run_suite
+
+    outcomes = run_suite(Registry(plugins).load("tricks", name).cls)
+    counts = Counter(outcome.status for outcome in outcomes)
+    status = 0 if all(outcome.ok for outcome in outcomes) else 2
+    if json:
+        write_json({"trick": name, "checks": [asdict(outcome) for outcome in outcomes], "counts": counts})
+        return status
+    console = output()
+    marks = {"passed": ("ok", "green"), "skipped": ("-", "dim"), "failed": ("broken", "bold red")}
+    for outcome in outcomes:
+        mark, style = marks[outcome.status]
+        console.print(Text.assemble((f"{mark:8}", style), (f"{outcome.id:14}", "bold"), outcome.detail))
+        if not outcome.ok:
+            console.print(Padding(Text(outcome.mend), (0, 0, 0, 8)))
+    told = ", ".join(f"{counts[state]} {state}" for state in ("passed", "failed", "skipped"))
+    console.print(Text(f"\n{name} at its defaults: {told}"))
+    return status
 
 
 def _card(registry: Registry, name: str) -> Card:

@@ -13,8 +13,20 @@ It discovers nothing that it was not told of. pytest and hypothesis come with th
 
 from __future__ import annotations
 
-from gantricks.testing import strategies
 from gantricks.testing.host import Call, Played, TrickHost
 from gantricks.testing.laws import LAWS, Case, Law, NotApplicable
+from gantricks.testing.suite import Outcome, pair_holds, run_suite, trick_suite
 
-__all__ = ["LAWS", "Call", "Case", "Law", "NotApplicable", "Played", "TrickHost", "strategies"]
+__all__ = [
+    "LAWS",
+    "Call",
+    "Case",
+    "Law",
+    "NotApplicable",
+    "Outcome",
+    "Played",
+    "TrickHost",
+    "pair_holds",
+    "run_suite",
+    "trick_suite",
+]

@@ -75,9 +75,10 @@ class TrickHost:
     tricks: tuple[tuple[str, str | type[Trick], Mapping[str, Any]], ...] = ()
 
     @classmethod
-    def for_trick(cls, trick: type[Trick], **changes: Any) -> TrickHost:
-        """The smallest host that provides what a trick class declares it needs. The trick itself is not added."""
-        needs = set(trick.needs)
+    def for_trick(cls, *tricks: type[Trick], **changes: Any) -> TrickHost:
+        """The smallest host that provides what these trick classes declare they need. They are not added to it."""
+        needs = {need for trick in tricks for need in trick.needs}
+        needs -= {provided for trick in tricks for provided in trick.provides}
         wants_images = any(need.endswith(("_batch_norm", "_convolutions")) or need == "images" for need in needs)
         wants_classes = any(need.endswith("_conditional") or need == "classes" for need in needs)
         options: dict[str, Any] = {"sample": (1, 8, 8) if wants_images else (2,), "classes": 3 if wants_classes else 0}
@@ -88,6 +89,8 @@ class TrickHost:
                 options[role] |= {"batch_norm": f"{role}_batch_norm" in needs, "depth": 2}
         if "discriminator_conditional" in needs:
             options["generator"]["conditional"] = True
+        if "discriminator_max_pool" in needs:
+            options["discriminator"] |= {"network": "resnet", "pool": "max"}
         host = cls(**(options | changes))
         if "separate_passes" in needs:
             host = host.with_trick(SeparatePasses)

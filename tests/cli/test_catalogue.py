@@ -93,6 +93,23 @@ def test_tricks_of_other_packages_are_listed_without_importing_them(gantricks: A
     assert "no_such_package_anywhere" in broken.err
 
 
+def test_a_trick_is_checked_against_the_laws_and_a_wrong_one_is_told_how_to_mend(
+    gantricks: Any, tmp_path: Path
+) -> None:
+    checked = json.loads(gantricks("tricks", "label_smoothing", "--check", "--json").out)
+    assert checked["counts"] == {"passed": 16}
+    wrong = tmp_path / "wrong_noise.py"
+    wrong.write_text(
+        "import torch\nfrom gantricks import Trick, hookimpl\n"
+        "class Wrong(Trick):\n    '''Noise.'''\n"
+        "    @hookimpl\n    def g_labels(self, labels): return labels + 0.1 * torch.randn_like(labels)\n"
+    )
+    broken = gantricks("tricks", "wrong_noise", "--check", "--plugin", str(wrong))
+    assert broken.status == 2
+    assert "draw from ctx.rng only" in broken.out
+    assert gantricks("tricks", "--check").status == 2
+
+
 def test_options_are_told_in_the_words_of_a_recipe() -> None:
     class Config(Options):
         strength: Annotated[float | Schedule, Scheduled(0, 1)] = 0.5

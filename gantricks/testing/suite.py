@@ -1,0 +1,150 @@
+"""The generic laws as one pytest test of a trick, and as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gantricks.errors import UserError
+from gantricks.registry import Registry
+from gantricks.testing.host import TrickHost
+from gantricks.testing.laws import LAWS, Case, Law, NotApplicable
+from gantricks.trick import Trick
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one check went. `status`: "passed", "failed", "skipped", "expected" (failed, as was declared) or "unexpected"
+    (passed, though a failure was declared). `detail` says why, `mend` what to do.
+    """
+
+    id: str
+    status: str
+    detail: str = ""
+    mend: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.status not in ("failed", "unexpected")
+
+    def __str__(self) -> str:
+        told = f"{self.id}: {self.status}"
+        if self.detail:
+            told += f": {self.detail}"
+        return f"{told}\nmend: {self.mend}" if self.mend and not self.ok else told
+
+
+def run_suite(
+    trick: str | type[Trick],
+    options: Mapping[str, Any] | None = None,
+    host: TrickHost | None = None,
+    beside: Iterable[str | type[Trick]] = (),
+    expected_failures: Mapping[str, str] | None = None,
+) -> list[Outcome]:
+    """Every check of a trick, as a report. The arguments are those of `trick_suite`."""
+    expected = dict(expected_failures or {})
+    checks = list(_checks(trick, options or {}, host, beside))
+    _refuse_unknown(expected, checks)
+    return [_outcome(law, case, expected.get(law.id)) for law, case in checks]
+
+
+def trick_suite(
+    trick: str | type[Trick],
+    options: Mapping[str, Any] | None = None,
+    host: TrickHost | None = None,
+    beside: Iterable[str | type[Trick]] = (),
+    expected_failures: Mapping[str, str] | None = None,
+) -> Callable[..., None]:
+    """A pytest test with one case per law: `test_my_trick = trick_suite("my_trick", {"strength": 0.5})`.
+
+    `trick` is a class, or the name of one that is installed. `options` are settings at which it does something; the
+    defaults where they do. `host` is the tiny run it is tried in, the smallest that fits its needs unless given.
+    `beside` names other tricks it must work with: each adds the check "pair:<name>", in both orders.
+    `expected_failures` maps the ids of checks that are known to fail to the reason; one that passes after all fails
+    the test.
+    """
+    import pytest
+
+    expected = dict(expected_failures or {})
+    checks = list(_checks(trick, options or {}, host, beside))
+    _refuse_unknown(expected, checks)
+
+    @pytest.mark.parametrize(("law", "case"), checks, ids=[law.id for law, _ in checks])
+    def suite(law: Law, case: Case) -> None:
+        outcome = _outcome(law, case, expected.get(law.id))
+        if outcome.status == "skipped":
+            pytest.skip(outcome.detail)
+        if outcome.status == "expected":
+            pytest.xfail(outcome.detail)
+        assert outcome.ok, str(outcome)
+
+    return suite
+
+
+def _checks(
+    trick: str | type[Trick], options: Mapping[str, Any], host: TrickHost | None, beside: Iterable[str | type[Trick]]
+) -> Iterable[tuple[Law, Case]]:
+    cls = _class(trick)
+    case = Case(cls, dict(options), host, _name(trick))
+    for law in LAWS.values():
+        yield law, case
+    for other in beside:
+        yield _pair(_name(other), _class(other)), case
+
+
+def _class(trick: str | type[Trick]) -> type[Trick]:
+    return Registry().load("tricks", trick).cls if isinstance(trick, str) else trick
+
+
+def _name(trick: str | type[Trick]) -> str:
+    return trick if isinstance(trick, str) else trick.__name__.lower()
+
+
+def _pair(name: str, other: type[Trick]) -> Law:
+    def check(case: Case) -> None:
+        beside = Case(other, name=name)
+        try:
+            pair_holds(case, beside, case.host)
+            pair_holds(beside, case, case.host)
+        except UserError as refusal:
+            raise AssertionError(f"the pair is refused: {refusal}") from refusal
+
+    return Law(f"pair:{name}", "make them compose, or declare why not in conflicts, needs or replaces", check)
+
+
+def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: int = 3) -> None:
+    """Train two tricks together in this order: finite, each fold keeps its law on the trace, state in place, and a
+    resumed run bit-identical. Raises UserError where the pair is refused, AssertionError where it breaks.
+    """
+    host = host or TrickHost.for_trick(first.trick, second.trick)
+    pair = Case(second.trick, second.options, host.with_trick(first.trick, first.name, **first.options), second.name)
+    both = pair.with_it
+    for law in ("fold", "in-place", "same-step"):
+        LAWS[law].check(pair)
+    played = both.but(steps=steps).train(steps)
+    fault = played.game.fault()
+    assert fault is None, f"{fault} is not finite"
+    LAWS["resume"].check(replace(pair, host=pair.without.but(steps=steps)))
+
+
+def _outcome(law: Law, case: Case, expected: str | None) -> Outcome:
+    try:
+        law.check(case)
+    except NotApplicable as reason:
+        return Outcome(law.id, "skipped", str(reason))
+    except Exception as broken:  # whatever a wrong trick raises is its failure, not the report's
+        if expected is not None:
+            return Outcome(law.id, "expected", expected)
+        told = str(broken) if isinstance(broken, AssertionError) else f"{type(broken).__name__}: {broken}"
+        return Outcome(law.id, "failed", told, law.mend)
+    if expected is not None:
+        return Outcome(law.id, "unexpected", f"a failure was declared ({expected})", "remove it from expected_failures")
+    return Outcome(law.id, "passed")
+
+
+def _refuse_unknown(expected: Mapping[str, str], checks: list[tuple[Law, Case]]) -> None:
+    known = {law.id for law, _ in checks}
+    if unknown := sorted(set(expected) - known):
+        there = ", ".join(sorted(known))
+        raise ValueError(f"expected_failures names no check: {', '.join(unknown)}; there are {there}")

@@ -1,0 +1,475 @@
+"""The kit tested on itself: every wrong trick here is caught, by the check that is named for its mistake."""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import Field
+
+from gantricks import Batch, Trick, hookimpl
+from gantricks.testing import LAWS, TrickHost, run_suite, trick_suite
+
+WRONG: dict[str, tuple[str, TrickHost | None, type[Trick]]] = {}
+"""What is wrong: (the check that must catch it, the host it is tried in, the trick)."""
+
+
+def wrong(check: str, host: TrickHost | None = None) -> Any:
+    def add(cls: type[Trick]) -> type[Trick]:
+        name = "".join(" " + c.lower() if c.isupper() else c for c in cls.__name__).strip()
+        WRONG[name] = (check, host, cls)
+        return cls
+
+    return add
+
+
+class Noise(Trick):
+    """Noise on D's targets."""
+
+    class Config(Trick.Config):
+        strength: Annotated[float, Field(ge=0, description="standard deviation")] = 0.1
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels + self.config.strength * ctx.rng.normal(labels.shape)
+
+
+class Counting(Trick):
+    """Targets that sink with a counter on the device: right, and the base of wrong ones."""
+
+    @hookimpl
+    def on_run_start(self, ctx):
+        self.count = torch.zeros((), device=ctx.device)
+
+    def tensors(self):
+        return {"count": self.count}
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels - 0.01 * self.count
+
+    @hookimpl
+    def after_g_step(self, ctx):
+        self.count.add_(1)
+
+
+# ---------------------------------------------------------------- randomness
+
+
+@wrong("stream")
+class TorchsGlobalGenerator(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels + 0.1 * torch.randn_like(labels)
+
+
+@wrong("stream")
+class NumpysGlobalGenerator(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels + 0.1 * np.random.rand()
+
+
+@wrong("stream")
+class PythonsGlobalGenerator(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels + 0.1 * random.random()
+
+
+@wrong("seed")
+class AGeneratorOfItsOwn(Noise):
+    """Wrong."""
+
+    generator = torch.Generator()
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels + 0.1 * torch.randn(labels.shape, generator=self.generator, dtype=labels.dtype)
+
+
+# ---------------------------------------------------------------- values handed on
+
+
+@wrong("fold")
+class WritesIntoTheLabels(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels.mul_(0.9)
+
+
+@wrong("fold")
+class NarrowsToFloat32(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return (0.9 * labels).float()
+
+
+@wrong("fold")
+class LeavesClassesBehind(Noise):
+    """Wrong."""
+
+    needs = {"classes"}
+
+    @hookimpl
+    def d_input(self, batch, is_real, ctx):
+        return Batch(batch.images * 0.9)
+
+
+@wrong("fold")
+class DropsASample(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def fake_batch(self, batch, ctx):
+        return Batch(batch.images[1:])
+
+
+@wrong("active")
+class ForgetsToReturn(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        labels * 0.9
+
+
+@wrong("active")
+class DoesNothing(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels
+
+
+@wrong("neutral")
+class NeutralIsNotNeutral(Noise):
+    """Wrong."""
+
+    neutral = {"strength": 0.0}
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels * 0.9 + self.config.strength
+
+
+# ---------------------------------------------------------------- state
+
+
+@wrong("resume")
+class ForgetsItsState(Counting):
+    """Wrong."""
+
+    def tensors(self):
+        return {}
+
+
+@wrong("in-place")
+class RebindsItsState(Counting):
+    """Wrong."""
+
+    @hookimpl
+    def after_g_step(self, ctx):
+        self.count = self.count + 1
+
+
+@wrong("resume")
+class CountsInPython(Counting):
+    """Wrong."""
+
+    steps = 0
+
+    def tensors(self):
+        return {}
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        self.steps += 1
+        return labels - 0.01 * torch.full_like(labels, self.steps)
+
+
+@wrong("same-step")
+class BranchesOnTheStepNumber(Counting):
+    """Wrong."""
+
+    steps = 0
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        self.steps += 1
+        return labels * 0.9 if self.steps % 4 == 0 else labels - 0.01 * self.count
+
+
+@wrong("in-place")
+class ScalarStateInFloat64(Counting):
+    """Wrong."""
+
+    @hookimpl
+    def on_run_start(self, ctx):
+        self.count = torch.zeros((), dtype=torch.float64)
+
+
+@wrong("in-place")
+class AllocatesStateLate(Counting):
+    """Wrong."""
+
+    @hookimpl
+    def on_run_start(self, ctx):
+        self.kept = {}
+
+    def tensors(self):
+        return self.kept
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels - 0.01 * self.kept.setdefault("count", torch.zeros(()))
+
+    @hookimpl
+    def after_g_step(self, ctx):
+        self.kept["count"].add_(1)
+
+
+@wrong("fault")
+class ClaimsToBeSafeFromFaults(Counting):
+    """Wrong."""
+
+    fault_safe = True
+
+
+# ---------------------------------------------------------------- the host
+
+
+@wrong("no-sync")
+class CallsItem(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels * (0.9 + 0 * labels.mean().item())
+
+
+@wrong("no-sync")
+class AsksForTheTruthOfATensor(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels * 0.9 if labels.mean() > 0.5 else labels
+
+
+@wrong("no-sync")
+class ListsATensor(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels * (0.9 + 0 * len(labels.tolist()))
+
+
+@wrong("no-sync")
+class GoesByTheCpu(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels.cpu() * 0.9
+
+
+@wrong("no-sync")
+class AShapeThatDependsOnValues(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels * 0.9 + 0 * labels[labels > 0.5].sum()
+
+
+# ---------------------------------------------------------------- the other player, gradients
+
+
+@wrong("other-player")
+class MovesTheGeneratorInTheDStep(Noise):
+    """Wrong."""
+
+    @hookimpl
+    @torch.no_grad()
+    def after_d_step(self, ctx):
+        for parameter in ctx.generator.parameters():
+            parameter.mul_(0.999)
+
+
+@wrong("other-player")
+class GivesTheGeneratorGradientsInTheDStep(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def after_d_backward(self, ctx):
+        for parameter in ctx.generator.parameters():
+            parameter.grad = torch.ones_like(parameter)
+
+
+@wrong("other-player")
+class LeavesTheGeneratorFrozen(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def after_g_step(self, ctx):
+        ctx.generator.head.requires_grad_(False)
+
+
+@wrong("gradients")
+class DetachesWhatDSees(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_input(self, batch, is_real, ctx):
+        return batch.detach().with_images(0.9 * batch.images.detach())
+
+
+@wrong("gradients")
+class AGradientThatIsNoNumber(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def after_d_backward(self, ctx):
+        ctx.discriminator.head.weight.grad.div_(0)
+
+
+# ---------------------------------------------------------------- evaluation, cost, corners
+
+
+@wrong("evaluation")
+class SamplesAreNoisy(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def transform_generator(self, network, ctx):
+        network.head.register_forward_hook(lambda *parts: parts[-1] + 0.1 * torch.randn_like(parts[-1]))
+        return network
+
+
+@wrong("evaluation")
+class SamplingMovesTheWeights(Noise):
+    """Wrong."""
+
+    @hookimpl
+    @torch.no_grad()
+    def sampling_generator(self, network, ctx):
+        next(network.parameters()).mul_(0.99)
+        return network
+
+
+@wrong("cost")
+class AForwardPassThatIsNotDeclared(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_loss_terms(self, ctx):
+        return {"again": 0.1 * ctx.discriminate(ctx.real, True).logits.mean()}
+
+
+@wrong("corners")
+class DividesByTheBatchLessOne(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_loss_terms(self, ctx):
+        logits = ctx.real_out.logits
+        return {"spread": (logits - logits.mean()).square().sum() / (logits.shape[0] - 1)}
+
+
+# ---------------------------------------------------------------- the contract
+
+
+@wrong("contract")
+class NoCard(Noise):
+    pass
+
+
+@wrong("contract")
+class AnOptionWithoutDescription(Noise):
+    """Wrong."""
+
+    class Config(Trick.Config):
+        strength: float = 0.1
+
+
+@wrong("contract")
+class AHookThatIsNone(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_label(self, labels, ctx):
+        return labels
+
+
+@wrong("contract")
+class ADefaultArgument(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def g_labels(self, labels, ctx=None):
+        return labels
+
+
+WRONG["no card"][2].__doc__ = None
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_wrong_trick_is_caught_by_the_check_that_is_named_for_its_mistake(mistake: str) -> None:
+    check, host, trick = WRONG[mistake]
+    failed = {outcome.id: outcome.detail for outcome in run_suite(trick, host=host) if not outcome.ok}
+    assert check in failed, f"caught by {failed or 'nothing'}"
+
+
+@pytest.mark.parametrize("trick", [Noise, Counting])
+def test_a_right_trick_passes_every_check(trick: type[Trick]) -> None:
+    outcomes = run_suite(trick)
+    assert [outcome.id for outcome in outcomes] == list(LAWS)
+    assert all(outcome.status in ("passed", "skipped") for outcome in outcomes), [str(o) for o in outcomes]
+    assert sum(outcome.status == "passed" for outcome in outcomes) >= 15
+
+
+def test_every_law_has_a_mistake_that_it_catches_and_a_mend() -> None:
+    assert {check for check, _, _ in WRONG.values()} == set(LAWS)
+    assert len(WRONG) >= 25
+    assert all(len(law.mend) > 20 for law in LAWS.values())
+
+
+def test_expected_failures_are_strict() -> None:
+    trick = WRONG["claims to be safe from faults"][2]
+    declared = run_suite(trick, expected_failures={"fault": "known"})
+    assert {outcome.id: outcome.status for outcome in declared}["fault"] == "expected"
+    stale = run_suite(Noise, expected_failures={"fault": "mended since"})
+    assert {outcome.id: outcome.status for outcome in stale}["fault"] == "unexpected"
+    with pytest.raises(ValueError, match="names no check: flaut"):
+        run_suite(Noise, expected_failures={"flaut": "misspelt"})
+
+
+test_the_suite_is_one_line = trick_suite(Noise, {"strength": 0.3}, beside=["soft_labels", Counting])
+
+
+def test_a_refused_pair_is_a_failure_that_can_be_declared() -> None:
+    class Alone(Noise):
+        """It goes with nothing."""
+
+        conflicts = {"counting": "it is alone"}
+
+    outcomes = {o.id: o for o in run_suite(Alone, beside=[Counting])}
+    assert "it is alone" in outcomes["pair:counting"].detail
+    declared = run_suite(Alone, beside=[Counting], expected_failures={"pair:counting": "documented conflict"})
+    assert all(outcome.ok for outcome in declared)
