@@ -101,13 +101,25 @@ def read_state(folder: Path) -> dict[str, Any]:
 def checkpoints(run: Path) -> dict[int, Path]:
     """The checkpoints of a run by step, oldest first; unfinished ones are passed over."""
     folder = run / "checkpoints"
-    found = {int(path.name): path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()}
+    found = {
+        int(path.name): path
+        for path in folder.glob("*")
+        if path.name.isdecimal() and path.name.isascii() and path.is_dir()
+    }
     return dict(sorted(found.items()))
 
 
+def set_aside_after(run: Path, step: int) -> None:
+    """Rename the checkpoints of `run` later than `step`: the run goes on from there, and they are no longer its own."""
+    for later, folder in checkpoints(run).items():
+        if later > step:
+            folder.rename(_free(folder.with_name(f"{folder.name}.replaced")))
+
+
 def _advice(folder: Path) -> str:
-    earlier = [path for step, path in checkpoints(folder.parent.parent).items() if step < int(folder.name)]
-    if folder.name.isdigit() and earlier:
+    here = int(folder.name) if folder.name.isdecimal() else 0
+    earlier = [path for step, path in checkpoints(folder.parent.parent).items() if step < here]
+    if earlier:
         return f"resume from the one before it: gantricks resume {folder.parent.parent} --step {int(earlier[-1].name)}"
     return f"there is no earlier checkpoint; train afresh from {folder.parent.parent / 'recipe.toml'}"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gantricks.errors import TrickError
-from gantricks.networks.base import initialise
+from gantricks.networks.base import Discriminator, Generator, initialise
 from gantricks.options import Schedule
 from gantricks.plan import Hooks, fold
 from gantricks.records import Batch, Out
@@ -18,7 +18,6 @@ from gantricks.rng import Clock, Rng
 if TYPE_CHECKING:
     from gantricks.feed import Feed
     from gantricks.guard import Guard
-    from gantricks.networks.base import Discriminator, Generator
     from gantricks.step import Step
 
 T = TypeVar("T")
@@ -267,7 +266,8 @@ class Context:
         with torch.device("meta"):
             module = make()
         module.to_empty(device=self.device).to(self.dtype)
-        initialise(module, self.rng.fork("initialise"), like, name)
+        role = "generator" if isinstance(like, Generator) else "discriminator"
+        initialise(module, self.rng.fork(f"initialise/{role}"), like, name)
         return module
 
     def stop(self, reason: str) -> None:

@@ -13,6 +13,7 @@ from gantricks import optimizers
 from gantricks.context import Context, Frame
 from gantricks.data.base import Dataset
 from gantricks.device import Placement
+from gantricks.errors import TrickError
 from gantricks.feed import Feed
 from gantricks.guard import Fault, Guard
 from gantricks.losses import NonSaturating
@@ -22,7 +23,7 @@ from gantricks.rng import Clock, Rng
 from gantricks.step import Player, Step
 
 Tensors = dict[str, Tensor]
-SAMPLING_CHUNK = 256
+SAMPLING_CHUNK = 64
 
 
 class Game:
@@ -118,6 +119,7 @@ class Game:
         self._at(0)
         self.clock.enter("setup")
         notify(self.hooks.on_run_start)
+        self.frame.at(0, self.steps)
         self.trick_tensors = self._collect_trick_tensors()
         self.guard.watch(self._unmasked())
 
@@ -164,6 +166,8 @@ class Game:
             return False
         self.step()
         self._at(self.finished + 1)
+        if self.finished == 1 and not all(player.masked for player in self.players.values()):
+            self.guard.watch(self._unmasked())  # such an optimizer may have made its state just now
         return True
 
     def _at(self, finished: int) -> None:
@@ -204,23 +208,28 @@ class Game:
         A function of the networks' state and `seed`; nothing of the training is touched. Where G is conditional, sample
         i is of class i modulo the number of classes.
         """
+        # the tricks' streams, too, are a function of the seed and not of how far the run is
+        step, self.clock.step = self.clock.step, seed & 0xFF_FFFF_FFFF
         self.clock.enter("sample")
+        self.clock.step = step
         network: Generator = fold(self.hooks.sampling_generator, self.generator)
         # a clock of its own: the same seed gives the same latents at every step
         rng = Rng(seed, "sampling/latents", Clock(), self.placement.device, self.placement.dtype)
-        classes = torch.arange(count, device=self.placement.device) % max(network.classes, 1)
         was_training = network.training
         network.eval()
         chunks = []
         try:
             for start in range(0, count, SAMPLING_CHUNK):
-                # whole chunks are drawn, so that sample i is the same however many are asked for
-                z = fold(self.hooks.latents, rng.normal((SAMPLING_CHUNK, network.latent_dim)))[: count - start]
-                of_chunk = classes[start : start + SAMPLING_CHUNK] if network.conditional else None
-                chunks.append(network(z, of_chunk))
+                # whole chunks, so that sample i is the same however many are asked for
+                z = fold(self.hooks.latents, rng.normal((SAMPLING_CHUNK, network.latent_dim)))
+                classes = None
+                if network.conditional:
+                    numbers = torch.arange(start, start + SAMPLING_CHUNK, device=self.placement.device)
+                    classes = numbers % network.classes
+                chunks.append(network(z, classes))
         finally:
             network.train(was_training)
-        return torch.cat(chunks).float().cpu().contiguous().numpy()
+        return torch.cat(chunks)[:count].float().cpu().contiguous().numpy()
 
     # ------------------------------------------------------------------ state
 
@@ -246,7 +255,12 @@ class Game:
             ]
             for name, player in self.players.items()
         }
-        return {"step": self.finished, "images_seen": self.feed.cursor, "optimizers": groups}
+        return {
+            "step": self.finished,
+            "images_seen": self.feed.cursor,
+            "batch_size": self.feed.batch_size,
+            "optimizers": groups,
+        }
 
     def load(self, state: dict[str, Tensors], counters: dict[str, Any]) -> None:
         """Take up a saved state, in place.
@@ -256,11 +270,12 @@ class Game:
         for name, player in self.players.items():
             role = _ROLES[name]
             _copy_into(player.network.state_dict(), state[role], role)
-            _copy_into(_optimizer_tensors(player), state[f"{role}_optimizer"], f"{role}'s optimizer")
+            _load_optimizer(player, state[f"{role}_optimizer"], f"the {role}'s optimizer")
             for group, saved in zip(player.optimizer.param_groups, counters["optimizers"][name], strict=True):
                 group.update({key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()})
         _copy_into(self.trick_tensors, state["tricks"], "the tricks' state")
         self.feed.cursor = counters["images_seen"]
+        self.feed.batch_size = counters["batch_size"]
         self._at(counters["step"])
 
 
@@ -269,12 +284,30 @@ _ROLES = {"d": "discriminator", "g": "generator"}
 
 def _optimizer_tensors(player: Player) -> Tensors:
     names = {id(parameter): name for name, parameter in player.network.named_parameters()}
-    return {
-        f"{names[id(parameter)]}.{key}": value
-        for parameter, state in player.optimizer.state.items()
-        for key, value in state.items()
-        if torch.is_tensor(value)
-    }
+    tensors: Tensors = {}
+    for parameter, state in player.optimizer.state.items():
+        for key, value in state.items():
+            if torch.is_tensor(value):
+                tensors[f"{names[id(parameter)]}.{key}"] = value
+            elif value is not None:
+                raise TrickError(
+                    f"{type(player.optimizer).__name__} keeps {key!r} as a Python number, which no checkpoint would "
+                    "hold; use an optimizer whose state is tensors"
+                )
+    for number, group in enumerate(player.optimizer.param_groups):
+        tensors |= {f"group.{number}.{key}": value for key, value in group.items() if torch.is_tensor(value)}
+    return tensors
+
+
+def _load_optimizer(player: Player, saved: Tensors, what: str) -> None:
+    """Copy saved state in place; an optimizer that makes its state at its first step is given it."""
+    live = _optimizer_tensors(player)
+    for name, parameter in player.network.named_parameters():
+        for key in [key.removeprefix(f"{name}.") for key in saved.keys() - live.keys()]:
+            if f"{name}.{key}" in saved:
+                made = saved[f"{name}.{key}"].clone()
+                player.optimizer.state[parameter][key] = made.to(parameter.device)
+    _copy_into(_optimizer_tensors(player), saved, what)
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gantricks.errors import TrickError
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -61,9 +63,15 @@ class Guard:
         """
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         values = torch.stack([self.step, *terms.values(), norm])
+        names = ["step", *terms, "gradient_norm"]
         if player not in self._latest:
             self._latest[player] = torch.zeros_like(values)
-            self._names[player] = ["step", *terms, "gradient_norm"]
+            self._names[player] = names
+        elif names != self._names[player]:
+            raise TrickError(
+                f"the terms of {player}'s loss were {', '.join(self._names[player][1:-1])} and are now "
+                f"{', '.join(names[1:-1])}; a trick returns the same names at every step"
+            )
         latest = self._latest[player]
         latest.copy_(torch.where(self.flag > 0, latest, values))
         torch.maximum(self.flag, (~torch.isfinite(values).all()).to(self.flag.dtype), out=self.flag)

@@ -144,7 +144,9 @@ class HookSpecs:
 
     @term
     def d_loss_terms(self, ctx: Context) -> dict[str, Tensor]:
-        """Further terms of D's loss. Everything of the D step can be read; `ctx.discriminate` scores extra batches."""
+        """Further terms of D's loss, the same names at every step. Everything of the D step can be read;
+        `ctx.discriminate` scores extra batches.
+        """
 
     @event
     def after_d_backward(self, ctx: Context) -> None:
@@ -170,7 +172,7 @@ class HookSpecs:
 
     @term
     def g_loss_terms(self, ctx: Context) -> dict[str, Tensor]:
-        """Further terms of G's loss."""
+        """Further terms of G's loss, the same names at every step."""
 
     @event
     def after_g_backward(self, ctx: Context) -> None:

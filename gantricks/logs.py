@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -28,7 +29,7 @@ class Log:
         self.metrics = run / METRICS
         _keep_until(self.metrics, after)
         self._file = self.metrics.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run), purge_step=after + 1 if after else None, flush_secs=30)
+        self._board = SummaryWriter(str(run), purge_step=after + 1, flush_secs=30)
         if not after:
             self._board.add_text("recipe", f"```toml\n{recipe.as_toml()}\n```")
             for summary in hparams(_flat(recipe.as_dict()), {"loss/d": 0.0, "loss/g": 0.0}):
@@ -69,12 +70,10 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # not a line of ours, or cut off
             if line.endswith("\n") and json.loads(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:
-            break
     beside = path.with_suffix(".rewriting")
     beside.write_text("".join(kept), encoding="utf-8")
     os.replace(beside, path)

@@ -110,6 +110,7 @@ class _Planning:
         if description:
             self._networks(self._shapes(description))
             self._batch_size(description)
+            self._single_samples(tricks, self._shapes(description))
             self._needs(tricks, description)
             self._own_problems(tricks, description)
         cautions = list(self._conflicts(tricks, description))
@@ -228,6 +229,25 @@ class _Planning:
                     f"batch_size = {description.count} at most",
                 )
             )
+
+    def _single_samples(self, tricks: tuple[PlannedTrick, ...], shapes: Shapes) -> None:
+        """Batch norm over one vector has no statistics; over one image it has those of its pixels."""
+        if self.recipe.data.keys.batch_size > 1:
+            return
+        separate = any("separate_passes" in planned.trick.provides for planned in tricks)
+        for role in ("generator", "discriminator"):
+            part = getattr(self.recipe, role)
+            able = part.found.cls.capabilities(role, part.options, shapes)
+            replaced = any(f"{role}_batch_norm" in planned.trick.replaces for planned in tricks)
+            alone = role == "generator" or separate
+            if "batch_norm" in able and "convolutions" not in able and alone and not replaced:
+                self.problems.append(
+                    Problem(
+                        f"batch norm in the {role} needs more than one sample in a pass, and batch_size is 1",
+                        self.places.of("data", "batch_size"),
+                        f"batch_size = 2 or more, or batch_norm = false in [{role}]",
+                    )
+                )
 
     def _own_problems(self, tricks: tuple[PlannedTrick, ...], description: Description) -> None:
         recipe = self.recipe

@@ -226,7 +226,7 @@ def _plain(options: Options) -> dict[str, Any]:
 
 def _read_with_parents(path: Path, places: Places, children: tuple[Path, ...]) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as fault:
         raise UserError(Problem("it is not UTF-8 text", where=str(path))) from fault
     except OSError as fault:
@@ -237,6 +237,8 @@ def _read_with_parents(path: Path, places: Places, children: tuple[Path, ...]) -
         line = re.search(r"\(at line (\d+)", str(fault))
         where = f"{path}:{line[1]}" if line else str(path)
         raise UserError(Problem(f"not valid TOML: {fault}", where=where)) from fault
+    except (ValueError, RecursionError) as fault:
+        raise UserError(Problem(f"no TOML that can be read: {fault}", where=str(path))) from fault
     parent = raw.pop("extends", None)
     merged: dict[str, Any] = {}
     if parent is not None:
@@ -296,8 +298,9 @@ def _override(raw: dict[str, Any], override: str, places: Places) -> None:
     if not equals or not all(keys):
         raise UserError(Problem("an override is KEY=VALUE, such as train.steps=100", where=label))
     try:
-        value = tomllib.loads(f"value = {written}")["value"]
-    except tomllib.TOMLDecodeError:
+        table = tomllib.loads(f"value = {written}")
+        value = table["value"] if len(table) == 1 else written.strip()
+    except (ValueError, RecursionError):
         value = written.strip()
     nested: Any = value
     for key in reversed(keys):

@@ -49,6 +49,22 @@ class Registry:
     installed: bool = True
     given: dict[str, dict[str, type]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        problems = []
+        for path in self.plugins:
+            if not path.is_file():
+                problems.append(Problem("there is no such file", f"--plugin {path}"))
+            elif path.stem in shipped("tricks"):
+                problems.append(
+                    Problem(
+                        f"{path.stem!r} is the name of a trick that ships with gantricks",
+                        f"--plugin {path}",
+                        "rename the file",
+                    )
+                )
+        if problems:
+            raise UserError(*problems)
+
     def names(self, kind: str) -> dict[str, str]:
         """Every name of this kind that could be loaded, with its origin; nothing is imported."""
         found = dict.fromkeys(shipped(kind), "gantricks")

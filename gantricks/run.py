@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import math
 import os
 import platform
 import signal
@@ -15,11 +17,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL.Image import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import gantricks
 from gantricks import checkpoint, pictures
@@ -99,12 +102,13 @@ def train(
     run = _new_folder(Path(run_dir) if run_dir else None, plan.recipe.name)
     with _locked(run):
         try:
-            dataset = plan.source.load(reporter.reading)
+            with _sigterm_raises():
+                dataset = plan.source.load(reporter.reading)
         except BaseException:
             _give_back(run)
             raise
         _set_aside(run)
-        (run / RECIPE).write_text(plan.recipe.as_toml(), encoding="utf-8")
+        _write(run / RECIPE, plan.recipe.as_toml())
         return _Session(run, plan, dataset, placement, reporter).play(None)
 
 
@@ -127,15 +131,17 @@ def resume(
     if threads := manifest.get("threads"):
         torch.set_num_threads(threads)
     plan, placement = prepare(recipe, registry)
-    for sentence in _differences(manifest, placement):
-        reporter.warn(sentence)
-    start = _checkpoint(folder, step) if step is not None or checkpoint.checkpoints(folder) else None
-    saved = checkpoint.load(start) if start else None
-    if saved and saved[1]["step"] >= recipe.train.steps:
-        return Result(folder, saved[1]["step"], recipe.train.steps)
-    reporter.planned(plan, placement)
-    dataset = plan.source.load(reporter.reading)
     with _locked(folder):
+        start = _checkpoint(folder, step) if step is not None or checkpoint.checkpoints(folder) else None
+        saved = checkpoint.load(start) if start else None
+        if saved and saved[1]["step"] >= recipe.train.steps:
+            return Result(folder, saved[1]["step"], recipe.train.steps)
+        reporter.planned(plan, placement)
+        dataset = plan.source.load(reporter.reading)
+        for sentence in _differences(manifest, plan, placement, dataset):
+            reporter.warn(sentence)
+        if saved:
+            checkpoint.set_aside_after(folder, saved[1]["step"])
         return _Session(folder, plan, dataset, placement, reporter).play(saved)
 
 
@@ -202,10 +208,15 @@ def picture(game: Game, dataset: Dataset, count: int, seed: int) -> Image:
     """A grid of samples, or a scatter plot over the real points for vector data."""
     samples = game.sample(count, seed)
     if game.feed.is_images:
-        columns = game.generator.classes if game.generator.conditional and count >= game.generator.classes else None
+        classes = game.generator.classes
+        # a column holds one class, and the grid is as near to a square as that allows
+        columns = classes * max(1, round(math.sqrt(count) / classes)) if 0 < classes <= count else None
         return pictures.image_grid(pictures.to_pixels(samples), columns=columns)
     return pictures.scatter(samples, reference=np.asarray(dataset.samples[:POINTS]))
 
+
+FINGERPRINTED = 1 << 28
+"""Bytes of samples up to which the manifest's fingerprint covers all of them."""
 
 POINTS = 2500
 """How many points a scatter plot shows of each distribution."""
@@ -282,7 +293,9 @@ class _Session:
     def _stop_at(self, fault: Fault, game: Game) -> None:
         """Leave the state from before the fault where it can be looked at, and say what happened."""
         folder = self.run / "fault" / checkpoint.checkpoint_name(fault.step)
-        checkpoint.save(folder, game.state(), game.counters() | {"step": fault.step - 1})
+        seen = (fault.step - 1) * self.train.n_critic * game.feed.batch_size
+        before = {"step": fault.step - 1, "phase": fault.player, "images_seen": seen}
+        checkpoint.save(folder, game.state(), game.counters() | before)
         names = [
             f"the norm of {fault.player.upper()}'s gradient"
             if name == "gradient_norm"
@@ -302,7 +315,7 @@ class _Session:
     def _write_manifest(self, parameters: dict[str, int], first: int, finished: int | None, began: float) -> None:
         path = self.run / MANIFEST
         manifest = _read_manifest(self.run)
-        earlier = [session for session in manifest.get("sessions", []) if session["began"] != _date(began)]
+        earlier = [session for session in manifest.get("sessions", []) if session.get("began") != _date(began)]
         session = {
             "argv": sys.argv,
             "began": _date(began),
@@ -319,11 +332,10 @@ class _Session:
             "seed": self.plan.recipe.seed,
             "parameters": parameters,
             "tricks": {p.name: {"use": p.use, "origin": p.origin} for p in self.plan.tricks},
+            "data": {"count": len(self.dataset.samples), "fingerprint": _fingerprint(self.dataset)},
             "sessions": [*earlier, session],
         }
-        beside = path.with_suffix(".writing")
-        beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, path)
+        _write(path, json.dumps(manifest, indent=1) + "\n")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -405,6 +417,15 @@ def _set_aside(folder: Path) -> None:
     ]
     if not left:
         return
+    if not (folder / MANIFEST).exists():
+        names = ", ".join(sorted(path.name for path in left))
+        raise UserError(
+            Problem(
+                f"the folder is no run of gantricks, and a run would overwrite what is in it: {names}",
+                f"--run-dir {folder}",
+                "name another folder",
+            )
+        )
     number = 1
     while (aside := folder / f"earlier-{number}").exists():
         number += 1
@@ -455,11 +476,32 @@ def _open(run: Path, device: str | None, plugins: Sequence[str | Path]) -> tuple
 
 
 def _read_manifest(run: Path) -> dict[str, Any]:
+    """What a run's manifest says; nothing where a run has not got as far as writing one."""
+    path = run / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads((run / MANIFEST).read_text(encoding="utf-8"))
-        return manifest
-    except (FileNotFoundError, ValueError):
+        return _Manifest.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
+    except FileNotFoundError:
         return {}
+    except ValidationError as fault:
+        raise UserError(
+            Problem(
+                f"the file is damaged: {fault.errors()[0]['msg']}",
+                str(path),
+                "without it the run can be resumed, but not with the certainty of the same numbers: rename it",
+            )
+        ) from fault
+
+
+class _Manifest(BaseModel):
+    """Those facts of a manifest that are read back."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    threads: int = Field(default=1, ge=1, le=4096)
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    tricks: dict[str, dict[Literal["use", "origin"], str]] = {}
+    data: dict[str, str | int] = {}
+    sessions: list[dict[str, Any]] = []
 
 
 def _checkpoint(run: Path, step: int | None) -> Path:
@@ -484,8 +526,17 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _differences(manifest: dict[str, Any], placement: Placement) -> Iterator[str]:
-    """What has changed since the run began and may change the last bits of its numbers."""
+def _differences(manifest: dict[str, Any], plan: Plan, placement: Placement, dataset: Dataset) -> Iterator[str]:
+    """What has changed since the run began and may change its numbers."""
+    for planned in plan.tricks:
+        then = manifest.get("tricks", {}).get(planned.name, {}).get("origin", planned.origin)
+        if then != planned.origin:
+            yield f"the trick {planned.name} was {then} and is now {planned.origin}; the run goes on differently"
+    if manifest.get("data", {}).get("fingerprint", fingerprint := _fingerprint(dataset)) != fingerprint:
+        yield (
+            f"the data is not that of the beginning: {manifest['data'].get('count')} samples then, "
+            f"{len(dataset.samples)} now; the run goes on differently"
+        )
     now = {**_versions(), "device": str(placement.device), "precision": placement.precision}
     for fact in ("gantricks", "torch", "device", "precision"):
         if fact in manifest and manifest[fact] != now[fact]:
@@ -493,6 +544,41 @@ def _differences(manifest: dict[str, Any], placement: Placement) -> Iterator[str
                 f"the run began with {fact} {manifest[fact]} and goes on with {now[fact]}; "
                 "its numbers may differ in the last bits"
             )
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """A sum over the samples: all of them, or a thousand spread over a set that is large."""
+    rows = dataset.samples
+    if rows.nbytes > FINGERPRINTED:
+        rows = rows[np.linspace(0, len(rows) - 1, 1000).astype(int)]
+    return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file's text: whole, and on the disk, or not at all."""
+    beside = path.with_name(f".{path.name}.writing")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """While nothing is there to be saved, SIGTERM ends the process as Ctrl-C does: cleaning up on the way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def caught(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    former = signal.signal(signal.SIGTERM, caught)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _date(seconds: float) -> str:

@@ -197,3 +197,12 @@ def test_wrong_keys_do_not_hide_what_does_not_fit_together(tmp_path) -> None:
         plan_recipe("dcgan", overrides, Registry(installed=False))
     for said in ("'steps'", "'channels'", "batch_size is 6000", "cuda:99 is not there"):
         assert said in str(caught.value)
+
+
+def test_batch_norm_over_single_vectors_is_refused_when_the_recipe_is_checked() -> None:
+    alone = TrickHost(batch_size=1)
+    assert "batch norm in the generator" in refusal(alone.but(generator={"batch_norm": True}))
+    in_d = alone.but(discriminator={"batch_norm": True}).with_trick("separate_batches")
+    assert "batch norm in the discriminator" in refusal(in_d)
+    alone.but(generator={"batch_norm": True}).with_trick("virtual_batch_norm", reference=4).train(1)
+    alone.but(sample=(1, 8, 8)).train(1)

@@ -182,3 +182,16 @@ def test_the_resolved_recipe_holds_absolute_paths(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("folder_dcgan", ["data.path=here"])
     assert tomllib.loads(recipe.as_toml())["data"]["path"] == str(tmp_path / "here")
+
+
+def test_an_override_is_one_value_and_unreadable_toml_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, PLAIN)
+    assert "train.steps" in problems(path, "train.steps=5\nx=3")
+    assert "no TOML that can be read" in problems(write(tmp_path, f"name = {'9' * 5000}"))
+    assert "TOML" in problems(write(tmp_path, "name = " + "[" * 20000))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + PLAIN.encode())
+    assert load_recipe(path).name == "plain"

@@ -252,3 +252,182 @@ def test_a_fault_moves_nothing_under_an_optimizer_that_does_not_know_of_it() -> 
     assert faulty.game.fault().step == 3
     state = faulty.state
     assert not differences(healthy.state, state, besides=("generator_optimizer", "discriminator_optimizer"))
+
+
+def test_the_terms_of_a_loss_keep_their_names() -> None:
+    from gantricks import TrickError
+
+    class Fickle(Trick):
+        steps = 0
+
+        @hookimpl
+        def d_loss_terms(self, ctx):
+            self.steps += 1
+            return {f"term{self.steps}": ctx.value(0.0)}
+
+    with pytest.raises(TrickError, match=r"fickle\.term1 and are now .*fickle\.term2"):
+        TrickHost().with_trick(Fickle).train(2)
+
+
+def test_an_optimizer_that_makes_its_state_late_resumes_bit_identically() -> None:
+    class Late(Trick):
+        @hookimpl
+        def transform_optimizer(self, optimizer, player, ctx):
+            return torch.optim.RMSprop(optimizer.param_groups[0]["params"], lr=1e-2)
+
+    host = TrickHost().with_trick(Late)
+    whole, resumed = host.game(), host.game()
+    for _ in range(3):
+        whole.advance()
+    resumed.load(snapshot(whole), whole.counters())
+    for game in (whole, resumed):
+        game.advance()
+    assert not differences(snapshot(whole), snapshot(resumed))
+
+
+def test_tensor_learning_rates_and_the_batch_size_are_part_of_the_state() -> None:
+    class Halves(Trick):
+        @hookimpl
+        def transform_optimizer(self, optimizer, player, ctx):
+            self.rates = [*getattr(self, "rates", []), torch.tensor(0.01)]
+            optimizer.param_groups[0]["lr"] = self.rates[-1]
+            return optimizer
+
+        @hookimpl
+        def on_boundary(self, ctx):
+            if ctx.step == 2:
+                ctx.data.batch_size = 5
+                for rate in self.rates:
+                    rate.mul_(0.5)
+
+    host = TrickHost().with_trick(Halves)
+    whole, resumed = host.game(), host.game()
+    for _ in range(4):
+        whole.advance()
+    resumed.load(snapshot(whole), whole.counters())
+    for game in (whole, resumed):
+        game.advance()
+    assert not differences(snapshot(whole), snapshot(resumed))
+    assert resumed.feed.cursor == 2 * 8 + 3 * 5
+
+
+D_STEP = ["before_d_step", "latents", "fake_batch", "d_input", "d_input", "d_scores", "d_assignment", "d_labels"]
+D_STEP += ["d_assignment", "d_labels", "d_loss_terms", "after_d_backward", "after_d_step"]
+G_STEP = ["before_g_step", "d_input", "g_labels", "g_loss_terms", "after_g_backward", "after_g_step"]
+
+
+class Everywhere(Trick):
+    """Every hook of the step, each doing nothing."""
+
+    @hookimpl
+    def latents(self, z):
+        return z
+
+    @hookimpl
+    def fake_batch(self, batch):
+        return batch
+
+    @hookimpl
+    def d_input(self, batch):
+        return batch
+
+    @hookimpl
+    def d_assignment(self, is_real):
+        return is_real
+
+    @hookimpl
+    def d_labels(self, labels):
+        return labels
+
+    @hookimpl
+    def g_labels(self, labels):
+        return labels
+
+    @hookimpl
+    def d_loss_terms(self):
+        return {}
+
+    @hookimpl
+    def g_loss_terms(self):
+        return {}
+
+    @hookimpl
+    def before_d_step(self): ...
+
+    @hookimpl
+    def after_d_backward(self): ...
+
+    @hookimpl
+    def after_d_step(self): ...
+
+    @hookimpl
+    def before_g_step(self): ...
+
+    @hookimpl
+    def after_g_backward(self): ...
+
+    @hookimpl
+    def after_g_step(self): ...
+
+    @hookimpl
+    def d_scores(self, real, fake, ctx):
+        return ctx.discriminator(*real), ctx.discriminator(*fake)
+
+
+def test_every_hook_of_the_step_runs_once_where_the_contract_says() -> None:
+    called: list[str] = []
+
+    def recorded(hook, trick, function):
+        return lambda *arguments: (called.append(hook), function(*arguments))[1]
+
+    TrickHost().with_trick(Everywhere).game(recorded).advance()
+    assert called == D_STEP + G_STEP
+
+
+def test_state_that_moves_after_a_step_is_put_back_after_a_fault() -> None:
+    class Counts(Trick):
+        @hookimpl
+        def on_run_start(self, ctx):
+            self.counts = {name: torch.zeros(()) for name in ("before_d", "after_d", "before_g", "after_g")}
+
+        def tensors(self):
+            return self.counts
+
+        @hookimpl
+        def before_d_step(self, ctx):
+            self.counts["before_d"].add_(1)
+
+        @hookimpl
+        def after_d_step(self, ctx):
+            self.counts["after_d"].add_(1)
+
+        @hookimpl
+        def before_g_step(self, ctx):
+            self.counts["before_g"].add_(1)
+
+        @hookimpl
+        def after_g_step(self, ctx):
+            self.counts["after_g"].add_(1)
+
+    class Poison(Trick):
+        @hookimpl
+        def d_loss_terms(self, ctx):
+            return {"bad": ctx.value(float("nan") if ctx._frame.finished == 2 else 0.0)}
+
+    played = TrickHost().with_trick(Counts).with_trick(Poison).train(5)
+    assert {name: float(count) for name, count in played.state["tricks"].items()} == {
+        f"counts/{name}": 2.0 for name in ("before_d", "after_d", "before_g", "after_g")
+    }
+
+
+def test_samples_of_one_seed_are_the_same_at_every_step_when_a_trick_draws_latents() -> None:
+    class Shifts(Trick):
+        @hookimpl
+        def latents(self, z, ctx):
+            return z + ctx.rng.normal(z.shape)
+
+    game = TrickHost(optimizer={"name": "sgd", "lr": 1e-9}).with_trick(Shifts).game()
+    first, other = game.sample(4, seed=0), game.sample(4, seed=1)
+    game.advance()
+    assert abs(game.sample(4, seed=0) - first).max() < 1e-6
+    assert abs(first - other).max() > 1e-3
