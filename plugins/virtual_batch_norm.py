@@ -131,6 +131,6 @@ class VirtualBatchNorm(Trick):
             network.body.set_submodule(name, VirtualNorm(norm, n))
 
         reference = Reference(*ctx.latents(n))
-        network.body.add_module(ctx.name, reference)
+        network.body.add_module(f"{ctx.name}_reference", reference)
         network.register_forward_pre_hook(reference.join, prepend=True, with_kwargs=True)
         return network

@@ -307,8 +307,8 @@ def test_the_reference_is_the_same_throughout_a_run_and_saved_with_it():
     game = host.game()
     at_start = {k: v for k, v in snapshot(game)["generator"].items() if "virtual_batch_norm" in k}
     assert {k: tuple(v.shape) for k, v in at_start.items()} == {
-        "body.virtual_batch_norm.latents": (7, 4),
-        "body.virtual_batch_norm.classes": (7,),
+        "body.virtual_batch_norm_reference.latents": (7, 4),
+        "body.virtual_batch_norm_reference.classes": (7,),
     }
     for _ in range(3):
         game.advance()

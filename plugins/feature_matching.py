@@ -1,0 +1,56 @@
+"""Feature matching: the generator matches the mean of the discriminator's features instead of its verdict."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantricks import Context, Trick, hookimpl
+
+Norm = Literal["l2", "l1"]
+
+
+def feature_distance(real: Tensor, fake: Tensor, norm: Norm = "l2") -> Tensor:
+    """Mean over features of (E f(x) - E f(G(z)))², or of its absolute value for "l1"; 0-dim, float32 at least.
+
+    `real` (B, A) and `fake` (B', A) are features; the expectations are over each batch by itself, so the batches need
+    not be of one size. No gradient flows to `real`.
+
+    Source: Salimans et al. 2016, §3.1; the mean over features and "l1" are those of the official code.
+    """
+    dtype = torch.promote_types(fake.dtype, torch.float32)
+    gap = real.detach().to(dtype).mean(0) - fake.to(dtype).mean(0)
+    return gap.square().mean() if norm == "l2" else gap.abs().mean()
+
+
+class FeatureMatching(Trick):
+    """Feature matching: G makes the mean features of its samples equal those of real ones; D trains as before.
+
+    The features are those of D's last layer before its head. G no longer maximises D's output, which it can do by
+    overtraining on the present D, but reproduces statistics that D, by its own training, has found to tell real from
+    fake. That is stable, and the paper's choice for semi-supervised classification.
+
+    `norm` is "l2", the mean over features of squared differences of the means (the official code on MNIST), or "l1", of
+    absolute ones (CIFAR-10 and SVHN). When it hurts: means say nothing of the variety within a batch, and the paper
+    found samples better with minibatch discrimination where looks, not classification, count. D's verdict does not
+    enter G's loss, so tricks on G's labels have no effect.
+
+    The real batch goes through the updated D once more in the G step, without gradient. Where D mixes samples and
+    scores reals and fakes jointly it does so already, and nothing is added.
+
+    Source: Salimans et al. 2016, §3.1 and official code.
+    """
+
+    forwards = {"d": 1}
+
+    class Config(Trick.Config):
+        norm: Annotated[Norm, Field(description="mean squared (l2) or mean absolute (l1) difference of the means")] = (
+            "l2"
+        )
+
+    @hookimpl
+    def g_objective(self, ctx: Context) -> dict[str, Tensor]:
+        return {"distance": feature_distance(ctx.real_out.features, ctx.fake_out.features, self.config.norm)}

@@ -1,0 +1,74 @@
+"""Gradient clipping: no update follows a gradient longer than a limit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantricks import Context, Trick, hookimpl
+
+
+@torch.no_grad()
+def clip_(gradients: list[Tensor], max_norm: Tensor) -> Tensor:
+    """Scale `gradients` in place by min(1, max_norm / ‖g‖), ‖g‖ the norm of all of them together; return ‖g‖, 0-dim.
+
+    Gradients within the limit keep every bit. Where ‖g‖ is not finite nothing finite is left behind: a limit divided by
+    infinity would turn an overflow into gradients of 0, and hide it.
+
+    Source: Pascanu et al. 2013, On the Difficulty of Training Recurrent Neural Networks, algorithm 1.
+    """
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, torch.where(norm.isfinite(), (max_norm / norm).clamp(max=1), norm))
+    return norm
+
+
+class GradientClipping(Trick):
+    """Gradient clipping: a player's gradient that is longer than `max_norm` is scaled back to that length.
+
+    The length is that of all its weights' gradients together; the direction stays. One steep batch then cannot throw
+    the weights far away, nor fill Adam's averages with a spike. `players` restricts it to one side; for two limits use
+    two instances. The length before clipping is logged (`norm_d`, `norm_g`), after it as the gradient norm.
+
+    When it hurts: a limit below the usual length makes every update follow a unit direction, which undoes the
+    weighting of batches; choose it from the logged lengths. Adam divides by the gradient's recent size, so a limit that
+    always acts changes little there. Put it last in the recipe: it clips the gradients that tricks before it have
+    added. A gradient that is not finite stays so and stops the run as usual.
+
+    Source: Pascanu et al. 2013, algorithm 1.
+    """
+
+    class Config(Trick.Config):
+        max_norm: Annotated[float, Field(gt=0, le=1e6, description="longest gradient that is left as it is")] = 1.0
+        players: Annotated[
+            Literal["both", "d", "g"], Field(description="whose gradients: the discriminator's, G's, or both")
+        ] = "both"
+
+    @hookimpl
+    def on_run_start(self, ctx: Context) -> None:
+        networks = {"d": ctx.discriminator, "g": ctx.generator}
+        chosen = [player for player in networks if self.config.players in (player, "both")]
+        self.parameters = {player: [*networks[player].parameters()] for player in chosen}
+        self.norms = {player: torch.zeros((), device=ctx.device) for player in chosen}
+
+    @hookimpl
+    def after_d_backward(self, ctx: Context) -> None:
+        self._clip("d", ctx)
+
+    @hookimpl
+    def after_g_backward(self, ctx: Context) -> None:
+        self._clip("g", ctx)
+
+    @hookimpl
+    def log_scalars(self) -> dict[str, Tensor]:
+        return {f"norm_{player}": norm for player, norm in self.norms.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"norm_{player}": norm for player, norm in self.norms.items()}
+
+    def _clip(self, player: str, ctx: Context) -> None:
+        if player in self.norms:
+            gradients = [p.grad for p in self.parameters[player] if p.grad is not None]
+            self.norms[player].copy_(clip_(gradients, ctx.value(self.config.max_norm)))

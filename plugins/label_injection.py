@@ -1,0 +1,152 @@
+"""Labels at several layers: every block of G and D is given the class, not the first or last layer alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gantricks import Context, Discriminator, Generator, Rng, Trick, hookimpl
+
+Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+
+
+def label_maps(labels: Tensor, x: Tensor) -> Tensor:
+    """Labels (B, E) as constant maps beside x: (B, E, H, W) for x (B, C, H, W), (B, E) for x (B, C); x's type."""
+    tiled = labels.to(x.dtype).reshape(*labels.shape, *[1] * (x.dim() - 2))
+    return tiled.expand(*labels.shape, *x.shape[2:])
+
+
+def beside(layer: Layer, inputs: int) -> Layer:
+    """A layer from `inputs` further inputs to the outputs of `layer`, without a bias of its own.
+
+    Layers are linear, so `layer(x) + beside(m)` is one layer of C + E inputs on the concatenation of x (C) and m (E).
+    """
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(inputs, layer.out_features, bias=False)
+    where: dict[str, Any] = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+    if isinstance(layer, nn.ConvTranspose2d):
+        where["output_padding"] = layer.output_padding
+    # not type(layer): a layer whose weights another trick computes has a class of its own
+    kind = nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else nn.Conv2d
+    return kind(inputs, layer.out_channels, bias=False, **where)
+
+
+class Classes:
+    """The classes of the pass that a network is in, for its layers to read. A copied network gets a copied one."""
+
+    now: Tensor | None = None
+
+    def take(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.now = args[1] if len(args) > 1 else kwargs.get("classes")
+
+    def forget(self, network: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        self.now = None
+
+
+class LabelEmbedding(nn.Embedding):
+    """Classes (B,) to labels (B, E), ~ N(0, 1) at the start."""
+
+    def initialise(self, rng: Rng) -> None:
+        self.weight.copy_(rng.normal(self.weight.shape))
+
+
+class Labels(nn.Module):
+    """What the class adds to the outputs of a layer."""
+
+    def __init__(self, layer: Layer, count: int, dim: int, classes: Classes) -> None:
+        super().__init__()
+        self.embedding, self.layer, self.classes = LabelEmbedding(count, dim), beside(layer, dim), classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = self.layer(label_maps(self.embedding(self.classes.now), x))
+        return added
+
+
+class Labelled(nn.Module):
+    """`layer` on the concatenation of x and the label maps."""
+
+    def __init__(self, layer: nn.Module, labels: Labels) -> None:
+        super().__init__()
+        self.layer, self.labels = layer, labels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x) + self.labels(x)
+        return y
+
+
+class LabelInjection(Trick):
+    """Class labels at several layers: every block of G and of D receives the class beside its input.
+
+    A G that is told the class in its first layer only must carry it through all others, and a D that meets it in its
+    last must judge the image before it knows what it should show. Here a learned embedding of the class, `dim` numbers
+    for each block, is tiled to the height and width of the block's input and concatenated to it: the first convolution
+    (or linear layer) of the block reads C + E maps. What the networks do with classes by themselves stays.
+
+    The weights for the C maps are the network's own; those for the labels start as the network's other weights do, and
+    the embeddings from N(0, 1). `players` says which networks: "generator", "discriminator" or "both"; each must be
+    conditional.
+
+    When it hurts: with many classes and few images of each, every block can learn a class by heart. It costs E maps
+    more in each block. Goes with all other surgery in either order; weight and spectral norm treat the weights for
+    the labels apart from the others, and only where they are listed after it.
+
+    Source: GAN hacks list, point 16; Reed et al. 2016, Generative Adversarial Text to Image Synthesis, §4.1 (tiling).
+    """
+
+    needs = {"classes", "generator_conditional", "discriminator_conditional"}
+
+    class Config(Trick.Config):
+        dim: Annotated[int, Field(ge=1, le=256, description="numbers that stand for the class in each block, E")] = 8
+        players: Annotated[
+            Literal["both", "generator", "discriminator"], Field(description="whose blocks receive the class")
+        ] = "both"
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        players = ("generator", "discriminator") if config.players == "both" else (config.players,)
+        self.needs = {"classes", *(f"{player}_conditional" for player in players)}
+
+    @hookimpl
+    def transform_generator(self, network: Generator, ctx: Context) -> Generator:
+        if self.config.players != "discriminator":
+            inject(network, self.config.dim, ctx)
+        return network
+
+    @hookimpl
+    def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
+        if self.config.players != "generator":
+            inject(network, self.config.dim, ctx)
+        return network
+
+
+def inject(network: Generator | Discriminator, dim: int, ctx: Context) -> None:
+    """Give the first layer of every block of `network` the class, in place."""
+    classes = Classes()
+    for name, layer in first_layers(network):
+
+        def make(layer: Layer = layer) -> Labels:
+            return Labels(layer, network.classes, dim, classes)
+
+        labels = ctx.build(f"{name}.labels", make, like=network)
+        if network.init_std is None:
+            # by its fan-in alone the label would weigh as much as all maps of x together
+            inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+            with torch.no_grad():
+                labels.layer.weight.mul_((dim / (inputs + dim)) ** 0.5)
+        network.set_submodule(name, Labelled(layer, labels))
+    network.register_forward_pre_hook(classes.take, with_kwargs=True)
+    network.register_forward_hook(classes.forget)
+
+
+def first_layers(network: Generator | Discriminator) -> list[tuple[str, Layer]]:
+    """The first linear or convolutional layer of each block in the body, with its place in the network."""
+    found = []
+    for block_name, block in network.body.named_children():
+        for name, module in block.named_modules(prefix=f"body.{block_name}"):
+            if isinstance(block, nn.Sequential) and isinstance(module, Layer):
+                found.append((name, module))
+                break
+    return found

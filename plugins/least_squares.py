@@ -1,0 +1,46 @@
+"""Least squares: the discriminator's output is a number to be brought to its target, not a probability."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gantricks import AdversarialLoss, Context, Trick, hookimpl
+
+
+def least_squares_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """½ E (s - t)² over `outputs` s and `targets` t, both (B, 1); 0-dim. Mao et al. 2017, eq. 2."""
+    return 0.5 * (outputs - targets).square().mean()
+
+
+class Objective:
+    """Both players' losses."""
+
+    def d_loss(self, ctx: Context) -> dict[str, Tensor]:
+        return {
+            "real": least_squares_loss(ctx.real_out.logits, ctx.real_labels),
+            "fake": least_squares_loss(ctx.fake_out.logits, ctx.fake_labels),
+        }
+
+    def g_loss(self, ctx: Context) -> dict[str, Tensor]:
+        return {"adversarial": least_squares_loss(ctx.fake_out.logits, ctx.fake_labels)}
+
+
+class LeastSquares(Trick):
+    """Least squares objective (LSGAN): squared distance of D's output to its target, for D and for G.
+
+    D brings its raw output to 1 on reals and to 0 on fakes, G brings it to 1 on fakes. A fake on the right side of the
+    decision but far from it is still pulled back, where a sigmoid would be flat, so gradients do not vanish when
+    D is sure. The targets are the labels (the paper's a = 0, b = c = 1), and label tricks change them as usual; for
+    the paper's Pearson divergence, a = -1, b = 1, c = 0, G's label has to be changed too.
+
+    When it hurts: the gradient grows with the distance, so a D without bounds on its output, or a high learning
+    rate, makes it jump; outputs are no logits any more, and a probability must not be read off them.
+
+    Source: Mao et al. 2017, Least Squares Generative Adversarial Networks, eq. 2 and 9.
+    """
+
+    provides = {"targets"}
+
+    @hookimpl
+    def adversarial_loss(self) -> AdversarialLoss:
+        return Objective()

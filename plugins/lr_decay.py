@@ -1,0 +1,79 @@
+"""Learning rate decay: both players' learning rates fall exponentially over the run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantricks import Context, Schedule, Trick, hookimpl
+
+PROGRESS = Schedule(start=0.0, end=1.0)
+
+
+def decayed(start: Tensor, gamma: float, progress: Tensor) -> Tensor:
+    """The rate start · γ^progress, 0-dim as both tensors are; `progress` is 0 in the first step and 1 in the last."""
+    return start * torch.pow(gamma, progress)
+
+
+class LrDecay(Trick):
+    """Learning rate decay: learning rates fall from what the recipe sets to `gamma` times that, exponentially.
+
+    In step t of T the rate is lr₀ · γ^(t/T). Early on large steps get the game going; later small ones let the players
+    settle where constant ones would keep them circling. Both fall together unless `players` names one, which changes
+    their balance over the run. The rate is logged as it is used.
+
+    When it hurts: the decay is tied to the number of steps in the recipe, so a short trial of a long recipe ends at
+    small rates too, and a game that has not settled by the end never will. Neutral at gamma = 1.
+
+    Goes with every optimizer of a recipe and with sgd_discriminator in either order.
+
+    Source: exponential decay, as in practitioners' reports.
+    """
+
+    neutral = {"gamma": 1.0}
+
+    class Config(Trick.Config):
+        gamma: Annotated[float, Field(gt=0, le=1, description="learning rate in the last step over the first")] = 0.1
+        players: Annotated[
+            Literal["both", "d", "g"], Field(description="whose learning rate: the discriminator's, G's, or both")
+        ] = "both"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.rates: dict[str, Tensor] = {}
+
+    @hookimpl
+    def transform_optimizer(self, optimizer: torch.optim.Optimizer, player: str, ctx: Context) -> torch.optim.Optimizer:
+        # float32 rounds the rate, so at 1 even the form of the optimizer stays
+        if self.config.gamma < 1 and self.config.players in (player, "both"):
+            for number, group in enumerate(optimizer.param_groups):
+                # a tensor in the group, not a number: the optimizer reads it anew at every step, captured or not
+                rate = torch.as_tensor(group["lr"], dtype=torch.float32, device=ctx.device)
+                group["lr"] = self.rates[f"{player}.{number}"] = rate
+        return optimizer
+
+    @hookimpl
+    def on_run_start(self, ctx: Context) -> None:
+        # only here: a trick after this one may have given its own rate
+        self.starts = {name: rate.clone() for name, rate in self.rates.items()}
+        for end in (PROGRESS.start, PROGRESS.end):
+            ctx.value(end)  # brought to the device now: a step copies nothing from the host
+
+    @hookimpl
+    def before_d_step(self, ctx: Context) -> None:
+        self._decay("d", ctx)
+
+    @hookimpl
+    def before_g_step(self, ctx: Context) -> None:
+        self._decay("g", ctx)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.rates
+
+    def _decay(self, player: str, ctx: Context) -> None:
+        for name, rate in self.rates.items():
+            if name.startswith(player):
+                rate.copy_(decayed(self.starts[name], self.config.gamma, ctx.value(PROGRESS)))

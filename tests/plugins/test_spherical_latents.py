@@ -1,0 +1,242 @@
+"""Laws of spherical latents: radius √D and every direction alike, one function of the Gaussian draws; laws of slerp."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gantricks import UserError
+from gantricks.plugins.spherical_latents import SphericalLatents, slerp, to_cube, to_sphere
+from gantricks.rng import Clock, Rng
+from gantricks.testing import TrickHost
+from gantricks.testing import strategies as gs
+from gantricks.testing.host import same_bits
+
+VECTORS = TrickHost(latent_dim=6)
+
+
+def normals(*shape: int, seed: int = 0) -> torch.Tensor:
+    return Rng(seed, "latents", Clock(), dtype=torch.float64).normal(shape)
+
+
+def kolmogorov(values: torch.Tensor) -> float:
+    """√n times the largest distance between the values' distribution function and that of U(-1, 1)."""
+    ordered = (np.sort(values.numpy().ravel()) + 1) / 2
+    ranks = np.arange(len(ordered))
+    distance = max(np.max((ranks + 1) / len(ordered) - ordered), np.max(ordered - ranks / len(ordered)))
+    return distance * math.sqrt(len(ordered))
+
+
+# ---------------------------------------------------------------- the distributions
+
+
+@given(st.integers(1, 9), st.integers(2, 12), st.data())
+def test_sphere_keeps_directions_and_gives_every_latent_the_norm_of_its_dimension(size, dim, data):
+    z = data.draw(gs.tensors((size, dim), scale=data.draw(st.sampled_from([0.1, 1.0, 10.0]))))
+    out = to_sphere(z)
+    assert out.dtype == z.dtype
+    for row, moved in zip(z.tolist(), out.tolist(), strict=True):
+        length = math.sqrt(sum(x * x for x in row))
+        np.testing.assert_allclose(moved, [x / length * math.sqrt(dim) for x in row], rtol=1e-12)
+    np.testing.assert_allclose(out.square().sum(1).numpy(), np.full(size, dim), rtol=1e-12)
+
+
+def test_every_direction_of_the_sphere_is_alike():
+    out = to_sphere(normals(40_000, 3))
+    # on a sphere in three dimensions each coordinate is uniform (Archimedes)
+    for axis in range(3):
+        assert kolmogorov(out[:, axis] / math.sqrt(3)) < 2.7  # Kolmogorov: 1e-6
+    covariance = (out.T @ out / len(out)).numpy()
+    np.testing.assert_allclose(covariance, np.eye(3), atol=5.5 / math.sqrt(len(out)))
+
+
+def test_cube_is_uniform_between_minus_one_and_one():
+    out = to_cube(normals(20_000, 2))
+    assert ((out >= -1) & (out <= 1)).all()
+    assert kolmogorov(out) < 2.7
+    assert abs((out[:, 0] * out[:, 1]).mean()) < 5.5 / 3 / math.sqrt(len(out))
+
+
+@given(st.floats(-8, 8))
+def test_cube_is_the_normal_distribution_function(z):
+    expected = 1 - math.erfc(z / math.sqrt(2))
+    assert to_cube(torch.tensor([[z]], dtype=torch.float64)).item() == pytest.approx(expected, abs=1e-14)
+
+
+def test_cube_and_sphere_stay_finite_at_extremes():
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        z = torch.tensor([[40.0, -40.0], [0.0, 0.0]], dtype=dtype)
+        for map_ in (to_sphere, to_cube):
+            assert map_(z).isfinite().all()
+            assert map_(z).dtype == dtype
+        assert (to_cube(z).abs() <= 1).all()
+
+
+# ---------------------------------------------------------------- great circles
+
+
+@st.composite
+def pairs(draw):
+    """Two vectors (3, D) in general position, and a share of the way."""
+    dim = draw(st.integers(2, 8))
+    a, b = (draw(gs.tensors((3, dim), scale=draw(st.sampled_from([0.1, 1.0, 30.0])))) for _ in range(2))
+    return a, b, draw(st.floats(0, 1))
+
+
+def norms(x: torch.Tensor) -> torch.Tensor:
+    return x.norm(dim=-1, keepdim=True)
+
+
+@given(pairs())
+def test_slerp_is_shoemakes_formula_between_directions(case):
+    a, b, t = case
+    out = slerp(a, b, t)
+    for row in range(len(a)):
+        p, q = a[row].numpy(), b[row].numpy()
+        length_p, length_q = np.linalg.norm(p), np.linalg.norm(q)
+        omega = math.acos(max(-1.0, min(1.0, float(p @ q / (length_p * length_q)))))
+        assume(0.01 < omega < math.pi - 0.01)
+        way = (math.sin((1 - t) * omega) * p / length_p + math.sin(t * omega) * q / length_q) / math.sin(omega)
+        expected = ((1 - t) * length_p + t * length_q) * way
+        np.testing.assert_allclose(out[row].numpy(), expected, rtol=1e-9, atol=1e-9 * length_p)
+
+
+@given(pairs())
+def test_from_a_vector_to_itself_is_that_vector(case):
+    a, _, t = case
+    assert same_bits(slerp(a, a, t), a)
+
+
+@given(pairs())
+def test_the_ends_are_exact(case):
+    a, b, _ = case
+    assert same_bits(slerp(a, b, 0.0), a)
+    assert same_bits(slerp(a, b, 1.0), b)
+    assert same_bits(slerp(a, -a, 0.0), a)
+    assert same_bits(slerp(a, -a, 1.0), -a)
+
+
+@given(pairs())
+def test_the_norm_is_kept_and_goes_evenly_between_different_ones(case):
+    a, b, t = case
+    torch.testing.assert_close(norms(slerp(to_sphere(a), to_sphere(b), t)), norms(to_sphere(a)))
+    torch.testing.assert_close(norms(slerp(a, b, t)), (1 - t) * norms(a) + t * norms(b))
+
+
+@given(pairs())
+def test_the_way_back_is_the_way(case):
+    a, b, t = case
+    assume(((a * b).sum(-1).abs() < 0.999 * (norms(a) * norms(b))[:, 0]).all())
+    torch.testing.assert_close(slerp(a, b, t), slerp(b, a, 1 - t), rtol=1e-7, atol=1e-9)
+
+
+@given(pairs(), st.sampled_from([1e-16, 1e-12, 1e-8, 3e-8, 1e-6, 1e-3]))
+def test_nearly_parallel_vectors_are_safe(case, apart):
+    a, b, t = case
+    near = a + apart * norms(a) / norms(b) * b
+    out = slerp(a, near, t)
+    torch.testing.assert_close(norms(out), (1 - t) * norms(a) + t * norms(near), rtol=1e-12, atol=0)
+    assert (norms(out - a) <= 2 * apart * norms(a) * (t + 1e-6) + 1e-12 * norms(a)).all()
+
+
+@given(pairs(), st.sampled_from([0.0, 1e-16, 1e-12, 1e-8, 3e-8, 1e-6, 1e-3]))
+def test_nearly_opposite_vectors_keep_their_norm_and_turn_evenly(case, apart):
+    a, b, t = case
+    u = to_sphere(a)
+    opposite = to_sphere(-u + apart * to_sphere(b))
+    out = slerp(u, opposite, t)
+    torch.testing.assert_close(norms(out), norms(u), rtol=1e-9, atol=0)
+    turned = (out * u).sum(-1) / u.square().sum(-1)
+    whole = torch.atan2(norms(opposite - (opposite * u).sum(-1, keepdim=True) / norms(u) ** 2 * u), -norms(u))[:, 0]
+    torch.testing.assert_close(turned, torch.cos(t * whole), rtol=0, atol=1e-6)
+
+
+def test_halfway_between_opposites_is_at_right_angles_to_both():
+    a = torch.cat([to_sphere(normals(5, 4)), 2 * torch.eye(4, dtype=torch.float64)])
+    middle = slerp(a, -a, 0.5)
+    torch.testing.assert_close((middle * a).sum(1), torch.zeros(9, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(norms(middle), norms(a))
+
+
+def test_zero_vectors_and_single_numbers_stay_finite():
+    a, zero = normals(3, 4), torch.zeros(3, 4, dtype=torch.float64)
+    torch.testing.assert_close(slerp(zero, a, 0.25), 0.25 * a)
+    torch.testing.assert_close(slerp(a, zero, 0.25), 0.75 * a)
+    assert same_bits(slerp(zero, zero, 0.5), zero)
+    one = torch.ones(2, 1)
+    assert slerp(one, -one, 0.3).isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8 * 1.001)])
+def test_lower_precision_keeps_its_type_and_loses_no_more_than_it_must(dtype, tolerance):
+    a, b = normals(40, 6).to(dtype), normals(40, 6, seed=1).to(dtype)
+    out = slerp(a, b, 0.3)
+    assert out.dtype == dtype
+    exact = slerp(a.double(), b.double(), 0.3)
+    # bfloat16 has 8 digits: computed in float32, each number is off by no more than the last rounding
+    torch.testing.assert_close(out.double(), exact, rtol=tolerance, atol=1e-6)
+
+
+def test_a_tensor_of_shares_gives_a_path():
+    a, b = normals(6), normals(6, seed=1)
+    shares = torch.linspace(0, 1, 5, dtype=torch.float64)
+    path = slerp(a, b, shares[:, None])
+    assert path.shape == (5, 6)
+    for share, point in zip(shares.tolist(), path, strict=True):
+        torch.testing.assert_close(point, slerp(a, b, share))
+
+
+# ---------------------------------------------------------------- in a run
+
+
+@pytest.mark.parametrize(
+    ("distribution", "expected"), [("sphere", to_sphere), ("uniform", to_cube), ("normal", lambda z: z)]
+)
+@pytest.mark.parametrize("reuse", [True, False])
+def test_every_latent_is_a_function_of_the_gaussian_one(distribution, expected, reuse):
+    host = VECTORS.but(reuse_fakes=reuse)
+    played = host.with_trick("spherical_latents", distribution=distribution).train(3)
+    assert len(played.calls["latents"]) == (3 if reuse else 6)
+    for call in played.calls["latents"]:
+        assert same_bits(call.result, expected(call.arguments[0]))
+    # the draws themselves are those of a run without it
+    plain = host.with_trick("spherical_latents", distribution="normal").train(3)
+    for call, same in zip(played.calls["latents"], plain.calls["latents"], strict=True):
+        assert same_bits(call.arguments[0], same.arguments[0])
+
+
+@pytest.mark.parametrize(("distribution", "expected"), [("sphere", to_sphere), ("uniform", to_cube)])
+def test_samples_are_drawn_as_in_training_and_depend_on_their_seed_only(distribution, expected):
+    def seen(host: TrickHost, steps: int) -> torch.Tensor:
+        game = host.game()
+        for _ in range(steps):
+            game.advance()
+        latents: list[torch.Tensor] = []
+        game.generator.register_forward_pre_hook(lambda module, args: latents.append(args[0].clone()))
+        game.sample(5, seed=7)
+        return torch.cat(latents)
+
+    host = VECTORS.with_trick("spherical_latents", distribution=distribution)
+    torch.testing.assert_close(seen(host, 0), expected(seen(VECTORS, 0)))
+    assert same_bits(seen(host, 0), seen(host, 2))
+
+
+def test_the_default_is_the_sphere():
+    assert SphericalLatents.Config().distribution == "sphere"
+
+
+def test_a_sphere_of_one_dimension_is_refused():
+    with pytest.raises(UserError, match="larger latent_dim"):
+        TrickHost(latent_dim=1).with_trick("spherical_latents").plan()
+    TrickHost(latent_dim=1).with_trick("spherical_latents", distribution="uniform").plan()
+
+
+def test_other_distributions_are_refused():
+    with pytest.raises(ValidationError):
+        SphericalLatents.Config(distribution="cauchy")

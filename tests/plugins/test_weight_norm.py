@@ -1,0 +1,207 @@
+"""Laws of weight norm: rows of length g, gradients orthogonal to v, the same function at the start."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+
+from gantricks import Trick, UserError, hookimpl
+from gantricks.networks.base import Discriminator
+from gantricks.plugins.weight_norm import WeightNorm, weight_norm
+from gantricks.testing import TrickHost
+from gantricks.testing import strategies as gs
+from gantricks.testing.host import same_bits
+
+VECTORS = TrickHost()
+IMAGES = TrickHost(sample=(1, 8, 8), generator={"batch_norm": False}, discriminator={"batch_norm": False, "depth": 2})
+CONDITIONAL = IMAGES.but(
+    classes=3,
+    generator={"network": "resnet", "channels": 4, "conditional": True},
+    discriminator={"network": "resnet", "channels": 4, "conditional": True},
+)
+HOSTS = pytest.mark.parametrize("host", [VECTORS, IMAGES, CONDITIONAL], ids=["mlp", "dcgan", "resnet-conditional"])
+PLAYERS = pytest.mark.parametrize("players", ["both", "generator", "discriminator"])
+LAYERS = {
+    "linear": (lambda: nn.Linear(5, 3), (5,), 0),
+    "conv": (lambda: nn.Conv2d(3, 4, (3, 2)), (3, 6, 6), 0),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3, stride=2), (3, 4, 4), 1),
+}
+
+
+def layer_of(kind: str, draw=None):
+    make, shape, outputs = LAYERS[kind]
+    layer = make().double()
+    if draw is not None:
+        with torch.no_grad():
+            layer.weight.copy_(draw(gs.tensors(layer.weight.shape)))
+    return layer, shape, outputs
+
+
+def parts(layer):
+    return layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+
+
+def rows(weight: torch.Tensor, outputs: int) -> np.ndarray:
+    """One row per output channel."""
+    return np.moveaxis(weight.detach().numpy(), outputs, 0).reshape(weight.shape[outputs], -1)
+
+
+def treated(network: nn.Module) -> list[str]:
+    return [name for name, m in network.named_modules() if isinstance(m, nn.utils.parametrize.ParametrizationList)]
+
+
+@given(st.sampled_from(sorted(LAYERS)), st.data())
+def test_the_weight_is_g_times_the_direction_of_v(kind, data):
+    layer, _, outputs = layer_of(kind, data.draw)
+    weight_norm(layer)
+    g, v = parts(layer)
+    with torch.no_grad():
+        g.copy_(data.draw(gs.tensors(g.shape)))
+        v.copy_(data.draw(gs.tensors(v.shape)))
+    assert g.numel() == v.shape[outputs]
+    of_v = rows(v, outputs)
+    expected = g.detach().numpy().reshape(-1, 1) * of_v / np.sqrt((of_v**2).sum(1, keepdims=True))
+    np.testing.assert_allclose(rows(layer.weight, outputs), expected, rtol=1e-12)
+    lengths = np.sqrt((rows(layer.weight, outputs) ** 2).sum(1))
+    np.testing.assert_allclose(lengths, np.abs(g.detach().numpy().ravel()), rtol=1e-12)
+
+
+@given(st.sampled_from(sorted(LAYERS)), st.data())
+def test_the_start_is_the_plain_layer_to_rounding(kind, data):
+    layer, shape, outputs = layer_of(kind, data.draw)
+    x, before, weight = data.draw(gs.tensors((2, *shape))), copy.deepcopy(layer), layer.weight.detach().clone()
+    weight_norm(layer)
+    g, v = parts(layer)
+    assert same_bits(v, weight)
+    np.testing.assert_allclose(g.detach().numpy().ravel(), np.sqrt((rows(weight, outputs) ** 2).sum(1)), rtol=1e-12)
+    torch.testing.assert_close(layer(x), before(x), rtol=0, atol=1e-12)
+
+
+@given(st.sampled_from(sorted(LAYERS)), st.data())
+def test_the_gradient_of_v_is_orthogonal_to_v_and_that_of_g_is_along_it(kind, data):
+    layer, shape, outputs = layer_of(kind, data.draw)
+    weight_norm(layer)
+    g, v = parts(layer)
+    with torch.no_grad():
+        g.copy_(data.draw(gs.tensors(g.shape)) + 3)
+    x = data.draw(gs.tensors((2, *shape)))
+    weight = layer.weight
+    weight.retain_grad()
+    functional = {"linear": nn.functional.linear, "conv": nn.functional.conv2d}
+    out = functional[kind](x, weight) if kind in functional else nn.functional.conv_transpose2d(x, weight, stride=2)
+    out.sin().sum().backward()
+    of_w, of_v = rows(weight.grad, outputs), rows(v, outputs)
+    direction = of_v / np.sqrt((of_v**2).sum(1, keepdims=True))
+    np.testing.assert_allclose((rows(v.grad, outputs) * of_v).sum(1), 0, atol=1e-10)
+    # Salimans & Kingma 2016, eq. 3
+    along = (of_w * direction).sum(1, keepdims=True)
+    scale = g.detach().numpy().reshape(-1, 1) / np.sqrt((of_v**2).sum(1, keepdims=True))
+    np.testing.assert_allclose(g.grad.numpy().ravel(), along.ravel(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(rows(v.grad, outputs), scale * (of_w - along * direction), rtol=1e-9, atol=1e-10)
+
+
+@given(st.floats(0.1, 50))
+def test_the_length_of_v_does_not_matter(factor):
+    layer, shape, _ = layer_of("conv")
+    weight_norm(layer)
+    x = torch.ones((1, *shape), dtype=torch.float64)
+    before = layer(x)
+    with torch.no_grad():
+        parts(layer)[1].mul_(factor)
+    torch.testing.assert_close(layer(x), before, rtol=0, atol=1e-12)
+
+
+@HOSTS
+@PLAYERS
+def test_every_layer_of_the_chosen_players_is_treated_and_the_others_stay(host, players):
+    game, plain = host.with_trick("weight_norm", players=players).game(), host.game()
+    for role in ("generator", "discriminator"):
+        network, before = getattr(game, role), getattr(plain, role)
+        layers = [n for n, m in before.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+        expected = [f"{name}.parametrizations.weight" for name in layers] if players in ("both", role) else []
+        assert treated(network) == expected
+        inputs = torch.randn((3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        classes = torch.arange(3) if host.classes else None
+        if role == "discriminator":
+            inputs = torch.tanh(inputs.repeat(1, 16).view(3, 1, 8, 8)) if len(host.sample) == 3 else inputs[:, :2]
+            out, expected_out = network(inputs, classes).logits, before(inputs, classes).logits
+        else:
+            out, expected_out = network(inputs, classes), before(inputs, classes)
+        torch.testing.assert_close(out, expected_out, rtol=0, atol=1e-10)
+
+
+@HOSTS
+def test_lengths_and_directions_reach_the_optimizer_and_both_move(host):
+    game = host.with_trick("weight_norm").game()
+    for player in game.players.values():
+        held = {id(p) for group in player.optimizer.param_groups for p in group["params"]}
+        named = {n: p for n, p in player.network.named_parameters() if ".parametrizations." in n}
+        assert any(name.endswith("original0") for name in named)
+        assert all(id(p) in held for p in named.values())
+        assert not [n for n, _ in player.network.named_parameters() if n.endswith((".linear.weight", ".conv.weight"))]
+    before = {k: {n: t.clone() for n, t in game.state()[k].items()} for k in ("generator", "discriminator")}
+    for _ in range(2):
+        game.advance()
+    for role, tensors in before.items():
+        for name, tensor in tensors.items():
+            if ".parametrizations." in name:
+                assert not same_bits(tensor, game.state()[role][name]), name
+
+
+@HOSTS
+def test_a_copy_of_the_network_is_independent_and_equal(host):
+    network = host.with_trick("weight_norm").game().discriminator
+    twin = copy.deepcopy(network)
+    images = torch.ones((2, *host.sample), dtype=torch.float64)
+    classes = torch.arange(2) if host.classes else None
+    assert same_bits(twin(images, classes).logits, network(images, classes).logits)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(1)
+    assert not same_bits(twin(images, classes).logits, network(images, classes).logits)
+
+
+def test_an_average_of_the_generator_samples_from_averaged_parts():
+    host = IMAGES.with_trick("weight_norm").with_trick("ema", decay=0.5, warmup=False)
+    game = host.train(3).game
+    shadow = next(planned.trick for planned in game.plan.tricks if planned.name == "ema").shadow
+    assert treated(shadow) == treated(game.generator)
+    assert torch.isfinite(torch.from_numpy(game.sample(4, 0))).all()
+    assert not same_bits(shadow.head.conv.weight, game.generator.head.conv.weight)
+
+
+def test_state_survives_a_round_trip():
+    host = IMAGES.with_trick("weight_norm")
+    game = host.train(3).game
+    other = host.but(seed=5).game()
+    state = {group: {n: t.detach().clone() for n, t in tensors.items()} for group, tensors in game.state().items()}
+    other.load(state, game.counters())
+    z = torch.ones((2, 4), dtype=torch.float64)
+    assert same_bits(other.generator(z), game.generator(z))
+
+
+class Computed(Trick):
+    @hookimpl
+    def transform_discriminator(self, network: Discriminator) -> Discriminator:
+        nn.utils.parametrizations.orthogonal(network.body.hidden1.linear)
+        return network
+
+
+def test_a_layer_whose_weights_are_computed_already_is_refused_by_name():
+    with pytest.raises(UserError, match=r"body\.hidden1\.linear already"):
+        VECTORS.with_trick(Computed).with_trick("weight_norm").game()
+    VECTORS.with_trick(Computed).with_trick("weight_norm", players="generator").game()
+    with pytest.raises(UserError, match="already"):
+        VECTORS.with_trick("weight_norm").with_trick("weight_norm", "again").game()
+
+
+def test_unknown_players_are_refused():
+    with pytest.raises(ValidationError):
+        WeightNorm.Config(players="nobody")
