@@ -147,6 +147,20 @@ def recipes(
 
 
 @app.command()
+def new_trick(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What recipes will call it, such as target_jitter.")],
+    folder: Annotated[
+        Path,
+        typer.Option("--dir", metavar="DIR", help="Where to make its folder; here when left out.", show_default=False),
+    ] = Path(),
+) -> None:
+    """Start a trick of your own: a package that works, with its tests."""
+    from gantricks.cli.new_trick import new_trick
+
+    new_trick(name, folder)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors that complete and check TOML."""
     from gantricks.cli.console import write_json
