@@ -51,6 +51,7 @@ class Frame:
         "real_out",
         "step",
         "stop_reason",
+        "warnings",
     )
 
     generator: Generator
@@ -76,6 +77,7 @@ class Frame:
         self.progress = 0.0
         self.progress_tensor = torch.zeros((), device=device, dtype=dtype)
         self.stop_reason: str | None = None
+        self.warnings: list[str] = []
         self._constants: dict[float, Tensor] = {}
         self._scheduled: dict[Schedule, Tensor] = {}
         self.clear()
@@ -274,6 +276,25 @@ class Context:
         """End the run before the next step; for `on_boundary`."""
         self._frame.stop_reason = f"{self.name}: {reason}"
 
+    def warn(self, sentence: str) -> None:
+        """Tell the user, with the next log line; for `on_log`."""
+        self._outside_the_step("warn")
+        self._frame.warnings.append(f"{self.name}: {sentence}")
+
+    def set_n_critic(self, n: int) -> None:
+        """The number of D steps in each step from the next one on; for `on_boundary`. Part of a checkpoint."""
+        self._outside_the_step("set_n_critic")
+        if n < 1:
+            raise TrickError(f"{self.name}: a step has at least 1 D step, not {n}")
+        self._frame.step.n_critic = n
+
+    def set_batch_size(self, n: int) -> None:
+        """The number of samples in each batch from the next one on; for `on_boundary`. Part of a checkpoint."""
+        self._outside_the_step("set_batch_size")
+        if not 1 <= n <= self.data.count:
+            raise TrickError(f"{self.name}: a batch holds 1 to {self.data.count} samples with this data, not {n}")
+        self._frame.feed.batch_size = n
+
     def d_step(self, critic: int) -> None:
         """One D step, for `play`. `critic` numbers the D steps within the step and keys their random draws."""
         self._frame.step.d_step(critic)
@@ -281,6 +302,13 @@ class Context:
     def g_step(self) -> None:
         """One G step, for `play`."""
         self._frame.step.g_step()
+
+    def _outside_the_step(self, method: str) -> None:
+        if self._frame.clock.phase in ("d", "g"):
+            raise TrickError(
+                f"{self.name}: ctx.{method} acts on the host, and inside the step it would be lost when the step is "
+                "captured; call it in on_boundary or on_log"
+            )
 
     def _host(self, name: str, value: T) -> T:
         if self._frame.clock.phase in ("d", "g"):

@@ -58,6 +58,9 @@ class Game:
             self.hooks = _wrapped(self.hooks, wrap)
         self.frame.hooks = self.hooks
 
+        self.cursors: dict[int, int] = {}
+        """Where the data stood before each step since the last look for a fault."""
+
         self._build_networks()
         self.players = {name: self._player(name) for name in ("d", "g")}
         self._start()
@@ -164,6 +167,7 @@ class Game:
         notify(self.hooks.on_boundary)
         if self.frame.stop_reason:
             return False
+        self.cursors[self.finished] = self.feed.cursor
         self.step()
         self._at(self.finished + 1)
         if self.finished == 1 and not all(player.masked for player in self.players.values()):
@@ -180,7 +184,10 @@ class Game:
 
     def fault(self) -> Fault | None:
         """The first non-finite value so far. Waits for the device."""
-        return self.guard.report()[1]
+        fault = self.guard.report()[1]
+        if not fault:
+            self.cursors.clear()
+        return fault
 
     def scalars(self) -> tuple[dict[str, float], Fault | None]:
         """What a log line holds, and the fault if there was one. Waits for the device."""
@@ -199,6 +206,10 @@ class Game:
         with torch.no_grad():
             for hook, ctx in self.hooks.log_scalars:
                 scalars |= {f"{ctx.name}/{name}": float(value) for name, value in hook(ctx).items()}
+        if not fault:
+            self.cursors.clear()
+            for hook, ctx in self.hooks.on_log:
+                hook(dict(scalars), ctx)
         return scalars, fault
 
     @torch.no_grad()
@@ -259,6 +270,7 @@ class Game:
             "step": self.finished,
             "images_seen": self.feed.cursor,
             "batch_size": self.feed.batch_size,
+            "n_critic": self.step.n_critic,
             "optimizers": groups,
         }
 
@@ -276,6 +288,7 @@ class Game:
         _copy_into(self.trick_tensors, state["tricks"], "the tricks' state")
         self.feed.cursor = counters["images_seen"]
         self.feed.batch_size = counters["batch_size"]
+        self.step.n_critic = counters["n_critic"]
         self._at(counters["step"])
 
 

@@ -93,8 +93,9 @@ class HookSpecs:
 
     @event
     def on_boundary(self, ctx: Context) -> None:
-        """Between steps, on the host: `ctx.step`, `ctx.progress` and `ctx.images_seen` can be read, and
-        `ctx.stop(reason)` ends the run after this step.
+        """Between steps, on the host: `ctx.step`, `ctx.progress` and `ctx.images_seen` can be read,
+        `ctx.set_n_critic(n)` and `ctx.set_batch_size(n)` hold from the next step on, and `ctx.stop(reason)` ends the
+        run before it.
         """
 
     @choice
@@ -191,6 +192,12 @@ class HookSpecs:
     @term
     def log_scalars(self, ctx: Context) -> dict[str, Tensor]:
         """Scalars to log beside the losses; called at log intervals only, after the G step."""
+
+    @event
+    def on_log(self, scalars: dict[str, float], ctx: Context) -> None:
+        """After each log line, on the host, with its scalars by name: "loss/d", "gradient_norm/g", "logits/real",
+        "<trick>/<name>" … `ctx.warn(sentence)` tells the user. Not called when a value was not finite.
+        """
 
     @event
     def on_run_end(self, ctx: Context) -> None:

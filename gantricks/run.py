@@ -266,6 +266,9 @@ class _Session:
                 mark, mark_step = now, step
                 log.scalars(step, scalars, speed)
                 self.reporter.logged(step, scalars, speed)
+                for sentence in game.frame.warnings:
+                    self.reporter.warn(f"step {step}: {sentence}")
+                game.frame.warnings.clear()
             if step % train.sample_every == 0 or last:
                 self._picture(game, log)
             self.reporter.stepped(step)
@@ -293,8 +296,7 @@ class _Session:
     def _stop_at(self, fault: Fault, game: Game) -> None:
         """Leave the state from before the fault where it can be looked at, and say what happened."""
         folder = self.run / "fault" / checkpoint.checkpoint_name(fault.step)
-        seen = (fault.step - 1) * self.train.n_critic * game.feed.batch_size
-        before = {"step": fault.step - 1, "phase": fault.player, "images_seen": seen}
+        before = {"step": fault.step - 1, "phase": fault.player, "images_seen": game.cursors[fault.step - 1]}
         checkpoint.save(folder, game.state(), game.counters() | before)
         names = [
             f"the norm of {fault.player.upper()}'s gradient"

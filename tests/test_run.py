@@ -218,6 +218,9 @@ ACTIVE = {
     "virtual_batch_norm": "reference = 8",
     "minibatch_discrimination": "kernels = 3\ndim = 2",
     "experience_replay": "capacity = 9",
+    "batch_size_schedule": "start = 4\nend = 8",
+    "failure_watch": "window = 4\ngradient_norm = 0.001",
+    "n_critic_schedule": "start = 2\nat = 0.5",
 }
 
 

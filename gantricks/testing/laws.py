@@ -101,7 +101,7 @@ def _neutral(case: Case) -> None:
 def _active(case: Case) -> None:
     with_it, plain = case.with_it.train(), case.without.train()
     changed = differences(with_it.state, plain.state, besides=("tricks",))
-    watches = set(hooks_of(case.trick)) <= {"log_scalars", "on_boundary", "on_run_end"}
+    watches = set(hooks_of(case.trick)) <= {"on_run_start", "on_boundary", "log_scalars", "on_log", "on_run_end"}
     exact = set(hooks_of(case.trick)) == {"d_scores"}
     assert changed or watches or exact or not same_bits(_samples(with_it.game), _samples(plain.game))
 
@@ -302,7 +302,8 @@ def _corners(case: Case) -> None:
 
 @_law("cost", "declare in `forwards` how many more forward passes of each network a step takes")
 def _cost(case: Case) -> None:
-    with_it, without = _forwards(case.with_it), _forwards(case.without)
+    with_it, d_steps = _forwards(case.with_it)
+    without, _ = _forwards(case.without.but(n_critic=d_steps))  # a trick may set how many D steps there are
     extra = {name: with_it[name] - without[name] for name in ("d", "g")}
     declared = {"d": 0, "g": 0, **case.trick.forwards}
     told = f"it takes {extra} more forward passes and declares {declared}"
@@ -323,8 +324,8 @@ def _fault(case: Case) -> None:
         if player == "g":
             healthy.clock.enter("boundary")
             notify(healthy.hooks.on_boundary)
-            for critic in range(host.n_critic):  # the D steps before the fault are healthy ones
-                healthy.step.d_step(critic, host.reuse_fakes and critic == host.n_critic - 1)
+            for critic in range(healthy.step.n_critic):  # the D steps before the fault are healthy ones
+                healthy.step.d_step(critic, host.reuse_fakes and critic == healthy.step.n_critic - 1)
         before = snapshot(healthy)
         for _ in range(3):
             game.advance()
@@ -427,15 +428,15 @@ def _shown(value: Any) -> Any:
     return type(value).__name__
 
 
-def _forwards(host: TrickHost) -> dict[str, int]:
-    """How many forward passes of each network the second step takes."""
+def _forwards(host: TrickHost) -> tuple[dict[str, int], int]:
+    """How many forward passes of each network the second step takes, and how many D steps it has."""
     game = host.game()
     game.advance()
     counts = {"d": 0, "g": 0}
     for player in game.players.values():
         player.network.register_forward_hook(lambda *_, name=player.name: counts.update({name: counts[name] + 1}))
     game.advance()
-    return counts
+    return counts, game.step.n_critic
 
 
 def _samples(game: Game) -> Tensor:
