@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gantricks.networks.base import Discriminator, Network, Shapes
-from gantricks.networks.dcgan import halvings
-from gantricks.networks.resnet import misfits, pooling
+from gantricks.networks.halving import halvings, misfits
+from gantricks.networks.resnet import pooling
 from gantricks.options import Options
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gantricks.networks.base import Discriminator, Generator, Network, Shapes
-from gantricks.networks.dcgan import halvings
+from gantricks.networks.halving import halvings, misfits
 from gantricks.options import Options
 
 POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
@@ -132,29 +132,6 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         added: Tensor = self.branch(x) + self.shortcut(x)
         return added / math.sqrt(2)
-
-
-def misfits(name: str, config: Any, shapes: Shapes) -> list[str]:
-    """Sentences saying why the network `name`, which halves images `config.depth` times, does not fit these data."""
-    found = []
-    if len(shapes.sample) != 3:
-        found.append(
-            f'{name} needs images, and these data are vectors of {shapes.sample[0]} numbers; use network = "mlp"'
-        )
-    else:
-        height, width = shapes.sample[1:]
-        # ceil(side / 2^depth) ≥ 2: a map one pixel wide has nothing left to halve
-        deepest = (min(height, width) - 1).bit_length() - 1
-        if deepest < 1:
-            found.append(f"{name} cannot halve images of {height}x{width}; each side needs 3 pixels or more")
-        elif config.depth is not None and config.depth > deepest:
-            found.append(
-                f"depth = {config.depth} is too deep for images of {height}x{width}; "
-                f"the most that leaves each side 2 pixels is depth = {deepest}"
-            )
-    if config.conditional and not shapes.classes:
-        found.append("conditional = true needs data with classes, and these have none; use conditional = false")
-    return found
 
 
 def pooling(kind: str) -> nn.Module:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from gantricks.networks.base import Discriminator, Generator, Shapes, initialise, mixes_samples
-from gantricks.networks.dcgan import DCGAN, halvings
+from gantricks.networks.dcgan import DCGAN
+from gantricks.networks.halving import halvings
 from gantricks.rng import Clock, Rng
 
 ROLES = ["generator", "discriminator"]

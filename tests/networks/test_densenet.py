@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from gantricks.networks.base import Discriminator, Shapes, initialise, mixes_samples
-from gantricks.networks.dcgan import halvings
 from gantricks.networks.densenet import Dense, DenseNet
+from gantricks.networks.halving import halvings
 from gantricks.rng import Clock, Rng
 
 SIDES = st.integers(8, 256)

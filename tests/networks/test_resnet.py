@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from gantricks.networks.base import Discriminator, Generator, Shapes, initialise, mixes_samples
-from gantricks.networks.dcgan import halvings
+from gantricks.networks.halving import halvings
 from gantricks.networks.resnet import Residual, ResNet, pooling
 from gantricks.rng import Clock, Rng
 

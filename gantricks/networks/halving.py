@@ -1,0 +1,45 @@
+"""What networks share that halve an image until little is left of it."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from gantricks.networks.base import Shapes
+
+Size = tuple[int, int]
+"""Height and width of a map."""
+
+
+def halvings(image: Size, depth: int | None = None) -> list[Size]:
+    """The sizes that an image passes through, itself first: `depth` halvings that round up.
+
+    Left out, the depth is the least, and no less than 1, that brings the smaller side to 5 or below.
+    """
+    if depth is None:
+        depth = next(d for d in count(1) if min(image) <= 5 * 2**d)
+    height, width = image
+    return [(-(-height // 2**d), -(-width // 2**d)) for d in range(depth + 1)]
+
+
+def misfits(name: str, config: Any, shapes: Shapes) -> list[str]:
+    """Sentences saying why the network `name`, which halves images `config.depth` times, does not fit these data."""
+    found = []
+    if len(shapes.sample) != 3:
+        found.append(
+            f'{name} needs images, and these data are vectors of {shapes.sample[0]} numbers; use network = "mlp"'
+        )
+    else:
+        height, width = shapes.sample[1:]
+        # ceil(side / 2^depth) ≥ 2: a map one pixel wide has nothing left to halve
+        deepest = (min(height, width) - 1).bit_length() - 1
+        if deepest < 1:
+            found.append(f"{name} cannot halve images of {height}x{width}; each side needs 3 pixels or more")
+        elif config.depth is not None and config.depth > deepest:
+            found.append(
+                f"depth = {config.depth} is too deep for images of {height}x{width}; "
+                f"the most that leaves each side 2 pixels is depth = {deepest}"
+            )
+    if config.conditional and not shapes.classes:
+        found.append("conditional = true needs data with classes, and these have none; use conditional = false")
+    return found
