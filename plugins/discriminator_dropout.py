@@ -62,18 +62,13 @@ class DiscriminatorDropout(Trick):
 
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
-        layers = OrderedDict[str, nn.Module]()
-
-        def insert(after: str, p: float) -> None:
-            if p > 0:
-                # the trick's name in the recipe keeps the layers of two instances apart
-                layers[f"{ctx.name}_{after}"] = Dropout(p, ctx.rng.fork(after))
-
-        insert("input", self.config.input)
-        for name, layer in network.body.named_children():
-            layers[name] = layer
+        # the trick's name in the recipe keeps the layers of two instances apart
+        for name, block in network.body.named_children():
             # blocks are sequences; the flattening between them is no layer to drop after
-            if isinstance(layer, nn.Sequential):
-                insert(name, self.config.hidden)
-        network.body = nn.Sequential(layers)
+            if self.config.hidden > 0 and isinstance(block, nn.Sequential):
+                block.add_module(f"{ctx.name}_dropout", Dropout(self.config.hidden, ctx.rng.fork(name)))
+        if self.config.input > 0:
+            dropout = Dropout(self.config.input, ctx.rng.fork("input"))
+            layers = OrderedDict[str, nn.Module]({f"{ctx.name}_input": dropout})
+            network.body = nn.Sequential(layers | OrderedDict(network.body.named_children()))
         return network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Annotated
 
 from pydantic import Field
@@ -62,12 +61,9 @@ class GeneratorDropout(Trick):
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
-        layers = OrderedDict[str, nn.Module]()
-        for name, layer in network.body.named_children():
-            layers[name] = layer
+        for name, block in network.body.named_children():
             # blocks are sequences; what other surgery puts between them is no layer to drop after
-            if self.config.p > 0 and isinstance(layer, nn.Sequential):
+            if self.config.p > 0 and isinstance(block, nn.Sequential):
                 # the trick's name in the recipe keeps the layers of two instances apart
-                layers[f"{ctx.name}_{name}"] = AlwaysDropout(self.config.p, ctx.rng.fork(name))
-        network.body = nn.Sequential(layers)
+                block.add_module(f"{ctx.name}_dropout", AlwaysDropout(self.config.p, ctx.rng.fork(name)))
         return network

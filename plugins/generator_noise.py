@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Annotated
 
 from pydantic import Field
@@ -58,12 +57,9 @@ class GeneratorNoise(Trick):
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
-        layers = OrderedDict[str, nn.Module]()
-        for name, layer in network.body.named_children():
-            layers[name] = layer
+        for name, block in network.body.named_children():
             # blocks are sequences; what other surgery puts between them is no layer to disturb
-            if self.config.sigma > 0 and isinstance(layer, nn.Sequential):
+            if self.config.sigma > 0 and isinstance(block, nn.Sequential):
                 # the trick's name in the recipe keeps the layers of two instances apart
-                layers[f"{ctx.name}_{name}"] = LayerNoise(self.config.sigma, ctx.rng.fork(name))
-        network.body = nn.Sequential(layers)
+                block.add_module(f"{ctx.name}_noise", LayerNoise(self.config.sigma, ctx.rng.fork(name)))
         return network

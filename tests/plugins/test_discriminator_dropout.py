@@ -96,21 +96,16 @@ def test_bfloat16_stays_bfloat16():
 def test_dropout_follows_the_input_and_every_block_of_a_convolutional_d():
     host = TrickHost(sample=(3, 16, 16), discriminator={"batch_norm": True})
     network = host.with_trick("discriminator_dropout", input=0.1, hidden=0.4).game().discriminator
-    assert [name for name, _ in network.body.named_children()] == [
-        "discriminator_dropout_input",
-        "down1",
-        "discriminator_dropout_down1",
-        "down2",
-        "discriminator_dropout_down2",
-        "flatten",
-    ]
+    hidden = [f"body.{block}.discriminator_dropout_dropout" for block in ("down1", "down2")]
+    assert list(dropouts(network)) == ["body.discriminator_dropout_input", *hidden]
+    assert all([*block.children()][-1] in dropouts(network).values() for block in network.body[1:3])
     assert [module.p for module in dropouts(network).values()] == [0.1, 0.4, 0.4]
 
 
 def test_dropout_follows_the_input_and_every_hidden_layer_of_an_mlp():
     network = VECTORS.with_trick("discriminator_dropout").game().discriminator
-    names = [name.removeprefix("discriminator_dropout_") for name, _ in network.body.named_children()]
-    assert names == ["input", "flatten", "hidden1", "hidden1", "hidden2", "hidden2"]
+    hidden = [f"body.{block}.discriminator_dropout_dropout" for block in ("hidden1", "hidden2")]
+    assert list(dropouts(network)) == ["body.discriminator_dropout_input", *hidden]
     assert [module.p for module in dropouts(network).values()] == [0.2, 0.5, 0.5]
 
 
@@ -126,8 +121,9 @@ def test_weights_keep_their_names_and_start(host):
 @pytest.mark.parametrize("share", ["input", "hidden"])
 def test_a_share_of_zero_inserts_nothing(share):
     network = VECTORS.with_trick("discriminator_dropout", **{share: 0.0}).game().discriminator
-    others = {"input": ["hidden1", "hidden2"], "hidden": ["input"]}[share]
-    assert list(dropouts(network)) == [f"body.discriminator_dropout_{name}" for name in others]
+    hidden = [f"hidden{number}.discriminator_dropout_dropout" for number in (1, 2)]
+    others = {"input": hidden, "hidden": ["discriminator_dropout_input"]}[share]
+    assert list(dropouts(network)) == [f"body.{name}" for name in others]
 
 
 def test_one_layer_more_moves_no_other_mask():
@@ -153,8 +149,8 @@ def test_two_instances_stay_apart():
     assert {name: layer.p for name, layer in layers.items()} == {
         "body.late_input": 0.1,
         "body.early_input": 0.2,
-        "body.late_hidden1": 0.5,
-        "body.late_hidden2": 0.5,
+        "body.hidden1.late_dropout": 0.5,
+        "body.hidden2.late_dropout": 0.5,
     }
     assert len({layer.rng.name for layer in layers.values()}) == 4
 

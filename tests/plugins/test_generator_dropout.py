@@ -97,19 +97,14 @@ def test_gradient_goes_where_the_numbers_went():
 
 def test_dropout_follows_every_block_of_a_convolutional_g():
     network = IMAGES.but(sample=(3, 16, 16)).with_trick("generator_dropout", p=0.4).game().generator
-    assert [name for name, _ in network.body.named_children()] == [
-        "project",
-        "generator_dropout_project",
-        "up1",
-        "generator_dropout_up1",
-    ]
+    assert list(dropouts(network)) == [f"body.{block}.generator_dropout_dropout" for block in ("project", "up1")]
+    assert all([*block.children()][-1] in dropouts(network).values() for block in network.body)
     assert [module.p for module in dropouts(network).values()] == [0.4, 0.4]
 
 
 def test_dropout_follows_every_hidden_layer_of_an_mlp():
     network = VECTORS.with_trick("generator_dropout").game().generator
-    names = [name.removeprefix("generator_dropout_") for name, _ in network.body.named_children()]
-    assert names == ["hidden1", "hidden1", "hidden2", "hidden2"]
+    assert list(dropouts(network)) == [f"body.{block}.generator_dropout_dropout" for block in ("hidden1", "hidden2")]
     assert [module.p for module in dropouts(network).values()] == [0.5, 0.5]
 
 
@@ -137,10 +132,10 @@ def test_two_instances_stay_apart():
     host = VECTORS.with_trick("generator_dropout", "early", p=0.1).with_trick("generator_dropout", "late", p=0.2)
     layers = dropouts(host.game().generator)
     assert {name: layer.p for name, layer in layers.items()} == {
-        "body.late_hidden1": 0.2,
-        "body.early_hidden1": 0.1,
-        "body.late_hidden2": 0.2,
-        "body.early_hidden2": 0.1,
+        "body.hidden1.early_dropout": 0.1,
+        "body.hidden1.late_dropout": 0.2,
+        "body.hidden2.early_dropout": 0.1,
+        "body.hidden2.late_dropout": 0.2,
     }
     assert len({layer.rng.name for layer in layers.values()}) == 4
 
@@ -152,7 +147,7 @@ def test_two_instances_stay_apart():
 def test_every_pass_of_training_has_a_mask_of_its_own(reuse):
     game = IMAGES.but(reuse_fakes=reuse).with_trick("generator_dropout").game()
     seen: list[tuple[str, torch.Tensor]] = []
-    layer = game.generator.body.generator_dropout_project
+    layer = game.generator.body.project.generator_dropout_dropout
     layer.register_forward_hook(lambda m, args, out: seen.append((game.clock.phase, (out == 0).detach())))
     game.advance()
     game.advance()

@@ -84,19 +84,14 @@ def test_the_type_is_kept_and_the_input_untouched(rng, dtype):
 
 def test_noise_follows_every_block_of_a_convolutional_g():
     network = IMAGES.but(sample=(3, 16, 16)).with_trick("generator_noise", sigma=0.4).game().generator
-    assert [name for name, _ in network.body.named_children()] == [
-        "project",
-        "generator_noise_project",
-        "up1",
-        "generator_noise_up1",
-    ]
+    assert list(noises(network)) == [f"body.{block}.generator_noise_noise" for block in ("project", "up1")]
+    assert all([*block.children()][-1] in noises(network).values() for block in network.body)
     assert [module.sigma for module in noises(network).values()] == [0.4, 0.4]
 
 
 def test_noise_follows_every_hidden_layer_of_an_mlp():
     network = VECTORS.with_trick("generator_noise").game().generator
-    names = [name.removeprefix("generator_noise_") for name, _ in network.body.named_children()]
-    assert names == ["hidden1", "hidden1", "hidden2", "hidden2"]
+    assert list(noises(network)) == [f"body.{block}.generator_noise_noise" for block in ("hidden1", "hidden2")]
     assert [module.sigma for module in noises(network).values()] == [0.1, 0.1]
 
 
@@ -124,10 +119,10 @@ def test_two_instances_stay_apart():
     host = VECTORS.with_trick("generator_noise", "early", sigma=0.1).with_trick("generator_noise", "late", sigma=0.2)
     layers = noises(host.game().generator)
     assert {name: layer.sigma for name, layer in layers.items()} == {
-        "body.late_hidden1": 0.2,
-        "body.early_hidden1": 0.1,
-        "body.late_hidden2": 0.2,
-        "body.early_hidden2": 0.1,
+        "body.hidden1.early_noise": 0.1,
+        "body.hidden1.late_noise": 0.2,
+        "body.hidden2.early_noise": 0.1,
+        "body.hidden2.late_noise": 0.2,
     }
     assert len({layer.rng.name for layer in layers.values()}) == 4
 
@@ -139,7 +134,7 @@ def test_two_instances_stay_apart():
 def test_every_pass_of_training_has_noise_of_its_own(reuse):
     game = IMAGES.but(reuse_fakes=reuse).with_trick("generator_noise").game()
     seen: list[tuple[str, torch.Tensor]] = []
-    layer = game.generator.body.generator_noise_project
+    layer = game.generator.body.project.generator_noise_noise
     layer.register_forward_hook(lambda m, args, out: seen.append((game.clock.phase, (out - args[0]).detach())))
     game.advance()
     game.advance()
