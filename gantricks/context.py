@@ -49,8 +49,10 @@ class Frame:
         "real_in",
         "real_labels",
         "real_out",
+        "restructured",
         "step",
         "stop_reason",
+        "updated",
         "warnings",
     )
 
@@ -58,6 +60,7 @@ class Frame:
     discriminator: Discriminator
     hooks: Hooks
     step: Step
+    restructured: Callable[[], None]
     real: Batch | None
     fake: Batch | None
     real_in: Batch | None
@@ -76,6 +79,7 @@ class Frame:
         self.finished = 0
         self.progress = 0.0
         self.progress_tensor = torch.zeros((), device=device, dtype=dtype)
+        self.updated = guard.healthy
         self.stop_reason: str | None = None
         self.warnings: list[str] = []
         self._constants: dict[float, Tensor] = {}
@@ -159,9 +163,9 @@ class Context:
     """One trick's view of the run, passed to every hook as `ctx`.
 
     Always at hand: `name`, `device`, `generator`, `discriminator`, `latent_dim`, `data`, `rng`, `value(option)`,
-    `healthy`. In a step, each from the moment it exists: `phase`, `real`, `fake` (batches as drawn), `real_in`,
-    `fake_in` (after `d_input`), `real_out`, `fake_out`, `real_labels`, `fake_labels`, `discriminate`. Between steps,
-    when logging, and at the start and end of a run: `step`, `progress`, `images_seen`.
+    `undecided`, `healthy`. In a step, each from the moment it exists: `phase`, `real`, `fake` (batches as drawn),
+    `real_in`, `fake_in` (after `d_input`), `real_out`, `fake_out`, `real_labels`, `fake_labels`, `discriminate`,
+    `updated`. Between steps, when logging, and at the start and end of a run: `step`, `progress`, `images_seen`.
     """
 
     __slots__ = ("_frame", "name", "rng")
@@ -224,10 +228,22 @@ class Context:
         return self._frame.feed
 
     @property
+    def undecided(self) -> float:
+        """The output of D that stands for as likely real as fake, as the objective of the recipe has it: 0 for logits
+        of a probability. Above it, D takes a sample for real."""
+        return self._frame.step.loss.undecided
+
+    @property
     def healthy(self) -> Tensor:
         """0-dim float32 on the device: 1, and 0 from the first non-finite loss or gradient on. A trick that scales
         each update of its state by it may declare `fault_safe = True`."""
         return self._frame.guard.healthy
+
+    @property
+    def updated(self) -> Tensor:
+        """0-dim float32 on the device: 1 where the phase's player was updated, 0 where a gate was closed or `healthy`
+        is 0; for what follows a player in `after_d_step` and `after_g_step`."""
+        return self._frame.updated
 
     @property
     def phase(self) -> str:
@@ -294,6 +310,13 @@ class Context:
         if not 1 <= n <= self.data.count:
             raise TrickError(f"{self.name}: a batch holds 1 to {self.data.count} samples with this data, not {n}")
         self._frame.feed.batch_size = n
+
+    def restructured(self) -> None:
+        """Say that other weights than before take part from the next step on, those with `requires_grad`; for
+        `on_run_start`, `on_load` and `on_boundary`. Optimizers keep the state of all weights, and start those that join
+        from none."""
+        self._outside_the_step("restructured")
+        self._frame.restructured()
 
     def d_step(self, critic: int) -> None:
         """One D step, for `play`. `critic` numbers the D steps within the step and keys their random draws."""

@@ -92,10 +92,9 @@ class Game:
         parameters = [p for p in network.parameters() if p.requires_grad]
         optimizer = optimizers.build(getattr(self.plan.recipe, role).keys.optimizer, parameters)
         optimizer = fold(self.hooks.transform_optimizer, optimizer, name)
-        masked = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if masked:
-            optimizer.found_inf = self.guard.flag
-        return Player(name, network, optimizer, parameters, masked)
+        gated = getattr(self.hooks, f"{name}_gate")
+        held = torch.zeros_like(self.guard.flag) if gated else self.guard.flag
+        return Player(name, network, optimizer, parameters, held)
 
     def _start(self) -> None:
         train = self.plan.recipe.train
@@ -118,6 +117,7 @@ class Game:
             mixes=mixes_samples(self.frame.discriminator),
             input_grad=self.plan.any_trick("needs", "input_grad"),
         )
+        self.frame.restructured = self._restructured
         self.frame.prepare(option for planned in self.plan.tricks for _, option in planned.trick.config)
         self._at(0)
         self.clock.enter("setup")
@@ -139,12 +139,11 @@ class Game:
         watched = [tensor for name, tensor in self.trick_tensors.items() if name.partition("/")[0] not in safe]
         for player in self.players.values():
             watched += list(player.network.buffers())
-            if not player.masked:
-                watched += [parameter.data for parameter in player.parameters]
-                watched += [
-                    t for state in player.optimizer.state.values() for t in state.values() if torch.is_tensor(t)
-                ]
         return {id(tensor): tensor for tensor in watched}.values()
+
+    def _restructured(self) -> None:
+        for player in self.players.values():
+            player.take_part()
 
     # ------------------------------------------------------------------ playing
 
@@ -170,8 +169,6 @@ class Game:
         self.cursors[self.finished] = self.feed.cursor
         self.step()
         self._at(self.finished + 1)
-        if self.finished == 1 and not all(player.masked for player in self.players.values()):
-            self.guard.watch(self._unmasked())  # such an optimizer may have made its state just now
         return True
 
     def _at(self, finished: int) -> None:
@@ -290,6 +287,8 @@ class Game:
         self.feed.batch_size = counters["batch_size"]
         self.step.n_critic = counters["n_critic"]
         self._at(counters["step"])
+        self.clock.enter("setup")
+        notify(self.hooks.on_load)
 
 
 _ROLES = {"d": "discriminator", "g": "generator"}

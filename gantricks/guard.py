@@ -23,8 +23,8 @@ class Fault:
 class Guard:
     """A flag on the device that masks every later update.
 
-    Optimizers read it as `found_inf`; tricks that declare `fault_safe` scale their updates by `healthy`; every other
-    watched tensor is put back to its value at the start of the phase. The host looks at log intervals only.
+    Players do not step while it is up; tricks that declare `fault_safe` scale their updates by `healthy`; every watched
+    tensor is put back to its value at the start of the phase. The host looks at log intervals only.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:

@@ -89,13 +89,17 @@ class HookSpecs:
     def on_run_start(self, ctx: Context) -> None:
         """Networks and optimizers exist, saved state is not loaded yet: allocate the trick's tensors here."""
 
+    @event
+    def on_load(self, ctx: Context) -> None:
+        """A saved state has been loaded into every tensor: bring back what follows from it on the host."""
+
     # ------------------------------------------------------------------ between steps, on the host
 
     @event
     def on_boundary(self, ctx: Context) -> None:
         """Between steps, on the host: `ctx.step`, `ctx.progress` and `ctx.images_seen` can be read,
         `ctx.set_n_critic(n)` and `ctx.set_batch_size(n)` hold from the next step on, and `ctx.stop(reason)` ends the
-        run before it.
+        run before it. A trick that makes other weights take part says so with `ctx.restructured()`.
         """
 
     @choice
@@ -153,9 +157,17 @@ class HookSpecs:
     def after_d_backward(self, ctx: Context) -> None:
         """D's gradients exist and its optimizer has not stepped: add closed-form gradients, clip."""
 
+    @fold
+    def d_gate(self, open: Tensor, ctx: Context) -> Tensor:
+        """Whether D's optimizer steps, asked after the backward: 0-dim float32, 1 when it does, 0 when D and its
+        optimizer stay as they are. Return `open` times the trick's own 0 or 1.
+        """
+
     @event
     def after_d_step(self, ctx: Context) -> None:
-        """D has been updated; its gradients are still there. State that follows D moves here."""
+        """D has been updated, unless a gate was closed (`ctx.updated`); its gradients are still there. State that
+        follows D moves here.
+        """
 
     # ------------------------------------------------------------------ the G step
 
@@ -179,9 +191,13 @@ class HookSpecs:
     def after_g_backward(self, ctx: Context) -> None:
         """G's gradients exist and its optimizer has not stepped."""
 
+    @fold
+    def g_gate(self, open: Tensor, ctx: Context) -> Tensor:
+        """Whether G's optimizer steps, as `d_gate` for D."""
+
     @event
     def after_g_step(self, ctx: Context) -> None:
-        """G has been updated; the last thing in a step."""
+        """G has been updated, unless a gate was closed (`ctx.updated`); the last thing in a step."""
 
     # ------------------------------------------------------------------ beside the steps
 

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 
 class AdversarialLoss(Protocol):
-    """What the hook `adversarial_loss` returns: both players' losses as named scalar terms."""
+    """What the hook `adversarial_loss` returns: both players' losses as named scalar terms.
+
+    `undecided` is the output of D that stands for as likely real as fake, between its optima for the two.
+    """
+
+    undecided: float
 
     def d_loss(self, ctx: Context) -> dict[str, Tensor]: ...
 
@@ -27,6 +32,7 @@ class NonSaturating:
     """
 
     provides = frozenset({"targets"})
+    undecided = 0.0
 
     def d_loss(self, ctx: Context) -> dict[str, Tensor]:
         return {

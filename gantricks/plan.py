@@ -249,6 +249,12 @@ class _Planning:
                     )
                 )
 
+    def _maps(self, role: str, shapes: Shapes) -> tuple[tuple[int, int], ...]:
+        part = getattr(self.recipe, role)
+        # a network that does not fit the data has been complained of already
+        fits = not part.found.cls.problems(role, part.options, shapes)
+        return tuple(part.found.cls.maps(role, part.options, shapes)) if fits else ()
+
     def _own_problems(self, tricks: tuple[PlannedTrick, ...], description: Description) -> None:
         recipe = self.recipe
         setting = Setting(
@@ -261,6 +267,7 @@ class _Planning:
             n_critic=recipe.train.n_critic,
             generator=recipe.generator.options,
             discriminator=recipe.discriminator.options,
+            **{f"{role}_maps": self._maps(role, self._shapes(description)) for role in ("generator", "discriminator")},
         )
         for planned in tricks:
             for sentence in planned.trick.problems(setting):

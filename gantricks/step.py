@@ -26,14 +26,39 @@ from gantricks.rng import Rng
 class Player:
     """One side of the game: its network and what trains it.
 
-    `name` is "d" or "g". `masked`: the optimizer reads the guard's flag itself, as fused ones do.
+    `name` is "d" or "g"; `parameters` are the weights that take part at present; `held` is 1 on the device where an
+    update must not happen, 0 where it may.
     """
 
     name: str
     network: Generator | Discriminator
     optimizer: torch.optim.Optimizer
     parameters: list[torch.nn.Parameter]
-    masked: bool
+    held: Tensor
+
+    def __post_init__(self) -> None:
+        self.reads_held = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        if self.reads_held:  # fused optimizers skip a step by themselves
+            self.optimizer.found_inf = self.held  # type: ignore[attr-defined]
+
+    def take_part(self) -> None:
+        """Look anew at which weights take part: those that want a gradient."""
+        for parameter in self.network.parameters():
+            parameter.grad = None  # an optimizer would follow the last gradient of a weight that has left
+        self.parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """One optimizer step, or none where `held`."""
+        if self.reads_held:
+            self.optimizer.step()
+            return
+        states = (state.values() for state in self.optimizer.state.values())
+        live = [p.data for p in self.parameters] + [t for values in states for t in values if torch.is_tensor(t)]
+        before = [tensor.clone() for tensor in live]
+        self.optimizer.step()
+        for tensor, copy in zip(live, before, strict=True):
+            tensor.copy_(torch.where(self.held > 0, copy, tensor))
 
 
 class Step:
@@ -98,7 +123,7 @@ class Step:
         self.judged = {"real": frame.real_out.logits.detach(), "fake": frame.fake_out.logits.detach()}
 
         terms = dict(self.loss.d_loss(self.ctx))
-        self.update(self.d, terms, hooks.d_loss_terms, hooks.after_d_backward)
+        self.update(self.d, terms, hooks.d_loss_terms, hooks.after_d_backward, hooks.d_gate)
         notify(hooks.after_d_step)
         frame.guard.end()
 
@@ -122,12 +147,16 @@ class Step:
                 terms = named(objective(ctx), ctx)
             else:
                 terms = dict(self.loss.g_loss(self.ctx))
-            self.update(self.g, terms, hooks.g_loss_terms, hooks.after_g_backward)
+            self.update(self.g, terms, hooks.g_loss_terms, hooks.after_g_backward, hooks.g_gate)
         notify(hooks.after_g_step)
         frame.guard.end()
 
-    def update(self, player: Player, terms: dict[str, Tensor], more: HookTuple, after_backward: HookTuple) -> None:
-        """One backward through the sum of all terms, one optimizer step, masked from the first fault on."""
+    def update(
+        self, player: Player, terms: dict[str, Tensor], more: HookTuple, after_backward: HookTuple, gates: HookTuple
+    ) -> None:
+        """One backward through the sum of all terms, one optimizer step: none from the first fault on, and none where
+        a gate is closed.
+        """
         for hook, ctx in more:
             terms.update(named(hook(ctx), ctx))
         for parameter in player.parameters:
@@ -135,10 +164,13 @@ class Step:
         torch.stack([*terms.values()]).sum().backward()
         notify(after_backward)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
-        self.frame.guard.inspect(player.name, terms, gradients)
-        player.optimizer.step()
-        if not player.masked:
-            self.frame.guard.end()
+        guard = self.frame.guard
+        guard.inspect(player.name, terms, gradients)
+        self.frame.updated = guard.healthy
+        if gates:
+            self.frame.updated = fold(gates, torch.ones_like(guard.healthy)) * guard.healthy
+            torch.sub(1.0, self.frame.updated, out=player.held)
+        player.move()
 
     def generate(self, count: int, attached: bool) -> Batch:
         """Fakes, in their graph (`attached`) or without one."""

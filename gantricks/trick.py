@@ -33,7 +33,8 @@ class Setting:
     """The facts of a recipe that a trick may look at in `Trick.problems`, before any tensor exists.
 
     `shape` is that of one sample, (C, H, W) or (D,); `count` the number of samples in the data; `generator` and
-    `discriminator` are the networks' options.
+    `discriminator` are the networks' options; `generator_maps` and `discriminator_maps` the heights and widths of the
+    maps between their blocks, the image first and the smallest last.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +46,8 @@ class Setting:
     n_critic: int
     generator: Options
     discriminator: Options
+    generator_maps: tuple[tuple[int, int], ...] = ()
+    discriminator_maps: tuple[tuple[int, int], ...] = ()
 
 
 class Trick:

@@ -77,10 +77,10 @@ class Ema(Trick):
     @hookimpl
     def after_g_step(self, ctx: Context) -> None:
         decay = decay_at(self.count.to(ctx.dtype), ctx.value(self.config.decay), self.config.warmup)
-        weight = (1 - decay) * ctx.healthy.to(ctx.dtype)
+        weight = (1 - decay) * ctx.updated.to(ctx.dtype)
         follow_(*self.weights, weight)
-        copy_where_(*self.buffers, ctx.healthy > 0)
-        self.count.add_(ctx.healthy)
+        copy_where_(*self.buffers, ctx.updated > 0)
+        self.count.add_(ctx.updated)
 
     @hookimpl
     def sampling_generator(self) -> Generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
@@ -13,16 +13,16 @@ from gantricks import Context, Schedule, Scheduled, Trick, hookimpl
 
 
 @torch.no_grad()
-def join_means_(means: list[Tensor], count: Tensor, parameters: list[Tensor], healthy: Tensor) -> None:
+def join_means_(means: list[Tensor], count: Tensor, parameters: list[Tensor], updated: Tensor) -> None:
     """Take θ_t into θ̄_{t−1} in place: t ← t + 1, θ̄ ← θ̄ + (θ − θ̄)/t, the mean of everything joined so far.
 
-    `means` and `parameters` correspond, shape by shape; `count` (0-dim) is t. `healthy` (0-dim) is 1, or 0 to leave
-    all as it is. Salimans et al. 2016, §3.3.
+    `means` and `parameters` are P tensors each, shape by shape; `count` is t, 0-dim or (P,); `updated`, likewise, is 1,
+    or 0 to leave mean and count as they are. Salimans et al. 2016, §3.3.
     """
-    count.add_(healthy)
+    count.add_(updated)
     dtype = means[0].dtype
-    share = healthy.to(dtype) / count.to(dtype)  # in the weights' type: float32 thirds would spoil a float64 mean
-    torch._foreach_lerp_(means, parameters, [share] * len(means))
+    shares = updated.to(dtype) / count.to(dtype)  # in the weights' type: float32 thirds would spoil a float64 mean
+    torch._foreach_lerp_(means, parameters, [*shares.expand(len(means)).unbind()])
 
 
 @torch.no_grad()
@@ -41,11 +41,19 @@ def penalty(parameters: list[Tensor], means: list[Tensor], strength: Tensor) -> 
 
 @dataclass(eq=False)
 class History:
-    """A player's weights, which it shares with the network, their mean θ̄ and its number of terms t."""
+    """A player's weights, which it shares with the network, their means θ̄ and the number of terms t of each."""
 
     parameters: dict[str, Tensor]
     means: dict[str, Tensor]
     count: Tensor
+    shares: dict[tuple[bool, ...], Tensor] = field(default_factory=dict)
+
+    def taking_part(self) -> Tensor:
+        """(P,), 1 for weights with a gradient. One without took no part in the loss: its history has not begun."""
+        which = tuple(parameter.grad is not None for parameter in self.parameters.values())
+        if which not in self.shares:
+            self.shares[which] = torch.tensor(which, dtype=torch.float32, device=self.count.device)
+        return self.shares[which]
 
 
 class HistoricalAveraging(Trick):
@@ -54,7 +62,7 @@ class HistoricalAveraging(Trick):
     Players that chase each other on an orbit leave the mean of their weights near its centre: the pull towards the mean
     turns the orbit into a spiral that ends there. θ̄_t = (1/t) Σ θ_i counts the present weights too and every past one
     alike, so the pull is 0 in the first step. It is kept online, at the price of one more copy of the weights, over
-    weights only, never over batch norm's statistics.
+    weights only, never over batch norm's statistics. The history of weights that join later (growing) begins then.
 
     The penalty's gradient, 2λ(θ − θ̄), is added after the backward and goes through the same optimizer step as the
     rest; the losses that are logged do not contain it, its value is logged beside them (`penalty_d`, `penalty_g`).
@@ -84,9 +92,9 @@ class HistoricalAveraging(Trick):
         self.histories: dict[str, History] = {}
         for player, network in (("d", ctx.discriminator), ("g", ctx.generator)):
             if self.config.players in (player, "both"):
-                parameters: dict[str, Tensor] = {name: p for name, p in network.named_parameters() if p.requires_grad}
+                parameters: dict[str, Tensor] = dict(network.named_parameters())
                 means = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-                self.histories[player] = History(parameters, means, torch.ones((), device=ctx.device))
+                self.histories[player] = History(parameters, means, torch.ones(len(means), device=ctx.device))
 
     @hookimpl
     def after_d_backward(self, ctx: Context) -> None:
@@ -121,7 +129,6 @@ class HistoricalAveraging(Trick):
 
     def _pull(self, player: str, ctx: Context) -> None:
         if past := self.histories.get(player):
-            # a weight without gradient took no part in the loss: it has not moved, and nothing pulls at it
             used = {name: p for name, p in past.parameters.items() if p.grad is not None}
             gradients = [p.grad for p in used.values() if p.grad is not None]
             means = [past.means[name] for name in used]
@@ -129,4 +136,5 @@ class HistoricalAveraging(Trick):
 
     def _remember(self, player: str, ctx: Context) -> None:
         if past := self.histories.get(player):
-            join_means_([*past.means.values()], past.count, [*past.parameters.values()], ctx.healthy)
+            updated = ctx.updated * past.taking_part()
+            join_means_([*past.means.values()], past.count, [*past.parameters.values()], updated)

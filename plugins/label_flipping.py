@@ -112,7 +112,8 @@ class LabelFlipping(Trick):
     @hookimpl
     def after_d_step(self, ctx: Context) -> None:
         if self.config.mode == "burst" and self.config.trigger == "accuracy":
-            self.accuracies[0].copy_(accuracy(ctx.real_out.logits, ctx.fake_out.logits))
+            real, fake = (out.logits - ctx.undecided for out in (ctx.real_out, ctx.fake_out))
+            self.accuracies[0].copy_(accuracy(real, fake))
 
     @hookimpl
     def after_g_step(self) -> None:

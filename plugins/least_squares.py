@@ -15,6 +15,8 @@ def least_squares_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 class Objective:
     """Both players' losses."""
 
+    undecided = 0.5  # half-way between the targets
+
     def d_loss(self, ctx: Context) -> dict[str, Tensor]:
         return {
             "real": least_squares_loss(ctx.real_out.logits, ctx.real_labels),

@@ -27,6 +27,8 @@ def generator_loss(logits: Tensor, targets: Tensor) -> Tensor:
 class Objective:
     """Both players' losses."""
 
+    undecided = 0.0
+
     def d_loss(self, ctx: Context) -> dict[str, Tensor]:
         return {
             "real": discriminator_loss(ctx.real_out.logits, ctx.real_labels),

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from gantricks import Trick, hookimpl
+from gantricks import Trick, TrickError, hookimpl
 from gantricks.game import Game
 from gantricks.rng import Clock, Rng
 from gantricks.testing import TrickHost
-from gantricks.testing.host import differences, snapshot
+from gantricks.testing.host import differences, same_bits, snapshot
 
 STEPS = 4
 
@@ -312,8 +312,8 @@ def test_tensor_learning_rates_and_the_batch_size_are_part_of_the_state() -> Non
 
 
 D_STEP = ["before_d_step", "latents", "fake_batch", "d_input", "d_input", "d_scores", "d_assignment", "d_labels"]
-D_STEP += ["d_assignment", "d_labels", "d_loss_terms", "after_d_backward", "after_d_step"]
-G_STEP = ["before_g_step", "d_input", "g_labels", "g_loss_terms", "after_g_backward", "after_g_step"]
+D_STEP += ["d_assignment", "d_labels", "d_loss_terms", "after_d_backward", "d_gate", "after_d_step"]
+G_STEP = ["before_g_step", "d_input", "g_labels", "g_loss_terms", "after_g_backward", "g_gate", "after_g_step"]
 
 
 class Everywhere(Trick):
@@ -368,6 +368,14 @@ class Everywhere(Trick):
 
     @hookimpl
     def after_g_step(self): ...
+
+    @hookimpl
+    def d_gate(self, open):
+        return open
+
+    @hookimpl
+    def g_gate(self, open):
+        return open
 
     @hookimpl
     def d_scores(self, real, fake, ctx):
@@ -431,3 +439,125 @@ def test_samples_of_one_seed_are_the_same_at_every_step_when_a_trick_draws_laten
     game.advance()
     assert abs(game.sample(4, seed=0) - first).max() < 1e-6
     assert abs(first - other).max() > 1e-3
+
+
+class Gate(Trick):
+    """Closed for one player in every other step; what it follows moves with the player."""
+
+    class Config(Trick.Config):
+        player: str = "d"
+
+    @hookimpl
+    def on_run_start(self, ctx):
+        self.steps, self.followed = torch.zeros(()), torch.zeros(())
+
+    @hookimpl
+    def d_gate(self, open):
+        return open * (self.steps % 2) if self.config.player == "d" else open
+
+    @hookimpl
+    def g_gate(self, open):
+        return open * (self.steps % 2) if self.config.player == "g" else open
+
+    @hookimpl
+    def after_d_step(self, ctx):
+        self.followed.add_(ctx.updated if self.config.player == "d" else 0)
+
+    @hookimpl
+    def after_g_step(self, ctx):
+        self.followed.add_(ctx.updated if self.config.player == "g" else 0)
+        self.steps.add_(1)
+
+    def tensors(self):
+        return {"steps": self.steps, "followed": self.followed}
+
+
+class Unfused(Trick):
+    """Optimizers that know of no mask."""
+
+    @hookimpl
+    def transform_optimizer(self, optimizer, player):
+        return torch.optim.Adam([p for group in optimizer.param_groups for p in group["params"]], lr=0.01)
+
+
+@pytest.mark.parametrize("player", ["d", "g"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_behind_a_closed_gate_a_player_and_its_optimizer_stay_and_the_other_moves(player: str, fused: bool) -> None:
+    host = TrickHost() if fused else TrickHost().with_trick(Unfused, "unfused")
+    game = host.with_trick(Gate, "gate", player=player).game()
+    roles = {"d": "discriminator", "g": "generator"}
+    game.advance()
+    game.advance()
+    for step in range(2, 8):
+        before = snapshot(game)
+        game.advance()
+        for name, role in roles.items():
+            moved = [n for n in differences(before, snapshot(game)) if n.startswith((f"{role}/", f"{role}_optimizer/"))]
+            assert bool(moved) == (name != player or step % 2 == 1)
+    assert game.plan.tricks[-1].trick.followed == 4
+    assert game.fault() is None
+
+
+def test_gates_are_asked_in_turn_and_one_that_is_closed_is_enough() -> None:
+    host = TrickHost().with_trick(Gate, "first").with_trick(Gate, "second")
+    game = host.game()
+    first, second = (planned.trick for planned in game.plan.tricks)
+    second.steps.fill_(1)
+    start = {n: t.clone() for n, t in game.discriminator.state_dict().items()}
+    for _ in range(4):
+        game.advance()
+    assert all(same_bits(start[n], t) for n, t in game.discriminator.state_dict().items())
+    assert first.followed == 0
+
+
+def test_weights_that_take_part_later_are_taken_up_where_the_trick_says_so() -> None:
+    """G's head rests until step 3 and is trained from then on; a resumed run stands where it stood."""
+
+    class Rests(Trick):
+        @hookimpl
+        def on_run_start(self, ctx):
+            self.joined = torch.zeros(())
+            self.stand(ctx)
+
+        @hookimpl
+        def on_boundary(self, ctx):
+            if ctx.step == 3:
+                self.joined.fill_(1)
+                self.stand(ctx)
+
+        @hookimpl
+        def on_load(self, ctx):
+            self.stand(ctx)
+
+        def stand(self, ctx):
+            ctx.generator.head.requires_grad_(bool(self.joined))
+            ctx.restructured()
+
+        def tensors(self):
+            return {"joined": self.joined}
+
+    host = TrickHost().with_trick(Rests, "rests")
+    game = host.game()
+    moved, states = [], []
+    for _ in range(6):
+        before = snapshot(game)
+        game.advance()
+        moved.append(any("generator/head" in name for name in differences(before, snapshot(game))))
+        states.append((snapshot(game), game.counters()))
+    assert moved == [False] * 3 + [True] * 3
+    for state, counters in states:
+        resumed = host.game()
+        resumed.load(state, counters)
+        while resumed.finished < 6:
+            resumed.advance()
+        assert not differences(snapshot(resumed), states[-1][0])
+
+
+def test_what_changes_the_players_is_refused_within_a_step() -> None:
+    class Late(Trick):
+        @hookimpl
+        def after_d_step(self, ctx):
+            ctx.restructured()
+
+    with pytest.raises(TrickError, match=r"ctx\.restructured acts on the host"):
+        TrickHost().with_trick(Late, "late").train(1)

@@ -136,6 +136,11 @@ class Network:
         return set()
 
     @staticmethod
+    def maps(role: str, config: Any, shapes: Shapes) -> list[tuple[int, int]]:
+        """Height and width of the maps between blocks, the image first and the smallest last; without maps, none."""
+        return []
+
+    @staticmethod
     def generator(config: Any, shapes: Shapes) -> Generator:
         raise NotImplementedError
 

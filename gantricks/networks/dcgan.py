@@ -71,6 +71,11 @@ class DCGAN(Network):
         return able
 
     @staticmethod
+    def maps(role: str, config: Any, shapes: Shapes) -> list[Size]:
+        height, width = shapes.sample[-2:]
+        return halvings((height, width), config.depth)
+
+    @staticmethod
     def generator(config: Any, shapes: Shapes) -> Generator:
         network = Generator(shapes, config.conditional, config.embedding_dim)
         image_channels, height, width = shapes.sample

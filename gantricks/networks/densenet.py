@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gantricks.networks.base import Discriminator, Network, Shapes
-from gantricks.networks.halving import halvings, misfits
+from gantricks.networks.halving import Size, halvings, misfits
 from gantricks.networks.resnet import pooling
 from gantricks.options import Options
 
@@ -57,6 +57,11 @@ class DenseNet(Network):
         if config.conditional:
             able.add("conditional")
         return able
+
+    @staticmethod
+    def maps(role: str, config: Any, shapes: Shapes) -> list[Size]:
+        height, width = shapes.sample[-2:]
+        return halvings((height, width), config.depth)
 
     @staticmethod
     def discriminator(config: Any, shapes: Shapes) -> Discriminator:

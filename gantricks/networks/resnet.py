@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gantricks.networks.base import Discriminator, Generator, Network, Shapes
-from gantricks.networks.halving import halvings, misfits
+from gantricks.networks.halving import Size, halvings, misfits
 from gantricks.options import Options
 
 POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
@@ -75,6 +75,11 @@ class ResNet(Network):
         if config.conditional:
             able.add("conditional")
         return able
+
+    @staticmethod
+    def maps(role: str, config: Any, shapes: Shapes) -> list[Size]:
+        height, width = shapes.sample[-2:]
+        return halvings((height, width), config.depth)
 
     @staticmethod
     def generator(config: Any, shapes: Shapes) -> Generator:

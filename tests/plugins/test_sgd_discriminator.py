@@ -41,7 +41,7 @@ def test_its_state_exists_before_the_first_step(momentum) -> None:
 
 
 def test_the_guard_masks_it_as_it_masks_the_optimizers_of_the_core() -> None:
-    assert TrickHost().with_trick("sgd_discriminator").game().players["d"].masked
+    assert TrickHost().with_trick("sgd_discriminator").game().players["d"].reads_held
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
