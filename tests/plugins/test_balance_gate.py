@@ -1,0 +1,118 @@
+"""Balance gate: what accuracy is, who is held by it, and for how long."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gantricks.plugins.balance_gate import push_, share_fooled, share_told
+from gantricks.testing import TrickHost
+from gantricks.testing import strategies as gs
+from gantricks.testing.host import differences, same_bits, snapshot
+
+VECTORS = TrickHost()
+HOLDS_D = {"discriminator": 0.0, "generator": 1.0, "window": 1}
+HOLDS_G = {"discriminator": 1.0, "generator": 0.0, "window": 1}
+
+
+@given(gs.tensors((6, 1)), gs.tensors((9, 1)), st.sampled_from([0.0, 0.5]))
+def test_accuracies_are_shares_of_right_and_of_fooled_judgements(real, fake, undecided):
+    right = (np.mean(real.numpy() > undecided) + np.mean(fake.numpy() < undecided)) / 2
+    assert float(share_told(real, fake, undecided)) == pytest.approx(right, abs=1e-6)
+    assert float(share_fooled(fake, undecided)) == pytest.approx(np.mean(fake.numpy() > undecided), abs=1e-6)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30), st.integers(1, 8))
+def test_the_running_mean_is_that_of_the_last_updates(values, window):
+    recent, filled = torch.zeros(window), torch.zeros(())
+    for number, value in enumerate(values, start=1):
+        mean = push_(recent, filled, torch.tensor(value))
+        assert float(mean) == pytest.approx(np.mean(values[max(0, number - window) : number]), abs=1e-6)
+
+
+def host(**options) -> TrickHost:
+    return VECTORS.but(steps=30, optimizer={"name": "adam", "lr": 0.03}).with_trick("balance_gate", **options)
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_player_is_held_exactly_while_its_running_accuracy_is_above_the_limit(window):
+    game = host(discriminator=0.6, generator=0.6, window=window).game()
+    values = {"d": [], "g": []}
+    outcomes = {"d": set(), "g": set()}
+    loss_d, loss_g = game.step.loss.d_loss, game.step.loss.g_loss
+
+    class Seen:
+        undecided = 0.0
+
+        def d_loss(self, ctx):
+            real, fake = ctx.real_out.logits.detach().numpy(), ctx.fake_out.logits.detach().numpy()
+            values["d"].append((np.mean(real > 0) + np.mean(fake < 0)) / 2)
+            return loss_d(ctx)
+
+        def g_loss(self, ctx):
+            values["g"].append(np.mean(ctx.fake_out.logits.detach().numpy() > 0))
+            return loss_g(ctx)
+
+    game.step.loss = Seen()
+    for _ in range(30):
+        before = snapshot(game)
+        game.advance()
+        after = snapshot(game)
+        for player, role in (("d", "discriminator"), ("g", "generator")):
+            changed = [n for n in differences(before, after) if n.startswith((f"{role}/", f"{role}_optimizer/"))]
+            held = np.mean(values[player][-window:]) > 0.6 + 1e-6
+            assert bool(changed) != held
+            outcomes[player].add(held)
+    assert outcomes == {"d": {True, False}, "g": {True, False}}, "one of the cases did not come up"
+
+
+@pytest.mark.parametrize(("options", "held", "other"), [(HOLDS_D, "d", "g"), (HOLDS_G, "g", "d")])
+def test_losses_and_gradients_of_a_held_player_are_there_all_the_same(options, held, other):
+    played = host(**options).train(6)
+    plain = VECTORS.but(steps=30, optimizer={"name": "adam", "lr": 0.03}).train(1)
+    assert {name for name in played.scalars[0] if not name.startswith("balance_gate/")} == set(plain.scalars[0])
+    assert played.scalars[0][f"loss/{held}"] == plain.scalars[0][f"loss/{held}"]
+    open_ = {player: [s[f"balance_gate/open_{player}"] for s in played.scalars] for player in "dg"}
+    assert set(open_[other]) == {1.0}
+    assert 0.0 in open_[held]
+
+
+@pytest.mark.parametrize("player", ["d", "g"])
+def test_the_optimizer_of_a_held_player_counts_no_step(player):
+    options = {"discriminator": 0.0, "window": 1} if player == "d" else {"generator": 0.0, "window": 1}
+    game = host(**({"discriminator": 1.0, "generator": 1.0} | options)).game()
+    held = 0
+    for _ in range(20):
+        game.advance()
+        held += game.scalars()[0][f"balance_gate/open_{player}"] == 0
+        counts = {float(state["step"]) for state in game.players[player].optimizer.state.values()}
+        assert counts == {game.finished - held}
+    assert held > 0
+
+
+def test_an_average_of_g_does_not_move_while_g_is_held():
+    game = VECTORS.with_trick("ema", decay=0.5).with_trick("balance_gate", **HOLDS_G).game()
+    held = 0
+    for _ in range(8):
+        shadow = [t.clone() for t in game.plan.tricks[0].trick.tensors().values()]
+        game.advance()
+        if game.scalars()[0]["balance_gate/open_g"] == 0:
+            held += 1
+            now = game.plan.tricks[0].trick.tensors().values()
+            assert all(same_bits(a, b) for a, b in zip(shadow, now, strict=True))
+    assert held > 0
+
+
+def test_accuracy_is_read_where_the_objective_is_undecided():
+    """Least squares decides at ½: with outputs of 0.2 and 0.3, D takes everything for fake."""
+    game = VECTORS.with_trick("least_squares").with_trick("balance_gate", window=1).game()
+    with torch.no_grad():
+        game.discriminator.head.weight.zero_()
+        game.discriminator.head.bias.fill_(0.2)
+    game.advance()
+    scalars = game.scalars()[0]
+    assert scalars["balance_gate/accuracy_d"] == 0.5
+    assert scalars["balance_gate/accuracy_g"] == 0.0

@@ -1,0 +1,163 @@
+"""Network swap: who steps in when, that nobody learns who is away, and that the present returns as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gantricks import UserError
+from gantricks.game import Game
+from gantricks.plugins.network_swap import due
+from gantricks.testing import TrickHost
+from gantricks.testing.host import differences, same_bits, snapshot
+
+OPTIONS = {"keep_every": 2, "capacity": 3, "swap_every": 5, "length": 2}
+HOST = TrickHost(steps=40, sample=(1, 8, 8), generator={"batch_norm": True}, discriminator={"batch_norm": False})
+ROLES = {"d": "discriminator", "g": "generator"}
+
+
+def of(player: str, state: dict) -> dict[str, dict[str, torch.Tensor]]:
+    """The player's weights, buffers and optimizer in a snapshot."""
+    return {group: tensors for group, tensors in state.items() if group.startswith(ROLES[player])}
+
+
+def steps(game: Game, count: int) -> Iterator[tuple[str | None, dict, dict]]:
+    """Play; yields who was away in a step, and the states after its boundary and after it."""
+    trick = game.plan.tricks[-1].trick
+    for _ in range(count):
+        game.clock.enter("boundary")
+        for hook, ctx in game.hooks.on_boundary:
+            hook(ctx)
+        away = [player for player, flag in trick.away.items() if flag]
+        assert len(away) <= 1, "both are away: nobody would learn"
+        between = snapshot(game)
+        game.step()
+        game._at(game.finished + 1)
+        yield (away[0] if away else None), between, snapshot(game)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 50), st.data())
+def test_a_swap_begins_every_so_many_steps_and_lasts_its_length(step, every, data):
+    length = data.draw(st.integers(1, every - 1))
+    begins, ends, swaps = due(step, every, length)
+    assert begins == (step in range(every, 20_000, every))
+    assert ends == (step - length in range(every, 20_000, every))
+    assert swaps == step // every
+    assert not (begins and ends)
+
+
+def test_players_are_swapped_in_turn_for_as_long_as_the_recipe_says():
+    away = [who for who, _, _ in steps(HOST.with_trick("network_swap", **OPTIONS).game(), 27)]
+    expected = [None] * 5 + ["d", "d", None, None, None, "g", "g", None, None, None] * 2 + ["d", "d"]
+    assert away == expected[:27]
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "adam", "lr": 0.01}, {"name": "sgd", "lr": 0.01, "momentum": 0.9}])
+def test_the_past_player_is_a_kept_state_is_not_updated_and_the_present_returns(optimizer):
+    game = HOST.but(optimizer=optimizer).with_trick("network_swap", **OPTIONS).game()
+    history: list[dict] = [snapshot(game)]
+    present: dict = {}
+    swaps = 0
+    for number, (away, between, after) in enumerate(steps(game, 28)):
+        if away and not present:
+            swaps += 1
+            present = {away: of(away, history[-1])}
+            kept = range(max(0, (number - 1) // 2 - 2) * 2, number, 2)
+            role = ROLES[away]
+            matching = [s for s in kept if s and not differences({role: history[s][role]}, {role: between[role]})]
+            assert matching, "what stepped in is none of the kept states"
+            assert matching[0] in list(kept)[-3:]
+        elif not away and present:
+            ((player, then),) = present.items()
+            assert not differences(then, of(player, between)), f"{player} did not return as it was"
+            present = {}
+        for player in ROLES:
+            weights = {n for n, _ in getattr(game, ROLES[player]).named_parameters()}
+            moved = [
+                name
+                for name in differences(of(player, between), of(player, after))
+                if name.partition("/")[2] in weights or "_optimizer/" in name
+            ]
+            assert bool(moved) == (player != away), f"step {number}: {player} moved {moved[:3]} with {away} away"
+        history.append(after)
+    assert swaps == 5
+
+
+def test_samples_are_of_the_present_g_while_it_is_away():
+    game = HOST.with_trick("network_swap", **OPTIONS).game()
+    plain = HOST.game()
+    for away, between, _ in steps(game, 12):
+        if away != "g":
+            last = between["generator"]
+            continue
+        trick = game.plan.tricks[-1].trick
+        sampled = game.sample(5, seed=1)
+        state = snapshot(plain)
+        present = dict(zip(trick.names["g"], trick.present["g"], strict=True))
+        assert not all(same_bits(present[name], last[name]) for name in present), "G has learned since"
+        plain.load(state | {"generator": present}, plain.counters())
+        assert same_bits(torch.from_numpy(sampled), torch.from_numpy(plain.sample(5, seed=1)))
+        return
+    raise AssertionError("G was never away")
+
+
+def test_an_average_of_g_does_not_take_in_the_past():
+    game = HOST.with_trick("ema", decay=0.5).with_trick("network_swap", **OPTIONS).game()
+    seen = set()
+    for away, between, after in steps(game, 13):
+        shadow = [name for name in differences(between, after) if name.startswith("tricks/ema/")]
+        assert bool(shadow) == (away != "g")
+        seen.add(away)
+    assert seen == {None, "d", "g"}
+
+
+def test_without_a_kept_state_nothing_is_swapped():
+    game = HOST.with_trick("network_swap", keep_every=30, swap_every=5, length=2).game()
+    assert {away for away, _, _ in steps(game, 12)} == {None}
+
+
+def test_a_run_resumed_during_a_swap_goes_on_with_it():
+    host = HOST.with_trick("network_swap", **OPTIONS)
+    whole = host.game()
+    for _ in range(6):
+        whole.advance()
+    assert whole.plan.tricks[0].trick.away["d"] == 1
+    resumed = host.game()
+    resumed.load(snapshot(whole), whole.counters())
+    for _ in range(8):
+        whole.advance()
+        resumed.advance()
+    assert not differences(snapshot(whole), snapshot(resumed))
+
+
+def test_a_boundary_played_twice_swaps_once():
+    """The state that a fault leaves is taken up at the boundary before it."""
+    game = HOST.with_trick("network_swap", **OPTIONS).game()
+    for _ in range(5):
+        game.advance()
+    for _ in range(2):
+        game.clock.enter("boundary")
+        for hook, ctx in game.hooks.on_boundary:
+            hook(ctx)
+    once = HOST.with_trick("network_swap", **OPTIONS).game()
+    for _ in range(5):
+        once.advance()
+    once.clock.enter("boundary")
+    for hook, ctx in once.hooks.on_boundary:
+        hook(ctx)
+    assert not differences(snapshot(game), snapshot(once))
+
+
+def test_swaps_that_never_end_are_refused():
+    with pytest.raises(UserError, match="leave no step with both present; write a length below 5"):
+        HOST.with_trick("network_swap", swap_every=5, length=5).plan()
+
+
+def test_beside_growing_it_is_refused():
+    host = TrickHost(sample=(1, 8, 8), discriminator={"depth": 2}, generator={"depth": 2})
+    with pytest.raises(UserError, match="a past state of a smaller network is no state of the grown one"):
+        host.with_trick("grow").with_trick("network_swap").plan()
