@@ -232,14 +232,14 @@ class Watch(Trick):
 
     @hookimpl
     def d_loss_terms(self, ctx):
-        assert not ctx.fake.images.requires_grad
-        self.d.append(ctx.fake.images)
+        assert not ctx.fake_in.images.requires_grad
+        self.d.append(ctx.fake_in.images)
         return {}
 
     @hookimpl
     def g_loss_terms(self, ctx):
-        assert ctx.fake.images.requires_grad
-        self.g.append(ctx.fake.images.detach().clone())
+        assert ctx.fake_in.images.requires_grad
+        self.g.append(ctx.fake_in.images.detach().clone())
         return {}
 
 

@@ -231,6 +231,10 @@ def test_old_weights_and_their_optimizer_state_stay_and_new_ones_reach_the_optim
         weights = {name for name in now if not name.endswith("bias")}
         assert moved >= weights, "weights that take part did not move"
     assert joined == trick.growth.last == 2
+    every = {
+        f"{role}/{n}" for role in ("generator", "discriminator") for n, _ in getattr(game, role).named_parameters()
+    }
+    assert taking_part(game) == {name for name in every if "head.early" not in name and "from_image" not in name}
     assert trick.growth.fading is False
 
 
