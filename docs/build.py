@@ -1,4 +1,4 @@
-"""Writes docs/tricks/*.md and docs/hooks.md from the cards and the hook specifications.
+"""Writes what the documentation takes from the code: every page but docs/first_trick.md, and the pictures.
 
     python docs/build.py
 
@@ -8,11 +8,16 @@ A test fails when a page is missing or no longer says what the code says.
 from __future__ import annotations
 
 import inspect
+import textwrap
 from pathlib import Path
 
+from pictures import PICTURES
+
+from gantricks import testing
 from gantricks.cli.options import options, toml
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.registry import index
+from gantricks.testing import LAWS, strategies
 from gantricks.trick import CAPABILITIES
 
 HERE = Path(__file__).parent
@@ -22,24 +27,111 @@ KIND_WORDS = {
     "choice": "at most one provider in a recipe",
     "event": "returns nothing",
 }
+GROUPS = {
+    "Targets": {"d_assignment", "d_labels", "g_labels"},
+    "Losses and gradients": {
+        *("adversarial_loss", "g_objective", "d_loss_terms", "g_loss_terms", "after_d_backward", "after_g_backward"),
+    },
+    "Networks": {"transform_generator", "transform_discriminator"},
+    "Batches and inputs": {"latents", "fake_batch", "d_input", "d_scores"},
+    "Optimizers and the run": set(KINDS),
+}
+"""What tricks act on: a trick belongs to the first group that has one of its hooks."""
+
+MEANINGS = {
+    "contract": """Hooks have the names and arguments of [the hooks](hooks.md), the class has a card, and every option
+        has a description and a default.""",
+    "neutral": """At the settings that the trick declares as `neutral`, a run is bit-identical to one without it:
+        weights, optimizers, samples. Skipped where `neutral` is None.""",
+    "active": """At the settings under test the trick does something, so that the other laws are not checked on
+        nothing. Tricks that only watch, log or reorder passes are exempt.""",
+    "stream": """The trick draws from `ctx.rng` and from nothing else, and draws of another trick beside it change
+        nothing in its run.""",
+    "fold": """Folds return what they were given with the same shape, type and device, and no hook writes into its
+        arguments.""",
+    "other-player": "A D step leaves G as it was (weights, gradients, optimizer) and the reverse.",
+    "resume": """A run that is saved at any step, loaded into new objects and continued ends with the same bits as one
+        that was never stopped, and logs the same values.""",
+    "in-place": """The tensors of `tensors()` are the same objects, in the same memory, at every step; scalars are
+        float32.""",
+    "seed": "The same seed gives the same run to the bit, and another seed another one.",
+    "no-sync": "Nothing in the step makes the host wait for a value on the device, and no shape depends on values.",
+    "same-step": """Every step runs the same operations with the same numbers, so that one captured step stands for
+        all.""",
+    "evaluation": """Sampling changes nothing in the run, two samplings with one seed agree, and a trick for training
+        only is not seen in the samples.""",
+    "gradients": "Every weight of the player that is updated gets a finite gradient, and no other weight gets any.",
+    "corners": """float32, bfloat16, a batch of 1, one channel and three: each works, or is refused when the recipe is
+        checked.""",
+    "cost": "The step takes as many more forward passes of D and of G as the trick declares in `forwards`.",
+    "fault": "From the first loss or gradient that is not finite, no weight, optimizer or tensor of the trick moves.",
+}
+"""What each law says, in a sentence or two."""
 
 
 def pages() -> dict[str, str]:
-    """Every generated page, by its path below docs/."""
+    """Every generated page and picture, by its path below docs/."""
     cards = index()["tricks"]
     built = {f"tricks/{name}.md": trick_page(name) for name in cards}
-    built["tricks/README.md"] = "# The tricks\n\n" + "".join(
-        f"- [{name}]({name}.md): {card['summary'].partition(': ')[2] or card['summary']}\n"
-        for name, card in cards.items()
-    )
+    built |= {f"images/{name}.svg": draw().canvas.svg() for name, draw in PICTURES.items() if name in cards}
+    built["tricks/README.md"] = tricks_page()
     built["hooks.md"] = hooks_page()
+    built["testing.md"] = testing_page()
+    built["README.md"] = first_page()
     return built
+
+
+def groups() -> dict[str, list[str]]:
+    """The tricks by what they act on."""
+    found: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for name, card in index()["tricks"].items():
+        found[next(group for group, hooks in GROUPS.items() if hooks & set(card["hooks"]))].append(name)
+    return found
+
+
+def first_page() -> str:
+    by_group = "\n".join(
+        f"- {group}: {', '.join(f'[{name}](tricks/{name}.md)' for name in names)}" for group, names in groups().items()
+    )
+    return f"""# Documentation
+
+Setting up, the commands and a recipe: [the README](../README.md).
+
+- [Your first trick in ten minutes](first_trick.md): from an idea to a tested package that recipes can name.
+- [The hooks](hooks.md): every place where a trick can act, what it receives, what it returns, when it runs. They are
+  called from [the step](../gantricks/step.py), the whole algorithm on one page.
+- [The kit](testing.md): the laws that every trick obeys, tiny runs, random inputs; for your tricks as for ours.
+- [The tricks](tricks/README.md): each with what it does, why, when it hurts, its options and its source.
+
+## The tricks by what they act on
+
+{by_group}
+"""
+
+
+def tricks_page() -> str:
+    cards = index()["tricks"]
+    parts = ["# The tricks"]
+    for group, names in groups().items():
+        lines = (f"- [{name}]({name}.md): {_summary(cards[name]['summary'])}" for name in names)
+        parts.append(f"## {group}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(sentence: str) -> str:
+    return sentence.partition(": ")[2] or sentence
 
 
 def trick_page(name: str) -> str:
     card = index()["tricks"][name]
     known = list(options(card["options"]))
-    parts = [f"# {name}", card["card"]]
+    first, _, rest = card["card"].partition("\n\n")
+    parts = [f"# {name}", first]
+    if name in PICTURES:
+        picture = PICTURES[name]()
+        parts += [f"![{picture.canvas.title}](../images/{name}.svg)", f"*{picture.caption}*"]
+    if rest:
+        parts.append(rest)
     if known:
         rows = "\n".join(
             f"| `{option.name}` | {option.type} | `{option.default or 'left out'}` | {option.description} |"
@@ -75,15 +167,102 @@ def hooks_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def testing_page() -> str:
+    laws = "\n\n".join(f"### {law.id}\n\n{_wrapped(MEANINGS[law.id])}\n\nMend: {law.mend}." for law in LAWS.values())
+    drawn = {
+        name: function
+        for name, function in vars(strategies).items()
+        if inspect.isfunction(function) and function.__module__ == strategies.__name__ and not name.startswith("_")
+    }
+    inputs = "\n".join(
+        f"| `{name}({', '.join(inspect.signature(function).parameters)})` | {_paragraph(function)} |"
+        for name, function in drawn.items()
+    )
+    return f"""# The kit: `gantricks.testing`
+
+The kit proves a trick right, one of yours like those that ship. It comes with the extra `gantricks[test]`, which brings
+pytest and hypothesis.
+
+## All laws in one line
+
+```python
+from gantricks.testing import trick_suite
+
+test_soft_labels = trick_suite("soft_labels", {{"real": [0.8, 1.0]}}, beside=["label_flipping"])
+```
+
+{inspect.getdoc(testing.trick_suite)}
+
+`run_suite` takes the same arguments and returns a list of `Outcome` instead of a test. `gantricks tricks NAME --check`
+prints it for a trick at its defaults; with `--plugin FILE` the trick need not be installed.
+
+{_wrapped("`Outcome`. " + _paragraph(testing.Outcome))}
+
+## The laws
+
+{laws}
+
+### trace
+
+The law given as `trace` holds on a recorded run of the trick alone.
+
+### pair:NAME
+
+For each trick named in `beside`: the two together, in both orders, train to finite values, keep the laws
+[fold](#fold), [in-place](#in-place) and [same-step](#same-step) and the one given as `trace`, and resume
+bit-identically.
+
+Mend: make them compose, or declare why not in conflicts, needs or replaces.
+
+## A tiny run
+
+```python
+from gantricks.testing import TrickHost
+
+played = TrickHost(n_critic=2).with_trick("soft_labels", real=[0.8, 1.0]).train(steps=3)
+calls = played.calls["d_labels"]
+assert len(calls) == 3 * 2 * 2  # steps, D steps in each, reals and fakes
+assert all(0 <= target <= 1 for call in calls for target in call.result.flatten())
+```
+
+{inspect.getdoc(testing.TrickHost)}
+
+`TrickHost.for_trick(Class)` is the smallest host that provides what a trick class needs.
+
+{_wrapped("`Played`, which `train` returns. " + _paragraph(testing.Played))}
+
+Its `state` is a copy of everything that a checkpoint would hold.
+
+{_wrapped("`Call`. " + _paragraph(testing.Call))}
+
+## Random inputs
+
+Strategies for hypothesis, in `gantricks.testing.strategies`; tensors are float64 unless a `dtype` says otherwise.
+
+| strategy | what it draws |
+|---|---|
+{inputs}
+"""
+
+
+def _paragraph(documented: object) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
+
+
 def main() -> None:
-    (HERE / "tricks").mkdir(exist_ok=True)
     built = pages()
-    for old in (HERE / "tricks").glob("*.md"):
-        if f"tricks/{old.name}" not in built:
+    for old in [*(HERE / "tricks").glob("*.md"), *(HERE / "images").glob("*.svg")]:
+        if old.relative_to(HERE).as_posix() not in built:
             old.unlink()
     for path, text in built.items():
-        (HERE / path).write_text(text, encoding="utf-8")
-    print(f"wrote {len(built)} pages")
+        (HERE / path).parent.mkdir(exist_ok=True)
+        (HERE / path).write_text(text, encoding="utf-8", newline="\n")
+    print(f"wrote {len(built)} files")
 
 
 if __name__ == "__main__":

@@ -1,31 +1,47 @@
-"""The documentation says what the code says."""
+"""The documentation says what the code says, and what it tells people to do works."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sysconfig
+import venv
+from collections.abc import Callable, Iterator
+from itertools import combinations, pairwise
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
 from gantricks.hooks import KINDS
 from gantricks.registry import shipped
+from gantricks.testing import LAWS
 
 DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]
+DRAWINGS = sorted((DOCS / "images").glob("*.svg"))
 
 
 @pytest.fixture(scope="module")
-def build() -> ModuleType:
+def build() -> Iterator[ModuleType]:
+    # not by its name: that is also the name of a package
     spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)
+        spec.loader.exec_module(module)
+        yield module
 
 
-def test_every_page_is_the_one_that_the_code_gives(build: ModuleType) -> None:
+# ---------------------------------------------------------------- the pages
+
+
+def test_every_page_and_picture_is_the_one_that_the_code_gives(build: ModuleType) -> None:
     stale = [
         path
         for path, text in build.pages().items()
@@ -34,14 +50,221 @@ def test_every_page_is_the_one_that_the_code_gives(build: ModuleType) -> None:
     assert not stale, f"run: python docs/build.py ({', '.join(stale)})"
 
 
-def test_every_trick_and_every_hook_has_a_page() -> None:
+def test_every_trick_hook_and_law_has_its_place() -> None:
+    def headings(page: str, level: str) -> list[str]:
+        text = (DOCS / page).read_text(encoding="utf-8")
+        return re.findall(rf"^{level} ([\w-]+)$", text, flags=re.MULTILINE)
+
     assert {path.stem for path in (DOCS / "tricks").glob("*.md")} - {"README"} == set(shipped("tricks"))
-    headings = re.findall(r"^## (\w+)$", (DOCS / "hooks.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert headings == list(KINDS)
+    assert headings("hooks.md", "##") == list(KINDS)
+    assert headings("testing.md", "###") == [*LAWS, "trace"]
+    for page, place in (("README.md", "tricks/"), ("tricks/README.md", "")):
+        text = (DOCS / page).read_text(encoding="utf-8")
+        listed = re.findall(rf"\[(\w+)\]\({place}\1\.md\)", text)
+        assert sorted(listed) == sorted(shipped("tricks")), page
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]:
-        for target in re.findall(r"\]\(([^)#]+)(?:#\w+)?\)", page.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([\w-]+))?\)", page.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            to = page.parent / target if target else page
+            assert to.exists(), f"{page.name} links to {target}"
+            if anchor:
+                names = re.findall(r"^#+ (.+)$", to.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in names}, anchor
+
+
+def test_the_example_of_the_kit_runs() -> None:
+    text = (DOCS / "testing.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, {})
+
+
+# ---------------------------------------------------------------- the pictures
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "#rrggbb", by WCAG 2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def elements(drawing: Path, tag: str) -> list[ElementTree.Element]:
+    return list(ElementTree.parse(drawing).iter(f"{{http://www.w3.org/2000/svg}}{tag}"))
+
+
+Box = tuple[float, float, float, float]
+
+
+def texts(drawing: Path) -> dict[str, Box]:
+    """Left, top, right and bottom of each text in a wide font, by what it says and where it begins."""
+    found = {}
+    for text in elements(drawing, "text"):
+        size = float(text.get("font-size", "12"))
+        width = (0.66 if text.get("font-weight") else 0.58) * size * len(text.text or "")
+        x, y = float(text.get("x", "nan")), float(text.get("y", "nan"))
+        left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[text.get("text-anchor", "middle")] * width
+        found[f"{text.text} ({x:g}, {y:g})"] = (left, y - 0.8 * size, left + width, y + 0.2 * size)
+    return found
+
+
+def meet(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def curves(drawing: Path) -> Iterator[tuple[float, float]]:
+    """Points a pixel apart on every curve."""
+    for path in elements(drawing, "path"):
+        for piece in path.get("d", "").split("M")[1:]:
+            if path.get("fill") != "none" or "h" in piece:
+                continue
+            points = [tuple(map(float, point.split(","))) for point in piece.split()]
+            for (x1, y1), (x2, y2) in pairwise(points):
+                count = int(max(abs(x2 - x1), abs(y2 - y1))) + 1
+                yield from ((x1 + (x2 - x1) * i / count, y1 + (y2 - y1) * i / count) for i in range(count + 1))
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.stem)
+def test_a_picture_is_small_and_can_be_read_on_white_and_on_dark_pages(drawing: Path) -> None:
+    text = drawing.read_text(encoding="utf-8")
+    assert len(text.encode()) < 15_000
+    for colour in set(re.findall(r"#[0-9a-f]{6}", text)):
+        assert contrast(colour, "#ffffff") > 3.5, colour
+        assert contrast(colour, "#0d1117") > 3.5, colour
+
+    (svg,) = elements(drawing, "svg")
+    edge = (0.0, 0.0, float(svg.get("width", "0")), float(svg.get("height", "0")))
+    boxes = texts(drawing)
+    for what, (left, top, right, bottom) in boxes.items():
+        assert edge[0] <= left, what
+        assert edge[1] <= top, what
+        assert right <= edge[2], what
+        assert bottom <= edge[3], what
+    for (one, a), (other, b) in combinations(boxes.items(), 2):
+        assert not meet(a, b), f"{one} and {other} overlap"
+    for x, y in curves(drawing):
+        hidden = [what for what, box in boxes.items() if meet(box, (x, y, x, y))]
+        assert not hidden, f"a curve runs through {hidden}"
+
+
+def test_pictures_are_of_tricks_and_stand_on_their_pages() -> None:
+    assert len(DRAWINGS) >= 20
+    for drawing in DRAWINGS:
+        page = (DOCS / "tricks" / f"{drawing.stem}.md").read_text(encoding="utf-8")
+        (shown,) = re.findall(r"^!\[(.*)\]\(\.\./images/(\w+)\.svg\)\n\n\*(.*)\*$", page, flags=re.MULTILINE)
+        alt, name, caption = shown
+        assert name == drawing.stem
+        assert [title.text for title in elements(drawing, "title")] == [alt]
+        assert alt.endswith(".")
+        assert caption.endswith(".")
+
+
+# ---------------------------------------------------------------- the first trick, done as its page says
+
+Run = Callable[[str], tuple[int, str]]
+"""Runs a command line and returns its exit status and what it printed."""
+
+BLOCK = re.compile(
+    r"^(?:[^`\n]*`(?P<file>[^`\n]+)`:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+
+
+def follow(page: str, run: Run) -> int:
+    """Write every file that the page shows, run every command, and compare what it prints with what the page shows,
+    where … stands for anything on a line, or for any lines. Returns the number of commands."""
+    commands, printed = 0, ""
+    blocks = list(BLOCK.finditer(page))
+    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+        kind, text = block["kind"], block["text"]
+        if kind == "sh":
+            shown = after["text"] if after and after["kind"] == "text" else ""
+            outcomes = [run(line) for line in text.splitlines()]
+            commands += len(outcomes)
+            printed = "".join(output for _, output in outcomes)
+            refused = bool(re.search(r"^broken|^--set", shown, flags=re.MULTILINE))
+            assert [status for status, _ in outcomes] == [2 if refused else 0] * len(outcomes), printed
+        elif kind == "text":
+            lines = text.rstrip().split("\n")
+            pattern = "\n".join("(?s:.*?)" if line == "…" else re.escape(line).replace("…", "[^\n]*") for line in lines)
+            assert re.fullmatch(pattern, printed.strip()), f"shown:\n{text}\nprinted:\n{printed}"
+        else:
+            assert block["file"], f"a listing without the name of its file:\n{text}"
+            Path(block["file"]).write_text(text, encoding="utf-8")
+    return commands
+
+
+def first_trick() -> str:
+    return (DOCS / "first_trick.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("GANTRICKS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    return folder
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_the_first_trick_up_to_its_package(capsys: pytest.CaptureFixture[str]) -> None:
+    """All but what needs a process of its own: its tests and its installation."""
+    from gantricks.cli import main
+
+    def run(line: str) -> tuple[int, str]:
+        capsys.readouterr()
+        program, *words = line.split()
+        if program == "tail":
+            return 0, Path(words[-1]).read_text(encoding="utf-8").splitlines()[-1]
+        assert program == "gantricks"
+        status = main(words)
+        return status, "".join(capsys.readouterr())
+
+    page, _, _ = first_trick().partition("## 7.")
+    page = re.sub(r"```sh\npython -m pytest.*?```\n\n```text.*?```", "", page, flags=re.DOTALL)
+    assert follow(page, run) == 6
+
+
+@pytest.mark.slow
+def test_the_first_trick_word_for_word(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("setuptools", reason="without it pip cannot build the package offline")
+    home = empty_folder.parent / "venv"
+    venv.create(home, symlinks=True)
+    # what is installed here, gantricks and pip included, is there too
+    here = sysconfig.get_path("purelib")
+    purelib = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
+    (purelib / "around.pth").write_text(f"import site; site.addsitedir({here!r})\n")
+    script = home / "bin" / "gantricks"
+    script.write_text(f"#!{home}/bin/python\nimport sys\nfrom gantricks.cli import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+    def run(line: str) -> tuple[int, str]:
+        if "pip install" in line:
+            line += " --quiet --no-build-isolation --no-index --disable-pip-version-check --root-user-action=ignore"
+        # env: left out, the child would get what readline has exported behind Python's back, such as a width
+        done = subprocess.run(
+            line,
+            shell=True,
+            env=dict(os.environ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        return done.returncode, done.stdout
+
+    assert follow(first_trick(), run) == 10
