@@ -75,7 +75,7 @@ class Guard:
         latest = self._latest[player]
         latest.copy_(torch.where(self.flag > 0, latest, values))
         torch.maximum(self.flag, (~torch.isfinite(values).all()).to(self.flag.dtype), out=self.flag)
-        torch.sub(1.0, self.flag, out=self.healthy)
+        self.healthy.copy_(1.0 - self.flag)
 
     def report(self) -> tuple[dict[str, dict[str, float]], Fault | None]:
         """Bring everything across to the host: each player's latest terms and gradient norm, and the fault if any."""

@@ -169,7 +169,7 @@ class Step:
         self.frame.updated = guard.healthy
         if gates:
             self.frame.updated = fold(gates, torch.ones_like(guard.healthy)) * guard.healthy
-            torch.sub(1.0, self.frame.updated, out=player.held)
+            player.held.copy_(1.0 - self.frame.updated)
         player.move()
 
     def generate(self, count: int, attached: bool) -> Batch:

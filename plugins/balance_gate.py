@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from gantricks import Context, Probability, Trick, hookimpl
@@ -46,8 +46,8 @@ class BalanceGate(Trick):
 
     It is off unless a recipe names it, and there is reason to leave it off. GAN hacks list, point 11: "Don't balance
     loss via statistics (unless you have a good reason to)". When it hurts: a strong D is what G learns from, so
-    holding it back can leave G without direction; a limit that is always passed stops a player for good. A higher limit
-    is the milder one. Neutral at discriminator = 1, generator = 1.
+    holding it back can leave G without direction. A higher limit is the milder one; limits at which both players could
+    be held at once are refused. Neutral at discriminator = 1, generator = 1.
 
     Goes with every objective, which says where D is undecided, and with flipped and soft labels: accuracy is about the
     true origin.
@@ -61,6 +61,16 @@ class BalanceGate(Trick):
         discriminator: Annotated[Probability, Field(description="running accuracy above which D is not updated")] = 0.9
         generator: Annotated[Probability, Field(description="running accuracy above which G is not updated")] = 0.9
         window: Annotated[int, Field(ge=1, le=10_000, description="updates over which accuracy is averaged")] = 50
+
+        @model_validator(mode="after")
+        def _one_player_is_always_free(self) -> Any:
+            # of the same scores D's accuracy is at most 1 - ½ G's; with both above their limits nothing would move
+            if self.discriminator + self.generator / 2 < 1:
+                raise ValueError(
+                    f"with limits of {self.discriminator} and {self.generator} both players can be held at once, for "
+                    f"good; write discriminator = {1 - self.generator / 2} or more"
+                )
+            return self
 
     @hookimpl
     def on_run_start(self, ctx: Context) -> None:
@@ -89,5 +99,6 @@ class BalanceGate(Trick):
 
     def _opened(self, player: str, value: Tensor, limit: Tensor) -> Tensor:
         mean = push_(self.recent[player], self.filled[player], value)
-        self.open[player].copy_(mean <= limit)
+        # a mean of shares is a float's rounding away from the limit that it meets
+        self.open[player].copy_(mean <= limit + 1e-5)
         return self.open[player]

@@ -42,8 +42,8 @@ class GeneratorDropout(Trick):
     never judged.
 
     When it hurts: images lose sharpness, G needs more capacity and more steps, and a sample is no longer a function of
-    its latents alone, so interpolations flicker. Samples drawn with one seed at one step are the same every time; at
-    another step both weights and masks are others.
+    its latents alone, so interpolations flicker. Samples drawn with one seed have the same latents and the same masks
+    at every step.
 
     Each layer draws from a stream of its own name, so one layer more or less moves no other mask. Combines with every
     objective and with other surgery. Neutral at p = 0.

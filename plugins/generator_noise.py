@@ -39,8 +39,8 @@ class GeneratorNoise(Trick):
 
     Sampling and evaluation are without noise. When it hurts: D has judged noisy samples only, so the ones that are kept
     come from a slightly different G (batch norm's running statistics, too, are of noisy activations), the more so the
-    larger `sigma` is, and fine detail drowns in it. For noise that
-    stays when sampling see generator_dropout; for noise on what D sees, real images included, see instance_noise.
+    larger `sigma` is, and fine detail drowns in it. For noise that stays when sampling see generator_dropout; for noise
+    on what D sees, real images included, see instance_noise.
 
     Each layer draws from a stream of its own name. Combines with every objective and with other surgery. Neutral at
     sigma = 0.

@@ -71,7 +71,8 @@ class HistoricalAveraging(Trick):
     works; networks sum the distance over all their weights, hence the default of 0.001. `players` restricts it to
     one side. When it hurts: the mean remembers the initial weights, so the pull also works against learning, and
     Adam's scaling by the size of gradients makes λ weigh differently late in a run; lower it by a schedule if samples
-    stay behind. The penalty shows in gradient norms, and gradient clipping sees it when it comes later in the recipe.
+    stay behind. In float32 the mean takes in less and less of what is new after some 100,000 updates. The penalty shows
+    in gradient norms, and gradient clipping sees it when it comes later in the recipe.
 
     Source: Salimans et al. 2016, §3.3.
     """

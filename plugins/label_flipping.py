@@ -123,7 +123,7 @@ class LabelFlipping(Trick):
         if self.config.trigger == "every":
             due = self.true_steps >= self.config.every - self.config.length
         else:
-            due = (self.true_steps >= self.config.window) & (self.accuracies.mean() > self.config.threshold)
+            due = (self.true_steps >= self.config.window) & (self.accuracies.mean() > self.config.threshold + 1e-5)
             self.accuracies.copy_(self.accuracies.roll(-1))
         self.left.copy_(steps_left(self.left, due, self.config.length))
 

@@ -21,9 +21,9 @@ def decayed(start: Tensor, gamma: float, progress: Tensor) -> Tensor:
 class LrDecay(Trick):
     """Learning rate decay: learning rates fall from what the recipe sets to `gamma` times that, exponentially.
 
-    In step t of T the rate is lr₀ · γ^(t/T). Early on large steps get the game going; later small ones let the players
-    settle where constant ones would keep them circling. Both fall together unless `players` names one, which changes
-    their balance over the run. The rate is logged as it is used.
+    The rate is lr₀ · γ^progress, from lr₀ in the first step to γ · lr₀ in the last. Early on large steps get the game
+    going; later small ones let the players settle where constant ones would keep them circling. Both fall together
+    unless `players` names one, which changes their balance over the run. The rate is logged as it is used.
 
     When it hurts: the decay is tied to the number of steps in the recipe, so a short trial of a long recipe ends at
     small rates too, and a game that has not settled by the end never will. Neutral at gamma = 1.

@@ -212,7 +212,7 @@ def test_every_shipped_recipe_trains_for_a_few_steps(name: str, tmp_path: Path) 
 
 ACTIVE = {
     # options at which a trick does something within eight steps of four images
-    "balance_gate": "discriminator = 0.3\ngenerator = 0.3\nwindow = 1",
+    "balance_gate": "discriminator = 0.8\ngenerator = 0.4\nwindow = 1",
     "label_flipping": "p = 0.5",
     "network_swap": "keep_every = 2\nswap_every = 3\nlength = 1",
     "ema": "decay = 0.7",

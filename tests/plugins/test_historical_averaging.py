@@ -328,3 +328,14 @@ def test_with_it_simultaneous_play_converges_to_the_equilibrium():
     distances = play(20_000, 0.1)
     assert distances[999] < 0.05
     assert distances[-1] < 1e-3
+
+
+def test_a_player_that_was_not_updated_leaves_its_history_as_it_was():
+    class Closed(Trick):
+        @hookimpl
+        def g_gate(self, open):
+            return open * 0
+
+    played = TrickHost(**IMAGES).with_trick("historical_averaging").with_trick(Closed, "closed").train(3)
+    assert (played.game.trick_tensors["historical_averaging/d.count"] == 4).all()
+    assert (played.game.trick_tensors["historical_averaging/g.count"] == 1).all()

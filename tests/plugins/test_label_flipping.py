@@ -314,3 +314,24 @@ def test_objectives_without_targets_are_refused() -> None:
 def test_options_that_do_nothing_or_cannot_work_are_refused(options, reason) -> None:
     with pytest.raises(UserError, match=reason):
         TrickHost().with_trick("label_flipping", **options).plan()
+
+
+def test_accuracy_is_read_where_the_objective_is_undecided():
+    """Least squares decides at ½: D at 0.2 on everything takes all of it for fake, and is right half of the time."""
+    options = {"mode": "burst", "trigger": "accuracy", "threshold": 0.6, "window": 1, "length": 1}
+    game = TrickHost().with_trick("least_squares").with_trick("label_flipping", **options).game()
+    with torch.no_grad():
+        game.discriminator.head.weight.zero_()
+        game.discriminator.head.bias.fill_(0.2)
+    game.clock.enter("d")
+    seen = []
+    flipping = game.plan.tricks[1].trick
+    hook = flipping.after_d_step
+
+    def spy(ctx):
+        hook(ctx)
+        seen.append(float(flipping.accuracies[0]))
+
+    game.hooks.after_d_step = tuple((spy, ctx) for _, ctx in game.hooks.after_d_step)
+    game.step.d_step()
+    assert seen == [0.5]
