@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib import resources
+from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trace_laws import TRACE_LAWS
 
-from gantricks import UserError
+from gantricks import Trick, UserError
+from gantricks.hooks import KINDS
+from gantricks.plan import hooks_of
 from gantricks.registry import Registry, shipped
 from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, pair_holds
 
@@ -23,6 +30,8 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
     # trick, or trick/variant: (options at which it does something, changes to the smallest host that fits it)
     "auxiliary_classifier": ({}, {}),
     "auxiliary_classifier/mixing": ({"generator": {"start": 0.1, "end": 1.0}}, CLASSIFIED | {"n_critic": 2}),
+    "balance_gate": ({"discriminator": 0.8, "generator": 0.4, "window": 3}, {}),
+    "balance_gate/mixing": ({"discriminator": 0.5, "generator": 1.0, "window": 1}, MIXING | {"n_critic": 2}),
     "batch_size_schedule": ({"start": 4, "end": 8, "at": 0.4}, {}),
     "batch_size_schedule/mixing": ({"start": 4, "end": 6}, MIXING | {"reuse_fakes": False}),
     "discriminator_dropout": ({"input": 0.2, "hidden": 0.5}, {}),
@@ -39,6 +48,8 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
     "generator_dropout/conditional": ({"p": 0.2}, CONDITIONAL | {"reuse_fakes": False}),
     "generator_noise": ({}, {}),
     "generator_noise/conditional": ({"sigma": 0.5}, CONDITIONAL | {"reuse_fakes": False}),
+    "grow": ({"until": 0.7}, {}),
+    "grow/mixing": ({"until": 0.9, "fade": 1.0}, MIXING | {"sample": (2, 16, 12), "n_critic": 2}),
     "historical_averaging": ({"strength": 0.3}, {}),
     "historical_averaging/conditional": ({"strength": {"start": 0.3, "end": 0.1}}, CONDITIONAL | {"n_critic": 2}),
     "instance_noise": ({"sigma": 0.3}, {}),
@@ -70,6 +81,8 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
     "n_critic_schedule/conditional": ({"start": 1, "end": 2, "at": 0.5}, CONDITIONAL | {"reuse_fakes": False}),
     "separate_batches": ({}, {}),
     "separate_batches/mixing": ({}, MIXING),
+    "network_swap": ({"keep_every": 1, "capacity": 2, "swap_every": 2, "length": 1}, {}),
+    "network_swap/conditional": ({"keep_every": 2, "swap_every": 3, "length": 2}, CONDITIONAL | {"n_critic": 2}),
     "sgd_discriminator": ({"momentum": 0.5}, {}),
     "soft_labels": ({"real": (0.7, 1.2), "fake": (0.0, 0.3)}, {}),
     "soft_labels/conditional": ({}, CONDITIONAL | {"n_critic": 2, "reuse_fakes": False}),
@@ -104,12 +117,114 @@ def test_law(trick: str, law) -> None:
         raise AssertionError(f"{trick} breaks the law {law.id!r}: {broken}\nmend: {law.mend}") from broken
 
 
+# ---------------------------------------------------------------- each trick's own law, on a recorded run
+
+
+def test_every_shipped_trick_has_a_law_of_its_own() -> None:
+    assert sorted(TRACE_LAWS) == shipped("tricks")
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_trick_alone_keeps_its_own_law(setting: str) -> None:
+    TRACE_LAWS[setting.partition("/")[0]](case(setting).with_it.train(), "trick")
+
+
+MISTAKES = [
+    # the setting, and what is written wrong in the trick's source: that run must break its law
+    ("auxiliary_classifier", "torch.float32)), classes)", "torch.float32)), classes.flip(0))"),
+    ("balance_gate", "mean <= limit", "mean >= limit"),
+    ("batch_size_schedule", "progress < at", "progress < at / 2"),
+    ("discriminator_dropout", "if self.training else x", "if True else x"),
+    ("discriminator_dropout", "1 - p) / (1 - p)", "1 - p)"),
+    ("discriminator_dropout", "ctx.rng.fork(name)", "ctx.rng.fork('input')"),
+    ("ema", "(1 + count) / (10 + count)", "(1 + count) / (11 + count)"),
+    ("ema", "copy_where_(*self.buffers, ctx.updated > 0)", "pass"),
+    ("experience_replay", "chosen = rng.bernoulli(batch.size, p)", "chosen = rng.bernoulli(1, p)"),
+    (
+        "experience_replay/conditional",
+        "torch.where(chosen, buffer.classes.index_select(0, slots), batch.classes)",
+        "batch.classes",
+    ),
+    ("failure_watch", "if not self.silence[position]:", "if True:"),
+    ("feature_matching", "to(dtype).mean(0) - fake.to(dtype).mean(0)", "to(dtype) - fake.to(dtype)"),
+    (
+        "generator_dropout",
+        "return drop(x, self.p, self.rng)",
+        "return drop(x, self.p, self.rng) if self.training else x",
+    ),
+    ("generator_noise", "if self.training else x", "if True else x"),
+    ("generator_noise", "x + sigma *", "x + sigma**2 *"),
+    (
+        "gradient_clipping",
+        "torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))",
+        "gradients[0].norm()",
+    ),
+    ("grow", "if not (is_real and self.growth.fading):", "if True:"),
+    ("grow", 'mode="nearest"', 'mode="bilinear"'),
+    ("historical_averaging", "2 * strength", "strength"),
+    ("historical_averaging", "updated.to(dtype) / count.to(dtype)", "0.1 * updated.to(dtype)"),
+    ("instance_noise", "ctx.value(self.config.sigma)", "ctx.value(self.config.sigma) ** 2"),
+    ("instance_noise", "return batch.with_images(", "return batch if ctx.phase == 'g' else batch.with_images("),
+    ("instance_norm", "= norm.weight, norm.bias", "= nn.Parameter(torch.ones_like(norm.weight)), norm.bias"),
+    ("label_flipping", "is_real ^ flips", "is_real & ~flips"),
+    ("label_flipping", "ctx.rng.bernoulli(is_real.shape,", "ctx.rng.bernoulli(1,"),
+    ("label_flipping/clock", "self.config.every - self.config.length", "self.config.every"),
+    ("label_injection", "self.embedding(self.classes.now)", "self.embedding(0 * self.classes.now)"),
+    ("label_smoothing", "labels.masked_fill(is_real, real)", "real * labels + (1 - real) / 2"),
+    ("leaky_relu", "nn.LeakyReLU(slope,", "nn.LeakyReLU(0.01,"),
+    ("least_squares", "0.5 * (outputs", "(outputs"),
+    ("lr_decay", "torch.pow(gamma, progress)", "(1 - (1 - gamma) * progress)"),
+    ("minibatch_discrimination", ".sum(2).T - 1", ".sum(2).T"),
+    ("minibatch_stddev", ".square().mean(0)", ".square().sum(0) / (group - 1)"),
+    (
+        "minimax",
+        "-binary_cross_entropy_with_logits(logits, 1 - targets)",
+        "binary_cross_entropy_with_logits(logits, targets)",
+    ),
+    ("n_critic_schedule", "progress < at", "progress <= 1"),
+    ("network_swap", 'open * (1 - self.away["g"])', "open"),
+    ("network_swap", "copy_(self.live[player], self.present[player])", "pass"),
+    (
+        "separate_batches",
+        "return ctx.discriminator(*real), ctx.discriminator(*fake)",
+        "return __import__('gantricks.step').step.score_jointly(ctx.discriminator, real, fake)",
+    ),
+    ("sgd_discriminator", "lr=lr, momentum=momentum", "lr=lr, momentum=0.9"),
+    ("soft_labels", "rng.uniform(labels.shape)", "rng.uniform(1)"),
+    ("soft_labels", "high = torch.full_like(labels, fake.high)", "high = torch.full_like(labels, real.low)"),
+    ("spherical_latents", "normalize(z, dim=1) * math.sqrt(z.shape[1])", "normalize(z, dim=1)"),
+    ("strided_downsampling", "nn.Conv2d(channels, channels, window,", "nn.Conv2d(channels, channels, 1,"),
+    ("virtual_batch_norm", "moment[:n].mean(0, keepdim=True)", "moment[:n].mean(0, keepdim=True).detach()"),
+    ("virtual_batch_norm", "moment[:n].mean(0, keepdim=True)", "moment.mean(0, keepdim=True)"),
+    ("weight_norm/conditional", "dim=1 if transposed else 0", "dim=0"),
+]
+
+
+@pytest.mark.parametrize(("setting", "right", "wrong"), MISTAKES)
+def test_a_mistake_breaks_the_tricks_own_law(setting: str, right: str, wrong: str, monkeypatch) -> None:
+    trick = setting.partition("/")[0]
+    source = resources.files("gantricks.plugins").joinpath(f"{trick}.py").read_text(encoding="utf-8")
+    assert source.count(right) == 1
+    module = ModuleType(f"mistaken_{trick}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where pydantic looks up annotations
+    exec(compile(source.replace(right, wrong), f"{trick}.py with a mistake", "exec"), vars(module))
+    (mistaken,) = (c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Trick) and c is not Trick)
+    played = replace(case(setting), trick=mistaken).with_it.train()
+    with pytest.raises(AssertionError):
+        TRACE_LAWS[trick](played, "trick")
+
+
+def test_every_law_catches_a_mistake() -> None:
+    assert {setting.partition("/")[0] for setting, _, _ in MISTAKES} == set(TRACE_LAWS)
+
+
 # ---------------------------------------------------------------- composition
 
 TRICKS = [setting for setting in SETTINGS if "/" not in setting]
 
 REFUSED = {
     # pairs that `check` refuses, and the words in which it does
+    ("grow", "network_swap"): "network_swap does not go with grow",
     ("instance_norm", "virtual_batch_norm"): "generator_batch_norm",
     ("label_smoothing", "soft_labels"): "label_smoothing does not go with soft_labels",
     ("least_squares", "minimax"): "adversarial_loss",
@@ -118,23 +233,57 @@ REFUSED = {
 
 
 def plain_case(trick: str) -> Case:
-    return Case(Registry(installed=False).load("tricks", trick).cls, SETTINGS[trick][0], name=trick)
+    cls = Registry(installed=False).load("tricks", trick).cls
+    return Case(cls, SETTINGS[trick][0], name=trick, trace=TRACE_LAWS[trick])
 
 
 @pytest.mark.parametrize("first", TRICKS)
-def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: str) -> None:
+def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: str, refused_pairs) -> None:
     for second in TRICKS:
         if second == first:
             continue
-        reason = REFUSED.get(tuple(sorted((first, second))))
-        if reason is None:
+        pair = min(first, second), max(first, second)
+        if pair not in REFUSED:
             try:
                 pair_holds(plain_case(first), plain_case(second))
             except (AssertionError, UserError) as broken:
                 raise AssertionError(f"{first}, then {second}: {broken}") from broken
         else:
-            with pytest.raises(UserError, match=reason):
+            with pytest.raises(UserError, match=REFUSED[pair]) as refusal:
                 pair_holds(plain_case(first), plain_case(second))
+            refused_pairs[pair] = "; ".join(problem.what for problem in refusal.value.problems)
+
+
+def test_few_pairs_are_refused() -> None:
+    assert len(REFUSED) <= 10
+    assert all(first < second for first, second in REFUSED)
+
+
+@pytest.mark.parametrize(("first", "second"), REFUSED)
+def test_a_pair_is_refused_for_what_the_tricks_declare_and_for_nothing_else(first: str, second: str) -> None:
+    a, b = plain_case(first), plain_case(second)
+    host = TrickHost.for_trick(a.trick, b.trick)
+    for lone in (a, b):
+        replace(lone, host=host).with_it.plan()  # not refused: what follows is about the pair
+    with pytest.raises(UserError) as refusal:
+        replace(b, host=replace(a, host=host).with_it).with_it.plan()
+    declared = list(grounds(a, b))
+    for problem in refusal.value.problems:
+        assert any(ground in problem.what for ground in declared), f"{problem.what}: declared is {declared}"
+
+
+def grounds(a: Case, b: Case) -> Iterator[str]:
+    """What two tricks declare that keeps them apart, in words that `check` uses."""
+    for part in set(a.trick.replaces) & set(b.trick.replaces):
+        yield f"replace the same part, {part}"
+    for hook in set(hooks_of(a.trick)) & set(hooks_of(b.trick)):
+        if KINDS[hook] == "choice":
+            yield f"provide {hook}, and a recipe has one"
+    for one, other in ((a, b), (b, a)):
+        if other.name in one.trick.conflicts:
+            yield one.trick.conflicts[other.name]
+        if "adversarial_loss" in hooks_of(other.trick):
+            yield from (f"{one.name} needs {need}" for need in set(one.trick.needs) - set(other.trick.provides))
 
 
 @given(st.lists(st.sampled_from(TRICKS), unique=True, min_size=3, max_size=6), st.integers(0, 1000))

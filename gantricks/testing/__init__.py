@@ -13,7 +13,7 @@ It discovers nothing that it was not told of. pytest and hypothesis come with th
 
 from __future__ import annotations
 
-from gantricks.testing.host import Call, Played, TrickHost
+from gantricks.testing.host import Call, Phase, Played, TrickHost
 from gantricks.testing.laws import LAWS, Case, Law, NotApplicable
 from gantricks.testing.suite import Outcome, pair_holds, run_suite, trick_suite
 
@@ -24,6 +24,7 @@ __all__ = [
     "Law",
     "NotApplicable",
     "Outcome",
+    "Phase",
     "Played",
     "TrickHost",
     "pair_holds",

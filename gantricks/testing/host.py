@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantricks.data.base import Dataset, Description, Progress, Source, silent
 from gantricks.device import place
@@ -27,27 +27,85 @@ from gantricks.trick import Trick
 class Call:
     """One call of a hook: by which trick, with which arguments (copied before the call), with which result.
 
-    `arguments` leaves `ctx` out. `modified` tells whether the call changed one of its tensor arguments in place.
+    `arguments` leaves `ctx` out. `modified` tells whether the call changed one of its tensor arguments in place. `step`
+    and `critic` count steps, and D steps within one, from 0; `phase` is that of `ctx`. `before` and `after` hold by
+    name what the hook is there to change in place: in `transform_generator` and `transform_discriminator` the modules
+    of the network, in `after_d_backward` and `after_g_backward` copies of the player's gradients; elsewhere nothing.
     """
 
     trick: str
     arguments: tuple[Any, ...]
     result: Any
     modified: bool
+    step: int
+    phase: str
+    critic: int
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What one D step ("d") or G step ("g") made, copied at its end.
+
+    Batches, scores and labels are those of `ctx`, None where there were none: in a G step `fake_labels` are G's
+    targets, and `real_out` exists where a trick read it or D mixes samples. `terms` are the player's loss terms by
+    name, "<trick>.<term>" for those of tricks; `gradients` those that its optimizer was given; `before` and `after` its
+    weights and buffers at both ends of the phase; `updated` tells whether it moved. `passes` are D's forward passes:
+    the images that it was shown, and what it said of them.
+    """
+
+    player: str
+    step: int
+    critic: int
+    real: Batch
+    fake: Batch
+    real_in: Batch | None
+    fake_in: Batch
+    real_out: Out | None
+    fake_out: Out
+    real_labels: Tensor | None
+    fake_labels: Tensor
+    terms: dict[str, float]
+    gradients: Tensors
+    before: Tensors
+    after: Tensors
+    updated: bool
+    passes: tuple[tuple[Tensor, Out], ...]
 
 
 @dataclass
 class Played:
-    """A tiny run after some steps: the `game` itself, every hook's `calls` in order, the log scalars of each step."""
+    """A tiny run after some steps: the `game` itself, every hook's `calls` and the `phases` of its steps in order, the
+    log scalars of each step, and the state that it had at the `start`.
+    """
 
     game: Game
     calls: dict[str, list[Call]]
+    start: dict[str, Tensors]
+    phases: list[Phase] = field(default_factory=list)
     scalars: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def state(self) -> dict[str, Tensors]:
         """A copy of everything that a checkpoint would hold."""
         return snapshot(self.game)
+
+    def trick(self, name: str) -> Trick:
+        """The trick that the run calls `name`."""
+        return next(planned.trick for planned in self.game.plan.tricks if planned.name == name)
+
+    def of(self, trick: str, hook: str) -> list[Call]:
+        """This trick's calls on one hook, in order. Raises AssertionError where there are none: a law that is read off
+        no call would hold of anything.
+        """
+        calls = [call for call in self.calls.get(hook, ()) if call.trick == trick]
+        assert calls, f"{trick} was never called on {hook}"
+        return calls
+
+    def steps_of(self, player: str) -> list[Phase]:
+        """The D steps ("d") or the G steps ("g"), in order."""
+        return [phase for phase in self.phases if phase.player == player]
 
 
 @dataclass(frozen=True)
@@ -153,10 +211,11 @@ class TrickHost:
         return Game(plan, plan.source.load(), place(train.device, train.precision), wrap)
 
     def train(self, steps: int | None = None) -> Played:
-        """Play `steps` steps (all of them by default) and record every hook call."""
+        """Play `steps` steps (all of them by default) and record every hook call and every phase."""
         calls: dict[str, list[Call]] = defaultdict(list)
         game = self.game(_recorder(calls))
-        played = Played(game, calls)
+        played = Played(game, calls, snapshot(game))
+        _record_phases(played)
         for _ in range(self.steps if steps is None else steps):
             game.advance()
             played.scalars.append(game.scalars()[0])
@@ -227,17 +286,85 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def _recorder(calls: dict[str, list[Call]]) -> Callable[[str, str, Callable[..., Any]], Callable[..., Any]]:
     def wrap(hook: str, trick: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        changed = _CHANGED_IN_PLACE.get(hook, lambda *_: {})
+
         def recorded(*arguments: Any) -> Any:
-            shown = arguments[:-1]
-            before = copied(shown)
+            shown, ctx = arguments[:-1], arguments[-1]
+            clock = ctx._frame.clock
+            where = clock.step, clock.phase, clock.critic
+            given, before = copied(shown), changed(ctx, *shown)
             result = function(*arguments)
-            calls[hook].append(Call(trick, before, copied(result), modified=not _equal(before, shown)))
+            modified = not _equal(given, shown)
+            calls[hook].append(Call(trick, given, copied(result), modified, *where, before, changed(ctx, result)))
             return result
 
         recorded.__name__ = function.__name__
         return recorded
 
     return wrap
+
+
+def _modules(ctx: Any, network: nn.Module | None) -> dict[str, nn.Module]:
+    return {} if network is None else dict(network.named_modules())  # who forgot to return it is told so by the fold
+
+
+def _gradients(network: nn.Module) -> Tensors:
+    return {name: p.grad.detach().clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+_CHANGED_IN_PLACE: dict[str, Callable[..., dict[str, Any]]] = {
+    "transform_generator": _modules,
+    "transform_discriminator": _modules,
+    "after_d_backward": lambda ctx, *_: _gradients(ctx.discriminator),
+    "after_g_backward": lambda ctx, *_: _gradients(ctx.generator),
+}
+
+
+def _record_phases(played: Played) -> None:
+    """From now on, append each phase that the game plays to `played.phases`."""
+    game = played.game
+    frame = game.frame
+    passes: list[tuple[Tensor, Out]] = []
+
+    def note(network: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], out: Out) -> None:
+        passes.append(copied((inputs[0] if inputs else named["images"], out)))
+
+    game.discriminator.register_forward_hook(note, with_kwargs=True)
+
+    def record(name: str) -> None:
+        play, network = getattr(game.step, f"{name}_step"), game.players[name].network
+
+        def weights() -> Tensors:
+            return copied(network.state_dict())
+
+        def recorded(*arguments: Any, **named: Any) -> None:
+            passes.clear()
+            before = weights()
+            play(*arguments, **named)
+            made = {key: copied(getattr(frame, key)) for key in _MADE}
+            played.phases.append(
+                Phase(
+                    player=name,
+                    step=game.clock.step,
+                    critic=game.clock.critic,
+                    **made,
+                    terms={key: value for key, value in game.guard.report()[0][name].items() if key not in _NO_TERMS},
+                    gradients=_gradients(network),
+                    before=before,
+                    after=weights(),
+                    updated=bool(frame.updated),
+                    passes=tuple(passes),
+                )
+            )
+
+        setattr(game.step, play.__name__, recorded)
+
+    record("d")
+    record("g")
+
+
+_MADE = ("real", "fake", "real_in", "fake_in", "real_out", "fake_out", "real_labels", "fake_labels")
+_NO_TERMS = ("step", "gradient_norm")
 
 
 def copied(value: Any) -> Any:

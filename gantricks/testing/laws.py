@@ -19,7 +19,7 @@ from gantricks.hooks import KINDS, hookimpl
 from gantricks.networks.base import mixes_samples
 from gantricks.plan import contract_problems, hooks_of, notify
 from gantricks.records import Batch
-from gantricks.testing.host import TrickHost, differences, same_bits, snapshot
+from gantricks.testing.host import Played, TrickHost, differences, same_bits, snapshot
 from gantricks.trick import Trick
 
 
@@ -32,13 +32,16 @@ class Case:
     """A trick class at settings where it does something, and the host it is tried in.
 
     `options` are those settings; the host is `TrickHost.for_trick(trick)` unless another is given. `name` is what the
-    trick is called in the run, which is what other tricks' conflicts look at.
+    trick is called in the run, which is what other tricks' conflicts look at. `trace` is the trick's own law on a
+    recorded run, alone or with other tricks in it: given what was played and the trick's name in that run, it raises
+    AssertionError where the law is broken.
     """
 
     trick: type[Trick]
     options: Mapping[str, Any] = field(default_factory=dict)
     host: TrickHost | None = None
     name: str = "trick"
+    trace: Callable[[Played, str], None] | None = None
 
     @property
     def without(self) -> TrickHost:
@@ -123,7 +126,11 @@ def _stream(case: Case) -> None:
 
 @_law("fold", "return what came in with the same shape, type and device, and never write into an argument")
 def _fold(case: Case) -> None:
-    played = case.with_it.train(3)
+    folds_hold(case.with_it.train(3))
+
+
+def folds_hold(played: Played) -> None:
+    """The law "fold", on a recorded run."""
     folds = [hook for hook in played.calls if KINDS[hook] == "fold" and not hook.startswith("transform")]
     folds = [hook for hook in folds if hook != "sampling_generator"]
     for hook, calls in played.calls.items():
@@ -148,6 +155,7 @@ def _other_player(case: Case) -> None:
             network = getattr(game, other)
             before = snapshot(game)
             gradients = {name: p.grad if p.grad is None else p.grad.clone() for name, p in network.named_parameters()}
+            taking_part = _taking_part(game)
             game.step.d_step() if phase == "d" else game.step.g_step()
             after = snapshot(game)
             parameters = {f"{other}/{name}" for name, _ in network.named_parameters()}
@@ -157,8 +165,8 @@ def _other_player(case: Case) -> None:
                 if name in parameters or name.startswith(f"{other}_optimizer/")
             ]
             assert not moved, f"the {phase} step moved {moved}"
+            assert _taking_part(game) == taking_part, f"the {phase} step left weights frozen, or thawed some"
             for name, parameter in network.named_parameters():
-                assert parameter.requires_grad, f"the {phase} step left {other} frozen"
                 assert _same_gradient(gradients[name], parameter.grad), f"the {phase} step touched {other}'s gradients"
         game._at(game.finished + 1)
 
@@ -170,11 +178,12 @@ def _resume(case: Case) -> None:
     saved = []
     for _ in range(host.steps):
         whole.advance()
-        saved.append((snapshot(whole), whole.counters()))
+        saved.append((snapshot(whole), whole.counters(), _samples(whole)))
     logged = whole.scalars()[0]
-    for state, counters in saved[:-1]:
+    for state, counters, samples in saved[:-1]:
         resumed = host.game()
         resumed.load(state, counters)
+        assert same_bits(_samples(resumed), samples), f"loaded at step {counters['step']}, it samples differently"
         while resumed.finished < host.steps:
             resumed.advance()
         changed = differences(snapshot(resumed), saved[-1][0])
@@ -321,9 +330,9 @@ def _fault(case: Case) -> None:
         for _ in range(2):
             game.advance()
             healthy.advance()
+        healthy.clock.enter("boundary")
+        notify(healthy.hooks.on_boundary)  # what moves there, moves before the fault
         if player == "g":
-            healthy.clock.enter("boundary")
-            notify(healthy.hooks.on_boundary)
             for critic in range(healthy.step.n_critic):  # the D steps before the fault are healthy ones
                 healthy.step.d_step(critic, host.reuse_fakes and critic == healthy.step.n_critic - 1)
         before = snapshot(healthy)
@@ -414,7 +423,9 @@ class _OpTrace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "prim" not in str(func):
-            self.ops.append((str(func), _shown(args), _shown(sorted((kwargs or {}).items()))))
+            # a tensor made of a host's number: frozen like the number itself
+            made = args[0].tolist() if "lift_fresh" in str(func) else None
+            self.ops.append((str(func), _shown(args), _shown(sorted((kwargs or {}).items())), made))
         return func(*args, **(kwargs or {}))
 
 
@@ -441,6 +452,10 @@ def _forwards(host: TrickHost) -> tuple[dict[str, int], int]:
 
 def _samples(game: Game) -> Tensor:
     return torch.from_numpy(game.sample(6, seed=3))
+
+
+def _taking_part(game: Game) -> list[bool]:
+    return [p.requires_grad for player in game.players.values() for p in player.network.parameters()]
 
 
 def _same_gradient(a: Tensor | None, b: Tensor | None) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 from gantricks.errors import UserError
 from gantricks.registry import Registry
-from gantricks.testing.host import TrickHost
-from gantricks.testing.laws import LAWS, Case, Law, NotApplicable
+from gantricks.testing.host import Played, TrickHost
+from gantricks.testing.laws import LAWS, Case, Law, NotApplicable, folds_hold
 from gantricks.trick import Trick
 
 
@@ -41,10 +41,11 @@ def run_suite(
     host: TrickHost | None = None,
     beside: Iterable[str | type[Trick]] = (),
     expected_failures: Mapping[str, str] | None = None,
+    trace: Callable[[Played, str], None] | None = None,
 ) -> list[Outcome]:
     """Every check of a trick, as a report. The arguments are those of `trick_suite`."""
     expected = dict(expected_failures or {})
-    checks = list(_checks(trick, options or {}, host, beside))
+    checks = list(_checks(trick, options or {}, host, beside, trace))
     _refuse_unknown(expected, checks)
     return [_outcome(law, case, expected.get(law.id)) for law, case in checks]
 
@@ -55,6 +56,7 @@ def trick_suite(
     host: TrickHost | None = None,
     beside: Iterable[str | type[Trick]] = (),
     expected_failures: Mapping[str, str] | None = None,
+    trace: Callable[[Played, str], None] | None = None,
 ) -> Callable[..., None]:
     """A pytest test with one case per law: `test_my_trick = trick_suite("my_trick", {"strength": 0.5})`.
 
@@ -62,12 +64,21 @@ def trick_suite(
     defaults where they do. `host` is the tiny run it is tried in, the smallest that fits its needs unless given.
     `beside` names other tricks it must work with: each adds the check "pair:<name>", in both orders.
     `expected_failures` maps the ids of checks that are known to fail to the reason; one that passes after all fails
-    the test.
+    the test. `trace` is the trick's own law on a recorded run: it adds the check "trace", on a run with this trick
+    alone, and is part of every pair's check. It is given what was played and the trick's name there, and raises
+    AssertionError where the law is broken; `played.of(name, hook)` and `played.steps_of("d")` are what it reads:
+
+        def targets_stay_in_the_interval(played, name):
+            for call in played.of(name, "d_labels"):
+                assert ((call.result >= 0.7) & (call.result <= 1)).all()
+
+    In a pair, arguments are what an earlier trick made of them: a law that compares a call's arguments with its result
+    holds beside any other trick, one that expects the core's own values does not.
     """
     import pytest
 
     expected = dict(expected_failures or {})
-    checks = list(_checks(trick, options or {}, host, beside))
+    checks = list(_checks(trick, options or {}, host, beside, trace))
     _refuse_unknown(expected, checks)
 
     @pytest.mark.parametrize(("law", "case"), checks, ids=[law.id for law, _ in checks])
@@ -83,12 +94,18 @@ def trick_suite(
 
 
 def _checks(
-    trick: str | type[Trick], options: Mapping[str, Any], host: TrickHost | None, beside: Iterable[str | type[Trick]]
+    trick: str | type[Trick],
+    options: Mapping[str, Any],
+    host: TrickHost | None,
+    beside: Iterable[str | type[Trick]],
+    trace: Callable[[Played, str], None] | None,
 ) -> Iterable[tuple[Law, Case]]:
     cls = _class(trick)
-    case = Case(cls, dict(options), host, _name(trick))
+    case = Case(cls, dict(options), host, _name(trick), trace)
     for law in LAWS.values():
         yield law, case
+    if trace:
+        yield _OWN_LAW, case
     for other in beside:
         yield _pair(_name(other), _class(other)), case
 
@@ -114,18 +131,37 @@ def _pair(name: str, other: type[Trick]) -> Law:
 
 
 def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: int = 3) -> None:
-    """Train two tricks together in this order: finite, each fold keeps its law on the trace, state in place, and a
-    resumed run bit-identical. Raises UserError where the pair is refused, AssertionError where it breaks.
+    """Train two tricks together in this order: finite, each fold keeps its law on the trace, and each trick its own
+    (`Case.trace`), state in place, and a resumed run bit-identical. Raises UserError where the pair is refused,
+    AssertionError where it breaks.
     """
     host = host or TrickHost.for_trick(first.trick, second.trick)
     pair = Case(second.trick, second.options, host.with_trick(first.trick, first.name, **first.options), second.name)
     both = pair.with_it
-    for law in ("fold", "in-place", "same-step"):
+    for law in ("in-place", "same-step"):
         LAWS[law].check(pair)
     played = both.but(steps=steps).train(steps)
     fault = played.game.fault()
     assert fault is None, f"{fault} is not finite"
+    folds_hold(played)
+    for case in (first, second):
+        _keeps_its_law(case, played)
     LAWS["resume"].check(replace(pair, host=pair.without.but(steps=steps)))
+
+
+def _keeps_its_law(case: Case, played: Played) -> None:
+    if case.trace:
+        try:
+            case.trace(played, case.name)
+        except AssertionError as broken:
+            raise AssertionError(f"{case.name} breaks its own law: {broken}") from broken
+
+
+_OWN_LAW = Law(
+    "trace",
+    "mend the trick; or the law, where it asks for more than a recorded run can show",
+    lambda case: _keeps_its_law(case, case.with_it.train()),
+)
 
 
 def _outcome(law: Law, case: Case, expected: str | None) -> Outcome:
