@@ -100,6 +100,18 @@ class Frame:
         self.real_labels = None
         self.fake_labels = None
 
+    SHOWN = ("real", "fake", "real_in", "fake_in", "real_out", "fake_out", "real_labels", "fake_labels", "updated")
+
+    def shown(self) -> tuple[Any, ...]:
+        """What a step leaves to be looked at."""
+        return tuple(getattr(self, name) for name in self.SHOWN), self.step.judged
+
+    def show(self, values: tuple[Any, ...]) -> None:
+        """Take the place of a step that has left these."""
+        shown, self.step.judged = values
+        for name, value in zip(self.SHOWN, shown, strict=True):
+            setattr(self, name, value)
+
     def at(self, finished: int, steps: int) -> None:
         """`finished` of `steps` steps are done; progress is 0 in the first step and exactly 1 in the last."""
         self.finished = self.clock.step = finished

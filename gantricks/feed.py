@@ -7,11 +7,43 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gantricks.data.base import Dataset
 from gantricks.device import Placement, resident_budget
 from gantricks.records import Batch
+
+Raw = tuple[Tensor, Tensor | None]
+"""Samples as they are stored, and their classes."""
+
+
+class Reel:
+    """The raw batches of a step, each in tensors that stay, so that a captured step finds them where they were.
+
+    A step played with an empty reel records them; further ones with a `rewound` reel are given the same tensors, which
+    `fill` has brought to the batches of the step at hand.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[Raw] = []
+        self._position: int | None = None
+
+    def rewind(self) -> None:
+        self._position = 0
+
+    def fill(self, feed: Feed) -> None:
+        """Draw the step's batches from `feed`, in place."""
+        for batch in self._batches:
+            for kept, drawn in zip(batch, feed.draw(), strict=True):
+                if kept is not None and drawn is not None:
+                    kept.copy_(drawn)
+
+    def next(self, feed: Feed) -> Raw:
+        if self._position is None:
+            self._batches.append(feed.draw())
+            return self._batches[-1]
+        self._position += 1
+        return self._batches[self._position - 1]
 
 
 class Feed:
@@ -37,6 +69,7 @@ class Feed:
         self.classes = classes
         self.is_images = dataset.samples.ndim == 4
         self.cursor = 0
+        self.reel: Reel | None = None
         self._device, self._dtype = placement.device, placement.dtype
         if budget is None:
             budget = resident_budget(placement.device)
@@ -58,11 +91,15 @@ class Feed:
 
     def next(self) -> Batch:
         """The next `batch_size` samples of the sequence."""
+        return self._batch(*(self.reel.next(self) if self.reel else self.draw()))
+
+    def draw(self) -> Raw:
+        """The next `batch_size` samples of the sequence, on the device, as they are stored."""
         start, size = self.cursor, self.batch_size
         self.cursor += size
         indices = self._indices(start, size)
         if self._samples is not None:
-            return self.take(indices)
+            return self._samples.index_select(0, indices), self._classes_of(indices)
         key = (start, size)
         if self._ahead and self._ahead[0] == key:
             raw = self._ahead[1].result()
@@ -71,16 +108,19 @@ class Feed:
         following = self._indices(self.cursor, size)
         assert self._worker
         self._ahead = ((self.cursor, size), self._worker.submit(self._gather, following))
-        return self._batch(raw.to(self._device, non_blocking=True), indices)
+        return raw.to(self._device, non_blocking=True), self._classes_of(indices)
 
     def take(self, indices: Tensor) -> Batch:
         """The samples with these indices, int64 (B,)."""
-        if self._samples is not None:
-            return self._batch(self._samples.index_select(0, indices), indices)
-        return self._batch(self._gather(indices).to(self._device), indices)
+        raw = (
+            self._gather(indices).to(self._device) if self._samples is None else self._samples.index_select(0, indices)
+        )
+        return self._batch(raw, self._classes_of(indices))
 
-    def _batch(self, raw: Tensor, indices: Tensor) -> Batch:
-        classes = None if self._classes is None else self._classes.index_select(0, indices.to(self._device))
+    def _classes_of(self, indices: Tensor) -> Tensor | None:
+        return None if self._classes is None else self._classes.index_select(0, indices.to(self._device))
+
+    def _batch(self, raw: Tensor, classes: Tensor | None) -> Batch:
         if not self.is_images:
             return Batch(raw.to(self._dtype), classes)
         # (B, H, W, C) in memory seen as (B, C, H, W): the channels_last layout, without a copy
@@ -102,7 +142,7 @@ class Feed:
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
             digest = hashlib.blake2b(f"{self.seed}/order/{epoch}".encode(), digest_size=8).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest))
+            generator = Generator().manual_seed(int.from_bytes(digest))
             order = torch.randperm(self.count, generator=generator)
             if self.resident:
                 order = order.to(self._device)

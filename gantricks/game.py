@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from gantricks import optimizers
+from gantricks.capture import INDUCTOR, CannotCapture, Captured
 from gantricks.context import Context, Frame
 from gantricks.data.base import Dataset
 from gantricks.device import Placement
-from gantricks.errors import TrickError
+from gantricks.errors import Problem, TrickError, UserError
 from gantricks.feed import Feed
 from gantricks.guard import Fault, Guard
 from gantricks.losses import NonSaturating
@@ -58,6 +59,11 @@ class Game:
             self.hooks = _wrapped(self.hooks, wrap)
         self.frame.hooks = self.hooks
 
+        self.restructurings = 0
+        self.backend: str | None = None
+        """How the step is captured: a backend of `Captured`, or None to play it eagerly."""
+        self.announce: Callable[[str], None] = lambda sentence: None
+        self._captured: tuple[tuple[int, ...], Captured] | None = None
         self.cursors: dict[int, int] = {}
         """Where the data stood before each step since the last look for a fault."""
 
@@ -142,6 +148,7 @@ class Game:
         return {id(tensor): tensor for tensor in watched}.values()
 
     def _restructured(self) -> None:
+        self.restructurings += 1
         for player in self.players.values():
             player.take_part()
 
@@ -167,9 +174,45 @@ class Game:
         if self.frame.stop_reason:
             return False
         self.cursors[self.finished] = self.feed.cursor
-        self.step()
+        self._one_step()
         self._at(self.finished + 1)
         return True
+
+    def _one_step(self) -> None:
+        if self.backend is None:
+            self.step()
+            return
+        structure = self.structure
+        if self._captured is None or self._captured[0] != structure:
+            self.announce("compiling the step" if self.backend == INDUCTOR else "capturing the step")
+            try:
+                self._captured = structure, Captured(self, self.backend)
+            except CannotCapture as reason:
+                if self._captured is not None:
+                    raise UserError(
+                        Problem(
+                            f"after {self.finished} steps the step has changed and cannot be captured anew: {reason}",
+                            "train.capture",
+                            'play such a run eagerly: capture = "off"',
+                        )
+                    ) from reason
+                self.backend = None
+                self.frame.warnings.append(f"the step is played eagerly: {reason}")
+                self.step()
+                return
+        self._captured[1]()
+
+    @property
+    def structure(self) -> tuple[int, ...]:
+        """What a captured step has in it for good; where it changes, the step is captured anew."""
+        return self.feed.batch_size, self.step.n_critic, self.restructurings
+
+    def moving(self) -> list[Tensor]:
+        """Every tensor that a step changes and a later one reads, each once."""
+        tensors = [tensor for group in self.state().values() for tensor in group.values()]
+        tensors += [self.guard.flag, self.guard.healthy, *self.guard.latest.values()]
+        tensors += [player.held for player in self.players.values()]
+        return list({tensor.data_ptr(): tensor.detach() for tensor in tensors if tensor.numel()}.values())
 
     def _at(self, finished: int) -> None:
         self.frame.at(finished, self.steps)

@@ -31,7 +31,7 @@ class Guard:
         self.flag = torch.zeros((), device=device)
         self.healthy = torch.ones((), device=device)
         self.step = torch.zeros((), device=device, dtype=dtype)
-        self._latest: dict[str, Tensor] = {}
+        self.latest: dict[str, Tensor] = {}
         self._names: dict[str, list[str]] = {}
         self._watched: list[Tensor] = []
         self._copies: list[Tensor] = []
@@ -64,15 +64,15 @@ class Guard:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         values = torch.stack([self.step, *terms.values(), norm])
         names = ["step", *terms, "gradient_norm"]
-        if player not in self._latest:
-            self._latest[player] = torch.zeros_like(values)
+        if player not in self.latest:
+            self.latest[player] = torch.zeros_like(values)
             self._names[player] = names
         elif names != self._names[player]:
             raise TrickError(
                 f"the terms of {player}'s loss were {', '.join(self._names[player][1:-1])} and are now "
                 f"{', '.join(names[1:-1])}; a trick returns the same names at every step"
             )
-        latest = self._latest[player]
+        latest = self.latest[player]
         latest.copy_(torch.where(self.flag > 0, latest, values))
         torch.maximum(self.flag, (~torch.isfinite(values).all()).to(self.flag.dtype), out=self.flag)
         self.healthy.copy_(1.0 - self.flag)
@@ -80,11 +80,11 @@ class Guard:
     def report(self) -> tuple[dict[str, dict[str, float]], Fault | None]:
         """Bring everything across to the host: each player's latest terms and gradient norm, and the fault if any."""
         terms: dict[str, dict[str, float]] = {}
-        for player, latest in self._latest.items():
+        for player, latest in self.latest.items():
             terms[player] = dict(zip(self._names[player], latest.tolist(), strict=True))
         if not self.flag.item():
             return terms, None
-        for player, latest in self._latest.items():
+        for player, latest in self.latest.items():
             names, finite = self._names[player], torch.isfinite(latest).tolist()
             bad = tuple(name for name, ok in zip(names, finite, strict=True) if not ok)
             if bad:

@@ -56,7 +56,10 @@ def build(config: Any, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimi
 
     arguments = config.model_dump(exclude={"name"})
     family = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[config.name]
-    optimizer: torch.optim.Optimizer = family(list(parameters), fused=True, **arguments)
+    weights = list(parameters)
+    if config.name != "sgd" and weights[0].is_cuda:
+        arguments["capturable"] = True  # steps are counted on the device, as a CUDA graph needs it
+    optimizer: torch.optim.Optimizer = family(weights, fused=True, **arguments)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]

@@ -66,6 +66,10 @@ class TrainKeys(Options):
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp64"], Field(description="bf16 is autocast; fp64 is for tests")
     ] = "auto"
+    capture: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="play the step as one compiled call; auto: on a GPU, and in runs long enough to repay it"),
+    ] = "auto"
     log_every: Annotated[int, Field(ge=1, description="steps between two lines of metrics.jsonl")] = 50
     sample_every: Annotated[int, Field(ge=1, description="steps between two pictures")] = 500
     checkpoint_every: Annotated[int, Field(ge=1, description="steps between two checkpoints")] = 500

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 _WORD = (1 << 64) - 1
 PHASES = {"setup": 0, "d": 1, "g": 2, "sample": 3, "boundary": 4, "log": 5}
@@ -17,20 +18,26 @@ class Clock:
     """Where the run is. The core moves it; every stream of the run reads it.
 
     `step` counts generator updates from 0, `phase` is a key of `PHASES`, `critic` counts the D steps within a step.
+    While there is a `tape`, draws come from it.
     """
 
-    __slots__ = ("critic", "phase", "step", "tick", "where")
+    __slots__ = ("critic", "phase", "step", "tape", "tick", "where")
 
     def __init__(self) -> None:
         self.step = 0
         self.tick = 0
+        self.tape: Tape | None = None
         self.enter("setup")
 
     def enter(self, phase: str, critic: int = 0) -> None:
         self.phase = phase
         self.critic = critic
         self.tick += 1
-        self.where = (self.step << 24) | (critic << 4) | PHASES[phase]
+        self.where = _where(self.step, critic, phase)
+
+
+def _where(step: int, critic: int, phase: str) -> int:
+    return (step << 24) | (critic << 4) | PHASES[phase]
 
 
 def _mix(word: int) -> int:
@@ -66,7 +73,7 @@ class Rng:
         self.dtype = dtype
         self._clock = clock
         self._key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest())
-        self._generator = torch.Generator(self.device)
+        self._generator = Generator(self.device)
         self._tick = -1
         self._calls = 0
 
@@ -76,11 +83,11 @@ class Rng:
 
     def uniform(self, shape: int | Sequence[int]) -> Tensor:
         """Independent draws from U[0, 1)."""
-        return torch.rand(_sizes(shape), generator=self._seeded(), device=self.device, dtype=self.dtype)
+        return self._draw(_uniform, _sizes(shape))
 
     def normal(self, shape: int | Sequence[int]) -> Tensor:
         """Independent draws from N(0, 1)."""
-        return torch.randn(_sizes(shape), generator=self._seeded(), device=self.device, dtype=self.dtype)
+        return self._draw(_normal, _sizes(shape))
 
     def bernoulli(self, shape: int | Sequence[int], p: float | Tensor) -> Tensor:
         """Independent booleans, true with probability `p` (a number or a tensor that broadcasts to `shape`)."""
@@ -88,21 +95,23 @@ class Rng:
 
     def randint(self, shape: int | Sequence[int], high: int) -> Tensor:
         """Independent int64 draws from {0, …, high - 1}."""
-        return torch.randint(high, _sizes(shape), generator=self._seeded(), device=self.device)
+        return self._draw(_integers, _sizes(shape), high)
 
     def permutation(self, n: int) -> Tensor:
         """A random order of 0 … n - 1, int64 (n,)."""
-        return torch.randperm(n, generator=self._seeded(), device=self.device)
+        return self._draw(_permutation, (n,))
 
-    def _seeded(self) -> torch.Generator:
+    def _draw(self, kind: Kind, sizes: Sequence[int], high: int = 0) -> Tensor:
         clock = self._clock
         if self._tick != clock.tick:
             self._tick = clock.tick
             self._calls = 0
-        seed = _mix(_mix(self._key ^ clock.where) + self._calls)
+        call = self._calls
         self._calls += 1
-        self._generator.manual_seed(seed)
-        return self._generator
+        if clock.tape is not None:
+            return clock.tape.next(_Draw(self, kind, sizes, high, clock.critic, clock.phase, call), clock.step)
+        self._generator.manual_seed(_mix(_mix(self._key ^ clock.where) + call))
+        return kind(self, sizes, high, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rng:
         return self  # a copied network draws from the stream it was given, not from a twin of it
@@ -111,5 +120,76 @@ class Rng:
         return f"Rng(seed={self.seed}, name={self.name!r})"
 
 
-def _sizes(shape: int | Sequence[int]) -> Sequence[int]:
-    return (shape,) if isinstance(shape, int) else shape
+Kind = Callable[[Rng, Sequence[int], int, "Tensor | None"], Tensor]
+
+
+def _uniform(rng: Rng, sizes: Sequence[int], high: int, out: Tensor | None) -> Tensor:
+    return torch.rand(sizes, generator=rng._generator, device=rng.device, dtype=rng.dtype, out=out)
+
+
+def _normal(rng: Rng, sizes: Sequence[int], high: int, out: Tensor | None) -> Tensor:
+    return torch.randn(sizes, generator=rng._generator, device=rng.device, dtype=rng.dtype, out=out)
+
+
+def _integers(rng: Rng, sizes: Sequence[int], high: int, out: Tensor | None) -> Tensor:
+    return torch.randint(high, sizes, generator=rng._generator, device=rng.device, out=out)
+
+
+def _permutation(rng: Rng, sizes: Sequence[int], high: int, out: Tensor | None) -> Tensor:
+    return torch.randperm(sizes[0], generator=rng._generator, device=rng.device, out=out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """One draw of a step: from which stream, of what kind, and where in the step."""
+
+    rng: Rng
+    kind: Kind
+    sizes: Sequence[int]
+    high: int
+    critic: int
+    phase: str
+    call: int
+
+    def make(self, where: int, out: Tensor | None = None) -> Tensor:
+        rng = self.rng
+        rng._generator.manual_seed(_mix(_mix(rng._key ^ where) + self.call))
+        return self.kind(rng, self.sizes, self.high, out)
+
+
+class Tape:
+    """The draws of a step, each in a tensor that stays, so that a captured step finds them where they were.
+
+    A step played on an empty tape records them; further ones on a `rewound` tape are given the same tensors, which
+    `fill` has brought to the draws of the step at hand.
+    """
+
+    def __init__(self) -> None:
+        self._draws: list[tuple[_Draw, Tensor]] = []
+        self._position: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._draws)
+
+    def rewind(self) -> None:
+        self._position = 0
+
+    def fill(self, step: int) -> None:
+        """Draw anew, in place, what the step after `step` finished ones draws."""
+        for draw, tensor in self._draws:
+            draw.make(_where(step, draw.critic, draw.phase), tensor)
+
+    def next(self, draw: _Draw, step: int) -> Tensor:
+        """The tensor of the next draw. Raises ValueError where a step draws otherwise than the recorded one."""
+        if self._position is None:
+            tensor = draw.make(_where(step, draw.critic, draw.phase))
+            self._draws.append((draw, tensor))
+            return tensor
+        if self._position >= len(self._draws) or self._draws[self._position][0] != draw:
+            raise ValueError(f"the stream {draw.rng.name!r} is drawn from in one step and not in another")
+        self._position += 1
+        return self._draws[self._position - 1][1]
+
+
+def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, int) else tuple(shape)

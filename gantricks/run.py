@@ -25,7 +25,7 @@ from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import gantricks
-from gantricks import checkpoint, pictures
+from gantricks import capture, checkpoint, pictures
 from gantricks.data.base import Dataset
 from gantricks.device import Placement, place
 from gantricks.errors import Problem, UserError
@@ -51,6 +51,9 @@ class Reporter:
 
     def started(self, game: Game, run: Path, parameters: dict[str, int]) -> None:
         """The first step is next."""
+
+    def capturing(self, what: str) -> None:
+        """The step is compiled or captured, which can take a minute; then the run goes on."""
 
     def stepped(self, finished: int) -> None:
         """A step is done."""
@@ -235,7 +238,9 @@ class _Session:
         from gantricks.logs import Log  # imports TensorBoard, which only a run needs
 
         with self._signals():
-            game = Game(self.plan, self.dataset, self.placement)
+            self.game = game = Game(self.plan, self.dataset, self.placement)
+            game.backend = capture.backend(self.plan, self.placement)
+            game.announce = self.reporter.capturing
             if saved:
                 _take_up(game, saved, self.run)
             parameters = {role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")}
@@ -330,6 +335,7 @@ class _Session:
             "device": str(self.placement.device),
             "device_name": str(self.placement),
             "precision": self.placement.precision,
+            "capture": self.game.backend or "off",
             "threads": torch.get_num_threads(),
             "seed": self.plan.recipe.seed,
             "parameters": parameters,
@@ -474,6 +480,8 @@ def _open(run: Path, device: str | None, plugins: Sequence[str | Path]) -> tuple
     overrides = [f"train.device={device}"] if device else []
     if "precision" in manifest:  # "auto" was resolved when the run began, perhaps on another machine
         overrides.append(f"train.precision={manifest['precision']}")
+    if "capture" in manifest:
+        overrides.append(f"train.capture={'off' if manifest['capture'] == 'off' else 'on'}")
     return load_recipe(run / RECIPE, overrides, registry), manifest, registry
 
 
@@ -501,6 +509,7 @@ class _Manifest(BaseModel):
 
     threads: int = Field(default=1, ge=1, le=4096)
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    capture: Literal["off", "inductor", "cuda-graph"] = "off"
     tricks: dict[str, dict[Literal["use", "origin"], str]] = {}
     data: dict[str, str | int] = {}
     sessions: list[dict[str, Any]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gantricks.capture import CUDA_GRAPH
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, snapshot
 
@@ -51,3 +52,20 @@ def test_images_are_channels_last_and_the_step_does_not_wait() -> None:
         game.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("tricks", [(), ("soft_labels", "ema"), ("historical_averaging", "instance_noise")])
+def test_the_recorded_step_is_the_eager_step(tricks: tuple[str, ...]) -> None:
+    host = IMAGES
+    for trick in tricks:
+        host = host.with_trick(trick)
+    eager, captured = host.game(), host.game()
+    captured.backend = CUDA_GRAPH
+    for _ in range(5):
+        eager.advance()
+        captured.advance()
+    assert captured.backend == CUDA_GRAPH, captured.frame.warnings
+    a, b = snapshot(eager), snapshot(captured)
+    for group in a:
+        for name, tensor in a[group].items():
+            torch.testing.assert_close(b[group][name], tensor, rtol=1e-4, atol=1e-5)

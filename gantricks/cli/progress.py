@@ -49,6 +49,7 @@ class Screen(Reporter):
         self._losses = ""
         self._reading: str | None = None
         self._steps = 0
+        self._begun = 0
         self._counts: dict[str, int] = {}
 
     def planned(self, plan: Plan, placement: Placement) -> None:
@@ -85,10 +86,17 @@ class Screen(Reporter):
         whence = f", from step {game.finished:,}" if game.finished else ""
         self.console.print(f"the run is kept in {run}{whence}", soft_wrap=True)
         self.began = time.monotonic()
+        self._begun = game.finished
         self._recent.append((self.began, game.finished))
         if self.console.is_terminal:
             self._start("", self._steps)
             self._draw(game.finished, self._count(game.finished))
+
+    def capturing(self, what: str) -> None:
+        if self._bar is not None:
+            self._draw(self._begun, f"{what}: a minute or less, then the run is faster")
+        else:
+            self.console.print(f"{what}: a minute or less, then the run is faster")
 
     def stepped(self, finished: int) -> None:
         if self._bar is None or (now := time.monotonic()) - self._drawn < BETWEEN_DRAWINGS:

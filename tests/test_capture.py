@@ -1,0 +1,320 @@
+"""The captured step: it is the eager step, it is captured anew where it must be, and what cannot be is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gantricks import Trick, UserError, hookimpl
+from gantricks.capture import COMPILING_PAYS, CUDA_GRAPH, INDUCTOR, INTERPRETER, backend
+from gantricks.device import Placement, place
+from gantricks.feed import Reel
+from gantricks.rng import Clock, Rng, Tape
+from gantricks.run import resume, train
+from gantricks.testing import TrickHost
+from gantricks.testing.host import differences, same_bits, snapshot
+
+IMAGES = {"sample": (1, 8, 8), "generator": {"batch_norm": True}, "discriminator": {"batch_norm": True, "depth": 2}}
+
+
+# ---------------------------------------------------------------- draws and batches that stay where they are
+
+KINDS = {
+    "uniform": lambda rng: rng.uniform((2, 3)),
+    "normal": lambda rng: rng.normal(4),
+    "randint": lambda rng: rng.randint(5, 7),
+    "permutation": lambda rng: rng.permutation(6),
+    "bernoulli": lambda rng: rng.bernoulli((3,), 0.4),
+}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["d", "g"]), st.sampled_from(sorted(KINDS))), min_size=1, max_size=8))
+@settings(max_examples=30)
+def test_a_tape_holds_the_draws_of_every_step_in_the_tensors_of_the_first(script):
+    def play(rng: Rng, clock: Clock) -> list[torch.Tensor]:
+        out = []
+        for phase, kind in script:
+            clock.enter(phase)
+            out.append(KINDS[kind](rng))
+        return out
+
+    free, clock = Clock(), Clock()
+    loose, taped = Rng(3, "x", free), Rng(3, "x", clock)
+    clock.tape = tape = Tape()
+    first = play(taped, clock)
+    assert len(tape) == len(script)
+    for step in range(3):
+        free.step = clock.step = step
+        tape.fill(step)
+        tape.rewind()
+        again = play(taped, clock)
+        assert all(same_bits(a, b) for a, b in zip(again, play(loose, free), strict=True))
+        kept = [a.data_ptr() == b.data_ptr() for a, b in zip(first, again, strict=True)]
+        assert all(stays for stays, (_, kind) in zip(kept, script, strict=True) if kind != "bernoulli")
+
+
+def test_a_step_that_draws_otherwise_than_the_recorded_one_is_noticed():
+    clock = Clock()
+    rng = Rng(0, "x", clock)
+    clock.tape = Tape()
+    rng.normal(3)
+    clock.tape.rewind()
+    with pytest.raises(ValueError, match="'x' is drawn from in one step and not in another"):
+        rng.normal(4)
+
+
+def test_a_reel_holds_the_batches_of_every_step_in_the_tensors_of_the_first():
+    reeled, free = (
+        TrickHost(sample=(1, 8, 8), classes=3).game().feed,
+        TrickHost(sample=(1, 8, 8), classes=3).game().feed,
+    )
+    reeled.reel = Reel()
+    first = [reeled.reel.next(reeled) for _ in range(2)]
+    reeled.cursor = 0
+    for _ in range(4):
+        reeled.reel.fill(reeled)
+        reeled.reel.rewind()
+        for raw, classes in first:
+            batch, expected = reeled.next(), free.next()
+            assert same_bits(batch.images, expected.images)
+            assert same_bits(batch.classes, expected.classes)
+            assert batch.classes is classes
+            assert raw.dtype == torch.uint8
+    assert reeled.cursor == free.cursor
+
+
+# ---------------------------------------------------------------- the traced step (each trick's is a law: "captured")
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", [{"name": "adam"}, {"name": "adamw"}, {"name": "sgd", "momentum": 0.5}])
+def test_the_replayed_step_is_the_eager_step_to_the_bit(precision, optimizer):
+    host = TrickHost(**IMAGES, precision=precision, n_critic=2, optimizer=optimizer)
+    eager, captured = host.game(), host.game()
+    captured.backend = INTERPRETER
+    for _ in range(4):
+        eager.advance()
+        captured.advance()
+        assert eager.scalars() == captured.scalars()
+    assert captured.backend == INTERPRETER
+    assert not differences(snapshot(eager), snapshot(captured))
+    assert eager.feed.cursor == captured.feed.cursor
+    for name in ("real", "fake_in", "fake_out", "fake_labels"):
+        for a, b in zip(getattr(eager.frame, name), getattr(captured.frame, name), strict=True):
+            assert a is b is None or same_bits(a, b)
+
+
+def test_a_step_of_another_structure_is_captured_anew():
+    host = TrickHost(steps=9).with_trick("batch_size_schedule", start=4, end=8).with_trick("n_critic_schedule", end=2)
+    eager, captured = host.game(), host.game()
+    captured.backend = INTERPRETER
+    announced: list[str] = []
+    captured.announce = announced.append
+    for _ in range(9):
+        eager.advance()
+        captured.advance()
+    assert not differences(snapshot(eager), snapshot(captured))
+    assert len(announced) == 3
+
+
+def test_a_fault_stops_a_captured_run_where_it_stops_an_eager_one():
+    class Poison(Trick):
+        """Not finite from step 3 on."""
+
+        @hookimpl
+        def on_run_start(self, ctx):
+            self.count = torch.zeros(())
+
+        @hookimpl
+        def d_loss_terms(self, ctx):
+            return {"x": torch.where(self.count > 1, torch.inf, 0.0).to(ctx.dtype)}
+
+        @hookimpl
+        def after_g_step(self):
+            self.count.add_(1)
+
+        def tensors(self):
+            return {"count": self.count}
+
+    host = TrickHost().with_trick(Poison, "poison").with_trick("ema", decay=0.5)
+    eager, captured = host.game(), host.game()
+    captured.backend = INTERPRETER
+    for _ in range(5):
+        eager.advance()
+        captured.advance()
+    assert eager.fault() == captured.fault()
+    assert eager.fault().step == 3
+    assert not differences(snapshot(eager), snapshot(captured))
+
+
+# ---------------------------------------------------------------- what cannot be captured
+
+
+class Unfused(Trick):
+    """An optimizer that counts on the host."""
+
+    @hookimpl
+    def transform_optimizer(self, optimizer, player):
+        return torch.optim.Adam([p for group in optimizer.param_groups for p in group["params"]])
+
+
+class Declares(Trick):
+    """It says so."""
+
+    capturable = False
+
+    @hookimpl
+    def d_labels(self, labels):
+        return labels * 0.9
+
+
+class Frozen(Trick):
+    """A host number that changes from step to step."""
+
+    @hookimpl
+    def on_boundary(self, ctx):
+        self.strength = 0.1 * ctx.step
+
+    @hookimpl
+    def d_labels(self, labels):
+        if not hasattr(self, "calls"):
+            self.calls = 0
+        self.calls += 1
+        return labels - 0.01 * self.calls
+
+
+class Looks(Trick):
+    """The host waits for a value."""
+
+    @hookimpl
+    def d_labels(self, labels):
+        return labels * (0.9 if labels.mean().item() > 0.5 else 0.8)
+
+
+@pytest.mark.parametrize(
+    ("trick", "reason"),
+    [
+        (Unfused, "D's optimizer, Adam, is not fused"),
+        (Declares, "the trick trick declares that it cannot be captured"),
+        (Frozen, "it is not the step that was traced"),
+        (Looks, "it cannot be traced"),
+    ],
+)
+def test_what_cannot_be_captured_is_named_and_played_eagerly(trick, reason):
+    host = TrickHost().with_trick(trick, "trick")
+    eager, game = host.game(), host.game()
+    game.backend = INTERPRETER
+    game.advance()
+    assert game.backend is None
+    assert reason in game.frame.warnings[0]
+    assert game.frame.warnings[0].startswith("the step is played eagerly: ")
+    if trick is not Frozen:  # its host counter has seen the rehearsal
+        eager.advance()
+        assert not differences(snapshot(eager), snapshot(game))
+
+
+def test_a_run_does_not_change_its_way_in_the_middle():
+    game = TrickHost(steps=9).with_trick("batch_size_schedule", start=4, end=8, at=0.6).game()
+    game.backend = INTERPRETER
+    game.advance()
+    game.plan.tricks[0].trick.capturable = False
+    for _ in range(4):
+        game.advance()
+    with pytest.raises(UserError, match="cannot be captured anew") as refused:
+        game.advance()
+    assert refused.value.problems[0].mend == 'play such a run eagerly: capture = "off"'
+
+
+# ---------------------------------------------------------------- which runs are captured
+
+CPU, FP64 = place("cpu", "fp32"), place("cpu", "fp64")
+
+
+def plan(steps: int, capture: str = "auto"):
+    made = TrickHost(steps=steps).plan()
+    train = made.recipe.train.model_copy(update={"capture": capture})
+    object.__setattr__(made.recipe, "train", train)
+    return made
+
+
+def test_a_run_on_the_cpu_is_compiled_when_it_is_long_enough_or_the_recipe_says_so():
+    long = COMPILING_PAYS["vectors"]
+    assert backend(plan(long), CPU) == INDUCTOR
+    assert backend(plan(long - 1), CPU) is None
+    assert backend(plan(long, "off"), CPU) is None
+    assert backend(plan(10, "on"), CPU) == INDUCTOR
+    assert backend(plan(long), FP64) is None
+
+
+def test_a_run_on_a_gpu_is_captured_unless_the_recipe_says_not():
+    gpu = Placement(torch.device("cuda", 0), torch.float32, None)
+    assert backend(plan(10), gpu) == CUDA_GRAPH
+    assert backend(plan(10, "off"), gpu) is None
+
+
+# ---------------------------------------------------------------- compiled
+
+
+COMPILED = {
+    "mlp": TrickHost(),
+    "sgd": TrickHost(optimizer={"name": "sgd", "lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    "adamw and lr_decay": TrickHost(optimizer={"name": "adamw", "lr": 0.01}).with_trick("lr_decay"),
+    "dcgan": TrickHost(**IMAGES)
+    .with_trick("soft_labels")
+    .with_trick("instance_noise", sigma=0.1)
+    .with_trick("ema", decay=0.9)
+    .with_trick("historical_averaging", strength=0.1)
+    .with_trick("experience_replay", capacity=12),
+    "separate": TrickHost(**IMAGES)
+    .with_trick("separate_batches")
+    .with_trick("minibatch_discrimination", kernels=4, dim=2)
+    .with_trick("virtual_batch_norm", reference=4)
+    .with_trick("balance_gate", generator=0.3, window=2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
+def test_the_compiled_step_is_the_eager_step_to_rounding(name):
+    host = COMPILED[name]
+    eager, compiled = host.game(), host.game()
+    compiled.backend = INDUCTOR
+    for _ in range(6):
+        eager.advance()
+        compiled.advance()
+    assert compiled.backend == INDUCTOR, compiled.frame.warnings
+    a, b = snapshot(eager), snapshot(compiled)
+    for group in a:
+        for key, tensor in a[group].items():
+            tolerance = 1e-9 if tensor.dtype == torch.float64 else 1e-5
+            torch.testing.assert_close(b[group][key], tensor, rtol=tolerance, atol=tolerance, msg=f"{group}/{key}")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_repeated_and_resumed_to_the_bit(tmp_path: Path):
+    wanted = [
+        "train.capture=on",
+        "train.steps=8",
+        "train.checkpoint_every=4",
+        "train.log_every=2",
+        "train.sample_every=4",
+    ]
+    runs = [train("grid_mlp", overrides=wanted, run_dir=tmp_path / name).run for name in ("one", "two")]
+    cut = tmp_path / "cut"
+    shutil.copytree(runs[0], cut)
+    shutil.rmtree(cut / "checkpoints" / "000008")
+    resume(cut)
+
+    def files(run: Path) -> dict[str, bytes]:
+        kept = [*run.glob("checkpoints/000008/*"), run / "metrics.jsonl", *run.glob("samples/*.png")]
+        return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+
+    assert len(files(runs[0])) >= 6
+    assert files(runs[0]) == files(runs[1]) == files(cut)
+    assert json.loads((runs[0] / "manifest.json").read_text())["capture"] == INDUCTOR
