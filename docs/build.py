@@ -49,15 +49,19 @@ MEANINGS = {
         nothing in its run.""",
     "fold": """Folds return what they were given with the same shape, type and device, and no hook writes into its
         arguments.""",
-    "other-player": "A D step leaves G as it was (weights, gradients, optimizer) and the reverse.",
+    "other-player": """A D step leaves G as it was (weights, gradients, optimizer) and the reverse; both networks stay
+        in training mode.""",
     "resume": """A run that is saved at any step, loaded into new objects and continued ends with the same bits as one
-        that was never stopped, and logs the same values.""",
+        that was never stopped, samples the same all along, and logs the same values.""",
     "in-place": """The tensors of `tensors()` are the same objects, in the same memory, at every step; scalars are
         float32.""",
-    "seed": "The same seed gives the same run to the bit, and another seed another one.",
+    "seed": "The same seed gives the same run to the bit, also the second time in one process.",
     "no-sync": "Nothing in the step makes the host wait for a value on the device, and no shape depends on values.",
     "same-step": """Every step runs the same operations with the same numbers, so that one captured step stands for
         all.""",
+    "captured": """The step, traced once and replayed, is the eager step to the bit, over a whole run with its
+        boundaries.""",
+    "memory": "No tensor that a step makes is still there two steps later, but for state that is updated in place.",
     "evaluation": """Sampling changes nothing in the run, two samplings with one seed agree, and a trick for training
         only is not seen in the samples.""",
     "gradients": "Every weight of the player that is updated gets a finite gradient, and no other weight gets any.",
@@ -194,7 +198,7 @@ test_soft_labels = trick_suite("soft_labels", {{"real": [0.8, 1.0]}}, beside=["l
 {inspect.getdoc(testing.trick_suite)}
 
 `run_suite` takes the same arguments and returns a list of `Outcome` instead of a test. `gantricks tricks NAME --check`
-prints it for a trick at its defaults; with `--plugin FILE` the trick need not be installed.
+prints it for a trick at its `trial` settings; with `--plugin FILE` the trick need not be installed.
 
 {_wrapped("`Outcome`. " + _paragraph(testing.Outcome))}
 

@@ -76,6 +76,9 @@ class Trick:
     """Options at which a run is bit-identical to one without the trick, or None where there are none such."""
     forwards: ClassVar[Mapping[str, int]] = {}
     """How many more forward passes of D ("d") and G ("g") each step takes because of it."""
+    trial: ClassVar[Mapping[str, Any]] = {}
+    """Options at which it does something within a few steps of a few samples, where its defaults do not: what the kit
+    tries it with."""
     capturable: bool = True
     """Whether the step can be captured with this trick in it."""
     fault_safe: bool = False

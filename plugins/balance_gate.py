@@ -56,6 +56,7 @@ class BalanceGate(Trick):
     """
 
     neutral = {"discriminator": 1.0, "generator": 1.0}
+    trial = {"discriminator": 0.9, "generator": 0.2, "window": 2}
 
     class Config(Trick.Config):
         discriminator: Annotated[Probability, Field(description="running accuracy above which D is not updated")] = 0.9

@@ -32,6 +32,7 @@ class BatchSizeSchedule(Trick):
     """
 
     cautions = {"minibatch_stddev": "every batch size, later ones too, must be a multiple of its group"}
+    trial = {"start": 4, "end": 8}
 
     class Config(Trick.Config):
         # 1 would leave batch norm without statistics, and only the recipe's own size is checked for that

@@ -18,7 +18,7 @@ from gantricks import Trick, UserError
 from gantricks.hooks import KINDS
 from gantricks.plan import hooks_of
 from gantricks.registry import Registry, shipped
-from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, pair_holds
+from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, pair_holds, run_suite
 
 MIXING = {"sample": (1, 8, 8), "discriminator": {"batch_norm": True, "depth": 2}, "batch_size": 6}
 CONDITIONAL = {"sample": (1, 8, 8), "classes": 3, "generator": {"conditional": True, "batch_norm": True}}
@@ -30,7 +30,7 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
     # trick, or trick/variant: (options at which it does something, changes to the smallest host that fits it)
     "auxiliary_classifier": ({}, {}),
     "auxiliary_classifier/mixing": ({"generator": {"start": 0.1, "end": 1.0}}, CLASSIFIED | {"n_critic": 2}),
-    "balance_gate": ({"discriminator": 0.8, "generator": 0.4, "window": 3}, {}),
+    "balance_gate": ({"discriminator": 0.9, "generator": 0.2, "window": 2}, {}),
     "balance_gate/mixing": ({"discriminator": 0.5, "generator": 1.0, "window": 1}, MIXING | {"n_critic": 2}),
     "batch_size_schedule": ({"start": 4, "end": 8, "at": 0.4}, {}),
     "batch_size_schedule/mixing": ({"start": 4, "end": 6}, MIXING | {"reuse_fakes": False}),
@@ -218,6 +218,14 @@ def test_every_law_catches_a_mistake() -> None:
     assert {setting.partition("/")[0] for setting, _, _ in MISTAKES} == set(TRACE_LAWS)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("trick", shipped("tricks"))
+def test_a_trick_passes_at_its_trial_settings(trick: str) -> None:
+    """What `gantricks tricks NAME --check` runs."""
+    outcomes = run_suite(trick)
+    assert all(outcome.ok for outcome in outcomes), [str(outcome) for outcome in outcomes if not outcome.ok]
+
+
 # ---------------------------------------------------------------- composition
 
 TRICKS = [setting for setting in SETTINGS if "/" not in setting]
@@ -298,4 +306,5 @@ def test_any_set_of_tricks_that_compose_trains_saves_resumes_and_samples(chosen:
     last = replace(cases[-1], host=host)
     LAWS["resume"].check(last)
     LAWS["same-step"].check(last)
+    LAWS["captured"].check(last)
     assert np.isfinite(last.with_it.train().game.sample(5, seed=0)).all()

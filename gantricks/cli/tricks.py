@@ -18,7 +18,7 @@ from gantricks.cli.options import Option, options, toml
 from gantricks.errors import Problem, UserError
 from gantricks.hooks import KINDS
 from gantricks.registry import Registry, describe, index
-from gantricks.trick import CAPABILITIES
+from gantricks.trick import CAPABILITIES, Trick
 
 Card = dict[str, Any]
 
@@ -84,12 +84,13 @@ def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
 
 
 def check_trick(name: str | None, plugins: Sequence[Path], json: bool) -> int:
-    """Run every generic law on a trick at its defaults and print how each went. Returns the exit status."""
+    """Run every generic law on a trick at its trial settings and print how each went. Returns the exit status."""
     if name is None:
         raise UserError(Problem("which trick is to be checked?", "--check", "gantricks tricks NAME --check"))
     from gantricks.testing import run_suite
 
-    outcomes = run_suite(Registry(plugins).load("tricks", name).cls)
+    trick: type[Trick] = Registry(plugins).load("tricks", name).cls
+    outcomes = run_suite(trick)
     counts = Counter(outcome.status for outcome in outcomes)
     status = 0 if all(outcome.ok for outcome in outcomes) else 2
     if json:
@@ -103,7 +104,8 @@ def check_trick(name: str | None, plugins: Sequence[Path], json: bool) -> int:
         if not outcome.ok:
             console.print(Padding(Text(outcome.mend), (0, 0, 0, 8)))
     told = ", ".join(f"{counts[state]} {state}" for state in ("passed", "failed", "skipped"))
-    console.print(Text(f"\n{name} at its defaults: {told}"))
+    settings = ", ".join(f"{option} = {value}" for option, value in trick.trial.items()) or "its defaults"
+    console.print(Text(f"\n{name} at {settings}: {told}"))
     return status
 
 

@@ -149,6 +149,7 @@ class TrickHost:
             options["generator"]["conditional"] = True
         if "discriminator_max_pool" in needs:
             options["discriminator"] |= {"network": "resnet", "pool": "max"}
+            options["sample"] = (1, 9, 8)  # pools that round up
         host = cls(**(options | changes))
         if "separate_passes" in needs:
             host = host.with_trick(SeparatePasses)

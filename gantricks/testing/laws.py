@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +13,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gantricks.capture import INTERPRETER
 from gantricks.errors import UserError
 from gantricks.game import Game
 from gantricks.hooks import KINDS, hookimpl
@@ -21,6 +25,10 @@ from gantricks.plan import contract_problems, hooks_of, notify
 from gantricks.records import Batch
 from gantricks.testing.host import Played, TrickHost, differences, same_bits, snapshot
 from gantricks.trick import Trick
+
+
+def _refuse_generator(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("a generator of its own was made")
 
 
 class NotApplicable(Exception):
@@ -106,7 +114,8 @@ def _active(case: Case) -> None:
     changed = differences(with_it.state, plain.state, besides=("tricks",))
     watches = set(hooks_of(case.trick)) <= {"on_run_start", "on_boundary", "log_scalars", "on_log", "on_run_end"}
     exact = set(hooks_of(case.trick)) == {"d_scores"}
-    assert changed or watches or exact or not same_bits(_samples(with_it.game), _samples(plain.game))
+    seen = changed or watches or exact or not same_bits(_samples(with_it.game), _samples(plain.game))
+    assert seen, f"a run of {case.with_it.steps} steps with it is the run without it, bit for bit"
 
 
 @_law("stream", "draw from ctx.rng only: never from torch's, numpy's or Python's global generators")
@@ -116,7 +125,8 @@ def _stream(case: Case) -> None:
     import numpy as np
 
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    played = case.with_it.train()
+    with mock.patch.object(torch, "Generator", _refuse_generator):
+        played = case.with_it.train()
     assert same_bits(torch_state, torch.get_rng_state()), "torch's global generator was used"
     assert str(numpy_state) == str(np.random.get_state()), "numpy's global generator was used"
     assert python_state == random.getstate(), "Python's global generator was used"
@@ -127,6 +137,7 @@ def _stream(case: Case) -> None:
 @_law("fold", "return what came in with the same shape, type and device, and never write into an argument")
 def _fold(case: Case) -> None:
     folds_hold(case.with_it.train(3))
+    folds_hold(case.with_it.but(precision="fp32").train(1))  # where a type that float64 hides comes out
 
 
 def folds_hold(played: Played) -> None:
@@ -147,10 +158,11 @@ def folds_hold(played: Played) -> None:
                     assert before.device == after.device, f"{hook} changed the device"
 
 
-@_law("other-player", "a D step leaves G as it was and the reverse: weights, gradients, optimizer state")
+@_law("other-player", "change only the player of ctx.phase: weights, gradients, optimizer state, modes")
 def _other_player(case: Case) -> None:
     game = case.with_it.but(reuse_fakes=False).game()
     for _ in range(3):
+        _boundary(game)
         for phase, other in (("d", "generator"), ("g", "discriminator")):
             network = getattr(game, other)
             before = snapshot(game)
@@ -166,6 +178,9 @@ def _other_player(case: Case) -> None:
             ]
             assert not moved, f"the {phase} step moved {moved}"
             assert _taking_part(game) == taking_part, f"the {phase} step left weights frozen, or thawed some"
+            for player in game.players.values():
+                left = [name for name, module in player.network.named_modules() if not module.training]
+                assert not left, f"the {phase} step left {left[0] or 'a network'} in eval mode"
             for name, parameter in network.named_parameters():
                 assert _same_gradient(gradients[name], parameter.grad), f"the {phase} step touched {other}'s gradients"
         game._at(game.finished + 1)
@@ -208,23 +223,25 @@ def _in_place(case: Case) -> None:
         )
 
 
-@_law("seed", "the same seed must give the same run")
+@_law("seed", "draw from ctx.rng only, and keep nothing on the class or the module, nor iterate over a set")
 def _seed(case: Case) -> None:
     first, second = case.with_it.train(), case.with_it.train()
-    assert not differences(first.state, second.state)
-    assert first.scalars == second.scalars
-    other = case.with_it.but(seed=1).train(2)
-    assert differences(case.with_it.train(2).state, other.state)
+    changed = differences(first.state, second.state)
+    assert not changed, f"two runs with one seed differ in {changed[:3]}"
+    assert first.scalars == second.scalars, "the logged values differ"
 
 
 @_law("no-sync", "inside the step no .item(), .cpu(), bool(tensor), .tolist(), and no shape that depends on values")
 def _no_sync(case: Case) -> None:
     game = case.with_it.game()
-    with _NoSync():
-        game.step()
+    for _ in range(3):
+        _boundary(game)
+        with _NoSync():
+            game.step()
+        game._at(game.finished + 1)
     if not case.trick.capturable:
         raise NotApplicable("it declares capturable = False")
-    game = case.with_it.game()
+    _boundary(game)
     # the fake step leaves fake gradients behind, and the game is not used again
     with FakeTensorMode(allow_non_fake_inputs=True):
         game.step()
@@ -236,20 +253,53 @@ def _same_step(case: Case) -> None:
         raise NotApplicable("it declares capturable = False")
     game = case.with_it.game()
     game.advance()
-    traces = []
-    for _ in range(4):
-        batch = game.feed.next()  # drawing the batch is the host's part of a step, an input to what is captured
-        with mock.patch.object(game.feed, "next", lambda batch=batch: batch), _OpTrace() as trace:
+    firsts: dict[tuple[int, ...], tuple[int, list[Any]]] = {}
+    for number in range(2, 6):
+        _boundary(game)
+        batches = [game.feed.draw() for _ in range(2 * game.step.n_critic)]  # the host's part of a step
+        with mock.patch.object(game.feed, "draw", iter(batches).__next__), _OpTrace() as trace:
             game.step()
         game._at(game.finished + 1)
-        traces.append(trace.ops)
-    for number, trace in enumerate(traces[1:], start=3):
-        for first, now in zip(traces[0], trace, strict=False):
-            assert first == now, f"step 2 runs {first}, step {number} runs {now}"
-        assert len(trace) == len(traces[0]), f"step 2 runs {len(traces[0])} operations, step {number} {len(trace)}"
+        # a step of another structure is captured anew
+        first, ops = firsts.setdefault(game.structure, (number, trace.ops))
+        for then, now in zip(ops, trace.ops, strict=False):
+            assert then == now, f"step {first} runs {then}, step {number} runs {now}"
+        assert len(trace.ops) == len(ops), f"step {first} runs {len(ops)} operations, step {number} {len(trace.ops)}"
 
 
-@_law("evaluation", "sampling changes nothing in the run, and a training-only trick is not seen by it")
+@_law("captured", "decide nothing on the host inside the step, and rebind no tensor that the step reads")
+def _captured(case: Case) -> None:
+    if not case.trick.capturable:
+        raise NotApplicable("it declares capturable = False")
+    host = case.with_it
+    eager, captured = host.game(), host.game()
+    captured.backend = INTERPRETER
+    for step in range(1, host.steps + 1):
+        eager.advance()
+        captured.advance()
+        assert captured.backend, captured.frame.warnings[-1].removeprefix("the step is played eagerly: ")
+        changed = differences(snapshot(eager), snapshot(captured))
+        assert not changed, f"replayed, step {step} is another one: {changed[:3]} differ"
+    assert eager.scalars() == captured.scalars(), "replayed, the logged values are others"
+
+
+@_law("memory", "keep no tensor of a step beyond the next one: what accumulates fills the memory in a long run")
+def _memory(case: Case) -> None:
+    game = case.with_it.game()
+    for _ in range(2):
+        game.advance()
+    batches = [game.feed.draw() for _ in range(2 * game.step.n_critic)]  # the host's part of a step
+    with mock.patch.object(game.feed, "draw", iter(batches).__next__), _Made() as made:
+        game.advance()
+    del batches
+    for _ in range(2):
+        game.advance()
+    gc.collect()
+    kept = [tensor for tensor in (reference() for reference in made.tensors) if tensor is not None]
+    assert not kept, f"{len(kept)} tensors made in step 3 are still there two steps later: {_shown(kept[0])}"
+
+
+@_law("evaluation", "look at module.training in a layer, and move no state while sampling")
 def _evaluation(case: Case) -> None:
     game, undisturbed = case.with_it.game(), case.with_it.game()
     for _ in range(3):
@@ -273,10 +323,11 @@ def _evaluation(case: Case) -> None:
         assert same_bits(_samples(plain), first), "samples are not those of the plain generator"
 
 
-@_law("gradients", "every updated weight gets a finite gradient, and only the updated player gets any")
+@_law("gradients", "detach what the other player made, cut no path to the one that learns, avoid 0/0 and log 0")
 def _gradients(case: Case) -> None:
     game = case.with_it.but(reuse_fakes=False).game()
     for _ in range(2):
+        _boundary(game)
         for phase in ("d", "g"):
             for player in game.players.values():
                 for parameter in player.parameters:
@@ -303,15 +354,16 @@ def _corners(case: Case) -> None:
         if "batch_size" in corner and _has_batch_norm(host):
             continue  # plain batch norm has no statistics over one vector, with or without the trick
         try:
-            played = host.but(**corner).train(2)
+            host.but(**corner).game()
         except UserError:
             continue
+        played = host.but(**corner).train(2)
         assert played.game.fault() is None, f"not finite at {corner}"
 
 
 @_law("cost", "declare in `forwards` how many more forward passes of each network a step takes")
 def _cost(case: Case) -> None:
-    with_it, d_steps = _forwards(case.with_it)
+    with_it, d_steps = _forwards(case.with_it.but(n_critic=1))
     without, _ = _forwards(case.without.but(n_critic=d_steps))  # a trick may set how many D steps there are
     extra = {name: with_it[name] - without[name] for name in ("d", "g")}
     declared = {"d": 0, "g": 0, **case.trick.forwards}
@@ -330,8 +382,7 @@ def _fault(case: Case) -> None:
         for _ in range(2):
             game.advance()
             healthy.advance()
-        healthy.clock.enter("boundary")
-        notify(healthy.hooks.on_boundary)  # what moves there, moves before the fault
+        _boundary(healthy)  # what moves there, moves before the fault
         if player == "g":
             for critic in range(healthy.step.n_critic):  # the D steps before the fault are healthy ones
                 healthy.step.d_step(critic, host.reuse_fakes and critic == healthy.step.n_critic - 1)
@@ -414,6 +465,21 @@ class _NoSync(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Made(TorchDispatchMode):
+    """Weak references to every tensor that an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[weakref.ref[Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs))}
+        new = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor) and id(leaf) not in given]
+        self.tensors += [weakref.ref(tensor) for tensor in new]
+        return out
+
+
 class _OpTrace(TorchDispatchMode):
     """Records each operation with the shapes of its tensors and the values of its numbers."""
 
@@ -448,6 +514,12 @@ def _forwards(host: TrickHost) -> tuple[dict[str, int], int]:
         player.network.register_forward_hook(lambda *_, name=player.name: counts.update({name: counts[name] + 1}))
     game.advance()
     return counts, game.step.n_critic
+
+
+def _boundary(game: Game) -> None:
+    """What `Game.advance` does before a step."""
+    game.clock.enter("boundary")
+    notify(game.hooks.on_boundary)
 
 
 def _samples(game: Game) -> Tensor:

@@ -45,7 +45,7 @@ def run_suite(
 ) -> list[Outcome]:
     """Every check of a trick, as a report. The arguments are those of `trick_suite`."""
     expected = dict(expected_failures or {})
-    checks = list(_checks(trick, options or {}, host, beside, trace))
+    checks = list(_checks(trick, options, host, beside, trace))
     _refuse_unknown(expected, checks)
     return [_outcome(law, case, expected.get(law.id)) for law, case in checks]
 
@@ -60,8 +60,8 @@ def trick_suite(
 ) -> Callable[..., None]:
     """A pytest test with one case per law: `test_my_trick = trick_suite("my_trick", {"strength": 0.5})`.
 
-    `trick` is a class, or the name of one that is installed. `options` are settings at which it does something; the
-    defaults where they do. `host` is the tiny run it is tried in, the smallest that fits its needs unless given.
+    `trick` is a class, or the name of one that is installed. `options` are settings at which it does something; left
+    out, the trick's own `trial`. `host` is the tiny run it is tried in, the smallest that fits its needs unless given.
     `beside` names other tricks it must work with: each adds the check "pair:<name>", in both orders.
     `expected_failures` maps the ids of checks that are known to fail to the reason; one that passes after all fails
     the test. `trace` is the trick's own law on a recorded run: it adds the check "trace", on a run with this trick
@@ -78,7 +78,7 @@ def trick_suite(
     import pytest
 
     expected = dict(expected_failures or {})
-    checks = list(_checks(trick, options or {}, host, beside, trace))
+    checks = list(_checks(trick, options, host, beside, trace))
     _refuse_unknown(expected, checks)
 
     @pytest.mark.parametrize(("law", "case"), checks, ids=[law.id for law, _ in checks])
@@ -95,13 +95,13 @@ def trick_suite(
 
 def _checks(
     trick: str | type[Trick],
-    options: Mapping[str, Any],
+    options: Mapping[str, Any] | None,
     host: TrickHost | None,
     beside: Iterable[str | type[Trick]],
     trace: Callable[[Played, str], None] | None,
 ) -> Iterable[tuple[Law, Case]]:
     cls = _class(trick)
-    case = Case(cls, dict(options), host, _name(trick), trace)
+    case = Case(cls, dict(cls.trial if options is None else options), host, _name(trick), trace)
     for law in LAWS.values():
         yield law, case
     if trace:
@@ -120,7 +120,7 @@ def _name(trick: str | type[Trick]) -> str:
 
 def _pair(name: str, other: type[Trick]) -> Law:
     def check(case: Case) -> None:
-        beside = Case(other, name=name)
+        beside = Case(other, other.trial, name=name)
         try:
             pair_holds(case, beside, case.host)
             pair_holds(beside, case, case.host)
@@ -168,6 +168,13 @@ def _outcome(law: Law, case: Case, expected: str | None) -> Outcome:
     try:
         law.check(case)
     except NotApplicable as reason:
+        if expected is not None:
+            return Outcome(
+                law.id,
+                "unexpected",
+                f"a failure was declared ({expected}), and it says nothing: {reason}",
+                "remove it from expected_failures",
+            )
         return Outcome(law.id, "skipped", str(reason))
     except Exception as broken:  # whatever a wrong trick raises is its failure, not the report's
         if expected is not None:
