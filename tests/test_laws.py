@@ -174,7 +174,7 @@ MISTAKES = [
     ("leaky_relu", "nn.LeakyReLU(slope,", "nn.LeakyReLU(0.01,"),
     ("least_squares", "0.5 * (outputs", "(outputs"),
     ("lr_decay", "torch.pow(gamma, progress)", "(1 - (1 - gamma) * progress)"),
-    ("minibatch_discrimination", ".sum(2).T - 1", ".sum(2).T"),
+    ("minibatch_discrimination", "s.diagonal(dim1=1, dim2=2).zero_()", "s.diagonal(dim1=1, dim2=2)"),
     ("minibatch_stddev", ".square().mean(0)", ".square().sum(0) / (group - 1)"),
     (
         "minimax",

@@ -406,8 +406,8 @@ MISTAKES = [
     Mistake(
         "plugins.minibatch_discrimination",
         "a sample is compared with itself",
-        "return torch.exp(-distances(m)).sum(2).T - 1",
-        "return torch.exp(-distances(m)).sum(2).T",
+        "s.diagonal(dim1=1, dim2=2).zero_()",
+        "s.diagonal(dim1=1, dim2=2)",
         "test_self_is_excluded",
     ),
     Mistake(
@@ -420,17 +420,23 @@ MISTAKES = [
     Mistake(
         "plugins.minibatch_discrimination",
         "L2 instead of L1",
-        "return torch.cdist(m, m, p=1)",
-        "return torch.cdist(m, m, p=2)",
+        "total += difference.abs_()",
+        "total += difference.square_()",
         "test_similarity_is_the_definition",
     ),
     Mistake(
         "plugins.minibatch_discrimination",
         "differences are broadcast, in memory O(B² K C)",
-        "result: Tensor = _Distances.apply(m.to(torch.promote_types(m.dtype, torch.float32)).transpose(0, 1))",
-        """m = m.to(torch.promote_types(m.dtype, torch.float32)).transpose(0, 1)
-    result = (m[:, :, None] - m[:, None]).abs().sum(3)""",
+        "    o: Tensor = _Similarity.apply(_kernels_first(m))",
+        "    m = _kernels_first(m)\n    o = torch.exp(-(m[:, :, None] - m[:, None]).abs().sum(3)).sum(2) - 1",
         "test_memory_grows_with_the_batch_squared_times_kernels_and_not_times_dim",
+    ),
+    Mistake(
+        "plugins.minibatch_discrimination",
+        "the second derivative takes the similarities for constants",
+        "return -sq.sum(2), _pull(_outer_sum(g).mul_(sq), m)",
+        "return -sq.sum(2), torch.zeros_like(m)",
+        "test_derivatives_are_those_of_the_definition",
     ),
     Mistake(
         "plugins.minibatch_discrimination",

@@ -1,19 +1,25 @@
-"""Laws of minibatch discrimination: the similarity's formula and bounds, what it costs, what D is at the start."""
+"""Laws of minibatch discrimination: the similarity's formula, its derivatives and what they cost, D at the start."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gantricks import Discriminator, Trick, UserError, hookimpl
 from gantricks.networks.base import mixes_samples
 from gantricks.plugins.minibatch_discrimination import (
+    WORKED_AT_ONCE,
     MinibatchDiscrimination,
     Similarity,
     distances,
@@ -49,11 +55,29 @@ def explicit(m: np.ndarray, include_self: bool = False) -> np.ndarray:
     return out
 
 
+def broadcast(m: Tensor) -> Tensor:
+    """The definition as autograd can differentiate it; its absolute value, too, has the derivative 0 at 0."""
+    return torch.exp(-(m[:, None] - m[None]).abs().sum(3)).sum(1) - 1
+
+
+def differentiated(function, m: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    """Of o (B, K) = function(m): the gradient of Σ w o by m, and that of Σ v gradient by m and by w."""
+    m, w = m.detach().requires_grad_(), w.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad((w * function(m)).sum(), m, create_graph=True)
+    return gradient.detach(), *torch.autograd.grad((v * gradient).sum(), (m, w))
+
+
+def waves(*shape: int) -> Tensor:
+    """Numbers between -1 and 1, none like another."""
+    return torch.cos(torch.arange(math.prod(shape), dtype=torch.float64)).view(shape)
+
+
 @st.composite
 def projections(draw, sizes=st.integers(1, 7)):
-    """M: (B, K, C)."""
+    """M: (B, K, C), in some draws whole numbers, of which many tie."""
     shape = (draw(sizes), draw(st.integers(1, 4)), draw(st.integers(1, 5)))
-    return draw(gs.tensors(shape, scale=draw(st.sampled_from([0.01, 0.5, 20.0]))))
+    m = draw(gs.tensors(shape, scale=draw(st.sampled_from([0.01, 0.5, 20.0]))))
+    return m.round() if draw(st.booleans()) else m
 
 
 # ---------------------------------------------------------------- the formula
@@ -101,9 +125,17 @@ def test_a_shift_of_all_projections_changes_nothing(m, shift):
     torch.testing.assert_close(similarity(m + shift), similarity(m), rtol=0, atol=1e-10)
 
 
+def test_similarity_keeps_its_precision_where_samples_are_far_apart():
+    far = torch.tensor([0.0, 30.0]).view(2, 1, 1)
+    torch.testing.assert_close(similarity(far), torch.full((2, 1), math.exp(-30)), rtol=1e-6, atol=0)
+
+
+# ---------------------------------------------------------------- the derivatives
+
+
 @given(projections(sizes=st.integers(2, 6)))
 def test_gradient_is_that_of_the_definition(m):
-    weights = torch.cos(torch.arange(m.shape[0] * m.shape[1], dtype=torch.float64)).view(m.shape[:2])
+    weights = waves(*m.shape[:2])
     m.requires_grad_()
     (weights * similarity(m)).sum().backward()
     values, w = m.detach().numpy(), weights.numpy()
@@ -116,6 +148,13 @@ def test_gradient_is_that_of_the_definition(m):
     np.testing.assert_allclose(m.grad.numpy(), expected, rtol=0, atol=1e-10)
 
 
+@given(projections())
+def test_derivatives_are_those_of_the_definition(m):
+    w, v = waves(*m.shape[:2]), waves(*m.shape).flip(0)
+    for ours, expected in zip(differentiated(similarity, m, w, v), differentiated(broadcast, m, w, v), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-11)
+
+
 def test_second_gradients_check():
     """Gradient penalties differentiate D's gradient, and torch.cdist alone refuses."""
     m = torch.randn((4, 3, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
@@ -123,22 +162,49 @@ def test_second_gradients_check():
     assert torch.autograd.gradgradcheck(similarity, m)
 
 
-@pytest.mark.parametrize("create_graph", [False, True])
-def test_the_gradient_is_zero_and_finite_where_samples_coincide(create_graph):
-    m = torch.randn((1, 3, 2), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).repeat(4, 1, 1)
-    m.requires_grad_()
-    (gradient,) = torch.autograd.grad(similarity(m).sum(), m, create_graph=create_graph)
-    assert torch.equal(gradient, torch.zeros_like(m))
+@pytest.mark.parametrize(("size", "kernels"), [(400, 7), (730, 2)], ids=["uneven parts", "one kernel a part"])
+def test_what_is_worked_on_in_parts_is_the_same(size, kernels):
+    at_once = WORKED_AT_ONCE // size**2
+    assert at_once < kernels
+    assert kernels % max(at_once, 1) or at_once == 0
+    m = torch.randn((size, kernels, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w, v = waves(size, kernels), waves(*m.shape)
+    torch.testing.assert_close(similarity(m), broadcast(m), rtol=1e-12, atol=0)
+    for ours, expected in zip(differentiated(similarity, m, w, v), differentiated(broadcast, m, w, v), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
 
 
-@given(projections(sizes=st.integers(2, 6)))
-def test_both_ways_to_the_gradient_agree(m):
-    m.requires_grad_()
-    weights = torch.cos(torch.arange(m.shape[0] * m.shape[1], dtype=torch.float64)).view(m.shape[:2])
-    once, twice = (
-        torch.autograd.grad((weights * similarity(m)).sum(), m, create_graph=create)[0] for create in (False, True)
-    )
-    torch.testing.assert_close(once, twice, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("size", [1, 4])
+def test_all_derivatives_are_zero_where_samples_coincide(size):
+    m = torch.randn((1, 3, 2), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).repeat(size, 1, 1)
+    for derivative in differentiated(similarity, m, waves(size, 3), waves(*m.shape)):
+        assert not derivative.any()
+
+
+def test_a_third_derivative_is_refused():
+    m = torch.ones((2, 1, 1), requires_grad=True)
+    w = torch.ones((2, 1), requires_grad=True)
+    (first,) = torch.autograd.grad((w * similarity(m)).sum(), m, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), w, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        second.sum().backward()
+
+
+def penalty(m: Tensor) -> tuple[Tensor, ...]:
+    """Similarity with its derivatives in a gradient penalty."""
+    w = waves(*m.shape[:2]).to(m.dtype)
+    return similarity(m), *differentiated(similarity, m, w, torch.ones_like(m))
+
+
+@pytest.mark.parametrize(("size", "kernels"), [(1, 2), (5, 3), (600, 3)])
+def test_both_derivatives_can_be_traced(size, kernels):
+    first, other = torch.randn((2, size, kernels, 2), generator=torch.Generator().manual_seed(0))
+    traced = make_fx(penalty)(first)
+    for ours, expected in zip(traced(other), penalty(other), strict=True):
+        assert same_bits(ours, expected)
+    with FakeTensorMode() as fake:
+        shapes = [result.shape for result in penalty(fake.from_tensor(first))]
+    assert shapes == [result.shape for result in penalty(first)]
 
 
 # ---------------------------------------------------------------- precision and memory
@@ -153,7 +219,7 @@ def test_distances_are_float32_under_bfloat16():
     features = (torch.randn((8, 6), generator=generator) + 40).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(features)
-        assert distances(layer.project(features)).dtype == torch.float32
+        assert similarity(layer.project(features)).dtype == torch.float32
     m = np.einsum("ba,akc->bkc", features.double().numpy(), layer.weight.detach().double().numpy())
     assert out.dtype == torch.bfloat16
     np.testing.assert_allclose(out[:, 6:].float().detach().numpy(), explicit(m), rtol=2**-8, atol=1e-4)
@@ -161,36 +227,64 @@ def test_distances_are_float32_under_bfloat16():
     assert similarity(torch.zeros(3, 2, 2, dtype=torch.float64)).dtype == torch.float64
 
 
-class Largest(TorchDispatchMode):
-    """The largest tensor that any operation returns, in numbers."""
+def test_second_derivatives_under_bfloat16_are_those_of_float64():
+    generator = torch.Generator().manual_seed(0)
+    weight, features = torch.randn((6, 4, 3), generator=generator), torch.randn((8, 6), generator=generator)
 
-    largest = 0
+    def penalty_gradient(layer: Similarity, features: Tensor) -> Tensor:
+        with torch.no_grad():
+            layer.weight.copy_(0.2 * weight)
+        features.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=features.dtype == torch.bfloat16):
+            o = layer(features)[:, 6:].float()
+        (gradient,) = torch.autograd.grad(o.square().sum(), features, create_graph=True)
+        (result,) = torch.autograd.grad(gradient.float().square().sum(), layer.weight)
+        return result
+
+    exact = penalty_gradient(Similarity(6, 4, 3).double(), features.bfloat16().double())
+    ours = penalty_gradient(Similarity(6, 4, 3), features.bfloat16())
+    assert ours.dtype == torch.float32
+    assert torch.linalg.vector_norm(ours - exact) < 2**-6 * torch.linalg.vector_norm(exact)
+
+
+class Memory(TorchDispatchMode):
+    """How many numbers the operations' results hold: those that are alive now, and the most there ever were."""
+
+    def __init__(self):
+        super().__init__()
+        self.results, self.peak = {}, 0
+
+    @property
+    def held(self) -> int:
+        self.results = {key: (made, size) for key, (made, size) in self.results.items() if not made.expired()}
+        return sum(size for _, size in self.results.values())
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, list | tuple) else [result]:
             if isinstance(tensor, Tensor):
-                self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+                made = StorageWeakRef(tensor.untyped_storage())
+                self.results.setdefault(made.cdata, (made, tensor.untyped_storage().nbytes() // tensor.element_size()))
+        self.peak = max(self.peak, self.held)
         return result
 
 
-def test_memory_grows_with_the_batch_squared_times_kernels_and_not_times_dim():
-    size, kernels, dim = 64, 6, 40
+@pytest.mark.parametrize(("size", "kernels"), [(64, 6), (190, 20)], ids=["at once", "in parts"])
+@pytest.mark.parametrize("create_graph", [False, True], ids=["first", "second"])
+def test_memory_grows_with_the_batch_squared_times_kernels_and_not_times_dim(create_graph, size, kernels):
+    pairs, dim = size * size * kernels, 40
+    working = min(pairs, WORKED_AT_ONCE)
     m = torch.randn((size, kernels, dim), generator=torch.Generator().manual_seed(0), requires_grad=True)
-    kept = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor.numel())
-        return tensor
-
-    with Largest() as seen:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = similarity(m).sum()
-        loss.backward()
-    pairs = size * size * kernels
-    assert seen.largest <= max(pairs, m.numel())
-    assert sum(kept) <= 2 * pairs + 2 * m.numel()
-    assert pairs * dim > 5 * (2 * pairs + 2 * m.numel())  # the bounds above mean something
+    with Memory() as memory:
+        o = similarity(m)
+        assert pairs <= memory.held <= pairs + 2 * m.numel()  # the similarities, and hardly more
+        (gradient,) = torch.autograd.grad(o.square().sum(), m, create_graph=create_graph)
+        if create_graph:
+            assert memory.held <= pairs + 3 * m.numel()
+            gradient.square().sum().backward()
+    bound = pairs + (4 if create_graph else 2) * working + 8 * m.numel()
+    assert memory.peak <= bound
+    assert 4 * bound < pairs * dim + pairs  # it means something
 
 
 # ---------------------------------------------------------------- the surgery
@@ -198,6 +292,7 @@ def test_memory_grows_with_the_batch_squared_times_kernels_and_not_times_dim():
 
 @given(projections(sizes=st.integers(2, 7)))
 def test_scaled_projections_are_one_apart_on_average(m):
+    assume((m != m[:1]).any())
     scaled = (m * initial_scale(m)).numpy()
     pairs = [np.abs(scaled[i] - scaled[j]).sum(1) for i in range(len(m)) for j in range(len(m)) if i != j]
     assert np.mean(pairs) == pytest.approx(1)
@@ -225,7 +320,7 @@ def test_similarity_starts_between_its_bounds_on_real_data(host):
     assert o.shape == (16, 100)
     assert 0.1 * 15 < o.mean() < 0.9 * 15
     # a unit-normal T, which is what the scale corrects, is nowhere near: its pairs are not 1 apart
-    apart = distances(head_of(game).similarity.project(features)).sum() / (16 * 15 * 100)
+    apart = distances(head_of(game).similarity.project(features).transpose(0, 1)).sum() / (16 * 15 * 100)
     assert 0.5 < apart < 2
 
 
@@ -294,11 +389,6 @@ def test_reals_and_fakes_never_meet():
     assert sizes == [8, 8, 8]
 
 
-def test_a_run_with_batches_of_one_stays_finite():
-    played = with_it(VECTORS.but(batch_size=1)).train(3)
-    assert played.game.fault() is None
-
-
 class Penalty(Trick):
     """A gradient penalty on reals."""
 
@@ -319,6 +409,12 @@ def test_a_gradient_penalty_can_be_taken_through_it():
 
 
 # ---------------------------------------------------------------- refusals
+
+
+def test_a_batch_of_one_is_refused():
+    with pytest.raises(UserError, match=r"no other sample to resemble; write batch_size = 2 or more"):
+        with_it(VECTORS.but(batch_size=1)).plan()
+    assert with_it(VECTORS.but(batch_size=2)).train(2).game.fault() is None
 
 
 def test_a_shared_pass_is_refused():
