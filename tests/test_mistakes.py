@@ -153,8 +153,8 @@ MISTAKES = [
     Mistake(
         "plugins.label_flipping",
         "D's accuracy is read on the host",
-        "(self.accuracies.mean() > self.config.threshold)",
-        "(self.accuracies.mean().item() > self.config.threshold)",
+        "(self.accuracies.mean() > self.config.threshold + 1e-5)",
+        "(self.accuracies.mean().item() > self.config.threshold + 1e-5)",
         "no-sync",
     ),
     # ------------------------------------------------------------ batches and inputs
@@ -829,8 +829,8 @@ MISTAKES = [
     Mistake(
         "plugins.balance_gate",
         "the player that is behind is held",
-        "self.open[player].copy_(mean <= limit)",
-        "self.open[player].copy_(mean > limit)",
+        "mean <= limit + 1e-5",
+        "mean > limit",
         "test_a_player_is_held_exactly_while_its_running_accuracy_is_above_the_limit",
     ),
     Mistake(

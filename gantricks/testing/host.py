@@ -149,7 +149,7 @@ class TrickHost:
             options["generator"]["conditional"] = True
         if "discriminator_max_pool" in needs:
             options["discriminator"] |= {"network": "resnet", "pool": "max"}
-            options["sample"] = (1, 9, 8)  # pools that round up
+            options["sample"] = (1, 8, 12)  # at 8x8 a small D can be dead from the start
         host = cls(**(options | changes))
         if "separate_passes" in needs:
             host = host.with_trick(SeparatePasses)
