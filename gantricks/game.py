@@ -68,8 +68,7 @@ class Game:
         """Where the data stood before each step since the last look for a fault."""
 
         self._build_networks()
-        self.players = {name: self._player(name) for name in ("d", "g")}
-        self._start()
+        self._build_players()
 
     def stream(self, name: str) -> Rng:
         return Rng(self.seed, name, self.clock, self.placement.device, self.placement.dtype)
@@ -91,6 +90,10 @@ class Game:
             if self.feed.is_images:
                 network.to(memory_format=torch.channels_last)
             setattr(self.frame, role, network.train())
+
+    def _build_players(self) -> None:
+        self.players = {name: self._player(name) for name in ("d", "g")}
+        self._start()
 
     def _player(self, name: str) -> Player:
         role = _ROLES[name]

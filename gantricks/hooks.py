@@ -116,7 +116,9 @@ class HookSpecs:
 
     @fold
     def latents(self, z: Tensor, ctx: Context) -> Tensor:
-        """Wherever latents are drawn, sampling included. `z`: (B, latent_dim), N(0, 1)."""
+        """Wherever latents are drawn: in both steps, when sampling, and by tricks that draw some before the first step,
+        so that what it uses must be there from `__init__` or a `transform_…` hook on. `z`: (B, latent_dim), N(0, 1).
+        """
 
     @fold
     def fake_batch(self, batch: Batch, ctx: Context) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -109,10 +109,13 @@ class _Planning:
         self._replacements(tricks)
         if description:
             self._networks(self._shapes(description))
+            setting = self._setting(tricks, description)
             self._batch_size(description)
-            self._single_samples(tricks, self._shapes(description))
+            self._single_samples(tricks, self._shapes(description), setting)
             self._needs(tricks, description)
-            self._own_problems(tricks, description)
+            for planned in tricks:
+                for sentence in planned.trick.problems(setting):
+                    self.problems.append(Problem(f"{planned.name}: {sentence}", planned.place))
         cautions = list(self._conflicts(tricks, description))
         if self.problems or not description:
             raise UserError(*self.problems)
@@ -185,10 +188,12 @@ class _Planning:
 
     def _conflicts(self, tricks: tuple[PlannedTrick, ...], description: Description | None) -> Iterator[str]:
         """Adds conflicts to the problems and yields cautions."""
-        provided = self._provided(tricks, description) if description else set()
+        # always at hand, so it says nothing of the recipe that it is provided
+        provided = self._provided(tricks, description) - {"input_grad"} if description else set()
         reported = set()
         for planned in tricks:
-            others = {name for other in tricks if other is not planned for name in (other.use, other.name)}
+            rest = [other for other in tricks if other is not planned]
+            others = {name for other in rest for name in (other.use, other.name, *other.trick.needs)}
             for other, reason in planned.trick.conflicts.items():
                 pair = frozenset({planned.use, other})
                 if other in others | provided and pair not in reported:
@@ -230,9 +235,9 @@ class _Planning:
                 )
             )
 
-    def _single_samples(self, tricks: tuple[PlannedTrick, ...], shapes: Shapes) -> None:
+    def _single_samples(self, tricks: tuple[PlannedTrick, ...], shapes: Shapes, setting: Setting) -> None:
         """Batch norm over one vector has no statistics; over one image it has those of its pixels."""
-        if self.recipe.data.keys.batch_size > 1:
+        if 1 not in setting.batch_sizes:
             return
         separate = any("separate_passes" in planned.trick.provides for planned in tricks)
         for role in ("generator", "discriminator"):
@@ -243,9 +248,9 @@ class _Planning:
             if "batch_norm" in able and "convolutions" not in able and alone and not replaced:
                 self.problems.append(
                     Problem(
-                        f"batch norm in the {role} needs more than one sample in a pass, and batch_size is 1",
+                        f"batch norm in the {role} needs more than one sample in a pass, and a batch holds 1",
                         self.places.of("data", "batch_size"),
-                        f"batch_size = 2 or more, or batch_norm = false in [{role}]",
+                        f"let batches hold 2 samples or more, or write batch_norm = false in [{role}]",
                     )
                 )
 
@@ -255,13 +260,14 @@ class _Planning:
         fits = not part.found.cls.problems(role, part.options, shapes)
         return tuple(part.found.cls.maps(role, part.options, shapes)) if fits else ()
 
-    def _own_problems(self, tricks: tuple[PlannedTrick, ...], description: Description) -> None:
+    def _setting(self, tricks: tuple[PlannedTrick, ...], description: Description) -> Setting:
         recipe = self.recipe
         setting = Setting(
             shape=description.shape,
             count=description.count,
             classes=description.classes,
             batch_size=recipe.data.keys.batch_size,
+            batch_sizes=(recipe.data.keys.batch_size,),
             latent_dim=recipe.generator.keys.latent_dim,
             steps=recipe.train.steps,
             n_critic=recipe.train.n_critic,
@@ -269,9 +275,8 @@ class _Planning:
             discriminator=recipe.discriminator.options,
             **{f"{role}_maps": self._maps(role, self._shapes(description)) for role in ("generator", "discriminator")},
         )
-        for planned in tricks:
-            for sentence in planned.trick.problems(setting):
-                self.problems.append(Problem(f"{planned.name}: {sentence}", planned.place))
+        set_by_tricks = sorted({size for planned in tricks for size in planned.trick.batch_sizes(setting)})
+        return replace(setting, batch_sizes=tuple(set_by_tricks)) if set_by_tricks else setting
 
 
 def _listed(names: Collection[str]) -> str:

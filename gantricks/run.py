@@ -207,6 +207,28 @@ def prepare(recipe: Recipe, registry: Registry) -> tuple[Plan, Placement]:
     return plan, placement
 
 
+class _Surgery(Game):
+    """A run that is built as far as its networks: importing optimizers takes longer than all of it."""
+
+    def _build_players(self) -> None:
+        pass
+
+
+def try_surgery(plan: Plan) -> None:
+    """Build the networks on the CPU, beside a few made-up samples, for what tricks refuse when they see them.
+
+    Raises UserError with what the first of them says.
+    """
+    draw, shape = np.random.default_rng(0), plan.description.shape
+    count, classes = min(plan.description.count, 64), plan.description.classes
+    if plan.description.is_images:
+        channels, height, width = shape
+        samples = draw.integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+    else:
+        samples = draw.standard_normal((count, *shape)).astype(np.float32)
+    _Surgery(plan, Dataset(samples, np.arange(count) % classes if classes else None), place("cpu", "fp32"))
+
+
 def picture(game: Game, dataset: Dataset, count: int, seed: int) -> Image:
     """A grid of samples, or a scatter plot over the real points for vector data."""
     samples = game.sample(count, seed)

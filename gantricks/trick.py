@@ -32,6 +32,7 @@ CAPABILITIES: dict[str, str] = {
 class Setting:
     """The facts of a recipe that a trick may look at in `Trick.problems`, before any tensor exists.
 
+    `batch_sizes` are all that batches have in the run: `batch_size`, the recipe's, or what tricks set in its place.
     `shape` is that of one sample, (C, H, W) or (D,); `count` the number of samples in the data; `generator` and
     `discriminator` are the networks' options; `generator_maps` and `discriminator_maps` the heights and widths of the
     maps between their blocks, the image first and the smallest last.
@@ -41,6 +42,7 @@ class Setting:
     count: int
     classes: int
     batch_size: int
+    batch_sizes: tuple[int, ...]
     latent_dim: int
     steps: int
     n_critic: int
@@ -69,9 +71,10 @@ class Trick:
     replaces: Collection[str] = frozenset()
     """Parts of a network that only one trick can replace, such as "d_head"."""
     conflicts: Mapping[str, str] = {}
-    """Tricks or capabilities it cannot work with, each with the reason."""
+    """What it cannot work with, each with the reason: tricks, capabilities that are provided, or capabilities that
+    another trick needs (such as "input_grad", for penalties on D's gradient)."""
     cautions: Mapping[str, str] = {}
-    """Tricks or capabilities it works badly with, each with the reason; shown as warnings."""
+    """What it works badly with, named in the same way, each with the reason; shown as warnings."""
     neutral: ClassVar[Mapping[str, Any] | None] = None
     """Options at which a run is bit-identical to one without the trick, or None where there are none such."""
     forwards: ClassVar[Mapping[str, int]] = {}
@@ -94,6 +97,10 @@ class Trick:
     def problems(self, setting: Setting) -> list[str]:
         """Sentences saying why this trick cannot work in this recipe, each with the mend. Called by `check`."""
         return []
+
+    def batch_sizes(self, setting: Setting) -> tuple[int, ...]:
+        """All batch sizes that this trick sets (`ctx.set_batch_size`); none where it leaves the recipe's."""
+        return ()
 
     def tensors(self) -> dict[str, Tensor]:
         """The trick's mutable state, by name; the same tensors at every call."""

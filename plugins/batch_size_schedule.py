@@ -24,20 +24,19 @@ class BatchSizeSchedule(Trick):
     When it hurts: later steps cost more time and memory, so try the larger size first. A larger batch also moves what
     depends on the batch: batch norm's statistics, minibatch layers.
 
-    It takes the place of `batch_size` in [data] for the whole run; what other tricks check of the batch size they check
-    of that one, so keep it equal to `start`. Sizes above the number of samples are refused.
+    It takes the place of `batch_size` in [data] for the whole run. Sizes above the number of samples are refused, and
+    those that another trick of the recipe cannot work with.
 
     Source: practitioners' reports (32, then 64); Smith et al. 2018, Don't Decay the Learning Rate, Increase the Batch
     Size.
     """
 
-    cautions = {"minibatch_stddev": "every batch size, later ones too, must be a multiple of its group"}
+    replaces = {"batch_size"}
     trial = {"start": 4, "end": 8}
 
     class Config(Trick.Config):
-        # 1 would leave batch norm without statistics, and only the recipe's own size is checked for that
-        start: Annotated[int, Field(ge=2, le=65536, description="samples in a batch at the start")] = 32
-        end: Annotated[int, Field(ge=2, le=65536, description="samples in a batch from `at` on")] = 64
+        start: Annotated[int, Field(ge=1, le=65536, description="samples in a batch at the start")] = 32
+        end: Annotated[int, Field(ge=1, le=65536, description="samples in a batch from `at` on")] = 64
         at: Annotated[Probability, Field(description="share of the run at which it changes")] = 0.5
 
     def problems(self, setting: Setting) -> list[str]:
@@ -46,6 +45,9 @@ class BatchSizeSchedule(Trick):
             for name, size in (("start", self.config.start), ("end", self.config.end))
             if size > setting.count
         ]
+
+    def batch_sizes(self, setting: Setting) -> tuple[int, ...]:
+        return self.config.start, self.config.end
 
     @hookimpl
     def on_boundary(self, ctx: Context) -> None:

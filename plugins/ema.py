@@ -56,6 +56,7 @@ class Ema(Trick):
     """
 
     neutral = {"decay": 0.0}
+    replaces = {"generator_for_sampling"}
     fault_safe = True
 
     class Config(Trick.Config):

@@ -46,6 +46,8 @@ class FeatureMatching(Trick):
 
     forwards = {"d": 1}
 
+    cautions = {"minimax": "it differs from the default in G's loss only, which feature matching replaces"}
+
     class Config(Trick.Config):
         norm: Annotated[Norm, Field(description="mean squared (l2) or mean absolute (l1) difference of the means")] = (
             "l2"

@@ -164,6 +164,7 @@ class Grow(Trick):
     """
 
     needs = {"images", "generator_convolutions", "discriminator_convolutions"}
+    replaces = {"growth"}
 
     class Config(Trick.Config):
         blocks: Annotated[

@@ -36,6 +36,7 @@ class LabelSmoothing(Trick):
     """
 
     needs = {"targets"}
+    replaces = {"d_targets_of_reals"}
     conflicts = {
         "soft_labels": "both choose D's targets for reals, so the later one would erase the earlier; "
         "soft_labels with real = [0.9, 0.9] and fake = [0, 0] is one-sided smoothing"

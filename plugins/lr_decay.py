@@ -43,6 +43,7 @@ class LrDecay(Trick):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.replaces = {f"{player}_learning_rate" for player in "dg" if config.players in (player, "both")}
         self.rates: dict[str, Tensor] = {}
 
     @hookimpl

@@ -195,7 +195,7 @@ class MinibatchDiscrimination(Trick):
         "semi_supervised": 'minibatch discrimination "does not work at all" for classifying (Salimans et al. 2016, §5)'
     }
     cautions = {
-        "gradient_penalty": "D's score of a sample depends on its batch, and the penalty takes it for the sample's own",
+        "input_grad": "D's score of a sample depends on its batch, and the penalty takes it for the sample's own",
         "spectral_norm": "listed before it, spectral_norm does not reach D's new head; listed after it, it changes the "
         "features on which the head's scale was measured",
     }
@@ -205,8 +205,8 @@ class MinibatchDiscrimination(Trick):
         dim: Annotated[int, Field(ge=1, le=256, description="numbers that are compared for each of them, C")] = 5
 
     def problems(self, setting: Setting) -> list[str]:
-        if setting.batch_size == 1:
-            return ["in a batch of 1 there is no other sample to resemble; write batch_size = 2 or more"]
+        if 1 in setting.batch_sizes:
+            return ["in a batch of 1 there is no other sample to resemble; let batches hold 2 samples or more"]
         return []
 
     @hookimpl

@@ -82,7 +82,7 @@ class MinibatchStddev(Trick):
     needs = {"separate_passes"}
     replaces = {"d_head"}
     cautions = {
-        "gradient_penalty": "D's score of a sample depends on its group, and the penalty takes it for the sample's own",
+        "input_grad": "D's score of a sample depends on its group, and the penalty takes it for the sample's own",
         "spectral_norm": "listed before it, spectral_norm does not reach D's new head; list it after",
     }
 
@@ -90,14 +90,17 @@ class MinibatchStddev(Trick):
         group: Annotated[int, Field(ge=2, le=4096, description="samples whose variation is measured together")] = 4
 
     def problems(self, setting: Setting) -> list[str]:
-        size, group = setting.batch_size, self.config.group
+        return [sentence for size in setting.batch_sizes for sentence in self._problems(size)]
+
+    def _problems(self, size: int) -> list[str]:
+        group = self.config.group
         if size == 1:
-            return ["a batch of 1 does not vary; write batch_size = 2 or more"]
+            return ["a batch of 1 does not vary; let batches hold 2 samples or more"]
         if size > group and size % group:
             below, above = size // group * group, (size // group + 1) * group
             return [
-                f"a batch of {size} cannot be split into groups of {group}; write batch_size = {below} or {above}, "
-                "or a group that divides it"
+                f"a batch of {size} cannot be split into groups of {group}; let batches hold {below} or {above}, "
+                "or write a group that divides it"
             ]
         return []
 

@@ -34,6 +34,8 @@ class NCriticSchedule(Trick):
     the first 25 of G's and 5 afterwards.
     """
 
+    replaces = {"n_critic"}
+
     class Config(Trick.Config):
         start: Annotated[int, Field(ge=1, le=1000, description="D steps per G step at the start")] = 5
         end: Annotated[int, Field(ge=1, le=1000, description="D steps per G step from `at` on")] = 1

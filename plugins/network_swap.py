@@ -51,6 +51,7 @@ class NetworkSwap(Trick):
     conflicts = {"grow": "a past state of a smaller network is no state of the grown one"}
 
     fault_safe = True
+    replaces = {"present_players"}
     trial = {"keep_every": 1, "capacity": 2, "swap_every": 2, "length": 1}
 
     class Config(Trick.Config):

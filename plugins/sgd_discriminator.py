@@ -38,6 +38,8 @@ class SgdDiscriminator(Trick):
     Source: GAN hacks list, point 9.
     """
 
+    replaces = {"d_optimizer"}
+
     class Config(Trick.Config):
         lr: Annotated[float, Field(gt=0, le=10, description="D's learning rate")] = 0.01
         momentum: Annotated[float, Field(ge=0, lt=1, description="share of the last update that is repeated")] = 0.0

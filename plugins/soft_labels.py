@@ -42,6 +42,7 @@ class SoftLabels(Trick):
     """
 
     needs = {"targets"}
+    replaces = {"d_targets"}
     neutral = {"real": (1.0, 1.0), "fake": (0.0, 0.0)}
 
     class Config(Trick.Config):

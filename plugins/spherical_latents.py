@@ -73,6 +73,7 @@ class SphericalLatents(Trick):
     """
 
     neutral = {"distribution": "normal"}
+    replaces = {"latent_distribution"}
 
     class Config(Trick.Config):
         distribution: Annotated[

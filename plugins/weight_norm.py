@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import nn
@@ -50,6 +50,11 @@ class WeightNorm(Trick):
         players: Annotated[
             Literal["both", "generator", "discriminator"], Field(description="whose layers are treated")
         ] = "both"
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        players = ("generator", "discriminator") if config.players == "both" else (config.players,)
+        self.replaces = {f"{player}_weights" for player in players}
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:

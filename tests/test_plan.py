@@ -206,3 +206,79 @@ def test_batch_norm_over_single_vectors_is_refused_when_the_recipe_is_checked() 
     assert "batch norm in the discriminator" in refusal(in_d)
     alone.but(generator={"batch_norm": True}).with_trick("virtual_batch_norm", reference=4).train(1)
     alone.but(sample=(1, 8, 8)).train(1)
+
+
+# ---------------------------------------------------------------- batch sizes that change, and parts that are one
+
+
+@pytest.mark.parametrize("sizes", [{"start": 4, "end": 6}, {"start": 6, "end": 8}])
+def test_every_batch_size_of_a_schedule_is_looked_at(sizes):
+    host = TrickHost().with_trick("separate_batches").with_trick("minibatch_stddev", group=4)
+    with pytest.raises(UserError, match="a batch of 6 cannot be split into groups of 4"):
+        host.with_trick("batch_size_schedule", **sizes).plan()
+    host.with_trick("batch_size_schedule", start=4, end=8).plan()
+
+
+def test_a_schedule_takes_the_place_of_the_recipes_batch_size():
+    host = TrickHost(batch_size=7).with_trick("separate_batches").with_trick("minibatch_stddev", group=4)
+    host.with_trick("batch_size_schedule", start=4, end=8).plan()
+
+
+@pytest.mark.parametrize("trick", ["minibatch_stddev", "minibatch_discrimination"])
+def test_a_schedule_that_begins_with_single_samples_is_refused_where_they_mean_nothing(trick):
+    host = TrickHost().with_trick("separate_batches").with_trick(trick)
+    with pytest.raises(UserError, match="let batches hold 2 samples or more"):
+        host.with_trick("batch_size_schedule", start=1, end=8).plan()
+
+
+def test_batch_norm_over_single_vectors_is_refused_wherever_they_come_from():
+    host = TrickHost(generator={"batch_norm": True}).with_trick("batch_size_schedule", start=1, end=8)
+    with pytest.raises(UserError, match="batch norm in the generator needs more than one sample in a pass"):
+        host.plan()
+
+
+ONCE = {
+    "batch_size_schedule": {"start": 4, "end": 8},
+    "ema": {},
+    "grow": {},
+    "label_smoothing": {},
+    "lr_decay": {},
+    "n_critic_schedule": {},
+    "network_swap": {},
+    "sgd_discriminator": {},
+    "soft_labels": {},
+    "spherical_latents": {},
+    "weight_norm": {},
+}
+
+
+@pytest.mark.parametrize("trick", ONCE)
+def test_a_second_one_that_would_erase_the_first_is_refused(trick):
+    host = TrickHost(sample=(1, 16, 16)).with_trick(trick, **ONCE[trick])
+    host.plan()
+    with pytest.raises(UserError, match=f"{trick} and second all replace the same part"):
+        host.with_trick(trick, "second", **ONCE[trick]).plan()
+
+
+def test_two_for_different_players_do_not_meet():
+    host = TrickHost().with_trick("lr_decay", players="d").with_trick("weight_norm", players="discriminator")
+    host.with_trick("lr_decay", "other", players="g").with_trick("weight_norm", "more", players="generator").plan()
+
+
+def test_what_another_trick_needs_can_be_warned_of():
+    class Penalty(Trick):
+        needs = {"input_grad"}
+
+        @hookimpl
+        def d_loss_terms(self, ctx):
+            return {}
+
+    host = TrickHost().with_trick("separate_batches").with_trick("minibatch_discrimination")
+    assert not host.plan().warnings
+    (warning,) = host.with_trick(Penalty, "penalty").plan().warnings
+    assert warning.startswith("minibatch_discrimination beside input_grad: D's score of a sample depends on its batch")
+
+
+def test_an_objective_that_another_trick_makes_idle_is_warned_of():
+    (warning,) = TrickHost().with_trick("feature_matching").with_trick("minimax").plan().warnings
+    assert warning.startswith("feature_matching beside minimax: it differs from the default in G's loss only")

@@ -42,6 +42,7 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
     """Show the plan, or every problem. Returns the exit status."""
     try:
         plan, placement = run.plan_recipe(recipe, overrides, Registry(plugins))
+        run.try_surgery(plan)
     except Exception as fault:
         problems = problems_of(fault)
         if not problems:

@@ -242,3 +242,22 @@ def test_ctrl_c_outside_a_run_is_quiet(gantricks: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr("gantricks.cli.recipes.list_recipes", interrupted)
     outcome = gantricks("recipes")
     assert (outcome.status, outcome.err) == (130, "")
+
+
+def test_check_refuses_what_surgery_would_refuse(gantricks, tmp_path):
+    words = ("--set", "tricks.leaky_relu.players=discriminator", "--set", "discriminator.activation=leaky_relu")
+    for command in ("check", "train"):
+        outcome = gantricks(command, "ring_mlp", *words)
+        assert outcome.status == 2
+        assert "there is no ReLU that LeakyReLU could replace" in outcome.err
+    assert not list(tmp_path.glob("runs/*/checkpoints"))
+
+
+def test_check_of_surgery_reads_no_data(gantricks, monkeypatch):
+    from gantricks.data.fashion_mnist import FashionMnist
+
+    def refuse(self, progress=None):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(FashionMnist, "load", refuse)
+    assert gantricks("check", "dcgan_soft_labels").status == 0

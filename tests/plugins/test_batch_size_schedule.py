@@ -115,13 +115,7 @@ def test_a_batch_may_hold_all_of_the_data():
     assert host.train(2).game.feed.cursor == 24
 
 
-@pytest.mark.parametrize("size", [1, 0, 100_000])
+@pytest.mark.parametrize("size", [0, 100_000])
 def test_sizes_out_of_range_are_refused(size):
     with pytest.raises(ValidationError):
         BatchSizeSchedule.Config(start=size)
-
-
-def test_it_warns_beside_a_layer_that_splits_batches_into_groups():
-    host = TrickHost(batch_size=8).with_trick("minibatch_stddev").with_trick("batch_size_schedule", start=4, end=8)
-    (warning,) = [w for w in host.with_trick("separate_batches").plan().warnings if "minibatch_stddev" in w]
-    assert "multiple of its group" in warning

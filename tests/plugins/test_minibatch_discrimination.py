@@ -412,7 +412,7 @@ def test_a_gradient_penalty_can_be_taken_through_it():
 
 
 def test_a_batch_of_one_is_refused():
-    with pytest.raises(UserError, match=r"no other sample to resemble; write batch_size = 2 or more"):
+    with pytest.raises(UserError, match=r"no other sample to resemble; let batches hold 2 samples or more"):
         with_it(VECTORS.but(batch_size=1)).plan()
     assert with_it(VECTORS.but(batch_size=2)).train(2).game.fault() is None
 
@@ -439,7 +439,8 @@ class SemiSupervised(Trick):
 
 
 class GradientPenalty(SemiSupervised):
-    provides = {"gradient_penalty"}
+    needs = {"input_grad"}
+    provides = frozenset()
 
 
 def test_another_head_is_refused():
@@ -454,7 +455,7 @@ def test_semi_supervised_learning_is_refused():
 
 def test_a_gradient_penalty_is_warned_of():
     (warning,) = with_it(VECTORS).with_trick(GradientPenalty, "r1").plan().warnings
-    assert "gradient_penalty" in warning
+    assert "input_grad" in warning
 
 
 @pytest.mark.parametrize("wrong", [{"kernels": 0}, {"kernels": 4097}, {"dim": 0}, {"dim": 257}, {"dim": 1.5}])

@@ -241,7 +241,7 @@ def test_its_sibling_beside_it_is_refused():
 
 @pytest.mark.parametrize(
     ("size", "group", "mend"),
-    [(1, 4, "2 or more"), (6, 4, "= 4 or 8"), (9, 4, "= 8 or 12"), (5, 2, "= 4 or 6")],
+    [(1, 4, "2 samples or more"), (6, 4, "hold 4 or 8"), (9, 4, "hold 8 or 12"), (5, 2, "hold 4 or 6")],
 )
 def test_batches_that_cannot_be_split_are_refused_with_sizes_that_can(size, group, mend):
     with pytest.raises(UserError, match=mend):
@@ -254,7 +254,7 @@ def test_batches_that_can_be_split_or_are_one_group_play(size, group):
 
 
 class GradientPenalty(Trick):
-    provides = {"gradient_penalty"}
+    needs = {"input_grad"}
 
     @hookimpl
     def log_scalars(self) -> dict[str, Tensor]:
@@ -263,7 +263,7 @@ class GradientPenalty(Trick):
 
 def test_a_gradient_penalty_is_warned_of():
     (warning,) = with_it(VECTORS).with_trick(GradientPenalty, "r1").plan().warnings
-    assert "gradient_penalty" in warning
+    assert "input_grad" in warning
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 4097, 2.5])

@@ -198,7 +198,7 @@ def test_a_layer_whose_weights_are_computed_already_is_refused_by_name():
     with pytest.raises(UserError, match=r"body\.hidden1\.linear already"):
         VECTORS.with_trick(Computed).with_trick("weight_norm").game()
     VECTORS.with_trick(Computed).with_trick("weight_norm", players="generator").game()
-    with pytest.raises(UserError, match="already"):
+    with pytest.raises(UserError, match="replace the same part, generator_weights"):
         VECTORS.with_trick("weight_norm").with_trick("weight_norm", "again").game()
 
 
