@@ -3,6 +3,8 @@
     python benchmarks/step.py                       every workload
     python benchmarks/step.py --only mlp-256 --rounds 15 --threads 1
     python benchmarks/step.py --only dcgan-32 --tricks soft_labels separate_batches
+    python benchmarks/step.py --only mlp-64 --capture      the step compiled to one call
+    python benchmarks/step.py --only dcgan-32 --precision bf16
 
 The hand-written loop is `hand_written` below, in the form of PyTorch's DCGAN example: a real and a fake pass of D with
 a backward each, one generator forward shared by both players, plain Adam, data loaded beforehand, no `.item()`. The
@@ -28,6 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gantricks.capture import INDUCTOR
 from gantricks.device import place
 from gantricks.game import Game
 from gantricks.plan import make_plan
@@ -79,16 +82,22 @@ def hand_written(generator: nn.Module, discriminator: nn.Module, samples: torch.
     return step
 
 
-def contestants(workload: str, tricks: list[str]) -> tuple[Callable, Callable]:
-    """(gantricks, hand-written), with equal networks, each with its own weights."""
+def contestants(workload: str, tricks: list[str], precision: str, capture: bool) -> tuple[Callable, Callable]:
+    """(gantricks, hand-written in fp32), with equal networks, each with its own weights."""
     recipe, overrides, _ = WORKLOADS[workload]
     overrides = [*overrides, "train.device=cpu", "train.steps=1000000000"]
 
     def game(tricks: list[str]) -> Game:
         plan = make_plan(load_recipe(recipe, [*overrides, *(f"tricks.{trick}={{}}" for trick in tricks)]))
-        return Game(plan, plan.source.load(), place("cpu", "fp32"))
+        return Game(plan, plan.source.load(), place("cpu", precision))
 
-    ours, theirs = game(tricks), game([])
+    ours = game(tricks)
+    if capture:
+        ours.backend = INDUCTOR
+        ours.advance()
+        assert ours.backend, ours.frame.warnings
+    precision = "fp32"
+    theirs = game([])
     contiguous = {"memory_format": torch.contiguous_format}
     theirs.generator.to(**contiguous)
     theirs.discriminator.to(**contiguous)
@@ -103,9 +112,9 @@ def seconds_per_step(step: Callable[[], Any], steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def measure(workload: str, tricks: list[str], rounds: int) -> dict[str, float]:
+def measure(workload: str, tricks: list[str], rounds: int, precision: str, capture: bool) -> dict[str, float]:
     steps = WORKLOADS[workload][2]
-    ours, theirs = contestants(workload, tricks)
+    ours, theirs = contestants(workload, tricks, precision, capture)
     for step in (ours, theirs):
         seconds_per_step(step, max(3, steps // 4))
     pairs = [(seconds_per_step(ours, steps), seconds_per_step(theirs, steps)) for _ in range(rounds)]
@@ -120,29 +129,42 @@ def measure(workload: str, tricks: list[str], rounds: int) -> dict[str, float]:
     }
 
 
+def processor() -> str:
+    """What this machine computes on."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text(encoding="utf-8").splitlines() if described.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=WORKLOADS, nargs="+", default=list(WORKLOADS))
     parser.add_argument("--tricks", nargs="*", default=[], help="tricks that gantricks trains with, at their defaults")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="gantricks' own")
+    parser.add_argument("--capture", action="store_true", help="gantricks plays the step compiled to one call")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    machine = {"processor": platform.processor() or platform.machine(), "threads": arguments.threads}
-    print(f"torch {torch.__version__}, {machine['processor']}, {arguments.threads} threads, tricks: {arguments.tricks}")
+    machine = {"processor": processor(), "threads": arguments.threads}
+    how = {"tricks": arguments.tricks, "precision": arguments.precision, "captured": arguments.capture}
+    print(f"torch {torch.__version__}, {machine['processor']}, {arguments.threads} threads, {how}")
     print(f"{'workload':16} {'gantricks':>12} {'hand-written':>12} {'ratio':>7}  middle half")
     results = {}
     for workload in arguments.only:
-        figures = results[workload] = measure(workload, arguments.tricks, arguments.rounds)
+        figures = results[workload] = measure(
+            workload, arguments.tricks, arguments.rounds, arguments.precision, arguments.capture
+        )
         print(
             f"{workload:16} {figures['ours_ms']:9.3f} ms {figures['hand_written_ms']:9.3f} ms {figures['ratio']:7.3f}"
             f"  {figures['ratio_low']:.3f}–{figures['ratio_high']:.3f}",
             flush=True,
         )
     if arguments.out:
-        report = {"machine": machine, "torch": torch.__version__, "tricks": arguments.tricks, "results": results}
+        report = {"machine": machine, "torch": torch.__version__, **how, "results": results}
         arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -29,6 +29,12 @@ INDUCTOR, CUDA_GRAPH, INTERPRETER = "inductor", "cuda-graph", "interpreter"
 COMPILING_PAYS = {"fp32": 30_000, "bf16": 10_000, "vectors": 60_000}
 """Steps from which on compiling for the CPU saves more time than it takes: convolutions in a precision, or vectors."""
 
+INDUCTOR_SETTINGS = {
+    # a small network's step is over in half a millisecond, of which calls from Python would be a quarter
+    "cpp_wrapper": True,
+    "size_asserts": False,
+}
+
 REHEARSED = 2
 """Steps that the traced graph is compared with the eager step for, bit by bit."""
 
@@ -60,6 +66,8 @@ class Captured:
     """
 
     def __init__(self, game: Game, backend: str) -> None:
+        if backend == INDUCTOR:  # before anything of torch's compiler is imported, which would choose another
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
         for planned in game.plan.tricks:
             if not planned.trick.capturable:
                 raise CannotCapture(f"the trick {planned.name} declares that it cannot be captured")
@@ -222,13 +230,12 @@ def _lifted(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
 
 
 def _compiled(graph: fx.GraphModule, live: list[Tensor]) -> Run:
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     from torch._inductor.compile_fx import compile_fx
 
     _open_optimizers(graph)
     try:
         with torch.no_grad():
-            compiled: Any = compile_fx(graph, live)
+            compiled: Any = compile_fx(graph, live, config_patches=INDUCTOR_SETTINGS)
     except Exception as fault:
         raise CannotCapture(f"it cannot be compiled: {str(fault).strip().splitlines()[0]}") from fault
 

@@ -213,7 +213,7 @@ class Game:
     def moving(self) -> list[Tensor]:
         """Every tensor that a step changes and a later one reads, each once."""
         tensors = [tensor for group in self.state().values() for tensor in group.values()]
-        tensors += [self.guard.flag, self.guard.healthy, *self.guard.latest.values()]
+        tensors += self.guard.tensors()
         tensors += [player.held for player in self.players.values()]
         return list({tensor.data_ptr(): tensor.detach() for tensor in tensors if tensor.numel()}.values())
 

@@ -30,11 +30,16 @@ class Guard:
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.flag = torch.zeros((), device=device)
         self.healthy = torch.ones((), device=device)
+        self._up = torch.zeros((), device=device, dtype=torch.bool)
         self.step = torch.zeros((), device=device, dtype=dtype)
         self.latest: dict[str, Tensor] = {}
         self._names: dict[str, list[str]] = {}
         self._watched: list[Tensor] = []
         self._copies: list[Tensor] = []
+
+    def tensors(self) -> list[Tensor]:
+        """What it remembers from step to step."""
+        return [self.flag, self._up, self.healthy, *self.latest.values()]
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """Put these back at the end of a phase in which, or before which, the flag was raised."""
@@ -52,9 +57,8 @@ class Guard:
     def end(self) -> None:
         """A phase is over."""
         if self._watched:
-            bad = self.flag > 0
             for tensor, copy in zip(self._watched, self._copies, strict=True):
-                tensor.copy_(torch.where(bad, copy, tensor))
+                torch.where(self._up, copy, tensor, out=tensor)
 
     @torch.no_grad()
     def inspect(self, player: str, terms: dict[str, Tensor], gradients: list[Tensor]) -> None:
@@ -73,9 +77,11 @@ class Guard:
                 f"{', '.join(names[1:-1])}; a trick returns the same names at every step"
             )
         latest = self.latest[player]
-        latest.copy_(torch.where(self.flag > 0, latest, values))
-        torch.maximum(self.flag, (~torch.isfinite(values).all()).to(self.flag.dtype), out=self.flag)
-        self.healthy.copy_(1.0 - self.flag)
+        torch.where(self._up, latest, values, out=latest)
+        # 0 · x is 0 for finite numbers and NaN for others, and NaN counts as true
+        torch.logical_or(self.flag, (values * 0).sum(), out=self.flag)
+        torch.logical_or(self.flag, self.flag, out=self._up)
+        torch.logical_not(self.flag, out=self.healthy)
 
     def report(self) -> tuple[dict[str, dict[str, float]], Fault | None]:
         """Bring everything across to the host: each player's latest terms and gradient norm, and the fault if any."""

@@ -17,6 +17,7 @@ from gantricks.context import Context, Frame
 from gantricks.errors import TrickError
 from gantricks.losses import AdversarialLoss
 from gantricks.networks.base import Discriminator, Generator
+from gantricks.optimizers import direct_step
 from gantricks.plan import Hooks, HookTuple, fold, notify
 from gantricks.records import Batch, Out
 from gantricks.rng import Rng
@@ -38,6 +39,7 @@ class Player:
 
     def __post_init__(self) -> None:
         self.reads_held = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        self.direct = direct_step(self.optimizer)
         if self.reads_held:  # fused optimizers skip a step by themselves
             self.optimizer.found_inf = self.held  # type: ignore[attr-defined]
 
@@ -50,6 +52,9 @@ class Player:
     @torch.no_grad()
     def move(self) -> None:
         """One optimizer step, or none where `held`."""
+        if self.direct:
+            self.direct(self.held)
+            return
         if self.reads_held:
             self.optimizer.step()
             return

@@ -65,7 +65,7 @@ def passes(game: Game) -> list[torch.Tensor]:
 @pytest.mark.parametrize("host", [PLAIN, MIXING, CONDITIONAL], ids=["plain", "mixing", "conditional"])
 def test_with_the_same_weights_a_fake_gets_the_same_logit_in_both_phases(host, mode) -> None:
     game = either(host, mode).with_trick(Watch, "watch").game()
-    game.players["d"].optimizer.step = lambda: None  # D is the same in the G step as in the D step
+    game.players["d"].move = lambda: None  # D is the same in the G step as in the D step
     for _ in range(3):
         game.advance()
     fakes = game.plan.tricks[-1].trick.fakes
@@ -76,7 +76,7 @@ def test_with_the_same_weights_a_fake_gets_the_same_logit_in_both_phases(host, m
 
 def test_fakes_alone_would_be_scored_by_another_discriminator_after_a_joint_step() -> None:
     game = MIXING.with_trick(Watch, "watch").game()
-    game.players["d"].optimizer.step = lambda: None
+    game.players["d"].move = lambda: None
     game.advance()
     ((shown, logits),) = game.plan.tricks[-1].trick.fakes["g"]
     alone = game.discriminator(*shown).logits
