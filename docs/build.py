@@ -38,6 +38,16 @@ GROUPS = {
 }
 """What tricks act on: a trick belongs to the first group that has one of its hooks."""
 
+SAMPLES = {
+    "grow": (
+        "growing.png",
+        "Samples of one run at four moments, from 8x8 blocks to clothes of 32x32",
+        "`gantricks train growing` after 500, 1,000, 1,500 and 2,500 of its 2,500 steps: 8x8 images, 16x16, and, "
+        "from step 1,250 on, the whole networks. The same latents each time.",
+    )
+}
+"""Pictures that a run has made: the file in images/, what it shows, what to see in it."""
+
 MEANINGS = {
     "contract": """Hooks have the names and arguments of [the hooks](hooks.md), the class has a card, and every option
         has a description and a default.""",
@@ -134,6 +144,9 @@ def trick_page(name: str) -> str:
     if name in PICTURES:
         picture = PICTURES[name]()
         parts += [f"![{picture.canvas.title}](../images/{name}.svg)", f"*{picture.caption}*"]
+    if name in SAMPLES:
+        image, title, caption = SAMPLES[name]
+        parts += [f"![{title}](../images/{image})", f"*{caption}*"]
     if rest:
         parts.append(rest)
     if known:
