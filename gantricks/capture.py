@@ -248,7 +248,7 @@ def _compiled(graph: fx.GraphModule, live: list[Tensor]) -> Run:
 
 
 def _open_optimizers(graph: fx.GraphModule) -> None:
-    """Write fused optimizer steps out in operations that inductor can fuse with the rest."""
+    """Write fused optimizer steps and lists of norms out in operations that inductor can fuse with the rest."""
     aten = torch.ops.aten
     map_arg: Any = fx.node.map_arg
     formulas: dict[Any, Callable[..., None]] = {
@@ -265,12 +265,27 @@ def _open_optimizers(graph: fx.GraphModule) -> None:
         return fx.Proxy(node, tracer)
 
     for node in list(graph.graph.nodes):
+        if node.target is aten._foreach_norm.Scalar:
+            _open_norms(node)
         if node.target in formulas:
             with graph.graph.inserting_before(node):
                 args, kwargs = map_arg((node.args, node.kwargs), proxy)
                 formulas[node.target](*args, **kwargs)
             graph.graph.erase_node(node)
     graph.recompile()
+
+
+def _open_norms(node: fx.Node) -> None:
+    """The norms of a list of tensors as one norm for each, which fuse with what comes after."""
+    graph, tensors = node.graph, node.args[0]
+    order = node.args[1] if len(node.args) > 1 else 2
+    assert isinstance(tensors, list | tuple)
+    for item in list(node.users):
+        with graph.inserting_before(node):
+            norm = graph.call_function(torch.ops.aten.linalg_vector_norm.default, (tensors[item.args[1]], order))  # type: ignore[index]
+        item.replace_all_uses_with(norm)
+        graph.erase_node(item)
+    graph.erase_node(node)
 
 
 def _update(held: Any, *pairs: tuple[Any, Any]) -> None:
