@@ -62,8 +62,8 @@ class Classifier(nn.Module):
 
 
 def trained_classifier(images: Tensor, classes: Tensor, count: int, epochs: int, rng: Rng) -> Classifier:
-    """A classifier of `count` classes: `images` (N, C, H, W) in [-1, 1], mirrored and moved by up to 2 pixels at random,
-    and `classes` (N,).
+    """A classifier of `count` classes, taught `classes` (N,) by `images` (N, C, H, W) in [-1, 1], which are mirrored
+    and moved by up to 2 pixels at random.
     """
     with torch.device("meta"):
         network = Classifier(images.shape[1], count)
@@ -112,8 +112,8 @@ def measure(
     epochs: int = 12,
     plugins: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
-    """Agreement of a run's samples, `per_class` of each class and 1,000 in all at least, with a classifier of seed `seed`
-    that was trained on four fifths of the real images.
+    """Agreement of a run's samples, `per_class` of each class and 1,000 in all at least, with a classifier that was
+    trained on four fifths of the real images.
 
     Raises UserError for a run whose generator is given no classes.
     """
