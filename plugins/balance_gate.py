@@ -65,8 +65,9 @@ class BalanceGate(Trick):
 
         @model_validator(mode="after")
         def _one_player_is_always_free(self) -> Any:
-            # of the same scores D's accuracy is at most 1 - ½ G's; with both above their limits nothing would move
-            if self.discriminator + self.generator / 2 < 1:
+            # of the same scores D's accuracy is at most 1 - ½ G's; with both above their limits nothing would move.
+            # No accuracy is above 1
+            if self.generator < 1 and self.discriminator + self.generator / 2 < 1:
                 raise ValueError(
                     f"with limits of {self.discriminator} and {self.generator} both players can be held at once, for "
                     f"good; write discriminator = {1 - self.generator / 2} or more"

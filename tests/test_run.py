@@ -203,6 +203,8 @@ def test_every_shipped_recipe_trains_for_a_few_steps(name: str, tmp_path: Path) 
         for number in range(4):
             Image.new("RGB", (70, 90), (60 * number, 0, 100)).save(tmp_path / "pictures" / f"{number}.png")
         small.append(f"data.path={tmp_path / 'pictures'}")
+    if any(trick.name == "batch_size_schedule" for trick in loaded.tricks):
+        small.append("tricks.batch_size_schedule={start=2,end=4}")
     result = train(name, overrides=small, run_dir=tmp_path / "run")
     assert result.finished == 2
     assert result.pictures

@@ -80,10 +80,11 @@ def test_resume_from_an_earlier_step_goes_on_from_there(gantricks: Any, run: Pat
 
 
 def test_check_plans_without_writing_anything(gantricks: Any) -> None:
-    outcome = gantricks("check", "dcgan_soft_labels", "--set", "tricks.again={use='soft_labels'}")
+    more = ("--set", "tricks.label_flipping={}", "--set", "tricks.again={use='label_flipping'}")
+    outcome = gantricks("check", "dcgan_soft_labels", *more)
     assert (outcome.status, outcome.err) == (0, "")
     table = [line.split() for line in outcome.out.splitlines()]
-    assert ["d_labels", "fold", "soft_labels", "→", "again", "(soft_labels)"] in table
+    assert ["d_assignment", "fold", "label_flipping", "→", "again", "(label_flipping)"] in table
     assert ["d_scores", "choice", "separate_batches"] in table
     assert "5,000 grey images of 32 × 32 in 10 classes" in outcome.out
     assert not list(Path().iterdir())
