@@ -632,3 +632,27 @@ def test_hypothesis_seeds_torch_and_puts_its_generator_back() -> None:
         return found
 
     assert drawn(1) == drawn(2), "an example that fails could not be replayed"
+
+
+def test_an_installed_trick_is_found_by_its_name(tmp_path, monkeypatch) -> None:
+    (tmp_path / "halved_targets.py").write_text(
+        '''
+from gantricks import Trick, hookimpl
+
+
+class HalvedTargets(Trick):
+    """D's targets are halved."""
+
+    @hookimpl
+    def d_labels(self, labels):
+        return labels / 2
+'''
+    )
+    facts = tmp_path / "halved_targets-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: halved-targets\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[gantricks.tricks]\nhalved_targets = halved_targets:HalvedTargets\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    calls = TrickHost().with_trick("halved_targets").train(1).calls["d_labels"]
+    assert [float(call.result.max()) for call in calls] == [0.5, 0.0]
+    assert {outcome.id for outcome in run_suite("halved_targets") if not outcome.ok} == set()
