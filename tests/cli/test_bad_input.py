@@ -249,7 +249,8 @@ def test_check_refuses_what_surgery_would_refuse(gantricks, tmp_path):
     for command in ("check", "train"):
         outcome = gantricks(command, "ring_mlp", *words)
         assert outcome.status == 2
-        assert "there is no ReLU that LeakyReLU could replace" in outcome.err
+        set_here = "--set tricks.leaky_relu.players=discriminator: tricks.leaky_relu: "
+        assert f"{set_here}there is no ReLU that LeakyReLU could replace" in outcome.err
     assert not list(tmp_path.glob("runs/*/checkpoints"))
 
 
