@@ -262,3 +262,10 @@ def test_check_of_surgery_reads_no_data(gantricks, monkeypatch):
 
     monkeypatch.setattr(FashionMnist, "load", refuse)
     assert gantricks("check", "dcgan_soft_labels").status == 0
+
+
+def test_a_trick_that_only_an_override_names_is_told_by_that_override(gantricks):
+    refused(
+        gantricks("check", "dcgan", "--set", "tricks.grow.blocks=5"),
+        ["--set tricks.grow.blocks=5: grow: blocks = 5 are more than can join"],
+    )
