@@ -269,3 +269,14 @@ def test_a_trick_that_only_an_override_names_is_told_by_that_override(gantricks)
         gantricks("check", "dcgan", "--set", "tricks.grow.blocks=5"),
         ["--set tricks.grow.blocks=5: grow: blocks = 5 are more than can join"],
     )
+
+
+@pytest.mark.parametrize(
+    ("trick", "fragments"),
+    [
+        ("auxiliary_classifier", ["needs classes", "set a source that has them in [data]"]),
+        ("grow", ["needs images", "set a source of images in [data]"]),
+    ],
+)
+def test_data_that_lack_what_a_trick_needs_are_named_with_what_to_write(gantricks, trick, fragments):
+    refused(gantricks("check", "ring_mlp", "--set", f"tricks.{trick}={{}}"), fragments)
