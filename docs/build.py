@@ -255,6 +255,8 @@ Its `state` is a copy of everything that a checkpoint would hold.
 ## Random inputs
 
 Strategies for hypothesis, in `gantricks.testing.strategies`; tensors are float64 unless a `dtype` says otherwise.
+Importing it also lets hypothesis seed torch's global generator for each example, so that a failure is found again where
+a test draws with `torch.randn`.
 
 | strategy | what it draws |
 |---|---|

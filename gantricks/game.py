@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,11 +86,21 @@ class Game:
             network.autocast = self.placement.autocast
             setattr(self.frame, role, network.train())
         for role in ("generator", "discriminator"):
-            network = fold(getattr(self.hooks, f"transform_{role}"), getattr(self.frame, role))
+            try:
+                network = fold(getattr(self.hooks, f"transform_{role}"), getattr(self.frame, role))
+            except UserError as refusal:
+                raise UserError(*map(self._placed, refusal.problems)) from refusal
             network.to(self.placement.device, self.placement.dtype)
             if self.feed.is_images:
                 network.to(memory_format=torch.channels_last)
             setattr(self.frame, role, network.train())
+
+    def _placed(self, problem: Problem) -> Problem:
+        """A problem at `tricks.<name>`, at the line of the recipe that names the trick."""
+        for planned in self.plan.tricks:
+            if problem.where == f"tricks.{planned.name}" and planned.place:
+                return replace(problem, where=f"{planned.place}: {problem.where}")
+        return problem
 
     def _build_players(self) -> None:
         self.players = {name: self._player(name) for name in ("d", "g")}

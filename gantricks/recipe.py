@@ -166,6 +166,8 @@ class Places:
 
     def add_override(self, path: KeyPath, label: str) -> None:
         self._of[path] = label
+        if path[0] == "tricks":  # a trick that no file names is where its first option was set
+            self._of.setdefault(path[:2], label)
 
     def of(self, *path: str) -> str:
         """The place of this key, or of its nearest parent."""

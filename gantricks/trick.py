@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CAPABILITIES: dict[str, str] = {
-    "targets": "an adversarial loss that uses labels (the default one does)",
-    "classes": "data with classes",
-    "images": "image data",
+    "targets": "an adversarial loss that uses labels; switch off the trick that replaces the default one, which does",
+    "classes": 'data with classes; set a source that has them in [data], such as "fashion_mnist"',
+    "images": 'image data; set a source of images in [data], such as "fashion_mnist"',
     "separate_passes": "scoring reals and fakes in separate passes; add [tricks.separate_batches]",
     "input_grad": "D's inputs as leaves with gradient (always at hand)",
     "generator_batch_norm": "a generator with batch norm; set batch_norm = true in [generator]",

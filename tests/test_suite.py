@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from pydantic import Field
 
 from gantricks import Batch, Trick, hookimpl
 from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, run_suite, trick_suite
+from gantricks.testing import strategies as gs
 
 WRONG: dict[str, tuple[str, TrickHost | None, type[Trick]]] = {}
 """What is wrong: (the check that must catch it, the host it is tried in, the trick)."""
@@ -612,3 +614,45 @@ def test_a_refused_pair_is_a_failure_that_can_be_declared() -> None:
     assert "it is alone" in outcomes["pair:counting"].detail
     declared = run_suite(Alone, beside=[Counting], expected_failures={"pair:counting": "documented conflict"})
     assert all(outcome.ok for outcome in declared)
+
+
+def test_hypothesis_seeds_torch_and_puts_its_generator_back() -> None:
+    def drawn(seed: int) -> list[float]:
+        torch.manual_seed(seed)
+        found: list[float] = []
+
+        @given(gs.seeds())
+        @settings(max_examples=5, derandomize=True, database=None)
+        def example(_: int) -> None:
+            found.append(torch.rand(()).item())
+
+        before = torch.get_rng_state()
+        example()
+        assert torch.equal(before, torch.get_rng_state())
+        return found
+
+    assert drawn(1) == drawn(2), "an example that fails could not be replayed"
+
+
+def test_an_installed_trick_is_found_by_its_name(tmp_path, monkeypatch) -> None:
+    (tmp_path / "halved_targets.py").write_text(
+        '''
+from gantricks import Trick, hookimpl
+
+
+class HalvedTargets(Trick):
+    """D's targets are halved."""
+
+    @hookimpl
+    def d_labels(self, labels):
+        return labels / 2
+'''
+    )
+    facts = tmp_path / "halved_targets-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: halved-targets\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[gantricks.tricks]\nhalved_targets = halved_targets:HalvedTargets\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    calls = TrickHost().with_trick("halved_targets").train(1).calls["d_labels"]
+    assert [float(call.result.max()) for call in calls] == [0.5, 0.0]
+    assert {outcome.id for outcome in run_suite("halved_targets") if not outcome.ok} == set()

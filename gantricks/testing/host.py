@@ -198,7 +198,7 @@ class TrickHost:
                 name: {"use": name if name in given else trick, **options} for name, trick, options in self.tricks
             },
         }
-        registry = Registry(installed=False, given={"tricks": given, "data": {"made_up": MadeUp}})
+        registry = Registry(given={"tricks": given, "data": {"made_up": MadeUp}})
         return validate_recipe(raw, registry)
 
     def plan(self) -> Plan:

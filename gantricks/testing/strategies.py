@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import register_random
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -12,6 +13,24 @@ from gantricks.records import Batch
 from gantricks.rng import PHASES, Clock, Rng
 
 SIZES = st.integers(1, 9)
+
+
+class _TorchRandom:
+    """Torch's global generator, as hypothesis seeds and restores it around every example."""
+
+    def seed(self, seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+
+    def getstate(self) -> Tensor:
+        return torch.get_rng_state()
+
+    def setstate(self, state: Tensor) -> None:
+        torch.set_rng_state(state)
+
+
+TORCH_RANDOM = _TorchRandom()
+"""Kept here, for hypothesis holds it weakly."""
+register_random(TORCH_RANDOM)
 
 
 def seeds() -> st.SearchStrategy[int]:

@@ -249,7 +249,8 @@ def test_check_refuses_what_surgery_would_refuse(gantricks, tmp_path):
     for command in ("check", "train"):
         outcome = gantricks(command, "ring_mlp", *words)
         assert outcome.status == 2
-        assert "there is no ReLU that LeakyReLU could replace" in outcome.err
+        set_here = "--set tricks.leaky_relu.players=discriminator: tricks.leaky_relu: "
+        assert f"{set_here}there is no ReLU that LeakyReLU could replace" in outcome.err
     assert not list(tmp_path.glob("runs/*/checkpoints"))
 
 
@@ -261,3 +262,21 @@ def test_check_of_surgery_reads_no_data(gantricks, monkeypatch):
 
     monkeypatch.setattr(FashionMnist, "load", refuse)
     assert gantricks("check", "dcgan_soft_labels").status == 0
+
+
+def test_a_trick_that_only_an_override_names_is_told_by_that_override(gantricks):
+    refused(
+        gantricks("check", "dcgan", "--set", "tricks.grow.blocks=5"),
+        ["--set tricks.grow.blocks=5: grow: blocks = 5 are more than can join"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("trick", "fragments"),
+    [
+        ("auxiliary_classifier", ["needs classes", "set a source that has them in [data]"]),
+        ("grow", ["needs images", "set a source of images in [data]"]),
+    ],
+)
+def test_data_that_lack_what_a_trick_needs_are_named_with_what_to_write(gantricks, trick, fragments):
+    refused(gantricks("check", "ring_mlp", "--set", f"tricks.{trick}={{}}"), fragments)

@@ -265,8 +265,11 @@ def test_tried_as_a_new_user_would(gantricks: Any, tmp_path: Path) -> None:
     assert "Mine: each of D's targets" in card
     assert "0.25" in card
     assert "target_jitter" in command("check", "mine.toml")
-    command("train", "mine.toml", *gantricks.small, "--set", "train.steps=4", "--run-dir", "run")
+    steps = ("--set", "train.steps=4", "--set", "train.checkpoint_every=2")
+    command("train", "mine.toml", *gantricks.small, *steps, "--run-dir", "run")
     lines = (elsewhere / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 4
+    command("resume", "run", "--step", "2")
+    assert (elsewhere / "run" / "metrics.jsonl").read_text().splitlines()[-1] == lines[-1]
     assert "finished" in command("resume", "run")
     assert "0 failed" in command("tricks", "target_jitter", "--check")
