@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +143,7 @@ class _Planning:
             if KINDS[hook] == "choice" and len(names) > 1:
                 self.problems.append(
                     Problem(
-                        f"{_listed(names)} all provide {hook}, and a recipe has one",
+                        f"{_listed(names)} provide {hook}, and a recipe has one",
                         self.places.of("tricks", names[-1]),
                         "keep one of them",
                     )
@@ -155,7 +155,7 @@ class _Planning:
             if len(names) > 1:
                 self.problems.append(
                     Problem(
-                        f"{_listed(names)} all replace the same part, {part}",
+                        f"{_listed(names)} replace the same part, {part}",
                         self.places.of("tricks", names[-1]),
                         "keep one of them",
                     )
@@ -279,8 +279,9 @@ class _Planning:
         return replace(setting, batch_sizes=tuple(set_by_tricks)) if set_by_tricks else setting
 
 
-def _listed(names: Collection[str]) -> str:
-    return " and ".join(names)
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def hooks_of(trick: type) -> list[str]:

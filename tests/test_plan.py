@@ -77,7 +77,7 @@ def test_one_trick_can_be_there_twice_under_two_names() -> None:
 
 
 def test_two_providers_of_one_choice_are_refused() -> None:
-    assert "a and b all provide d_scores" in refusal(TrickHost().with_trick(Scores, "a").with_trick(Scores, "b"))
+    assert "a and b provide d_scores" in refusal(TrickHost().with_trick(Scores, "a").with_trick(Scores, "b"))
 
 
 def test_a_need_that_nobody_provides_is_refused_with_how_to_provide_it() -> None:
@@ -256,7 +256,7 @@ ONCE = {
 def test_a_second_one_that_would_erase_the_first_is_refused(trick):
     host = TrickHost(sample=(1, 16, 16)).with_trick(trick, **ONCE[trick])
     host.plan()
-    with pytest.raises(UserError, match=f"{trick} and second all replace the same part"):
+    with pytest.raises(UserError, match=f"{trick} and second replace the same part"):
         host.with_trick(trick, "second", **ONCE[trick]).plan()
 
 
