@@ -87,7 +87,7 @@ class Subject:
 
     def classify(self, images: np.ndarray) -> np.ndarray:
         """Class logits, float32 (n, K), of the discriminator that evaluation uses, in eval mode; `images` as those of
-        `generated`. Raises UserError where D does not classify."""
+        `generated`, any number of them. Raises UserError where D does not classify."""
         raise NotImplementedError
 
     def progress(self, what: str, done: int, total: int) -> None:
@@ -129,3 +129,11 @@ def obstacles(metric: Metric, facts: EvaluationFacts) -> list[str]:
     missing = sorted(set(metric.needs) - facts.provided)
     lacking = [f"it needs {need}: {NEEDS.get(need, 'no trick of this recipe provides it')}" for need in missing]
     return lacking or metric.problems(facts)
+
+
+def as_generated(dataset: Dataset, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Those samples, and their classes, in the form of generated ones: images float32 (n, C, H, W) in [-1, 1]."""
+    samples = dataset.samples[indices].astype(np.float32)
+    if samples.ndim == 4:
+        samples = np.ascontiguousarray(samples.transpose(0, 3, 1, 2)) / np.float32(127.5) - np.float32(1)
+    return samples, None if dataset.classes is None else dataset.classes[indices]
