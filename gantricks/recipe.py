@@ -130,7 +130,7 @@ class Recipe:
     discriminator: Part[DiscriminatorKeys]
     train: TrainKeys
     tricks: tuple[TrickPart, ...] = ()
-    evaluate: EvaluateKeys = EvaluateKeys()
+    evaluate: EvaluateKeys = field(default_factory=EvaluateKeys)
     metrics: tuple[MetricPart, ...] = ()
     places: Places = field(default_factory=lambda: Places(), compare=False, repr=False)
 
