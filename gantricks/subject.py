@@ -61,13 +61,13 @@ class GameSubject(Subject):
     def classify(self, images: np.ndarray) -> np.ndarray:
         if self._discriminator.conditional:
             raise UserError(Problem("the discriminator is told which class it sees, and cannot be asked for it"))
-        logits = [
-            self._game.class_logits(self._discriminator, images[start : start + BATCH])
-            for start in range(0, len(images), BATCH)
-        ]
-        if any(found is None for found in logits):
-            raise UserError(Problem("the discriminator does not say which class it sees"))
-        return np.concatenate([found for found in logits if found is not None])
+        found = []
+        for start in range(0, len(images), BATCH):
+            logits = self._game.class_logits(self._discriminator, images[start : start + BATCH])
+            if logits is None:
+                raise UserError(Problem("the discriminator does not say which class it sees"))
+            found.append(logits)
+        return np.concatenate(found)
 
     def progress(self, what: str, done: int, total: int) -> None:
         self._progress(what, done, total)

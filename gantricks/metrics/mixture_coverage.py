@@ -51,14 +51,15 @@ class MixtureCoverage(Metric):
     in %, of points within 3 standard deviations (Euclidean distance) of the nearest mode; a perfect sampler of a
     mixture in the plane scores 1 - exp(-9/2), 98.9 %, so 100 % means modes that are too narrow. `modes` counts the
     modes that at least one point of high quality is nearest to. `reverse_kl` is KL(q ‖ uniform) in nats, where q is the
-    distribution of the points of high quality over the modes; as in the authors' code, other points are in no mode, and
-    nothing is smoothed. It is 0 when all modes have equal shares, log(number of modes) when one has all (or where no
+    distribution of the points of high quality over the modes: as in the authors' code, which logs the entropy of q (and
+    log(number of modes) minus that is the divergence), other points are in no mode, and nothing is smoothed. It is 0 when all modes have equal shares, log(number of modes) when one has all (or where no
     point is of high quality), and about (modes - 1) / (2 points) for a perfect sampler.
 
     When it misleads: it sees neither the shape of a mode nor how its points lie in it, so that a generator with one
     point per mode has perfect coverage. The floor is measured on fresh points of the mixture itself.
 
-    Source: Lin et al. 2018, PacGAN, §4.1, and its code (MetricLogger); Srivastava et al. 2017, VEEGAN, §4.1.
+    Source: Lin et al. 2018, PacGAN, table 1, and its official code (MetricLogger), after Srivastava et al. 2017,
+    VEEGAN.
     """
 
     figures = {"modes": "higher", "high_quality": "higher", "reverse_kl": "lower"}
