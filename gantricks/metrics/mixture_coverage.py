@@ -52,8 +52,9 @@ class MixtureCoverage(Metric):
     mixture in the plane scores 1 - exp(-9/2), 98.9 %, so 100 % means modes that are too narrow. `modes` counts the
     modes that at least one point of high quality is nearest to. `reverse_kl` is KL(q ‖ uniform) in nats, where q is the
     distribution of the points of high quality over the modes: as in the authors' code, which logs the entropy of q (and
-    log(number of modes) minus that is the divergence), other points are in no mode, and nothing is smoothed. It is 0 when all modes have equal shares, log(number of modes) when one has all (or where no
-    point is of high quality), and about (modes - 1) / (2 points) for a perfect sampler.
+    log(number of modes) minus that is the divergence), other points are in no mode, and nothing is smoothed. It is 0
+    when all modes have equal shares, log(number of modes) when one has all (or where no point is of high quality), and
+    about (modes - 1) / (2 points) for a perfect sampler.
 
     When it misleads: it sees neither the shape of a mode nor how its points lie in it, so that a generator with one
     point per mode has perfect coverage. The floor is measured on fresh points of the mixture itself.
