@@ -10,12 +10,14 @@ from __future__ import annotations
 import inspect
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from pictures import PICTURES
 
 from gantricks import testing
-from gantricks.cli.options import options, toml
+from gantricks.cli.options import Option, options, toml
 from gantricks.hooks import KINDS, HookSpecs
+from gantricks.metrics.base import NEEDS
 from gantricks.registry import index
 from gantricks.testing import LAWS, strategies
 from gantricks.trick import CAPABILITIES
@@ -83,6 +85,29 @@ MEANINGS = {
 """What each law says, in a sentence or two."""
 
 
+METRICS = """`gantricks evaluate RUN` measures the metrics that the run's recipe names, and beside each figure what real
+samples score in place of generated ones, its floor. Every table of `[evaluate]` is a metric, with its options:
+
+```toml
+[evaluate]
+samples = 5000                  # generated samples per metric, unless it has a number of its own
+
+[evaluate.mixture_coverage]
+
+[evaluate.coverage_of_10000]    # a second instance
+use = "mixture_coverage"
+points = 10000
+```
+
+Where a recipe names none, those are measured that suit its data. `--metric NAME` takes an instance of the recipe or any
+metric at its defaults. A figure is a function of the checkpoint and of `--seed`. A trick asks for a metric of the
+recipe with `ctx.evaluate(name)`, between steps. Installed packages offer metrics in the entry-point group
+`gantricks.metrics`: subclasses of `gantricks.Metric`, one per name."""
+
+EXTRACTORS = """What turns images into the features that metrics compare: their option `extractor` names one. Figures of
+different extractors cannot be compared. Packages offer further ones in the entry-point group `gantricks.extractors`."""
+
+
 def pages() -> dict[str, str]:
     """Every generated page and picture, by its path below docs/."""
     cards = index()["tricks"]
@@ -90,6 +115,7 @@ def pages() -> dict[str, str]:
     built |= {f"images/{name}.svg": draw().canvas.svg() for name, draw in PICTURES.items() if name in cards}
     built["tricks/README.md"] = tricks_page()
     built["hooks.md"] = hooks_page()
+    built["metrics.md"] = metrics_page()
     built["testing.md"] = testing_page()
     built["README.md"] = first_page()
     return built
@@ -116,6 +142,7 @@ Setting up, the commands and a recipe: [the README](../README.md).
   called from [the step](../gantricks/step.py), the whole algorithm on one page.
 - [The kit](testing.md): the laws that every trick obeys, tiny runs, random inputs; for your tricks as for ours.
 - [The tricks](tricks/README.md): each with what it does, why, when it hurts, its options and its source.
+- [The metrics](metrics.md): what `gantricks evaluate` measures, which way is better, when it misleads.
 
 ## The tricks by what they act on
 
@@ -150,11 +177,7 @@ def trick_page(name: str) -> str:
     if rest:
         parts.append(rest)
     if known:
-        rows = "\n".join(
-            f"| `{option.name}` | {option.type} | `{option.default or 'left out'}` | {option.description} |"
-            for option in known
-        )
-        parts.append(f"| option | type | default | what it is |\n|---|---|---|---|\n{rows}")
+        parts.append(_options_table(known))
     facts = [f"**Needs** {need}: {CAPABILITIES.get(need, 'another trick provides it')}." for need in card["needs"]]
     facts += [f"**Provides** {', '.join(card['provides'])}." for _ in card["provides"][:1]]
     facts += [f"**Replaces** {', '.join(card['replaces'])}: one trick of a recipe can." for _ in card["replaces"][:1]]
@@ -168,6 +191,32 @@ def trick_page(name: str) -> str:
     hooks = ", ".join(f"[`{hook}`](../hooks.md#{hook})" for hook in card["hooks"])
     parts.append(f"Acts on {hooks}. The code: [`plugins/{name}.py`](../../plugins/{name}.py).")
     return "\n\n".join(parts) + "\n"
+
+
+def _options_table(known: list[Option]) -> str:
+    rows = "\n".join(
+        f"| `{option.name}` | {option.type} | `{option.default or 'left out'}` | {option.description} |"
+        for option in known
+    )
+    return f"| option | type | default | what it is |\n|---|---|---|---|\n{rows}"
+
+
+def metrics_page() -> str:
+    parts = ["# The metrics", METRICS]
+    for name, card in index()["metrics"].items():
+        figures = ", ".join(f"`{figure}` ({better} is better)" for figure, better in card["figures"].items())
+        parts += [f"## {name}", card["card"], f"**Figures** {figures}.", *_needs_and_options(card)]
+    if index()["extractors"]:
+        parts += ["# The extractors", EXTRACTORS]
+        for name, card in index()["extractors"].items():
+            parts += [f"## {name}", card["card"], *_needs_and_options(card)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _needs_and_options(card: dict[str, Any]) -> list[str]:
+    facts = "\n".join(f"- **Needs** {need}: {NEEDS.get(need, 'a trick provides it')}." for need in card["needs"])
+    known = list(options(card["options"]))
+    return [part for part in (facts, _options_table(known) if known else "") if part]
 
 
 def hooks_page() -> str:

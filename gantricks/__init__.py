@@ -13,8 +13,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gantricks.context import Context
     from gantricks.errors import Problem, TrickError, UserError
+    from gantricks.evaluation import Evaluated, evaluate
     from gantricks.hooks import hookimpl
     from gantricks.losses import AdversarialLoss
+    from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
     from gantricks.networks.base import Discriminator, Generator, Network, initialise
     from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
     from gantricks.recipe import Recipe, load_recipe
@@ -29,8 +31,12 @@ _HOME = {
     "Batch": "records",
     "Context": "context",
     "Discriminator": "networks.base",
+    "Evaluated": "evaluation",
+    "EvaluationFacts": "metrics.base",
     "Generator": "networks.base",
     "Interval": "options",
+    "Measurement": "metrics.base",
+    "Metric": "metrics.base",
     "Network": "networks.base",
     "Options": "options",
     "Out": "records",
@@ -42,9 +48,11 @@ _HOME = {
     "Schedule": "options",
     "Scheduled": "options",
     "Setting": "trick",
+    "Subject": "metrics.base",
     "Trick": "trick",
     "TrickError": "errors",
     "UserError": "errors",
+    "evaluate": "evaluation",
     "hookimpl": "hooks",
     "initialise": "networks.base",
     "load_recipe": "recipe",
@@ -58,8 +66,12 @@ __all__ = [
     "Batch",
     "Context",
     "Discriminator",
+    "Evaluated",
+    "EvaluationFacts",
     "Generator",
     "Interval",
+    "Measurement",
+    "Metric",
     "Network",
     "Options",
     "Out",
@@ -71,9 +83,11 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "Setting",
+    "Subject",
     "Trick",
     "TrickError",
     "UserError",
+    "evaluate",
     "hookimpl",
     "initialise",
     "load_recipe",

@@ -34,6 +34,7 @@ class Frame:
         "device",
         "discriminator",
         "dtype",
+        "evaluate",
         "fake",
         "fake_in",
         "fake_labels",
@@ -61,6 +62,7 @@ class Frame:
     hooks: Hooks
     step: Step
     restructured: Callable[[], None]
+    evaluate: Callable[[str], float]
     real: Batch | None
     fake: Batch | None
     real_in: Batch | None
@@ -322,6 +324,12 @@ class Context:
         if not 1 <= n <= self.data.count:
             raise TrickError(f"{self.name}: a batch holds 1 to {self.data.count} samples with this data, not {n}")
         self._frame.feed.batch_size = n
+
+    def evaluate(self, metric: str) -> float:
+        """The main figure of a metric that the recipe names in `[evaluate]`, by its instance's name, for the present
+        state; for `on_boundary`. Nothing of the run is changed by it: with the same figures, it goes on as without."""
+        self._outside_the_step("evaluate")
+        return self._frame.evaluate(metric)
 
     def restructured(self) -> None:
         """Say that other weights than before take part from the next step on, those with `requires_grad`; for

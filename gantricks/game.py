@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantricks import optimizers
 from gantricks.capture import INDUCTOR, CannotCapture, Captured
@@ -21,8 +22,10 @@ from gantricks.guard import Fault, Guard
 from gantricks.losses import NonSaturating
 from gantricks.networks.base import Discriminator, Generator, initialise, mixes_samples
 from gantricks.plan import Hooks, Plan, fold, freeze, notify
+from gantricks.records import Out
 from gantricks.rng import Clock, Rng
 from gantricks.step import Player, Step
+from gantricks.subject import GameSubject
 
 Tensors = dict[str, Tensor]
 SAMPLING_CHUNK = 64
@@ -45,7 +48,7 @@ class Game:
         budget: int | None = None,
     ) -> None:
         recipe = plan.recipe
-        self.plan, self.placement = plan, placement
+        self.plan, self.dataset, self.placement = plan, dataset, placement
         self.seed, self.steps = recipe.seed, recipe.train.steps
         self.clock = Clock()
         self.guard = Guard(placement.device, placement.dtype)
@@ -138,6 +141,7 @@ class Game:
             input_grad=self.plan.any_trick("needs", "input_grad"),
         )
         self.frame.restructured = self._restructured
+        self.frame.evaluate = self.evaluate
         self.frame.prepare(option for planned in self.plan.tricks for _, option in planned.trick.config)
         self._at(0)
         self.clock.enter("setup")
@@ -266,35 +270,64 @@ class Game:
                 hook(dict(scalars), ctx)
         return scalars, fault
 
-    @torch.no_grad()
-    def sample(self, count: int, seed: int) -> np.ndarray:
-        """`count` samples of the generator that the recipe samples with, float (count, C, H, W) or (count, D).
+    # ------------------------------------------------------------------ looking at a state, which nothing here changes
 
-        A function of the networks' state and `seed`; nothing of the training is touched. Where G is conditional, sample
-        i is of class i modulo the number of classes.
+    def sample(self, count: int, seed: int) -> np.ndarray:
+        """`count` samples of the generator that the recipe samples with, float (count, C, H, W) or (count, D)."""
+        return np.concatenate([images for images, _ in self.samples(count, seed)])
+
+    def samples(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """`count` samples, float32 (n, C, H, W) or (n, D) at a time, and their classes, int64 (n,), where G has any.
+
+        Sample i is a function of the networks' state, `seed` and i. Where G is conditional, it is of class i modulo the
+        number of classes.
         """
-        # the tricks' streams, too, are a function of the seed and not of how far the run is
-        step, self.clock.step = self.clock.step, seed & 0xFF_FFFF_FFFF
-        self.clock.enter("sample")
-        self.clock.step = step
-        network: Generator = fold(self.hooks.sampling_generator, self.generator)
+        with self._aside(seed):
+            network: Generator = fold(self.hooks.sampling_generator, self.generator)
         # a clock of its own: the same seed gives the same latents at every step
         rng = Rng(seed, "sampling/latents", Clock(), self.placement.device, self.placement.dtype)
-        was_training = network.training
-        network.eval()
-        chunks = []
-        try:
-            for start in range(0, count, SAMPLING_CHUNK):
-                # whole chunks, so that sample i is the same however many are asked for
+        for chunk, start in enumerate(range(0, count, SAMPLING_CHUNK), 1):
+            # a whole chunk from a place of its own, so that it is the same however many are asked for
+            with self._aside(seed, chunk), at_rest(network):
                 z = fold(self.hooks.latents, rng.normal((SAMPLING_CHUNK, network.latent_dim)))
                 classes = None
                 if network.conditional:
                     numbers = torch.arange(start, start + SAMPLING_CHUNK, device=self.placement.device)
                     classes = numbers % network.classes
-                chunks.append(network(z, classes))
-        finally:
-            network.train(was_training)
-        return torch.cat(chunks)[:count].float().cpu().contiguous().numpy()
+                images = network(z, classes).float().cpu().contiguous().numpy()
+            wanted = slice(count - start)
+            yield images[wanted], None if classes is None else classes.cpu().numpy()[wanted]
+
+    def evaluated_discriminator(self) -> Discriminator:
+        """The discriminator that evaluation uses."""
+        with self._aside(0):
+            network: Discriminator = fold(self.hooks.evaluation_discriminator, self.discriminator)
+        return network
+
+    def class_logits(self, network: Discriminator, images: np.ndarray) -> np.ndarray | None:
+        """What `network` says of the classes of `images`, (n, C, H, W) or (n, D): float32 (n, K), None when nothing."""
+        shown = torch.from_numpy(images).to(self.placement.device, self.placement.dtype)
+        if self.feed.is_images:
+            shown = shown.contiguous(memory_format=torch.channels_last)
+        with self._aside(0), at_rest(network):
+            out: Out = network(shown)
+        return None if out.class_logits is None else out.class_logits.float().cpu().numpy()
+
+    def evaluate(self, metric: str) -> float:
+        """The main figure of a metric of the recipe, for the present state.
+
+        Raises TrickError where the recipe has no metric of that name, UserError where it cannot be measured.
+        """
+        for planned in self.plan.metrics:
+            if planned.name == metric:
+                subject = GameSubject(self, self.plan.recipe.evaluate.samples, self.seed)
+                return planned.metric.measure(subject).values[next(iter(planned.metric.figures))]
+        known = ", ".join(planned.name for planned in self.plan.metrics) or "none"
+        raise TrickError(f"the recipe has no metric {metric!r} in [evaluate]; it has: {known}")
+
+    def _aside(self, seed: int, chunk: int = 0) -> AbstractContextManager[None]:
+        """Where the tricks' streams, too, are a function of the seed and not of how far the run is."""
+        return self.clock.aside(seed & 0xFF_FFFF_FFFF, "sample", chunk)
 
     # ------------------------------------------------------------------ state
 
@@ -349,6 +382,19 @@ class Game:
 
 
 _ROLES = {"d": "discriminator", "g": "generator"}
+
+
+@contextmanager
+def at_rest(network: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradient; afterwards every module is in the mode in which it was."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _optimizer_tensors(player: Player) -> Tensors:

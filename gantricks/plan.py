@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from gantricks.data.base import Description, Source
+from gantricks.data.mixtures import Mixture
 from gantricks.errors import Problem, TrickError, UserError, nearest
 from gantricks.hooks import KINDS, HookSpecs
+from gantricks.metrics.base import EvaluationFacts, Metric, obstacles
 from gantricks.recipe import Recipe
 from gantricks.trick import CAPABILITIES, Setting, Trick
 
@@ -34,8 +36,20 @@ class PlannedTrick:
 
 
 @dataclass(frozen=True)
+class PlannedMetric:
+    """An instance of a metric in a recipe; `place` is where the recipe names it."""
+
+    name: str
+    use: str
+    metric: Metric
+    place: str
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A recipe whose tricks are known to fit together. `on` lists, for each hook in use, the tricks on it in order."""
+    """A recipe whose tricks are known to fit together. `on` lists, for each hook in use, the tricks on it in order;
+    `facts` are what `metrics` can know of it.
+    """
 
     recipe: Recipe
     source: Source
@@ -43,6 +57,8 @@ class Plan:
     shapes: Shapes
     tricks: tuple[PlannedTrick, ...]
     on: dict[str, tuple[str, ...]]
+    metrics: tuple[PlannedMetric, ...]
+    facts: EvaluationFacts
     warnings: tuple[str, ...] = ()
 
     @property
@@ -71,12 +87,13 @@ class Hooks:
         def __getattr__(self, hook: str) -> HookTuple: ...
 
 
-def make_plan(recipe: Recipe, warnings: Collection[str] = ()) -> Plan:
-    """Instantiate the recipe's tricks and check everything that can be known before a tensor exists.
+def make_plan(recipe: Recipe, warnings: Collection[str] = (), *, to_train: bool = True) -> Plan:
+    """Instantiate the recipe's tricks and metrics and check everything that can be known before a tensor exists.
 
-    Raises UserError with every problem found.
+    A run that is only to be looked at (`to_train` is false) is not refused for a metric that nobody asks for. Raises
+    UserError with every problem found.
     """
-    return _Planning(recipe).plan(warnings)
+    return _Planning(recipe).plan(warnings, to_train)
 
 
 class _Planning:
@@ -85,7 +102,7 @@ class _Planning:
         self.places = recipe.places
         self.problems: list[Problem] = []
 
-    def plan(self, warnings: Collection[str]) -> Plan:
+    def plan(self, warnings: Collection[str], to_train: bool) -> Plan:
         recipe = self.recipe
         tricks = tuple(
             PlannedTrick(
@@ -96,6 +113,12 @@ class _Planning:
                 self.places.of("tricks", part.name),
             )
             for part in recipe.tricks
+        )
+        metrics = tuple(
+            PlannedMetric(
+                part.name, part.found.name, part.found.cls(part.options), self.places.of("evaluate", part.name)
+            )
+            for part in recipe.metrics
         )
         source: Source = recipe.data.found.cls(recipe.data.options)
         try:
@@ -109,18 +132,23 @@ class _Planning:
         self._replacements(tricks)
         if description:
             self._networks(self._shapes(description))
-            setting = self._setting(tricks, description)
+            setting = self._setting(tricks, metrics, description)
             self._batch_size(description)
             self._single_samples(tricks, self._shapes(description), setting)
             self._needs(tricks, description)
             for planned in tricks:
                 for sentence in planned.trick.problems(setting):
                     self.problems.append(Problem(f"{planned.name}: {sentence}", planned.place))
+            facts = self._evaluation_facts(tricks, source, description)
+            for measured in metrics if to_train else ():
+                for sentence in obstacles(measured.metric, facts):
+                    self.problems.append(Problem(f"{measured.name}: {sentence}", measured.place))
         cautions = list(self._conflicts(tricks, description))
         if self.problems or not description:
             raise UserError(*self.problems)
         notes = [f"[data]: {note}" for note in description.notes]
-        return Plan(recipe, source, description, self._shapes(description), tricks, on, (*warnings, *notes, *cautions))
+        shapes, warnings = self._shapes(description), (*warnings, *notes, *cautions)
+        return Plan(recipe, source, description, shapes, tricks, on, metrics, facts, warnings)
 
     def _shapes(self, description: Description) -> Shapes:
         from gantricks.networks.base import Shapes
@@ -178,6 +206,18 @@ class _Planning:
         for planned in tricks:
             provided |= set(planned.trick.provides)
         return provided
+
+    def _evaluation_facts(
+        self, tricks: tuple[PlannedTrick, ...], source: Source, description: Description
+    ) -> EvaluationFacts:
+        provided = self._provided(tricks, description)
+        if not description.is_images:
+            provided.add("vectors")
+        if description.held_out:
+            provided.add("held_out")
+        if isinstance(source, Mixture):
+            provided.add("mixture")
+        return EvaluationFacts(self.recipe.evaluate.samples, source, description, frozenset(provided))
 
     def _needs(self, tricks: tuple[PlannedTrick, ...], description: Description) -> None:
         provided = self._provided(tricks, description)
@@ -260,7 +300,9 @@ class _Planning:
         fits = not part.found.cls.problems(role, part.options, shapes)
         return tuple(part.found.cls.maps(role, part.options, shapes)) if fits else ()
 
-    def _setting(self, tricks: tuple[PlannedTrick, ...], description: Description) -> Setting:
+    def _setting(
+        self, tricks: tuple[PlannedTrick, ...], metrics: tuple[PlannedMetric, ...], description: Description
+    ) -> Setting:
         recipe = self.recipe
         setting = Setting(
             shape=description.shape,
@@ -273,6 +315,7 @@ class _Planning:
             n_critic=recipe.train.n_critic,
             generator=recipe.generator.options,
             discriminator=recipe.discriminator.options,
+            metrics={planned.name: next(iter(planned.metric.figures.values())) for planned in metrics},
             **{f"{role}_maps": self._maps(role, self._shapes(description)) for role in ("generator", "discriminator")},
         )
         set_by_tricks = sorted({size for planned in tricks for size in planned.trick.batch_sizes(setting)})

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.optimizers import Adam, Optimizer
 from gantricks.options import Options
-from gantricks.registry import Found, Registry
+from gantricks.registry import SINGULAR, Found, Registry
 from gantricks.toml_lines import key_lines, line_of
 
 KeyPath = tuple[str, ...]
@@ -75,6 +75,14 @@ class TrainKeys(Options):
     checkpoint_every: Annotated[int, Field(ge=1, description="steps between two checkpoints")] = 500
 
 
+class EvaluateKeys(Options):
+    """`[evaluate]`; every table in it is a metric."""
+
+    samples: Annotated[
+        int, Field(ge=1, le=10_000_000, description="generated samples per metric, unless it has a number of its own")
+    ] = 5000
+
+
 SECTIONS: dict[str, type[Options]] = {
     "data": DataKeys,
     "generator": GeneratorKeys,
@@ -103,6 +111,15 @@ class TrickPart:
 
 
 @dataclass(frozen=True)
+class MetricPart:
+    """A metric of a recipe. `name` is its instance's, `found.name` the metric's."""
+
+    name: str
+    found: Found
+    options: Options
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A validated recipe; every default is filled in."""
 
@@ -113,6 +130,8 @@ class Recipe:
     discriminator: Part[DiscriminatorKeys]
     train: TrainKeys
     tricks: tuple[TrickPart, ...] = ()
+    evaluate: EvaluateKeys = field(default_factory=EvaluateKeys)
+    metrics: tuple[MetricPart, ...] = ()
     places: Places = field(default_factory=lambda: Places(), compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -124,10 +143,12 @@ class Recipe:
                 plain[key] = str(Path(plain[key]).expanduser().absolute())
             return plain
 
-        tricks = {}
-        for trick in self.tricks:
-            renamed = {"use": trick.found.name} if trick.found.name != trick.name else {}
-            tricks[trick.name] = renamed | _plain(trick.options)
+        def instances(parts: tuple[TrickPart, ...] | tuple[MetricPart, ...]) -> dict[str, Any]:
+            return {
+                part.name: ({"use": part.found.name} if part.found.name != part.name else {}) | _plain(part.options)
+                for part in parts
+            }
+
         return {
             "name": self.name,
             "seed": self.seed,
@@ -135,7 +156,8 @@ class Recipe:
             "generator": table(self.generator),
             "discriminator": table(self.discriminator),
             "train": _plain(self.train),
-        } | ({"tricks": tricks} if tricks else {})
+            "evaluate": _plain(self.evaluate) | instances(self.metrics),
+        } | ({"tricks": instances(self.tricks)} if self.tricks else {})
 
     def as_toml(self) -> str:
         """The recipe as a file that `load_recipe` reads back to an equal one."""
@@ -273,8 +295,8 @@ def _find_parent(parent: str, path: Path, children: tuple[Path, ...]) -> Path:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
-    """Lay `over` on `base`, table by table. Naming another source, network, optimizer or trick starts its own options
-    afresh, since those of the former one mean nothing to it.
+    """Lay `over` on `base`, table by table. Naming another source, network, optimizer, trick or metric starts its own
+    options afresh, since those of the former one mean nothing to it.
     """
     merged = dict(base)
     selector = _selector(path)
@@ -293,7 +315,7 @@ def _selector(path: KeyPath) -> str | None:
     if len(path) == 1:
         return _SELECTORS.get(path[0])
     if len(path) == 2:
-        return "use" if path[0] == "tricks" else "name" if path[1] == "optimizer" else None
+        return "use" if path[0] in ("tricks", "evaluate") else "name" if path[1] == "optimizer" else None
     return None
 
 
@@ -329,7 +351,7 @@ class _Validation:
         self.all_found = True
 
     def recipe(self) -> Recipe:
-        tables = (*SECTIONS, "tricks")
+        tables = (*SECTIONS, "tricks", "evaluate")
         top = self._options(Top, {k: v for k, v in self.raw.items() if k not in tables}, (), known=tables)
         data = self._part("data", DataKeys)
         generator = self._part("generator", GeneratorKeys)
@@ -337,10 +359,13 @@ class _Validation:
         train = self._options(TrainKeys, self._table("train"), ("train",)) if "train" in self.raw else None
         if "train" not in self.raw:
             self._missing("train", "steps = 3000")
-        tricks = tuple(self._tricks())
+        tricks = tuple(TrickPart(*parts) for parts in self._instances("tricks"))
+        evaluate, metrics = self._evaluate()
         recipe = None
-        if top and data and generator and discriminator and train:
-            recipe = Recipe(top.name, top.seed, data, generator, discriminator, train, tricks, self.places)
+        if top and data and generator and discriminator and train and evaluate:
+            recipe = Recipe(
+                top.name, top.seed, data, generator, discriminator, train, tricks, evaluate, metrics, self.places
+            )
         if self.problems or not recipe:
             raise RecipeError(self.problems, recipe if self.all_found else None)
         return recipe
@@ -390,29 +415,39 @@ class _Validation:
             )
         return config
 
-    def _tricks(self) -> Iterator[TrickPart]:
-        if "tricks" not in self.raw:
+    def _evaluate(self) -> tuple[EvaluateKeys | None, tuple[MetricPart, ...]]:
+        if "evaluate" not in self.raw:
+            return EvaluateKeys(), ()
+        keys = {name: value for name, value in self._table("evaluate").items() if not _is_instance(value)}
+        evaluate = self._options(EvaluateKeys, keys, ("evaluate",))
+        return evaluate, tuple(MetricPart(*parts) for parts in self._instances("metrics", "evaluate"))
+
+    def _instances(self, kind: str, section: str = "tricks") -> Iterator[tuple[str, Found, Options]]:
+        """The name of each table of `section`, what it is an instance of, and its options."""
+        if section not in self.raw:
             return
-        for name, value in self._table("tricks").items():
-            if value == "off":
+        for name, value in self._table(section).items():
+            if value == "off" or (section == "evaluate" and not _is_instance(value)):
                 continue
-            path = ("tricks", name)
+            path = (section, name)
             table = self._table(*path)
             use = table.pop("use", name)
             if not isinstance(use, str):
                 self.problems.append(
-                    Problem(f"use must be the name of a trick, not {use!r}", self.places.of(*path, "use"))
+                    Problem(f"use must be the name of a {SINGULAR[kind]}, not {use!r}", self.places.of(*path, "use"))
                 )
                 continue
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 self.problems.append(
-                    Problem(f"a trick is named in letters, digits and _, not {name!r}", self.places.of(*path))
+                    Problem(
+                        f"a {SINGULAR[kind]} is named in letters, digits and _, not {name!r}", self.places.of(*path)
+                    )
                 )
                 continue
-            if found := self._find("tricks", use, path):
+            if found := self._find(kind, use, path):
                 options = self._options(found.cls.Config, table, path, known=("use",))  # type: ignore[attr-defined]
                 if options is not None:
-                    yield TrickPart(name, found, options)
+                    yield name, found, options
 
     def _find(self, kind: str, name: str, path: KeyPath) -> Found | None:
         try:
@@ -440,6 +475,11 @@ class _Validation:
     def _validated(model: type[K], table: dict[str, Any]) -> K:
         # as JSON: strict about types as TOML is, while a list may stand for a tuple
         return model.model_validate_json(json.dumps(table, default=str), strict=True)
+
+
+def _is_instance(value: Any) -> bool:
+    """Whether a key of [evaluate] names a metric: its value is a table, or switches one off."""
+    return isinstance(value, Mapping) or value == "off"
 
 
 def check_options(

@@ -1,8 +1,8 @@
-"""Finds tricks, networks and data sources by name, and imports only what is named.
+"""Finds tricks, networks, data sources, metrics and extractors by name, and imports only what is named.
 
 Three places are looked at, in this order: what ships with gantricks (one module per name), files that the user named
-with `--plugin`, and the entry points of installed packages in the groups `gantricks.tricks`, `gantricks.networks`
-and `gantricks.data`.
+with `--plugin`, and the entry points of installed packages in the groups `gantricks.tricks`, `gantricks.networks`,
+`gantricks.data`, `gantricks.metrics` and `gantricks.extractors`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,20 @@ from typing import Any
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.hooks import KINDS
 
-SINGULAR = {"tricks": "trick", "networks": "network", "data": "data source"}
-_PACKAGES = {"tricks": "gantricks.plugins", "networks": "gantricks.networks", "data": "gantricks.data"}
+SINGULAR = {
+    "tricks": "trick",
+    "networks": "network",
+    "data": "data source",
+    "metrics": "metric",
+    "extractors": "extractor",
+}
+_PACKAGES = {
+    "tricks": "gantricks.plugins",
+    "networks": "gantricks.networks",
+    "data": "gantricks.data",
+    "metrics": "gantricks.metrics",
+    "extractors": "gantricks.metrics.extractors",
+}
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,8 @@ def build_index() -> dict[str, dict[str, Any]]:
 
 
 def describe(kind: str, cls: type) -> dict[str, Any]:
-    """The card of a class as plain data: its text, its options as JSON schema and, for a trick, its hooks and needs."""
+    """The card of a class as plain data: its text, its options as JSON schema, what it needs, a trick's hooks, a
+    metric's figures."""
     card = inspect.cleandoc(cls.__doc__ or "")
     entry: dict[str, Any] = {"summary": " ".join(card.split("\n\n")[0].split()), "card": card}
     if kind == "networks":
@@ -162,6 +175,10 @@ def describe(kind: str, cls: type) -> dict[str, Any]:
             entry[role] = config and config.model_json_schema()
         return entry
     entry["options"] = cls.Config.model_json_schema()  # type: ignore[attr-defined]
+    if kind in ("metrics", "extractors"):
+        entry["needs"] = sorted(cls.needs)  # type: ignore[attr-defined]
+    if kind == "metrics":
+        entry["figures"] = dict(cls.figures)  # type: ignore[attr-defined]
     if kind == "tricks":
         entry["hooks"] = [hook for hook in KINDS if hasattr(getattr(cls, hook, None), "gantricks_impl")]
         for fact in ("needs", "provides", "replaces"):
@@ -182,6 +199,14 @@ def _base(kind: str) -> type:
         from gantricks.networks.base import Network
 
         return Network
+    if kind == "metrics":
+        from gantricks.metrics.base import Metric
+
+        return Metric
+    if kind == "extractors":
+        from gantricks.metrics.extractors.base import Extractor
+
+        return Extractor
     from gantricks.data.base import Source
 
     return Source

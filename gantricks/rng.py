@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,23 +18,34 @@ PHASES = {"setup": 0, "d": 1, "g": 2, "sample": 3, "boundary": 4, "log": 5}
 class Clock:
     """Where the run is. The core moves it; every stream of the run reads it.
 
-    `step` counts generator updates from 0, `phase` is a key of `PHASES`, `critic` counts the D steps within a step.
-    While there is a `tape`, draws come from it.
+    `step` counts generator updates from 0, `phase` is a key of `PHASES`, `critic` counts the D steps within a step;
+    `calls` holds how often each stream has been drawn from since the phase was entered. While there is a `tape`, draws
+    come from it.
     """
 
-    __slots__ = ("critic", "phase", "step", "tape", "tick", "where")
+    __slots__ = ("calls", "critic", "phase", "step", "tape", "where")
 
     def __init__(self) -> None:
         self.step = 0
-        self.tick = 0
         self.tape: Tape | None = None
         self.enter("setup")
 
     def enter(self, phase: str, critic: int = 0) -> None:
         self.phase = phase
         self.critic = critic
-        self.tick += 1
+        self.calls: dict[Rng, int] = {}
         self.where = _where(self.step, critic, phase)
+
+    @contextmanager
+    def aside(self, step: int, phase: str, critic: int = 0) -> Iterator[None]:
+        """Be elsewhere for a while; no draw that is made there moves one that is made here afterwards."""
+        here = self.step, self.phase, self.critic, self.calls, self.where
+        self.step = step
+        self.enter(phase, critic)
+        try:
+            yield
+        finally:
+            self.step, self.phase, self.critic, self.calls, self.where = here
 
 
 def _where(step: int, critic: int, phase: str) -> int:
@@ -57,7 +69,7 @@ class Rng:
     device, real ones in its floating-point type.
     """
 
-    __slots__ = ("_calls", "_clock", "_generator", "_key", "_tick", "device", "dtype", "name", "seed")
+    __slots__ = ("_clock", "_generator", "_key", "device", "dtype", "name", "seed")
 
     def __init__(
         self,
@@ -74,8 +86,6 @@ class Rng:
         self._clock = clock
         self._key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest())
         self._generator = Generator(self.device)
-        self._tick = -1
-        self._calls = 0
 
     def fork(self, name: str) -> Rng:
         """An independent stream below this one: its draws do not count as calls of this one's."""
@@ -103,11 +113,8 @@ class Rng:
 
     def _draw(self, kind: Kind, sizes: Sequence[int], high: int = 0) -> Tensor:
         clock = self._clock
-        if self._tick != clock.tick:
-            self._tick = clock.tick
-            self._calls = 0
-        call = self._calls
-        self._calls += 1
+        call = clock.calls.get(self, 0)
+        clock.calls[self] = call + 1
         if clock.tape is not None:
             return clock.tape.next(_Draw(self, kind, sizes, high, clock.critic, clock.phase, call), clock.step)
         self._generator.manual_seed(_mix(_mix(self._key ^ clock.where) + call))

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import gantricks
 from gantricks import capture, checkpoint, pictures
-from gantricks.data.base import Dataset
+from gantricks.data.base import Dataset, Progress, silent
 from gantricks.device import Placement, place
 from gantricks.errors import Problem, UserError
 from gantricks.game import Game
@@ -159,13 +159,39 @@ def sample(
 ) -> Image:
     """A picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`."""
     folder = Path(run)
-    recipe, _, registry = _open(folder, device, plugins)
-    plan, placement = prepare(recipe, registry)
-    saved = checkpoint.load(_checkpoint(folder, step))
-    dataset = plan.source.load()
+    plan, placement, _ = open_run(folder, device, plugins)
+    return picture(saved_game(folder, plan, placement, step), count, seed)
+
+
+def open_run(run: Path, device: str, plugins: Sequence[str | Path]) -> tuple[Plan, Placement, Registry]:
+    """The plan of a run that is to be looked at, where to compute, and what its names were found in.
+
+    Raises UserError when the folder is not a run, or what its recipe names is not there.
+    """
+    recipe, _, registry = _open(run, device, plugins)
+    return *prepare(recipe, registry, to_train=False), registry
+
+
+def saved_game(
+    run: Path,
+    plan: Plan,
+    placement: Placement,
+    step: int | None = None,
+    reading: Progress = silent,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> Game:
+    """The game of a run at its newest checkpoint, or the one at `step`; nothing is written.
+
+    `warn` is told where the data is not that of the training. Raises UserError when there is no such checkpoint, when
+    it is damaged, or when it does not fit the recipe.
+    """
+    saved = checkpoint.load(_checkpoint(run, step))
+    dataset = plan.source.load(reading)
+    if changed := _other_data(_read_manifest(run), dataset):
+        warn(changed)
     game = Game(plan, dataset, placement)
-    _take_up(game, saved, folder)
-    return picture(game, dataset, count, seed)
+    _take_up(game, saved, run)
+    return game
 
 
 def plan_recipe(recipe: str | Path, overrides: Iterable[str], registry: Registry) -> tuple[Plan, Placement]:
@@ -185,14 +211,14 @@ def plan_recipe(recipe: str | Path, overrides: Iterable[str], registry: Registry
         raise UserError(*problems) from None
 
 
-def prepare(recipe: Recipe, registry: Registry) -> tuple[Plan, Placement]:
+def prepare(recipe: Recipe, registry: Registry, *, to_train: bool = True) -> tuple[Plan, Placement]:
     """The plan of a recipe and where it computes. Raises UserError with the problems of both."""
     problems: list[Problem] = []
     plan = placement = None
     try:
-        parts = (recipe.data, recipe.generator, recipe.discriminator)
-        named = [part.found.name for part in parts] + [trick.found.name for trick in recipe.tricks]
-        plan = make_plan(recipe, registry.warnings(named))
+        parts: list[Any] = [recipe.data, recipe.generator, recipe.discriminator, *recipe.tricks, *recipe.metrics]
+        named = [part.found.name for part in parts]
+        plan = make_plan(recipe, registry.warnings(named), to_train=to_train)
     except UserError as fault:
         problems += fault.problems
     try:
@@ -229,7 +255,7 @@ def try_surgery(plan: Plan) -> None:
     _Surgery(plan, Dataset(samples, np.arange(count) % classes if classes else None), place("cpu", "fp32"))
 
 
-def picture(game: Game, dataset: Dataset, count: int, seed: int) -> Image:
+def picture(game: Game, count: int, seed: int) -> Image:
     """A grid of samples, or a scatter plot over the real points for vector data."""
     samples = game.sample(count, seed)
     if game.feed.is_images:
@@ -237,7 +263,7 @@ def picture(game: Game, dataset: Dataset, count: int, seed: int) -> Image:
         # a column holds one class, and the grid is as near to a square as that allows
         columns = classes * max(1, round(math.sqrt(count) / classes)) if 0 < classes <= count else None
         return pictures.image_grid(pictures.to_pixels(samples), columns=columns)
-    return pictures.scatter(samples, reference=np.asarray(dataset.samples[:POINTS]))
+    return pictures.scatter(samples, reference=np.asarray(game.dataset.samples[:POINTS]))
 
 
 FINGERPRINTED = 1 << 28
@@ -311,7 +337,7 @@ class _Session:
 
     def _picture(self, game: Game, log: Any) -> None:
         count = GRID if game.feed.is_images else POINTS
-        log.picture(game.finished, picture(game, self.dataset, count, self.plan.recipe.seed))
+        log.picture(game.finished, picture(game, count, self.plan.recipe.seed))
 
     def _save(self, game: Game, log: Any) -> None:
         if fault := game.fault():
@@ -565,11 +591,8 @@ def _differences(manifest: dict[str, Any], plan: Plan, placement: Placement, dat
         then = manifest.get("tricks", {}).get(planned.name, {}).get("origin", planned.origin)
         if then != planned.origin:
             yield f"the trick {planned.name} was {then} and is now {planned.origin}; the run goes on differently"
-    if manifest.get("data", {}).get("fingerprint", fingerprint := _fingerprint(dataset)) != fingerprint:
-        yield (
-            f"the data is not that of the beginning: {manifest['data'].get('count')} samples then, "
-            f"{len(dataset.samples)} now; the run goes on differently"
-        )
+    if changed := _other_data(manifest, dataset):
+        yield f"{changed}; the run goes on differently"
     now = {**_versions(), "device": str(placement.device), "precision": placement.precision}
     for fact in ("gantricks", "torch", "device", "precision"):
         if fact in manifest and manifest[fact] != now[fact]:
@@ -577,6 +600,14 @@ def _differences(manifest: dict[str, Any], plan: Plan, placement: Placement, dat
                 f"the run began with {fact} {manifest[fact]} and goes on with {now[fact]}; "
                 "its numbers may differ in the last bits"
             )
+
+
+def _other_data(manifest: dict[str, Any], dataset: Dataset) -> str:
+    """A sentence where the data is not that with which the run began."""
+    if manifest.get("data", {}).get("fingerprint", fingerprint := _fingerprint(dataset)) == fingerprint:
+        return ""
+    then, now = manifest["data"].get("count"), len(dataset.samples)
+    return f"the data is not that of the beginning: {then} samples then, {now} now"
 
 
 def _fingerprint(dataset: Dataset) -> str:

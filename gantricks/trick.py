@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gantricks.options import Options
@@ -35,7 +35,8 @@ class Setting:
     `batch_sizes` are all that batches have in the run: `batch_size`, the recipe's, or what tricks set in its place.
     `shape` is that of one sample, (C, H, W) or (D,); `count` the number of samples in the data; `generator` and
     `discriminator` are the networks' options; `generator_maps` and `discriminator_maps` the heights and widths of the
-    maps between their blocks, the image first and the smallest last.
+    maps between their blocks, the image first and the smallest last; `metrics` are those of the recipe, by instance,
+    and whether "higher" or "lower" is better in their main figure.
     """
 
     shape: tuple[int, ...]
@@ -50,6 +51,7 @@ class Setting:
     discriminator: Options
     generator_maps: tuple[tuple[int, int], ...] = ()
     discriminator_maps: tuple[tuple[int, int], ...] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)
 
 
 class Trick:

@@ -58,6 +58,7 @@ def test_every_trick_hook_and_law_has_its_place() -> None:
     assert {path.stem for path in (DOCS / "tricks").glob("*.md")} - {"README"} == set(shipped("tricks"))
     assert headings("hooks.md", "##") == list(KINDS)
     assert headings("testing.md", "###") == [*LAWS, "trace"]
+    assert headings("metrics.md", "##") == [*shipped("metrics"), *shipped("extractors")]
     for page, place in (("README.md", "tricks/"), ("tricks/README.md", "")):
         text = (DOCS / page).read_text(encoding="utf-8")
         listed = re.findall(rf"\[(\w+)\]\({place}\1\.md\)", text)

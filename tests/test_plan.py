@@ -7,9 +7,10 @@ import inspect
 import pytest
 import torch
 
-from gantricks import Trick, UserError, hookimpl
+from gantricks import EvaluationFacts, Metric, Trick, UserError, hookimpl
 from gantricks.hooks import KINDS, HookSpecs
-from gantricks.plan import contract_problems
+from gantricks.metrics.base import NEEDS
+from gantricks.plan import contract_problems, make_plan
 from gantricks.testing import TrickHost
 
 
@@ -282,3 +283,72 @@ def test_what_another_trick_needs_can_be_warned_of():
 def test_an_objective_that_another_trick_makes_idle_is_warned_of():
     (warning,) = TrickHost().with_trick("feature_matching").with_trick("minimax").plan().warnings
     assert warning.startswith("feature_matching beside minimax: it differs from the default in G's loss only")
+
+
+# ---------------------------------------------------------------- metrics
+
+
+class Picky(Metric):
+    """Needs data with classes."""
+
+    figures = {"first": "lower", "second": "higher"}
+    needs = {"classes", "moonlight"}
+
+
+class Refuses(Metric):
+    """Needs nothing and is never content."""
+
+    figures = {"only": "higher"}
+
+    def problems(self, facts):
+        seen.append(facts)
+        return [f"{facts.samples} samples are too few", "and it rains"]
+
+
+class ReadsMetrics(Trick):
+    def problems(self, setting):
+        return [f"{name}: {better}" for name, better in setting.metrics.items()]
+
+
+seen: list[EvaluationFacts] = []
+
+
+def test_metrics_are_refused_with_everything_else_when_the_recipe_is_checked() -> None:
+    said = refusal(TrickHost().with_trick(NeedsMore).with_metric(Picky, "one").with_metric(Refuses, "two"))
+    assert "one: it needs classes: data with classes" in said
+    assert "one: it needs moonlight: no trick of this recipe provides it" in said
+    assert "two: 64 samples are too few" in said
+    assert "two: and it rains" in said
+    assert "needsmore needs moonlight" in said
+    assert seen[-1].description.count == 40
+
+
+def test_a_run_that_is_only_looked_at_is_not_refused_for_its_metrics() -> None:
+    recipe = TrickHost().with_metric(Refuses).recipe()
+    with pytest.raises(UserError):
+        make_plan(recipe)
+    plan = make_plan(recipe, to_train=False)
+    assert [planned.name for planned in plan.metrics] == ["refuses"]
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted"),
+    [
+        (TrickHost(), {"vectors"}),
+        (TrickHost(sample=(1, 8, 8)), {"images"}),
+        (TrickHost(sample=(1, 8, 8), classes=3), {"images", "classes"}),
+    ],
+)
+def test_the_facts_say_what_the_data_has(host: TrickHost, wanted: set[str]) -> None:
+    assert host.plan().facts.provided & set(NEEDS) == wanted
+
+
+def test_what_tricks_provide_is_there_for_metrics() -> None:
+    host = TrickHost(sample=(1, 8, 8), classes=3, generator={"conditional": True})
+    assert "class_logits" in host.with_trick("auxiliary_classifier").plan().facts.provided
+
+
+def test_tricks_can_see_the_metrics_and_their_directions() -> None:
+    said = refusal(TrickHost().with_trick(ReadsMetrics).with_metric(Picky, "one").with_metric(Refuses, "two"))
+    assert "readsmetrics: one: lower" in said
+    assert "readsmetrics: two: higher" in said

@@ -195,3 +195,76 @@ def test_a_byte_order_mark_is_no_part_of_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_bytes(b"\xef\xbb\xbf" + PLAIN.encode())
     assert load_recipe(path).name == "plain"
+
+
+# ---------------------------------------------------------------- [evaluate]
+
+
+def test_metrics_are_named_like_tricks_and_survive_a_round_trip(tmp_path: Path) -> None:
+    text = PLAIN + (
+        '[evaluate]\nsamples = 700\n[evaluate.many]\nuse = "mixture_coverage"\npoints = 9000\n'
+        "[evaluate.mixture_coverage]\n"
+    )
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.evaluate.samples == 700
+    assert [(part.name, part.found.name) for part in recipe.metrics] == [
+        ("many", "mixture_coverage"),
+        ("mixture_coverage", "mixture_coverage"),
+    ]
+    assert [part.options.points for part in recipe.metrics] == [9000, 2500]
+    again = load_recipe(write(tmp_path, recipe.as_toml()))
+    assert again == recipe
+    assert again.as_toml() == recipe.as_toml()
+
+
+def test_a_recipe_without_evaluate_has_the_default_number_and_no_metric(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, PLAIN))
+    assert (recipe.evaluate.samples, recipe.metrics) == (5000, ())
+
+
+def test_metrics_are_inherited_switched_off_and_replaced(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        PLAIN + '[evaluate]\nsamples = 700\n[evaluate.coverage]\nuse = "mixture_coverage"\npoints = 9\n',
+        "a.toml",
+    )
+    child = write(tmp_path, 'extends = "a.toml"\n[evaluate.mixture_coverage]\n')
+    recipe = load_recipe(child, ["evaluate.samples=800", "evaluate.mixture_coverage.points=11"])
+    assert recipe.evaluate.samples == 800
+    assert {part.name: part.options.points for part in recipe.metrics} == {"coverage": 9, "mixture_coverage": 11}
+    assert [part.name for part in load_recipe(child, ["evaluate.coverage=off"]).metrics] == ["mixture_coverage"]
+    # another metric starts its options afresh: points means nothing to it
+    other = load_recipe(child, ['evaluate.coverage.use="test_error"'])
+    assert (other.metrics[0].found.name, other.metrics[0].options.model_dump()) == ("test_error", {})
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("[evaluate]\nsmaples = 5", ["recipe.toml:17: evaluate.smaples: unknown key", "did you mean 'samples'?"]),
+        ("[evaluate]\nsamples = 0", ["recipe.toml:17: evaluate.samples: "]),
+        ("[evaluate.mixture_coverag]", ["recipe.toml:16: there is no metric", "did you mean 'mixture_coverage'?"]),
+        (
+            "[evaluate.mixture_coverage]\npoint = 5",
+            ["recipe.toml:17: evaluate.mixture_coverage.point: unknown key", "did you mean 'points'?"],
+        ),
+        ("[evaluate.mixture_coverage]\npoints = 0", ["recipe.toml:17: evaluate.mixture_coverage.points: "]),
+        ("[evaluate.a]\nuse = 3", ["recipe.toml:17: use must be the name of a metric, not 3"]),
+        ('[evaluate."a b"]\nuse = "mixture_coverage"', ["recipe.toml:16: a metric is named in letters"]),
+        ("[evaluate.soft_labels]", ["recipe.toml:16: there is no metric 'soft_labels'"]),
+    ],
+)
+def test_a_mistake_in_evaluate_is_named_with_its_line_and_the_mend(tmp_path: Path, lines: str, said: list[str]) -> None:
+    found = problems(write(tmp_path, PLAIN + lines + "\n"))
+    for words in said:
+        assert words in found
+
+
+def test_evaluate_itself_must_be_a_table(tmp_path: Path) -> None:
+    assert "evaluate must be a table, not 3" in problems(write(tmp_path, "evaluate = 3\n" + PLAIN))
+
+
+def test_every_mistake_in_evaluate_is_reported_at_once(tmp_path: Path) -> None:
+    lines = "[evaluate]\nsamples = -1\n[evaluate.nothing]\n[evaluate.mixture_coverage]\npoints = 0\n"
+    found = problems(write(tmp_path, PLAIN + lines))
+    assert found.count("recipe.toml:") == 3

@@ -14,6 +14,7 @@ import pytest
 import gantricks
 from gantricks import Trick, UserError, registry
 from gantricks.hooks import KINDS
+from gantricks.metrics.base import NEEDS
 from gantricks.plan import Hooks, contract_problems
 from gantricks.registry import Registry, build_index, index, shipped
 
@@ -113,8 +114,36 @@ def test_an_installed_plugin_cannot_replace_a_shipped_one(monkeypatch: pytest.Mo
     assert "shadowed" in Registry().warnings()[0]
 
 
+@pytest.mark.parametrize("name", shipped("metrics"))
+def test_every_shipped_metric_has_figures_a_card_and_known_needs(name: str) -> None:
+    cls = Registry(installed=False).load("metrics", name).cls
+    assert set(cls.figures.values()) <= {"higher", "lower"}
+    assert cls.figures
+    assert set(cls.needs) <= set(NEEDS)
+    card = index()["metrics"][name]
+    assert len(card["summary"]) < 160
+    assert "Source" in card["card"]
+    assert card["figures"] == cls.figures
+
+
+def test_installed_metrics_and_extractors_are_found_and_must_be_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    points(
+        monkeypatch,
+        EntryPoint("sharpness", "gantricks.metrics.mixture_coverage:MixtureCoverage", "gantricks.metrics"),
+        EntryPoint("path", "pathlib:Path", "gantricks.metrics"),
+        EntryPoint("pixels", "gantricks.metrics.extractors.base:Extractor", "gantricks.extractors"),
+    )
+    assert Registry().load("metrics", "sharpness").cls.__name__ == "MixtureCoverage"
+    assert Registry().load("extractors", "pixels").cls.__name__ == "Extractor"
+    with pytest.raises(UserError, match="not a subclass of Metric"):
+        Registry().load("metrics", "path")
+    with pytest.raises(UserError, match=r"there is no metric 'sharpnes'\n.*'sharpness'"):
+        Registry().load("metrics", "sharpnes")
+
+
 def test_importing_gantricks_imports_no_torch() -> None:
-    code = "import sys, gantricks, gantricks.registry, gantricks.recipe; assert 'torch' not in sys.modules"
+    modules = "gantricks, gantricks.registry, gantricks.recipe, gantricks.metrics.mixture_coverage"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

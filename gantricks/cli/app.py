@@ -110,6 +110,32 @@ def sample(
 
 
 @app.command()
+def evaluate(
+    run: RunFolder,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A metric of the recipe, or any at its defaults; the recipe's, or those that suit its data, when left "
+            "out. Repeatable.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Generated samples; the recipe's number when left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")] = 0,
+    step: AtStep = None,
+    device: Device = None,
+    plugin: Plugins = None,
+    json: AsJson = False,
+) -> None:
+    """Measure what a run has learned, beside the same figures of real data."""
+    from gantricks.cli.evaluation import evaluate_run
+
+    evaluate_run(run, metric or [], samples, seed, step, device or "cpu", plugin or [], json)
+
+
+@app.command()
 def tricks(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A trick.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Run the laws that every trick obeys on this one.")] = False,

@@ -58,6 +58,7 @@ def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
             for role in ROLES
         },
         "tricks": [{"name": planned.name, "use": planned.use, "origin": planned.origin} for planned in plan.tricks],
+        "metrics": [{"name": planned.name, "use": planned.use} for planned in plan.metrics],
         "hooks": [{"hook": hook, "kind": KINDS[hook], "tricks": list(names)} for hook, names in plan.on.items()],
         "warnings": list(plan.warnings),
     }
@@ -98,6 +99,8 @@ def _facts(plan: Plan) -> Table:
     n_critic = recipe.train.n_critic
     each = f", each {n_critic} D steps and a G step" if n_critic > 1 else ""
     facts.add_row("run", f"{recipe.train.steps:,} steps{each}, seed {recipe.seed}")
+    if plan.metrics:
+        facts.add_row("metrics", ", ".join(_instance(planned.name, planned.use) for planned in plan.metrics))
     if not plan.tricks:
         facts.add_row("tricks", "none")
     elif idle := [p.name for p in plan.tricks if not any(p.name in names for names in plan.on.values())]:
@@ -123,6 +126,10 @@ def _hooks(plan: Plan) -> Table:
     table.add_column("kind", style="dim", no_wrap=True)
     table.add_column("tricks, in order")
     for hook, names in plan.on.items():
-        shown = [name if uses[name] == name else f"{name} ({uses[name]})" for name in names]
+        shown = [_instance(name, uses[name]) for name in names]
         table.add_row(hook, KINDS[hook], Text(" → ".join(shown), "cyan"))
     return table
+
+
+def _instance(name: str, use: str) -> str:
+    return name if name == use else f"{name} ({use})"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gantricks.cli.options import Schema, inline
-from gantricks.recipe import SECTIONS, Top
-from gantricks.registry import Registry, index
+from gantricks.recipe import SECTIONS, EvaluateKeys, Top
+from gantricks.registry import SINGULAR, Registry, index
 
 _KINDS = {"data": ("data", "source"), "generator": ("networks", "network"), "discriminator": ("networks", "network")}
 
@@ -31,7 +31,8 @@ def recipe_schema() -> Schema:
             **top["properties"],
             **{section: _section(section, core[section]["properties"]) for section in _KINDS},
             "train": {key: value for key, value in core["train"].items() if key != "required"},
-            "tricks": _tricks(),
+            "tricks": {"type": "object", "description": "tricks, composed in this order", **_instances("tricks")},
+            "evaluate": _evaluate(),
         },
         "additionalProperties": False,
         "if": {"not": {"required": ["extends"]}},
@@ -57,9 +58,21 @@ def _section(section: str, core: Schema) -> Schema:
     return {"anyOf": [*branches, *_foreign(kind, selector, known, core)]}
 
 
-def _tricks() -> Schema:
-    known = _options("tricks", "options")
-    use = {"type": "string", "description": "the trick that this is an instance of, when its own name is another"}
+def _evaluate() -> Schema:
+    core = inline(EvaluateKeys.model_json_schema())
+    metrics = _instances("metrics")
+    return {
+        "type": "object",
+        "description": "what gantricks evaluate measures; every table is a metric",
+        **metrics,
+        "properties": core["properties"] | metrics["properties"],
+    }
+
+
+def _instances(kind: str) -> Schema:
+    """The tables of a section whose every table is an instance of something: `tricks`, or `metrics`."""
+    known, what = _options(kind, "options"), SINGULAR[kind]
+    use = {"type": "string", "description": f"the {what} that this is an instance of, when its own name is another"}
 
     def table(name: str, summary: str, own: Schema, required: list[str]) -> Schema:
         return {
@@ -70,12 +83,10 @@ def _tricks() -> Schema:
             "required": required,
         }
 
-    off = {"const": "off", "description": "leaves out a trick of the recipe that this one extends"}
+    off = {"const": "off", "description": f"leaves out a {what} of the recipe that this one extends"}
     instances = [table(name, summary, own, ["use"]) for name, (summary, own) in known.items()]
     unknown = {"type": "object", "properties": {"use": {"type": "string", "not": {"enum": list(known)}}}}
     return {
-        "type": "object",
-        "description": "tricks, composed in this order",
         "properties": {
             name: {"description": summary, "anyOf": [table(name, summary, own, []), _another(name), off]}
             for name, (summary, own) in known.items()
@@ -85,7 +96,7 @@ def _tricks() -> Schema:
 
 
 def _another(name: str) -> Schema:
-    """What a table named like a trick may be besides: an instance of another one, which it names."""
+    """What a table named like a trick or a metric may be besides: an instance of another one, which it names."""
     return {
         "type": "object",
         "required": ["use"],

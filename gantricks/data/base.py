@@ -24,12 +24,14 @@ class Description:
 
     `shape`: of one sample, (C, H, W) for images or (D,) for vectors. `count`: number of samples. `class_names`: one
     name per class, empty when there are no classes. `notes`: sentences the user should see (files passed over …).
+    `held_out`: number of samples that training never sees.
     """
 
     shape: tuple[int, ...]
     count: int
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    held_out: int = 0
 
     @property
     def classes(self) -> int:
@@ -55,7 +57,7 @@ class Dataset:
 class Source:
     """A data source, found by name: one module in `gantricks/data`, or an entry point in the group `gantricks.data`.
 
-    The class docstring is its card. Both methods raise `UserError` naming the file and the mend.
+    The class docstring is its card. Its methods raise `UserError` naming the file and the mend.
     """
 
     class Config(Options):
@@ -74,3 +76,8 @@ class Source:
     def load(self, progress: Progress = silent) -> Dataset:
         """Read everything that training will need."""
         raise NotImplementedError
+
+    def held_out(self, progress: Progress = silent) -> Dataset | None:
+        """Samples that training never sees, as many as `Description.held_out` says, with classes where the others have
+        some; None where there are none."""
+        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import Field
@@ -16,11 +16,23 @@ Deviation = Annotated[
 ]
 
 
+@runtime_checkable
+class Mixture(Protocol):
+    """A data source of equally likely round Gaussians, whose modes can be counted."""
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of each mode, along each axis."""
+
+    def centres(self) -> np.ndarray:
+        """The means of the modes, float64 (modes, D)."""
+
+
 def draw(centres: np.ndarray, std: float, samples: int, seed: int) -> np.ndarray:
-    """Draw float32 (samples, 2): around each of `centres`, (modes, 2), equally often, N(centre, std² I).
+    """Draw float32 (samples, D): around each of `centres`, (modes, D), equally often, N(centre, std² I).
 
     The same arguments give the same points.
     """
     rng = np.random.default_rng(seed)
     modes = rng.integers(len(centres), size=samples)
-    return (centres[modes] + std * rng.standard_normal((samples, 2))).astype(np.float32)
+    return (centres[modes] + std * rng.standard_normal((samples, centres.shape[1]))).astype(np.float32)

@@ -33,6 +33,9 @@ class Npz(Source):
     is set: then they are cropped to their central square and resized with antialiasing. Pickled arrays are
     never read.
 
+    With `split = "train"`, an `x_test` is held out: training never sees it, and metrics such as the test error
+    do.
+
     Images that had to be converted or resized to more than 64 MiB are kept, as those of `folder` are, in
     `$GANTRICKS_CACHE` (else `$XDG_CACHE_HOME/gantricks`, else `~/.cache/gantricks`).
     """
@@ -52,12 +55,14 @@ class Npz(Source):
     def describe(self) -> Description:
         """Read the arrays' headers and the labels; the images stay unread.
 
-        Raises `UserError` with everything that is wrong with the file, except values of float images.
+        Raises `UserError` with everything that is wrong with the file, except values of float images. What is wrong
+        with a test split that is only held out becomes a note: training does without it.
         """
         with self._opened() as archive:
             layout, labels = self._examined(archive)
-        count = 0 if labels is None else int(labels.max()) + 1
-        return Description(self._shape(layout), layout.count, tuple(map(str, range(count))))
+        classes = _classes(labels)
+        held_out, notes = self._held_out(self._shape(layout), classes)
+        return Description(self._shape(layout), layout.count, tuple(map(str, range(classes))), notes, held_out)
 
     def load(self, progress: Progress = silent) -> Dataset:
         """Read the images and bring them into shape, or map what an earlier run converted.
@@ -80,6 +85,31 @@ class Npz(Source):
                     kept = images.store(name, shape, self._converted(archive, layout, progress))
                 samples = kept
         return Dataset(samples, labels)
+
+    def held_out(self, progress: Progress = silent) -> Dataset | None:
+        """The test split, where training has the other one."""
+        return self._test_split().load(progress) if self.describe().held_out else None
+
+    def _held_out(self, shape: tuple[int, ...], classes: int) -> tuple[int, tuple[str, ...]]:
+        """How many images of these classes are held out, and why an `x_test` that is there is not."""
+        with self._opened() as archive:
+            if self.config.split == "test" or "x_test.npy" not in archive.namelist():
+                return 0, ()
+            try:
+                layout, labels = self._test_split()._examined(archive)
+            except UserError as fault:
+                return 0, tuple(f"x_test is left aside: {problem.what}" for problem in fault.problems)
+        faults = []
+        if self._shape(layout) != shape:
+            faults.append(f"its images have the shape {self._shape(layout)}, those for training {shape}")
+        if classes and labels is None:
+            faults.append("it has no labels, y_test")
+        elif classes and _classes(labels) > classes:
+            faults.append(f"it has the class {_classes(labels) - 1}, which those for training have not")
+        return (0 if faults else layout.count), tuple(f"x_test is left aside: {fault}" for fault in faults)
+
+    def _test_split(self) -> Npz:
+        return Npz(self.config.model_copy(update={"split": "test"}))
 
     def _opened(self) -> zipfile.ZipFile:
         path = self._path
@@ -237,6 +267,10 @@ class _Layout:
 
     def channels_last(self, stored: np.ndarray) -> np.ndarray:
         return stored[..., None] if self.channel is None else np.moveaxis(stored, self.channel, -1)
+
+
+def _classes(labels: np.ndarray | None) -> int:
+    return 0 if labels is None else int(labels.max()) + 1
 
 
 def _axes(shape: tuple[int, ...]) -> tuple[int | None, int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from gantricks.data.base import Dataset, Description, Progress, Source, silent
 from gantricks.device import place
 from gantricks.game import Game, Tensors
 from gantricks.hooks import hookimpl
+from gantricks.metrics.base import Metric
 from gantricks.options import Options
 from gantricks.plan import Plan, make_plan
 from gantricks.recipe import Recipe, validate_recipe
@@ -110,10 +111,11 @@ class Played:
 
 @dataclass(frozen=True)
 class TrickHost:
-    """Describes a tiny run; `with_trick` adds to it, `train` plays it.
+    """Describes a tiny run; `with_trick` and `with_metric` add to it, `train` plays it.
 
     `sample` is the shape of one sample: (D,) plays on vectors with the `mlp` network, (C, H, W) on images with `dcgan`.
     `generator` and `discriminator` are further options of the networks. `precision` is "fp64", "fp32" or "bf16".
+    `evaluated` is how many samples are generated for a metric.
     """
 
     sample: tuple[int, ...] = (2,)
@@ -131,6 +133,8 @@ class TrickHost:
     discriminator: Mapping[str, Any] = field(default_factory=dict)
     optimizer: Mapping[str, Any] = field(default_factory=lambda: {"name": "adam", "lr": 1e-2})
     tricks: tuple[tuple[str, str | type[Trick], Mapping[str, Any]], ...] = ()
+    metrics: tuple[tuple[str, str | type[Metric], Mapping[str, Any]], ...] = ()
+    evaluated: int = 64
 
     @classmethod
     def for_trick(cls, *tricks: type[Trick], **changes: Any) -> TrickHost:
@@ -157,9 +161,11 @@ class TrickHost:
 
     def with_trick(self, trick: str | type[Trick], name: str | None = None, **options: Any) -> TrickHost:
         """This host with one more trick, by name or by class, as the instance `name`."""
-        if name is None:
-            name = trick if isinstance(trick, str) else trick.__name__.lower()
-        return replace(self, tricks=(*self.tricks, (name, trick, options)))
+        return replace(self, tricks=(*self.tricks, (name or _named_like(trick), trick, options)))
+
+    def with_metric(self, metric: str | type[Metric], name: str | None = None, **options: Any) -> TrickHost:
+        """This host with one more metric in `[evaluate]`, for `ctx.evaluate`."""
+        return replace(self, metrics=(*self.metrics, (name or _named_like(metric), metric, options)))
 
     def but(self, **changes: Any) -> TrickHost:
         """This host with other settings."""
@@ -169,7 +175,8 @@ class TrickHost:
         """The recipe of this run. Raises UserError where an option is wrong."""
         images = len(self.sample) == 3
         network = {"network": "dcgan", "channels": 4} if images else {"network": "mlp", "hidden": [8, 8]}
-        given = {name: trick for name, trick, _ in self.tricks if isinstance(trick, type)}
+        tricks, given_tricks = _tables(self.tricks)
+        metrics, given_metrics = _tables(self.metrics)
         raw = {
             "name": "host",
             "seed": self.seed,
@@ -194,11 +201,12 @@ class TrickHost:
                 "precision": self.precision,
                 "device": self.device,
             },
-            "tricks": {
-                name: {"use": name if name in given else trick, **options} for name, trick, options in self.tricks
-            },
+            "tricks": tricks,
+            "evaluate": {"samples": self.evaluated, **metrics},
         }
-        registry = Registry(given={"tricks": given, "data": {"made_up": MadeUp}})
+        given: dict[str, dict[str, type]] = {"data": {"made_up": MadeUp}}
+        given |= {"tricks": given_tricks, "metrics": given_metrics}
+        registry = Registry(given=given)
         return validate_recipe(raw, registry)
 
     def plan(self) -> Plan:
@@ -221,6 +229,18 @@ class TrickHost:
             game.advance()
             played.scalars.append(game.scalars()[0])
         return played
+
+
+def _named_like(used: str | type) -> str:
+    return used if isinstance(used, str) else used.__name__.lower()
+
+
+def _tables(
+    instances: Iterable[tuple[str, str | type, Mapping[str, Any]]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, type]]:
+    """The tables of a recipe for these instances, and the classes among what they use, by the instance's name."""
+    given = {name: used for name, used, _ in instances if isinstance(used, type)}
+    return {name: {"use": name if name in given else used, **options} for name, used, options in instances}, given
 
 
 class MadeUp(Source):

@@ -14,7 +14,7 @@ from gantricks.cli.options import inline, options, toml
 from gantricks.cli.schema import recipe_schema
 from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
 from gantricks.recipe import load_recipe, shipped_recipes
-from gantricks.registry import Registry, shipped
+from gantricks.registry import SINGULAR, Registry, shipped
 
 THEIRS = '''
 from gantricks import Trick, hookimpl
@@ -227,6 +227,11 @@ def test_every_shipped_recipe_fits_the_schema(name: str) -> None:
         ("tricks", {"soft_labels": {"real": [0, "x"]}}),
         ("tricks", {"late": {"use": "soft_labels", "reel": [0, 1]}}),
         ("tricks", {"soft_labels": "on"}),
+        ("evaluate", {"samples": 0}),
+        ("evaluate", {"smaples": 5}),
+        ("evaluate", {"mixture_coverage": {"points": 0}}),
+        ("evaluate", {"mixture_coverage": "on"}),
+        ("evaluate", {"many": {"use": "mixture_coverage", "point": 5}}),
     ],
 )
 def test_the_schema_refuses_what_the_recipe_refuses(table: str, keys: dict[str, Any]) -> None:
@@ -242,6 +247,17 @@ def test_the_schema_knows_instances_and_tricks_that_are_off() -> None:
         "late": {"use": "soft_labels", "clip": True},
         "my_own": {"anything": 1},
         "separate_batches": {"use": "soft_labels"},
+    }
+    assert list(faults(raw, recipe_schema())) == []
+
+
+def test_the_schema_knows_metrics_as_it_knows_tricks() -> None:
+    raw = load_recipe("ring_mlp").as_dict()
+    raw["evaluate"] = {
+        "samples": 10,
+        "mixture_coverage": "off",
+        "many": {"use": "mixture_coverage", "points": 9},
+        "my_own": {"anything": 1},
     }
     assert list(faults(raw, recipe_schema())) == []
 
@@ -288,7 +304,7 @@ def test_doctor_does_not_blame_us_for_a_broken_package(gantricks: Any, monkeypat
 
 
 def test_doctor_fails_when_something_of_ours_is_broken(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "index", lambda: {"tricks": {"gone": {}}, "networks": {}, "data": {}})
+    monkeypatch.setattr(examination, "index", lambda: {kind: {"gone": {}} for kind in SINGULAR})
     outcome = gantricks("doctor")
     assert outcome.status == 1
     assert "stale about" in outcome.out

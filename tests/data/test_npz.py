@@ -82,6 +82,69 @@ def test_split_picks_the_arrays(archive):
         assert dataset.classes.tolist() == labels
 
 
+def splits(archive, **changes):
+    stored = {
+        "x_train": pixels(5, 8, 8),
+        "y_train": np.array([0, 1, 2, 0, 1]),
+        "x_test": pixels(4, 8, 8) + np.uint8(1),
+        "y_test": np.array([2, 0, 1, 1]),
+    } | changes
+    return archive(**{name: array for name, array in stored.items() if array is not None})
+
+
+@pytest.mark.parametrize("image_size", [None, 12])
+def test_the_test_split_is_held_out_from_training_and_from_nothing_else(archive, image_size):
+    path = splits(archive)
+    source = npz(path, image_size=image_size)
+    held_out, test = source.held_out(), npz(path, split="test", image_size=image_size)
+    np.testing.assert_array_equal(held_out.samples, test.load().samples)
+    np.testing.assert_array_equal(held_out.classes, [2, 0, 1, 1])
+    assert source.describe().held_out == 4
+    assert not source.describe().notes
+    assert len(source.load().samples) == 5
+    assert test.held_out() is None
+    assert test.describe().held_out == 0
+
+
+def test_without_a_test_split_nothing_is_held_out(archive):
+    source = npz(archive(images=pixels(3, 8, 8)))
+    assert source.held_out() is None
+    assert source.describe().held_out == 0
+    assert not source.describe().notes
+
+
+def test_a_test_split_without_labels_is_held_out_where_training_has_none_either(archive):
+    source = npz(splits(archive, y_train=None, y_test=None))
+    assert source.describe().held_out == len(source.held_out().samples) == 4
+    assert source.held_out().classes is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"x_test": pixels(4, 6, 8)}, "its images have the shape (1, 6, 8), those for training (1, 8, 8)"),
+        ({"x_test": pixels(4, 8, 8, 3)}, "its images have the shape (3, 8, 8)"),
+        ({"x_test": pixels(4, 8)}, "images cannot have the shape (4, 8)"),
+        ({"y_test": None}, "it has no labels, y_test"),
+        ({"y_test": np.array([0, 3, 1, 1])}, "it has the class 3, which those for training have not"),
+        ({"y_test": np.array([0, 1])}, "2 labels for 4 images"),
+    ],
+)
+def test_a_test_split_that_does_not_fit_is_left_aside_and_training_goes_on(archive, changes, said):
+    source = npz(splits(archive, **changes))
+    (note,) = source.describe().notes
+    assert note.startswith("x_test is left aside: ")
+    assert said in note
+    assert source.describe().held_out == 0
+    assert source.held_out() is None
+    assert len(source.load().samples) == 5
+
+
+def test_images_of_different_sizes_meet_where_they_are_resized(archive):
+    source = npz(splits(archive, x_test=pixels(4, 12, 10)), image_size=8)
+    assert source.held_out().samples.shape == (4, 8, 8, 1)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_split_that_is_absent_is_refused_with_the_other_one_named(archive, split):
     other = {"train": "test", "test": "train"}[split]

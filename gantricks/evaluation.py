@@ -1,0 +1,141 @@
+"""Evaluating a run: its recipe's metrics, or others, on one of its checkpoints. Nothing is written into the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gantricks.data.base import Progress, silent
+from gantricks.errors import Problem, UserError, nearest
+from gantricks.metrics.base import Direction, Measurement, Metric, obstacles
+from gantricks.plan import Plan, PlannedMetric
+from gantricks.recipe import check_options
+from gantricks.registry import Found, Registry
+from gantricks.run import open_run, saved_game
+from gantricks.subject import GameSubject
+
+DEFAULTS: tuple[tuple[set[str], str, dict[str, Any]], ...] = (
+    ({"mixture"}, "mixture_coverage", {}),
+    ({"images", "classes"}, "frechet_distance", {"extractor": "classifier"}),
+    ({"images", "classes"}, "kernel_distance", {"extractor": "classifier"}),
+    ({"held_out", "class_logits"}, "test_error", {}),
+)
+"""What a recipe must have for each metric that is measured without being named, and that metric's options."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one metric found.
+
+    `metric` is the name of the instance, `use` that of the metric. `better` says by figure which direction is; its
+    first is the main figure. `floor` holds the same figures for real samples, None where they have no meaning or were
+    not asked for. `seconds` is how long both took, `step` that of the checkpoint.
+    """
+
+    metric: str
+    use: str
+    measurement: Measurement
+    floor: Measurement | None
+    better: Mapping[str, Direction]
+    seconds: float
+    step: int
+
+
+def evaluate(
+    run: str | Path,
+    metrics: Sequence[str] = (),
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    floor: bool = True,
+    device: str = "cpu",
+    plugins: Sequence[str | Path] = (),
+    progress: Progress = silent,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> list[Evaluated]:
+    """Measure a run at its newest checkpoint, or the one at `step`.
+
+    `metrics` name instances of the recipe, or any metric at its defaults; without them, all of the recipe's are
+    measured, and where it has none, those that suit its data. `samples` goes over the recipe's number. The same
+    arguments give the same figures. `warn` is told what stops nothing. Raises UserError with everything that stands in
+    the way, before anything is generated.
+    """
+    folder = Path(run)
+    plan, placement, registry = open_run(folder, device, plugins)
+    if samples is not None:
+        plan = replace(plan, facts=replace(plan.facts, samples=samples))
+    chosen = _chosen(plan, registry, metrics, warn)
+    game = saved_game(folder, plan, placement, step, progress, warn)
+    return [
+        _evaluated(planned, GameSubject(game, plan.facts.samples, seed, progress), floor, game.finished)
+        for planned in chosen
+    ]
+
+
+def default_metrics(plan: Plan, registry: Registry) -> list[PlannedMetric]:
+    """Those metrics that suit the data, where a recipe names none."""
+    return [
+        _at(registry.load("metrics", name), options, "the metrics that suit the data")
+        for needs, name, options in DEFAULTS
+        if needs <= plan.facts.provided
+    ]
+
+
+def _chosen(plan: Plan, registry: Registry, names: Sequence[str], warn: Callable[[str], None]) -> list[PlannedMetric]:
+    """The metrics to measure. Raises UserError with what stands in the way of those that were asked for, or of all."""
+    problems: list[Problem] = []
+    asked_for = list(_named(plan, registry, names, problems)) if names else list(plan.metrics)
+    chosen = asked_for or ([] if problems else default_metrics(plan, registry))
+    measurable = []
+    for planned in chosen:
+        found = obstacles(planned.metric, plan.facts)
+        problems += [Problem(f"{planned.name}: {why}", planned.place) for why in found]
+        if not found:
+            measurable.append(planned)
+    if not chosen and not problems:
+        known = ", ".join(sorted(registry.names("metrics")))
+        what = "the recipe has no metrics, and none is known to suit its data"
+        problems.append(Problem(what, plan.recipe.places.file, f"name one with --metric: {known}"))
+    if problems and (asked_for or not measurable):
+        raise UserError(*problems)
+    for problem in problems:  # nobody asked for these: the others are worth having
+        warn(f"left out, {problem.what}")
+    return measurable
+
+
+def _named(plan: Plan, registry: Registry, names: Sequence[str], problems: list[Problem]) -> Iterator[PlannedMetric]:
+    instances = {planned.name: planned for planned in plan.metrics}
+    known = registry.names("metrics")
+    for name in dict.fromkeys(names):
+        where = f"--metric {name}"
+        if name in instances:
+            yield replace(instances[name], place=where)
+            continue
+        if name not in known:
+            there = [*instances, *(other for other in sorted(known) if other not in instances)]
+            mend = nearest(name, there) or f"there are: {', '.join(there)}"
+            problems.append(Problem(f"neither the recipe nor gantricks has a metric {name!r}", where, mend))
+            continue
+        found = registry.load("metrics", name)
+        wrong = list(check_options(found.cls.Config, {}))  # type: ignore[attr-defined]
+        for keys, what, mend in wrong:
+            problems.append(Problem(f"{'.'.join(keys)}: {what}", where, f"write [evaluate.{name}] in a recipe; {mend}"))
+        if not wrong:
+            yield _at(found, {}, where)
+
+
+def _at(found: Found, options: Mapping[str, Any], place: str) -> PlannedMetric:
+    metric: Metric = found.cls(found.cls.Config(**options))  # type: ignore[attr-defined]
+    return PlannedMetric(found.name, found.name, metric, place)
+
+
+def _evaluated(planned: PlannedMetric, subject: GameSubject, floor: bool, step: int) -> Evaluated:
+    began, metric = time.perf_counter(), planned.metric
+    measurement = metric.measure(subject)
+    real = metric.floor(subject) if floor else None
+    seconds = time.perf_counter() - began
+    return Evaluated(planned.name, planned.use, measurement, real, metric.figures, seconds, step)

@@ -1,0 +1,1 @@
+"""Extractors turn images into the features that metrics compare, found by name: one module per extractor."""

@@ -1,0 +1,81 @@
+"""The subject of an evaluation: a game at one state, as metrics see it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gantricks.data.base import Dataset, Progress, silent
+from gantricks.errors import Problem, UserError
+from gantricks.metrics.base import Samples, Subject, as_generated
+
+if TYPE_CHECKING:
+    from gantricks.game import Game
+    from gantricks.networks.base import Discriminator
+
+BATCH = 256
+"""How many samples go through at once, where their number is ours to choose."""
+
+
+class GameSubject(Subject):
+    """A live game. It is to stand still as long as it is looked at, and is left as it was."""
+
+    def __init__(self, game: Game, samples: int, seed: int, progress: Progress = silent) -> None:
+        self._game, self._progress = game, progress
+        self.samples, self.seed = samples, seed
+        self.device = game.placement.device
+        self.source, self.description = game.plan.source, game.plan.description
+        self.dataset = game.dataset
+
+    @cached_property
+    def held_out(self) -> Dataset | None:
+        return self.source.held_out(self._progress)
+
+    def generated(self, count: int) -> Samples:
+        done = 0
+        for images, classes in self._game.samples(count, self.seed):
+            if not np.isfinite(images).all():
+                raise UserError(
+                    Problem(
+                        f"the generator's samples are not finite (NaN or infinity) after {self._game.finished} steps",
+                        mend="an earlier checkpoint may be sound: --step says which",
+                    )
+                )
+            done += len(images)
+            self.progress("generating", done, count)
+            # the networks that ship end in tanh; another one need not
+            yield images.clip(-1, 1) if self.description.is_images else images, classes
+
+    def reals(self, count: int, which: int = 0) -> Samples:
+        there = len(self.dataset.samples)
+        if count > there:
+            raise UserError(
+                Problem(f"{count:,} real samples are wanted, and the data holds {there:,}", mend=f"{there:,} at most")
+            )
+        order = self._order[:count] if which == 0 else self._order[::-1][:count]
+        for start in range(0, count, BATCH):
+            yield as_generated(self.dataset, order[start : start + BATCH])
+
+    def classify(self, images: np.ndarray) -> np.ndarray:
+        if self._discriminator.conditional:
+            raise UserError(Problem("the discriminator is told which class it sees, and cannot be asked for it"))
+        found = []
+        for start in range(0, len(images), BATCH):
+            logits = self._game.class_logits(self._discriminator, images[start : start + BATCH])
+            if logits is None:
+                raise UserError(Problem("the discriminator does not say which class it sees"))
+            found.append(logits)
+        return np.concatenate(found)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self._progress(what, done, total)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.random.default_rng(self.seed).permutation(len(self.dataset.samples))
+
+    @cached_property
+    def _discriminator(self) -> Discriminator:
+        return self._game.evaluated_discriminator()

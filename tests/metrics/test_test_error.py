@@ -1,0 +1,76 @@
+"""The test error is the count of wrong answers over all held-out samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gantricks.data.base import Dataset
+from gantricks.metrics.base import Subject, obstacles
+from gantricks.registry import Registry
+from gantricks.testing import TrickHost
+
+METRIC: Any = Registry(installed=False).load("metrics", "test_error").cls
+
+
+class Answers(Subject):
+    """A discriminator whose class logits stand in each image's pixels."""
+
+    def __init__(self, logits: np.ndarray, classes: np.ndarray) -> None:
+        self.logits, self.progressed = logits, []
+        numbers = np.arange(len(logits), dtype=np.uint32)
+        # the image of sample i says its number, so that a shuffled batch would be noticed
+        self._held_out = Dataset(numbers.view(np.uint8).reshape(-1, 2, 2, 1), classes)
+
+    @property
+    def held_out(self) -> Dataset:
+        return self._held_out
+
+    def classify(self, images: np.ndarray) -> np.ndarray:
+        assert images.dtype == np.float32
+        assert abs(images).max() <= 1
+        pixels = np.rint((images + 1) * 127.5).astype(np.uint8)
+        numbers = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).reshape(-1, 4).view(np.uint32).ravel()
+        return self.logits[numbers]
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.progressed.append((what, done, total))
+
+
+@given(count=st.integers(1, 700), classes=st.integers(2, 5), seed=st.integers(0, 1000))
+def test_it_counts_every_held_out_sample_once(count, classes, seed):
+    draw = np.random.default_rng(seed)
+    logits, right = draw.standard_normal((count, classes)), draw.integers(0, classes, count)
+    subject = Answers(logits, right)
+    found = METRIC(METRIC.Config()).measure(subject)
+    wrong = sum(max(range(classes), key=lambda k, i=i: logits[i, k]) != right[i] for i in range(count))
+    assert found.values == {"error": pytest.approx(100 * wrong / count)}
+    p = wrong / count
+    assert found.facts == {
+        "wrong": wrong,
+        "reals": count,
+        "standard_error": pytest.approx(100 * math.sqrt(p * (1 - p) / count)),
+    }
+    assert subject.progressed[-1] == ("classifying", count, count)
+
+
+def test_it_has_no_floor():
+    assert METRIC(METRIC.Config()).floor(Answers(np.zeros((1, 2)), np.zeros(1, int))) is None
+
+
+def test_it_is_refused_where_d_does_not_classify_is_told_the_class_or_nothing_is_held_out():
+    metric = METRIC(METRIC.Config())
+    facts = TrickHost(sample=(1, 8, 8), classes=3).plan().facts
+    said = " ".join(obstacles(metric, facts))
+    assert "it needs class_logits" in said
+    assert "it needs held_out" in said
+    able = replace(facts, provided=facts.provided | {"class_logits", "held_out"})
+    assert obstacles(metric, able) == []
+    told = replace(able, provided=able.provided | {"discriminator_conditional"})
+    assert "set conditional = false" in obstacles(metric, told)[0]
