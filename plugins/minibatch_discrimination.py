@@ -198,8 +198,8 @@ class MinibatchDiscrimination(Trick):
         "input_grad": "D's score of a sample depends on its batch, and the penalty takes it for the sample's own",
         "spectral_norm": "listed before it, spectral_norm does not reach D's new head; listed after it, it changes the "
         "features on which the head's scale was measured",
-        "grow": "the head's scale is measured on the whole network, and the run starts on a smaller one, in whose features "
-        "samples begin more alike",
+        "grow": "the head's scale is measured on the whole network, and the run starts on a smaller one, in whose "
+        "features samples begin more alike",
     }
 
     class Config(Trick.Config):
