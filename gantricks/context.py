@@ -18,6 +18,7 @@ from gantricks.rng import Clock, Rng
 if TYPE_CHECKING:
     from gantricks.feed import Feed
     from gantricks.guard import Guard
+    from gantricks.metrics.base import Direction
     from gantricks.step import Step
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class Frame:
     __slots__ = (
         "_constants",
         "_scheduled",
+        "better",
         "clock",
         "device",
         "discriminator",
@@ -63,6 +65,7 @@ class Frame:
     step: Step
     restructured: Callable[[], None]
     evaluate: Callable[[str], float]
+    better: Callable[[str], Direction]
     real: Batch | None
     fake: Batch | None
     real_in: Batch | None
@@ -330,6 +333,10 @@ class Context:
         state; for `on_boundary`. Nothing of the run is changed by it: with the same figures, it goes on as without."""
         self._outside_the_step("evaluate")
         return self._frame.evaluate(metric)
+
+    def better(self, metric: str) -> Direction:
+        """Which direction of that figure is better: "higher" or "lower"."""
+        return self._frame.better(metric)
 
     def restructured(self) -> None:
         """Say that other weights than before take part from the next step on, those with `requires_grad`; for

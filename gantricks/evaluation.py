@@ -70,10 +70,9 @@ def evaluate(
         plan = replace(plan, facts=replace(plan.facts, samples=samples))
     chosen = _chosen(plan, registry, metrics, warn)
     game = saved_game(folder, plan, placement, step, progress, warn)
-    return [
-        _evaluated(planned, GameSubject(game, plan.facts.samples, seed, progress), floor, game.finished)
-        for planned in chosen
-    ]
+    # one for all: what is computed of it once need not be computed again by another metric
+    subject = GameSubject(game, plan.facts.samples, seed, progress)
+    return [_evaluated(planned, subject, floor, game.finished) for planned in chosen]
 
 
 def default_metrics(plan: Plan, registry: Registry) -> list[PlannedMetric]:

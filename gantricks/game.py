@@ -20,6 +20,7 @@ from gantricks.errors import Problem, TrickError, UserError
 from gantricks.feed import Feed
 from gantricks.guard import Fault, Guard
 from gantricks.losses import NonSaturating
+from gantricks.metrics.base import Direction, Metric
 from gantricks.networks.base import Discriminator, Generator, initialise, mixes_samples
 from gantricks.plan import Hooks, Plan, fold, freeze, notify
 from gantricks.records import Out
@@ -141,7 +142,7 @@ class Game:
             input_grad=self.plan.any_trick("needs", "input_grad"),
         )
         self.frame.restructured = self._restructured
-        self.frame.evaluate = self.evaluate
+        self.frame.evaluate, self.frame.better = self.evaluate, self.better
         self.frame.prepare(option for planned in self.plan.tricks for _, option in planned.trick.config)
         self._at(0)
         self.clock.enter("setup")
@@ -318,12 +319,20 @@ class Game:
 
         Raises TrickError where the recipe has no metric of that name, UserError where it cannot be measured.
         """
+        measured = self._metric(metric)
+        subject = GameSubject(self, self.plan.recipe.evaluate.samples, self.seed)
+        return measured.measure(subject).values[next(iter(measured.figures))]
+
+    def better(self, metric: str) -> Direction:
+        """Which direction of that figure is better. Raises TrickError as `evaluate` does."""
+        return next(iter(self._metric(metric).figures.values()))
+
+    def _metric(self, name: str) -> Metric:
         for planned in self.plan.metrics:
-            if planned.name == metric:
-                subject = GameSubject(self, self.plan.recipe.evaluate.samples, self.seed)
-                return planned.metric.measure(subject).values[next(iter(planned.metric.figures))]
+            if planned.name == name:
+                return planned.metric
         known = ", ".join(planned.name for planned in self.plan.metrics) or "none"
-        raise TrickError(f"the recipe has no metric {metric!r} in [evaluate]; it has: {known}")
+        raise TrickError(f"the recipe has no metric {name!r} in [evaluate]; it has: {known}")
 
     def _aside(self, seed: int, chunk: int = 0) -> AbstractContextManager[None]:
         """Where the tricks' streams, too, are a function of the seed and not of how far the run is."""

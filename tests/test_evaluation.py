@@ -83,7 +83,7 @@ class Counts(Metric):
 class Demanding(Metric):
     """Has an option without a default."""
 
-    figures = {"x": "lower"}
+    figures = {"mean": "lower"}
 
     class Config(Options):
         level: int
@@ -167,6 +167,16 @@ def test_the_number_of_samples_is_the_recipes_unless_it_is_said(ring: Path) -> N
 def test_metrics_come_in_the_order_in_which_they_are_named_each_once(ring: Path) -> None:
     found = evaluate(ring, ["counts", "mixture_coverage", "counts"], samples=20)
     assert [each.metric for each in found] == ["counts", "mixture_coverage"]
+
+
+def test_all_metrics_look_at_one_subject(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    measure = Counts.measure
+    monkeypatch.setattr(Counts, "measure", lambda self, subject: (seen.append(subject), measure(self, subject))[1])
+    monkeypatch.setattr(Demanding, "Config", Counts.Config)
+    monkeypatch.setattr(Demanding, "measure", Counts.measure)
+    evaluate(ring, ["counts", "demanding"], samples=3)
+    assert seen[0] is seen[1]
 
 
 def test_without_a_floor_reals_are_left_alone(ring: Path) -> None:

@@ -268,6 +268,7 @@ def test_evaluating_gives_the_main_figure_of_the_state_at_hand():
     assert looks.found[-1] != game.evaluate("everything")
     wanted = Everything(Everything.Config()).measure(GameSubject(game, 64, game.seed))
     assert game.evaluate("everything") == wanted.values["seen"]
+    assert game.contexts["looks"].better("everything") == "higher"
 
 
 def test_a_metric_that_the_recipe_has_not_is_named_and_the_step_is_no_place_to_evaluate():
