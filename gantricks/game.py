@@ -82,9 +82,16 @@ class Game:
 
     def _build_networks(self) -> None:
         recipe, shapes = self.plan.recipe, self.plan.shapes
-        for role, part in (("generator", recipe.generator), ("discriminator", recipe.discriminator)):
+        entrance: Any = next((provider(shapes.sample, ctx) for provider, ctx in self.hooks.d_entrance), None)
+        behind = replace(shapes, sample=entrance.shape) if entrance else shapes
+        for role, part, given in (
+            ("generator", recipe.generator, shapes),
+            ("discriminator", recipe.discriminator, behind),
+        ):
             with torch.device("meta"):
-                network = getattr(part.found.cls, role)(part.options, shapes)
+                network = getattr(part.found.cls, role)(part.options, given)
+            if role == "discriminator":
+                network.shape, network.entrance, network.group = shapes.sample, entrance, self.plan.group
             network.to_empty(device=self.placement.device).to(self.placement.dtype)
             initialise(network, self.stream(f"initialise/{role}"))
             network.autocast = self.placement.autocast

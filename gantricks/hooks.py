@@ -13,7 +13,8 @@ event
     Returns nothing.
 
 Shapes: B is the batch size, C × H × W an image (vector data is (B, D) instead), A the width of D's last layer, K the
-number of classes. An implementation may leave out arguments that it does not use; `ctx` is a `gantricks.Context`.
+number of classes. Where D judges g samples at once (`d_entrance`), it has B / g logits, labels and rows of features. An
+implementation may leave out arguments that it does not use; `ctx` is a `gantricks.Context`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import pluggy
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from gantricks.context import Context
     from gantricks.losses import AdversarialLoss
@@ -57,6 +58,13 @@ class HookSpecs:
     """The contract, in the order of a run. Each method is a hook; none of them is ever called on this class."""
 
     # ------------------------------------------------------------------ once, before the first step
+
+    @choice
+    def d_entrance(self, shape: tuple[int, ...], ctx: Context) -> nn.Module:
+        """What images go through before D's body, asked for before D is built: a module with an attribute `shape`, that
+        of what comes out, for which D is then built. `shape`: that of one sample, (C, H, W) or (D,). Where it puts
+        samples together, B of them to B / g, the trick says so by `group` = g. Default: nothing.
+        """
 
     @fold
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:

@@ -70,6 +70,11 @@ class Plan:
             for role, part in parts
         )
 
+    @property
+    def group(self) -> int:
+        """How many samples D judges at once."""
+        return _group(self.tricks)
+
     def any_trick(self, fact: str, value: str) -> bool:
         """Whether any trick's `needs`, `provides` or `replaces` (`fact`) holds `value`."""
         return any(value in getattr(planned.trick, fact) for planned in self.tricks)
@@ -315,11 +320,16 @@ class _Planning:
             n_critic=recipe.train.n_critic,
             generator=recipe.generator.options,
             discriminator=recipe.discriminator.options,
+            group=_group(tricks),
             metrics={planned.name: next(iter(planned.metric.figures.values())) for planned in metrics},
             **{f"{role}_maps": self._maps(role, self._shapes(description)) for role in ("generator", "discriminator")},
         )
         set_by_tricks = sorted({size for planned in tricks for size in planned.trick.batch_sizes(setting)})
         return replace(setting, batch_sizes=tuple(set_by_tricks)) if set_by_tricks else setting
+
+
+def _group(tricks: Collection[PlannedTrick]) -> int:
+    return max((planned.trick.group for planned in tricks), default=1)
 
 
 def _listed(names: Sequence[str]) -> str:

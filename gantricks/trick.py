@@ -33,7 +33,8 @@ class Setting:
     """The facts of a recipe that a trick may look at in `Trick.problems`, before any tensor exists.
 
     `batch_sizes` are all that batches have in the run: `batch_size`, the recipe's, or what tricks set in its place.
-    `shape` is that of one sample, (C, H, W) or (D,); `count` the number of samples in the data; `generator` and
+    `shape` is that of one sample, (C, H, W) or (D,); `group` how many samples D judges at once; `count` the number of
+    samples in the data; `generator` and
     `discriminator` are the networks' options; `generator_maps` and `discriminator_maps` the heights and widths of the
     maps between their blocks, the image first and the smallest last; `metrics` are those of the recipe, by instance,
     and whether "higher" or "lower" is better in their main figure.
@@ -51,6 +52,7 @@ class Setting:
     discriminator: Options
     generator_maps: tuple[tuple[int, int], ...] = ()
     discriminator_maps: tuple[tuple[int, int], ...] = ()
+    group: int = 1
     metrics: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -79,6 +81,8 @@ class Trick:
     """What it works badly with, named in the same way, each with the reason; shown as warnings."""
     neutral: ClassVar[Mapping[str, Any] | None] = None
     """Options at which a run is bit-identical to one without the trick, or None where there are none such."""
+    group: int = 1
+    """How many samples of one provenance D judges at once because of it (`d_entrance`)."""
     forwards: ClassVar[Mapping[str, int]] = {}
     """How many more forward passes of D ("d") and G ("g") each step takes because of it."""
     trial: ClassVar[Mapping[str, Any]] = {}

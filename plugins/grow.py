@@ -206,13 +206,14 @@ class Grow(Trick):
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
         maps = probe(network, ctx)
+        channels = next(iter(maps.values()))[0][0]  # of several images, where D judges several at once
         for name, joins, first in self._joining({name: given for name, (given, _) in maps.items()}):
             block = DownBlock(_layers(network, name, ctx), self.growth, joins, first)
             network.body.set_submodule(name, block)
             if first and joins < self.growth.last:
 
                 def make(width: int = maps[name][0][0]) -> nn.Module:
-                    return _point(network.shape[0], width, nn.LeakyReLU(0.2))
+                    return _point(channels, width, nn.LeakyReLU(0.2))
 
                 block.from_image = ctx.build(f"body.{name}.from_image", make, like=network)
         return network
@@ -310,10 +311,10 @@ def probe(network: Generator | Discriminator, ctx: Context) -> Maps:
                 seen[name] = tuple(args[0].shape[1:]), tuple(out.shape[1:])
 
             block.register_forward_hook(note)
-    sample = (network.latent_dim,) if isinstance(network, Generator) else network.shape
-    classes = torch.zeros(1, dtype=torch.int64, device=ctx.device) if network.conditional else None
+    count, sample = (1, (network.latent_dim,)) if isinstance(network, Generator) else (network.group, network.shape)
+    classes = torch.zeros(count, dtype=torch.int64, device=ctx.device) if network.conditional else None
     with torch.no_grad():
-        twin(torch.zeros((1, *sample), device=ctx.device, dtype=ctx.dtype), classes)
+        twin(torch.zeros((count, *sample), device=ctx.device, dtype=ctx.dtype), classes)
     return seen
 
 

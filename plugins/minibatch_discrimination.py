@@ -207,8 +207,12 @@ class MinibatchDiscrimination(Trick):
         dim: Annotated[int, Field(ge=1, le=256, description="numbers that are compared for each of them, C")] = 5
 
     def problems(self, setting: Setting) -> list[str]:
-        if 1 in setting.batch_sizes:
-            return ["in a batch of 1 there is no other sample to resemble; let batches hold 2 samples or more"]
+        one = setting.group  # what D judges at once is compared as one
+        if one in setting.batch_sizes:
+            return [
+                f"in a batch of {one} there is no other sample to resemble; "
+                f"let batches hold {2 * one} samples or more"
+            ]
         return []
 
     @hookimpl
@@ -217,6 +221,7 @@ class MinibatchDiscrimination(Trick):
         head = ctx.build("head", lambda: Head(width, kernels, dim), like=network)
         with torch.no_grad():
             chosen = ctx.rng.permutation(ctx.data.count)[:CALIBRATION]
+            chosen = chosen[: len(chosen) // network.group * network.group]
             # a copy: its batch norm statistics and its dropout are not the run's
             features = deepcopy(network)(*ctx.data.take(chosen)).features
             head.similarity.weight.mul_(initial_scale(head.similarity.project(features)))

@@ -90,17 +90,18 @@ class MinibatchStddev(Trick):
         group: Annotated[int, Field(ge=2, le=4096, description="samples whose variation is measured together")] = 4
 
     def problems(self, setting: Setting) -> list[str]:
-        return [sentence for size in setting.batch_sizes for sentence in self._problems(size)]
+        return [sentence for size in setting.batch_sizes for sentence in self._problems(size, setting.group)]
 
-    def _problems(self, size: int) -> list[str]:
-        group = self.config.group
-        if size == 1:
-            return ["a batch of 1 does not vary; let batches hold 2 samples or more"]
-        if size > group and size % group:
-            below, above = size // group * group, (size // group + 1) * group
+    def _problems(self, size: int, pack: int) -> list[str]:
+        # of what D judges at once, each varies as one
+        group, packs = self.config.group, size // pack
+        if packs == 1:
+            return [f"a batch of {size} does not vary; let batches hold {2 * pack} samples or more"]
+        if packs > group and packs % group:
+            below, above = packs // group * group * pack, (packs // group + 1) * group * pack
             return [
-                f"a batch of {size} cannot be split into groups of {group}; let batches hold {below} or {above}, "
-                "or write a group that divides it"
+                f"a batch of {size} cannot be split into groups of {group * pack}; "
+                f"let batches hold {below} or {above}, or write a group that divides it"
             ]
         return []
 

@@ -76,12 +76,16 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images of `shape` and, when conditional, classes (B,) to an `Out`.
 
+    What a trick gives it as `entrance` comes first and turns images into what `body` was built for. Where that puts
+    samples together, `group` of them for each row, an `Out` has B / `group` rows, of consecutive samples.
+
     `body` is an `nn.Sequential` of blocks, as in a `Generator`, and one `nn.Flatten`, from images to the
     features (B, A), A = `feature_dim`; `head` turns features into logits (B, 1). A conditional discriminator
     adds the projection ⟨embedding(class), features⟩ to the logit (Miyato & Koyama 2018, eq. 3). `class_head`,
     when a trick sets it, turns features into class logits (B, K). `initialise` reads `init_std`.
     """
 
+    entrance: nn.Module | None
     body: nn.Sequential
     head: nn.Module
     class_head: nn.Module | None
@@ -96,12 +100,14 @@ class Discriminator(nn.Module):
         self.feature_dim = feature_dim
         self.classes = shapes.classes if conditional else 0
         self.conditional = conditional
+        self.group = 1
+        self.entrance = None
         self.class_head = None
         self.projection = nn.Embedding(shapes.classes, feature_dim) if conditional else None
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Out:
         with _precision(images, self.autocast):
-            features = self.body(images)
+            features = self.body(images if self.entrance is None else self.entrance(images))
             logits = self.head(features)
             if self.projection is not None:
                 logits = logits + (self.projection(classes) * features).sum(1, keepdim=True)

@@ -9,8 +9,8 @@ from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from gantricks.networks.base import Discriminator, Generator, Network, Shapes
 from gantricks.options import Options
@@ -21,6 +21,21 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
 }
+"""Activations that take each number by itself; "maxout" is the one that does not."""
+
+
+class Maxout(nn.Module):
+    """The largest of each `pieces` numbers in a row, (B, A · pieces) to (B, A): Goodfellow et al. 2013, §3."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, self.pieces)).amax(2)
+
+    def extra_repr(self) -> str:
+        return f"pieces={self.pieces}"
 
 
 class _Layout(Options):
@@ -31,10 +46,25 @@ class _Layout(Options):
         Field(min_length=1, max_length=16, description="width of each hidden layer, first to last"),
     ] = (128, 128)
     activation: Annotated[
-        Literal["relu", "leaky_relu", "tanh", "softplus"],
+        Literal["relu", "leaky_relu", "tanh", "softplus", "maxout"],
         Field(description="after each hidden layer; leaky_relu has slope 0.2 below zero"),
     ] = "relu"
+    pieces: Annotated[
+        int, Field(ge=2, le=64, description="linear maps of which maxout takes the largest, for each number")
+    ] = 5
+    init_std: Annotated[
+        float | None,
+        Field(
+            gt=0, le=10, description="standard deviation of the weights at the start; N(0, 2 / fan_in) when left out"
+        ),
+    ] = None
     batch_norm: Annotated[bool, Field(description="batch norm in every hidden layer but D's first")] = False
+
+    @model_validator(mode="after")
+    def _pieces_matter(self) -> Any:
+        if self.activation != "maxout" and self.pieces != type(self).model_fields["pieces"].default:
+            raise ValueError(f'pieces does nothing with activation = "{self.activation}"; remove it')
+        return self
 
 
 class MLP(Network):
@@ -44,8 +74,9 @@ class MLP(Network):
     Gaussians still are (Lin et al. 2018). Vectors leave the generator as they are; images are reshaped and
     pass through tanh. Batch norm spares G's output and D's first layer, as in Radford et al. 2015 (§3), or D
     would be blind to the mean of a batch. Weights start from N(0, 2 / fan_in) (He et al. 2015), which suits
-    layers of every width. Conditional: G receives an embedding of the class beside the latents, D adds a
-    projection of it (Miyato & Koyama 2018).
+    layers of every width, or from N(0, `init_std`²). With maxout (Goodfellow et al. 2013) each number of a
+    hidden layer is the largest of `pieces` linear maps. Conditional: G receives an embedding of the class
+    beside the latents, D adds a projection of it (Miyato & Koyama 2018).
     """
 
     class GeneratorConfig(_Layout):
@@ -75,7 +106,7 @@ class MLP(Network):
     @staticmethod
     def generator(config: Any, shapes: Shapes) -> Generator:
         network = Generator(shapes, config.conditional, config.embedding_dim)
-        network.init_std = None
+        network.init_std = config.init_std
         network.body = nn.Sequential(_blocks(network.input_dim, config, first_norm=config.batch_norm))
         head = OrderedDict[str, nn.Module](linear=nn.Linear(config.hidden[-1], math.prod(shapes.sample)))
         if len(shapes.sample) == 3:
@@ -86,7 +117,7 @@ class MLP(Network):
     @staticmethod
     def discriminator(config: Any, shapes: Shapes) -> Discriminator:
         network = Discriminator(shapes, config.hidden[-1], config.conditional)
-        network.init_std = None
+        network.init_std = config.init_std
         flatten = OrderedDict[str, nn.Module](flatten=nn.Flatten())
         network.body = nn.Sequential(flatten | _blocks(math.prod(shapes.sample), config, first_norm=False))
         network.head = nn.Linear(network.feature_dim, 1)
@@ -96,11 +127,13 @@ class MLP(Network):
 def _blocks(inputs: int, config: _Layout, first_norm: bool) -> OrderedDict[str, nn.Module]:
     """The hidden layers, (B, inputs) to (B, hidden[-1])."""
     blocks = OrderedDict[str, nn.Module]()
+    maxout = config.activation == "maxout"
     for number, (inner, outer) in enumerate(pairwise((inputs, *config.hidden))):
         norm = config.batch_norm if number else first_norm
-        block = OrderedDict[str, nn.Module](linear=nn.Linear(inner, outer, bias=not norm))
+        maps = outer * config.pieces if maxout else outer
+        block = OrderedDict[str, nn.Module](linear=nn.Linear(inner, maps, bias=not norm))
         if norm:
-            block["norm"] = nn.BatchNorm1d(outer)
-        block["activation"] = ACTIVATIONS[config.activation]()
+            block["norm"] = nn.BatchNorm1d(maps)
+        block["activation"] = Maxout(config.pieces) if maxout else ACTIVATIONS[config.activation]()
         blocks[f"hidden{number + 1}"] = nn.Sequential(block)
     return blocks

@@ -309,8 +309,9 @@ def _evaluation(case: Case) -> None:
         assert same_bits(first, _samples(game)), "two samplings with one seed differ"
         game.discriminator.eval()
         with torch.no_grad():
-            images = torch.zeros((2, *game.discriminator.shape), dtype=torch.float64)
-            classes = torch.zeros(2, dtype=torch.int64) if game.discriminator.conditional else None
+            count = 2 * game.discriminator.group
+            images = torch.zeros((count, *game.discriminator.shape), dtype=torch.float64)
+            classes = torch.zeros(count, dtype=torch.int64) if game.discriminator.conditional else None
             assert same_bits(game.discriminator(images, classes).logits, game.discriminator(images, classes).logits), (
                 "D in eval mode is not deterministic"
             )

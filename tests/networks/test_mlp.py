@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from gantricks.networks.base import Discriminator, Generator, Shapes, initialise, mixes_samples
-from gantricks.networks.mlp import ACTIVATIONS, MLP
+from gantricks.networks.mlp import ACTIVATIONS, MLP, Maxout
 from gantricks.rng import Clock, Rng
 
 ROLES = ["generator", "discriminator"]
@@ -45,7 +45,7 @@ SAMPLES = st.tuples(st.integers(1, 9)) | st.tuples(st.integers(1, 4), st.integer
 @given(
     SAMPLES,
     st.lists(st.integers(1, 6), min_size=1, max_size=4),
-    st.sampled_from(sorted(ACTIVATIONS)),
+    st.sampled_from([*sorted(ACTIVATIONS), "maxout"]),
     st.booleans(),
 )
 def test_samples_have_the_shape_of_the_data_and_features_the_last_width(sample, hidden, activation, batch_norm):
@@ -91,6 +91,61 @@ def test_the_pair_computes_alternating_affine_maps_and_activations(activation):
         else:
             torch.testing.assert_close(network(inputs).logits, expected)
             torch.testing.assert_close(network(inputs).features, hidden)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(2, 7))
+def test_maxout_is_the_largest_of_each_few_numbers_in_a_row(size, width, pieces):
+    x = stream(size).normal((size, width * pieces))
+    expected = [[max(row[a * pieces : (a + 1) * pieces].tolist()) for a in range(width)] for row in x]
+    assert Maxout(pieces)(x).tolist() == expected
+
+
+def test_maxout_passes_the_gradient_to_the_largest_piece_alone():
+    x = torch.tensor([[1.0, 3.0, 2.0, -4.0, -5.0, -6.0]], requires_grad=True)
+    Maxout(3)(x).sum().backward()
+    assert x.grad.tolist() == [[0, 1, 0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_with_maxout_each_number_is_the_largest_of_as_many_affine_maps(batch_norm):
+    for network in pair(activation="maxout", pieces=3, batch_norm=batch_norm):
+        network.double().eval()
+        role = "generator" if isinstance(network, Generator) else "discriminator"
+        hidden = inputs = stream(2).normal((6, 5 if role == "generator" else 2)).double()
+        for block, width in ((network.body.hidden1, 12), (network.body.hidden2, 9)):
+            assert block.linear.weight.shape == (width * 3, hidden.shape[1])
+            maps = block.norm(block.linear(hidden)) if hasattr(block, "norm") else block.linear(hidden)
+            hidden = torch.stack([maps[:, piece::3] for piece in range(3)]).max(0).values
+        last = network.head.linear if role == "generator" else network.head
+        expected = hidden @ last.weight.T + last.bias
+        found = network(inputs) if role == "generator" else network(inputs).logits
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_pieces_without_maxout_are_refused_and_with_it_heeded(role):
+    with pytest.raises(ValidationError, match='pieces does nothing with activation = "relu"'):
+        config_of(role, pieces=3)
+    assert config_of(role, activation="maxout").pieces == 5
+    for wrong in (1, 65):
+        with pytest.raises(ValidationError):
+            config_of(role, activation="maxout", pieces=wrong)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_all_weights_start_with_the_standard_deviation_that_is_asked_for(role):
+    network = build(role, sample=(200,), latent_dim=200, hidden=[300, 400], init_std=0.02)
+    last = network.head.linear if role == "generator" else network.head
+    for linear in (network.body.hidden1.linear, network.body.hidden2.linear, last):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.03 if linear.weight.numel() > 400 else 0.15)
+        assert not linear.bias.any()
+
+
+@pytest.mark.parametrize("wrong", [0.0, -0.02, 11.0, float("nan")])
+def test_a_standard_deviation_that_is_none_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        config_of("generator", init_std=wrong)
 
 
 def test_blocks_are_sequences_of_named_layers_that_surgery_can_walk():
@@ -269,5 +324,5 @@ def test_every_option_is_described(role):
 
 def test_activations_offered_are_those_that_exist():
     schema = MLP.GeneratorConfig.model_json_schema()
-    assert set(schema["properties"]["activation"]["enum"]) == set(ACTIVATIONS)
+    assert set(schema["properties"]["activation"]["enum"]) == {*ACTIVATIONS, "maxout"}
     assert all(isinstance(make(), nn.Module) for make in ACTIVATIONS.values())
