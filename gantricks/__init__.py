@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gantricks.context import Context
     from gantricks.errors import Problem, TrickError, UserError
     from gantricks.hooks import hookimpl
+    from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.networks.base import Discriminator, Generator, Network, initialise
     from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
@@ -50,6 +51,7 @@ _HOME = {
     "load_recipe": "recipe",
     "resume": "run",
     "sample": "run",
+    "slerp": "latents",
     "train": "run",
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "load_recipe",
     "resume",
     "sample",
+    "slerp",
     "train",
 ]
 

@@ -44,7 +44,7 @@ class Game:
         budget: int | None = None,
     ) -> None:
         recipe = plan.recipe
-        self.plan, self.placement = plan, placement
+        self.plan, self.dataset, self.placement = plan, dataset, placement
         self.seed, self.steps = recipe.seed, recipe.train.steps
         self.clock = Clock()
         self.guard = Guard(placement.device, placement.dtype)

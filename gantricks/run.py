@@ -158,14 +158,24 @@ def sample(
     plugins: Sequence[str | Path] = (),
 ) -> Image:
     """A picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`."""
+    game = load_game(run, step=step, device=device, plugins=plugins)
+    return picture(game, game.dataset, count, seed)
+
+
+def load_game(
+    run: str | Path, *, step: int | None = None, device: str = "cpu", plugins: Sequence[str | Path] = ()
+) -> Game:
+    """The game of a run at its newest checkpoint, or the one at `step`; nothing is written.
+
+    Raises UserError when the folder is not a run, or its checkpoint is damaged or not there.
+    """
     folder = Path(run)
     recipe, _, registry = _open(folder, device, plugins)
     plan, placement = prepare(recipe, registry)
     saved = checkpoint.load(_checkpoint(folder, step))
-    dataset = plan.source.load()
-    game = Game(plan, dataset, placement)
+    game = Game(plan, plan.source.load(), placement)
     _take_up(game, saved, folder)
-    return picture(game, dataset, count, seed)
+    return game
 
 
 def plan_recipe(recipe: str | Path, overrides: Iterable[str], registry: Registry) -> tuple[Plan, Placement]:

@@ -1,4 +1,4 @@
-"""`train`, `resume`, `check` and `sample`: the commands that compute."""
+"""`train`, `resume`, `check`, `sample` and `interpolate`: the commands that compute."""
 
 from __future__ import annotations
 
@@ -65,11 +65,37 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
 
 def sample(folder: Path, out: Path, count: int, seed: int, step: int | None, plugins: Sequence[Path]) -> None:
     """Draw samples to `out`, which must not exist, in a folder that does."""
+    free_for(out, ".png", "pictures are PNG files", "samples")
+    image = run.sample(folder, count, seed, step=step, plugins=plugins)
+    save_png(image, out)
+    size = f"{image.width} × {image.height} pixels"
+    output().print(f"{count:,} sample{'s' * (count != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
+
+
+def interpolate(
+    folder: Path,
+    out: Path,
+    rows: int,
+    columns: int | None,
+    seed: int,
+    step: int | None,
+    plugins: Sequence[Path],
+) -> None:
+    """Draw a walk through the latents to `out`, which must not exist, in a folder that does."""
+    from gantricks.interpolation import interpolate
+
+    free_for(out, ".png", "pictures are PNG files", "path")
+    image = interpolate(folder, rows, columns, seed, step=step, plugins=plugins)
+    save_png(image, out)
+    size = f"{image.width} × {image.height} pixels"
+    output().print(f"{rows} path{'s' * (rows != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
+
+
+def free_for(out: Path, suffix: str, what: str, example: str) -> None:
+    """Raise UserError unless a file of that kind can be written to `out` without harm. `what` says the kind."""
     where = f"--out {out}"
-    if out.suffix.lower() != ".png":
-        raise UserError(
-            Problem("pictures are PNG files", where, f"--out {out.with_suffix('.png') if out.name else 'samples.png'}")
-        )
+    if out.suffix.lower() != suffix:
+        raise UserError(Problem(what, where, f"--out {out.with_suffix(suffix) if out.name else example + suffix}"))
     if out.exists() or out.is_symlink():
         raise UserError(
             Problem("the file is there already, and nothing is overwritten", where, "name another, or remove it")
@@ -78,10 +104,6 @@ def sample(folder: Path, out: Path, count: int, seed: int, step: int | None, plu
         raise UserError(
             Problem("its folder is not there", where, f"make it first: mkdir -p {shlex.quote(str(out.parent))}")
         )
-    image = run.sample(folder, count, seed, step=step, plugins=plugins)
-    save_png(image, out)
-    size = f"{image.width} × {image.height} pixels"
-    output().print(f"{count:,} sample{'s' * (count != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
 
 
 def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:

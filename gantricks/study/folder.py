@@ -74,9 +74,7 @@ def read_outcome(run: Path) -> Outcome | None:
         return None
     except ValidationError as fault:
         raise UserError(
-            Problem(
-                f"the file is damaged: {fault.errors()[0]['msg']}", str(path), "remove it: the run is then measured"
-            )
+            Problem(f"the file is damaged: {fault.errors()[0]['msg']}", str(path), "remove it to measure the run anew")
         ) from fault
 
 
@@ -150,8 +148,8 @@ def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Fol
 
 @contextlib.contextmanager
 def locked(folder: Folder) -> Iterator[tuple[int, ...]]:
-    """One study at a time in a folder. Yields the descriptors that workers must inherit: the lock is theirs as well, and
-    lasts until the last of them has ended."""
+    """One study at a time in a folder. Yields the descriptors that workers must inherit: the lock is theirs as well,
+    and lasts until the last of them has ended."""
     try:
         import fcntl
     except ImportError:  # no such locks on this system

@@ -31,7 +31,7 @@ class Worker:
 
     def __init__(self, command: Sequence[str], threads: int, descriptors: Sequence[int]) -> None:
         limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-        self._complaints: IO[bytes] = tempfile.TemporaryFile()
+        self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [*command],
             env=os.environ | limits | {"PYTHONUNBUFFERED": "1"},
@@ -87,7 +87,7 @@ class Worker:
 
 
 class Pool:
-    """`jobs` workers, started at once, so that they import while the study is still being planned."""
+    """`jobs` workers, alive until the block that holds the pool ends; each may be at one run."""
 
     def __init__(
         self, jobs: int, threads: int, command: Sequence[str] = WORKER, descriptors: Sequence[int] = ()

@@ -57,7 +57,7 @@ class Interrupted(BaseException):
 
 @dataclass(frozen=True)
 class Figure:
-    """What is compared: a figure of a metric of the recipe, or of one at its defaults, and which direction is better."""
+    """What is compared: a figure of a metric, of the recipe's or at its defaults, and which direction is better."""
 
     metric: str
     name: str
@@ -211,7 +211,7 @@ class _Playing:
 
 
 def _figure(recipe: Recipe, registry: Registry, metric: str | None, figure: str | None) -> Figure:
-    """The figure that is compared. Raises UserError when there is no such metric, or none of its figures is named so."""
+    """The figure that is compared. Raises UserError when there is no such metric, or no such figure of it."""
     named = {part.name: part for part in recipe.metrics}
     if metric is None and not named:
         raise UserError(
@@ -259,7 +259,8 @@ def _begin(home: Folder, planned: Design, definition: Mapping[str, Any], threads
         return
     for fact, value in now.items():
         if study.get(fact) != value:
-            yield f"the study began with {fact} {study.get(fact)} and goes on with {value}; its pairs may differ by that"
+            was = study.get(fact)
+            yield f"the study began with {fact} {was} and goes on with {value}; its pairs may differ by that"
 
 
 def _write(home: Folder, table: Table) -> None:
