@@ -47,9 +47,9 @@ def interpolate(
 def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
     """Samples along great circles between Gaussian latents: float32 (rows, columns, C, H, W) or (rows, columns, D).
 
-    A function of the networks' state and `seed`; nothing of the training is touched. The tricks make of the latents what
-    they do in sampling, so that those of a trick that draws from a sphere or a cube stay there. Where G is conditional,
-    row i is of class i modulo the number of classes.
+    A function of the networks' state and `seed`; nothing of the training is touched. The tricks make of the latents
+    what they do in sampling, so that those of a trick that draws from a sphere or a cube stay there. Where G is
+    conditional, row i is of class i modulo the number of classes.
     """
     placement = game.placement
     rng = Rng(seed, "interpolation/latents", Clock(), placement.device, placement.dtype)

@@ -28,9 +28,9 @@ class SphericalLatents(Trick):
 
     In many dimensions nearly all of a Gaussian lies close to a sphere of radius √D. Drawn on that sphere itself (the
     default, `distribution = "sphere"`), no latent is unlikely because of its length, G meets no outliers, and every
-    point of a great circle between two latents (`gantricks.slerp`) is as likely as they are; a straight line between them passes
-    where G was never trained. `"uniform"` draws from the cube [-1, 1]^D, as many early GANs did; the list advises
-    against it. `"normal"` is the baseline.
+    point of a great circle between two latents (`gantricks.slerp`) is as likely as they are; a straight line between
+    them passes where G was never trained. `"uniform"` draws from the cube [-1, 1]^D, as many early GANs did; the list
+    advises against it. `"normal"` is the baseline.
 
     When it hurts: with few dimensions a sphere is a thin thing (D = 2: a circle, so G has one degree of freedom less),
     and one dimension is refused. Truncation, which shortens latents, means nothing on a sphere.

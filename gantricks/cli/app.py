@@ -201,7 +201,10 @@ def report(
         typer.Option(metavar="FILE.html", help="The page to write; report.html in the first run when left out."),
     ] = None,
 ) -> None:
-    """Put one run, or several side by side, on one page: recipe, curves, samples, evaluation."""
+    """Put one run, or several side by side, on one page: recipe, samples, curves, evaluation, environment.
+
+    Figures are those that `gantricks evaluate RUN --json > RUN/evaluation.json` has left.
+    """
     from gantricks.cli.report import report
 
     report(runs, out)

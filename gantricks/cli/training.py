@@ -11,9 +11,9 @@ from rich.text import Text
 from gantricks import run
 from gantricks.cli.console import output, write_command, write_json
 from gantricks.cli.faults import problems_of, write_problems
+from gantricks.cli.files import free_for
 from gantricks.cli.plans import as_dict, write_plan
 from gantricks.cli.progress import Screen, clock
-from gantricks.errors import Problem, UserError
 from gantricks.pictures import save_png
 from gantricks.registry import Registry
 
@@ -89,21 +89,6 @@ def interpolate(
     save_png(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{rows} path{'s' * (rows != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
-
-
-def free_for(out: Path, suffix: str, what: str, example: str) -> None:
-    """Raise UserError unless a file of that kind can be written to `out` without harm. `what` says the kind."""
-    where = f"--out {out}"
-    if out.suffix.lower() != suffix:
-        raise UserError(Problem(what, where, f"--out {out.with_suffix(suffix) if out.name else example + suffix}"))
-    if out.exists() or out.is_symlink():
-        raise UserError(
-            Problem("the file is there already, and nothing is overwritten", where, "name another, or remove it")
-        )
-    if not out.parent.is_dir():
-        raise UserError(
-            Problem("its folder is not there", where, f"make it first: mkdir -p {shlex.quote(str(out.parent))}")
-        )
 
 
 def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:

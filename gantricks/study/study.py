@@ -17,7 +17,6 @@ from typing import Any
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.files import write_whole
 from gantricks.pictures import save_png
-from gantricks.recipe import Recipe
 from gantricks.registry import Registry
 from gantricks.run import plan_recipe, versions
 from gantricks.study.folder import FORMAT, Folder, Outcome, choose, locked, read_outcome
@@ -89,9 +88,9 @@ def ablate(
     reporter = reporter or Reporter()
     files = [path.absolute() for path in plugins]
     registry = Registry(files)
+    compared, overrides = _compared(recipe, overrides, registry, metric, figure)
     base, sparing = base_recipe(recipe, overrides, registry)
     plan, _ = plan_recipe(recipe, sparing, registry)
-    compared = _figure(base, registry, metric, figure)
     threads = threads_each(jobs, plan.description.is_images)
     planned = design(recipe, overrides, registry, mode, tricks, options)
     numbers = tuple(base.seed + i for i in range(seeds))
@@ -128,6 +127,7 @@ class _Playing:
     ) -> None:
         self.home, self.design, self.seeds, self.compared = home, planned, seeds, compared
         self.plugins, self.reporter = [str(path) for path in plugins], reporter
+        self.device = planned.possible[planned.reference.name].train.device
         # a seed after the other: whenever the study is stopped, most pairs are whole
         every = [(variant, seed) for seed in seeds for variant in planned.possible]
         found = {run: read_outcome(home.run(*run)) for run in every}
@@ -160,6 +160,7 @@ class _Playing:
                 "metric": self.compared.metric,
                 "figure": self.compared.name,
                 "floor": asked,
+                "device": self.device,
                 "plugins": self.plugins,
             }
 
@@ -210,21 +211,36 @@ class _Playing:
         )
 
 
-def _figure(recipe: Recipe, registry: Registry, metric: str | None, figure: str | None) -> Figure:
-    """The figure that is compared. Raises UserError when there is no such metric, or no such figure of it."""
-    named = {part.name: part for part in recipe.metrics}
-    if metric is None and not named:
-        raise UserError(
-            Problem("which metric is to be compared?", "--metric", "name one: gantricks ablate … --metric NAME")
-        )
-    metric = metric or next(iter(named))
-    found = named[metric].found if metric in named else registry.load("metrics", metric)
-    figures: Mapping[str, str] = found.cls.figures  # type: ignore[attr-defined]
+def _compared(
+    recipe: str | Path, overrides: Sequence[str], registry: Registry, metric: str | None, figure: str | None
+) -> tuple[Figure, list[str]]:
+    """The figure that is compared, and the overrides with which its metric is the recipe's own, and checked as such.
+
+    Raises UserError with what is wrong with the recipe, or when there is no such metric, or no such figure of it.
+    """
+    from gantricks.evaluation import default_metrics
+
+    plan, _ = plan_recipe(recipe, overrides, registry)
+    chosen = next((planned for planned in plan.metrics if planned.name == metric or metric is None), None)
+    added = []
+    if chosen is None and metric is None:
+        chosen = next(iter(default_metrics(plan, registry)), None)
+        if chosen is None:
+            raise UserError(Problem("which metric is to be compared? None is known to suit the data", "--metric NAME"))
+        options = chosen.metric.config.model_dump(mode="json", exclude_none=True)
+        added = [f"evaluate.{chosen.name}.{key}={json.dumps(value)}" for key, value in options.items()]
+    if chosen is None:
+        found = registry.load("metrics", metric or "").cls
+        name, figures = metric or "", found.figures  # type: ignore[attr-defined]
+    else:
+        name, figures = chosen.name, chosen.metric.figures
+    if chosen is None or added:
+        added = [f"evaluate.{name}={{}}", *added]
     figure = figure or next(iter(figures))
     if figure not in figures:
         mend = nearest(figure, figures) or f"it has: {', '.join(figures)}"
-        raise UserError(Problem(f"the metric {metric!r} has no figure {figure!r}", f"--figure {figure}", mend))
-    return Figure(metric, figure, figures[figure])
+        raise UserError(Problem(f"the metric {name!r} has no figure {figure!r}", f"--figure {figure}", mend))
+    return Figure(name, figure, figures[figure]), [*added, *overrides]
 
 
 def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Figure) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A process that plays a study's runs one after another: told which by a line of JSON, it answers in lines of JSON.
 
     {"run": "…/seed-0", "variant": "full", "seed": 0, "recipe": "…/recipe.toml", "metric": …, "figure": …, "floor": …,
-     "plugins": […]}
+     "device": "cpu", "plugins": […]}
     -> {"step": 120}                      now and then
     -> {"outcome": {…}}                   once, an `Outcome`
 
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -37,7 +37,7 @@ BETWEEN_REPORTS = 0.5
 
 
 class Measured(Protocol):
-    """What one metric found, and what it finds for real samples; `gantricks.evaluate.Evaluated` is such."""
+    """What one metric found, and what it finds for real samples; `gantricks.evaluation.Evaluated` is such."""
 
     @property
     def measurement(self) -> Any: ...
@@ -46,15 +46,16 @@ class Measured(Protocol):
     def floor(self) -> Any: ...
 
 
-Measure = Callable[[Path, str, bool, Sequence[str]], Measured]
-"""Called with a run, a metric's name, whether to measure the floor too, and files that hold tricks."""
+Measure = Callable[[Mapping[str, Any]], Measured]
+"""Called with the task of a finished run."""
 
 
-def evaluate(folder: Path, metric: str, floor: bool, plugins: Sequence[str]) -> Measured:
-    """Measure a run with one metric."""
-    from gantricks.evaluate import evaluate as evaluation
+def evaluate(task: Mapping[str, Any]) -> Measured:
+    """Measure a run with the metric of its task, which also tells whether the floor is wanted."""
+    from gantricks.evaluation import evaluate as evaluation
 
-    return evaluation(folder, [metric], floor=floor, plugins=plugins)[0]
+    facts = {key: task[key] for key in ("floor", "device", "plugins")}
+    return evaluation(task["run"], [task["metric"]], **facts)[0]
 
 
 def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measure = evaluate) -> Outcome | None:
@@ -77,7 +78,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
         if result.signal is not None:
             return None
         seconds = time.monotonic() - began
-        measured = measure(folder, task["metric"], task["floor"], task["plugins"])
+        measured = measure(task)
         values = _finite(measured.measurement.values)
         value = values[task["figure"]]
         return outcome(

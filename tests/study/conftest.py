@@ -68,5 +68,6 @@ class Pretence:
 @pytest.fixture
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Path, Table]]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "_figure", lambda *given: study.Figure("loss", "d", "lower"))
+    compared = study.Figure("loss", "d", "lower")
+    monkeypatch.setattr(study, "_compared", lambda recipe, overrides, *given: (compared, [*overrides]))
     return Pretence(tmp_path)

@@ -85,16 +85,17 @@ class Bench:
             "metric": "loss",
             "figure": "d",
             "floor": False,
+            "device": "cpu",
             "plugins": plugins,
         }
 
     def play(self, value: Any = 0.25, **task: Any) -> Outcome | None:
-        def measure(folder: Path, metric: str, floor: bool, plugins: Any) -> Any:
-            assert (folder, metric) == (self.run, "loss")
+        def measure(task: Any) -> Any:
+            assert (task["run"], task["metric"]) == (str(self.run), "loss")
             self.measurements += 1
             if isinstance(value, Exception):
                 raise value
-            return measured(value, 0.5 if floor else None)
+            return measured(value, 0.5 if task["floor"] else None)
 
         return worker.play(self.task | task, lambda step: None, measure)
 
@@ -192,7 +193,7 @@ def test_the_protocol_is_a_line_in_and_lines_out(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     sink = io.StringIO()
     task = json.dumps(bench.task) + "\n"
-    assert worker.serve(io.StringIO(), sink, lambda *given: measured(0.25)) == 0
+    assert worker.serve(io.StringIO(), sink, lambda task: measured(0.25)) == 0
     assert sink.getvalue() == ""
 
     reading, writing = os.pipe()
@@ -206,7 +207,7 @@ def test_the_protocol_is_a_line_in_and_lines_out(tmp_path: Path) -> None:
         answers = Sink()
         told.write(task)
         told.flush()
-        assert worker.serve(source, answers, lambda *given: measured(0.25)) == 0
+        assert worker.serve(source, answers, lambda task: measured(0.25)) == 0
     *steps, last = [json.loads(line) for line in answers.getvalue().splitlines()]
     assert steps[0] == {"step": 0}
     assert last["outcome"] == asdict(read_outcome(bench.run))  # type: ignore[arg-type]
