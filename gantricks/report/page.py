@@ -109,15 +109,19 @@ def _figure(value: Any) -> str:
 
 
 def _curves(records: Sequence[Record]) -> str:
-    charts = []
+    charts, constant = [], []
     for title, curves in _charts(records):
-        if drawn := chart(title, curves):
+        values = {value for _, _, curve in curves for _, value in curve}
+        if len(values) == 1 and None not in values:
+            constant.append(f"{title.lower()} {_figure(values.pop())}")
+        elif drawn := chart(title, curves):
             legend = "".join(
                 f'<li><span class="key c{colour}"></span>{escape(name)}</li>' for name, colour, _ in curves if name
             )
             keys = f'<ul class="legend">{legend}</ul>' if legend else ""
             charts.append(f"<figure><figcaption>{escape(title)}</figcaption>{keys}{drawn}</figure>")
-    return _section("Curves", f'<div class="charts">{"".join(charts)}</div>') if charts else ""
+    same = f'<p class="note">The same at every step: {escape(", ".join(constant))}.</p>' if constant else ""
+    return _section("Curves", f'<div class="charts">{"".join(charts)}</div>{same}') if charts or same else ""
 
 
 def _charts(records: Sequence[Record]) -> Iterator[tuple[str, list[tuple[str, int, Curve]]]]:

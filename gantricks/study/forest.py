@@ -15,7 +15,7 @@ WIDTH, ROW, PLOT = 1200, 44, 520
 
 _FINE = 2
 _MARGIN = 40
-_HEAD, _FOOT = 112, 84
+_HEAD, _FOOT = 126, 84
 _PAPER, _INK, _FAINT, _RULE, _BAND = "#ffffff", "#1c2430", "#6b7480", "#c9ced6", "#f5f6f8"
 _GOOD, _BAD, _OPEN = "#1f8a5b", "#c8363f", "#6b7480"
 _IN_FONT = str.maketrans("−×", "-x")
@@ -33,7 +33,10 @@ def forest(table: Table) -> Image.Image:
     sheet = _Sheet(height)
     sheet.text(_MARGIN, 34, f"{table.name}: {table.mode}", 26, _INK)
     runs = f"{table.figure} of {table.metric}, {len(table.seeds)} seeds, {table.steps:,} steps a run"
-    sheet.text(_MARGIN, 70, f"{runs}; dot: mean paired difference, bar: 95 % interval", 17, _FAINT)
+    sheet.text(_MARGIN, 68, runs, 17, _FAINT)
+    counts = " and ".join(str(len(group)) for group in groups)
+    meaning = "dot: mean paired difference; bar: its 95 % interval; verdict: p adjusted (Holm) for"
+    sheet.text(_MARGIN, 92, f"{meaning} {counts} comparisons", 17, _FAINT)
     scale = _Scale([*table.comparisons, *table.interactions])
     top = _HEAD
     for number, group in enumerate(groups):

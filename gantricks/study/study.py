@@ -218,12 +218,12 @@ def _compared(
 
     Raises UserError with what is wrong with the recipe, or when there is no such metric, or no such figure of it.
     """
-    from gantricks.evaluation import default_metrics
-
     plan, _ = plan_recipe(recipe, overrides, registry)
     chosen = next((planned for planned in plan.metrics if planned.name == metric or metric is None), None)
     added = []
     if chosen is None and metric is None:
+        from gantricks.evaluation import default_metrics
+
         chosen = next(iter(default_metrics(plan, registry)), None)
         if chosen is None:
             raise UserError(Problem("which metric is to be compared? None is known to suit the data", "--metric NAME"))
