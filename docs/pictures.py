@@ -14,7 +14,7 @@ from plot import BLUE, GREEN, INK, ORANGE, PURPLE, Axes, Axis, Canvas
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, binary_cross_entropy_with_logits
 
-from gantricks import Batch, Discriminator, Out, Rng
+from gantricks import Batch, Discriminator, Out, Rng, slerp
 from gantricks.plugins.batch_size_schedule import BatchSizeSchedule, batch_size_at
 from gantricks.plugins.ema import decay_at, follow_
 from gantricks.plugins.experience_replay import ExperienceReplay, insert, replay
@@ -34,7 +34,7 @@ from gantricks.plugins.n_critic_schedule import NCriticSchedule, critic_steps
 from gantricks.plugins.separate_batches import SeparateBatches
 from gantricks.plugins.sgd_discriminator import sgd
 from gantricks.plugins.soft_labels import SoftLabels, soften
-from gantricks.plugins.spherical_latents import slerp, to_cube, to_sphere
+from gantricks.plugins.spherical_latents import to_cube, to_sphere
 from gantricks.plugins.strided_downsampling import strided_convolution
 from gantricks.plugins.virtual_batch_norm import virtual_batch_norm
 from gantricks.rng import Clock

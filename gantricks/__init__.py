@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gantricks.errors import Problem, TrickError, UserError
     from gantricks.evaluation import Evaluated, evaluate
     from gantricks.hooks import hookimpl
+    from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
     from gantricks.networks.base import Discriminator, Generator, Network, initialise
@@ -58,6 +59,7 @@ _HOME = {
     "load_recipe": "recipe",
     "resume": "run",
     "sample": "run",
+    "slerp": "latents",
     "train": "run",
 }
 
@@ -93,6 +95,7 @@ __all__ = [
     "load_recipe",
     "resume",
     "sample",
+    "slerp",
     "train",
 ]
 

@@ -35,6 +35,10 @@ class UserError(Exception):
         super().__init__("\n".join(str(p) for p in self.problems))
 
 
+class Diverged(UserError):
+    """A run met a loss or a gradient that is not finite, and has stopped."""
+
+
 class TrickError(Exception):
     """A plugin broke the contract; the message names the trick, the hook and the rule."""
 

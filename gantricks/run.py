@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import platform
 import signal
 import sys
@@ -28,7 +27,8 @@ import gantricks
 from gantricks import capture, checkpoint, pictures
 from gantricks.data.base import Dataset, Progress, silent
 from gantricks.device import Placement, place
-from gantricks.errors import Problem, UserError
+from gantricks.errors import Diverged, Problem, UserError
+from gantricks.files import write_whole
 from gantricks.game import Game
 from gantricks.guard import Fault
 from gantricks.networks.base import count_parameters
@@ -111,7 +111,7 @@ def train(
             _give_back(run)
             raise
         _set_aside(run)
-        _write(run / RECIPE, plan.recipe.as_toml())
+        write_whole(run / RECIPE, plan.recipe.as_toml())
         return _Session(run, plan, dataset, placement, reporter).play(None)
 
 
@@ -158,9 +158,20 @@ def sample(
     plugins: Sequence[str | Path] = (),
 ) -> Image:
     """A picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`."""
+    game = load_game(run, step=step, device=device, plugins=plugins)
+    return picture(game, game.dataset, count, seed)
+
+
+def load_game(
+    run: str | Path, *, step: int | None = None, device: str = "cpu", plugins: Sequence[str | Path] = ()
+) -> Game:
+    """The game of a run at its newest checkpoint, or the one at `step`; nothing is written.
+
+    Raises UserError when the folder is not a run, or its checkpoint is damaged or not there.
+    """
     folder = Path(run)
     plan, placement, _ = open_run(folder, device, plugins)
-    return picture(saved_game(folder, plan, placement, step), count, seed)
+    return saved_game(folder, plan, placement, step)
 
 
 def open_run(run: Path, device: str, plugins: Sequence[str | Path]) -> tuple[Plan, Placement, Registry]:
@@ -357,7 +368,7 @@ class _Session:
             else f"the loss term {fault.player}.{name}"
             for name in fault.names
         ]
-        raise UserError(
+        raise Diverged(
             Problem(
                 f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not finite at step {fault.step}; "
                 f"the run has stopped with the state from before it, in {folder}",
@@ -379,7 +390,7 @@ class _Session:
             "to_step": finished,
         }
         manifest = {
-            **_versions(),
+            **versions(),
             "device": str(self.placement.device),
             "device_name": str(self.placement),
             "precision": self.placement.precision,
@@ -391,7 +402,7 @@ class _Session:
             "data": {"count": len(self.dataset.samples), "fingerprint": _fingerprint(self.dataset)},
             "sessions": [*earlier, session],
         }
-        _write(path, json.dumps(manifest, indent=1) + "\n")
+        write_whole(path, json.dumps(manifest, indent=1) + "\n")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -575,7 +586,7 @@ def _checkpoint(run: Path, step: int | None) -> Path:
     return found[step]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     return {
         "gantricks": gantricks.__version__,
         "torch": torch.__version__,
@@ -593,7 +604,7 @@ def _differences(manifest: dict[str, Any], plan: Plan, placement: Placement, dat
             yield f"the trick {planned.name} was {then} and is now {planned.origin}; the run goes on differently"
     if changed := _other_data(manifest, dataset):
         yield f"{changed}; the run goes on differently"
-    now = {**_versions(), "device": str(placement.device), "precision": placement.precision}
+    now = {**versions(), "device": str(placement.device), "precision": placement.precision}
     for fact in ("gantricks", "torch", "device", "precision"):
         if fact in manifest and manifest[fact] != now[fact]:
             yield (
@@ -616,16 +627,6 @@ def _fingerprint(dataset: Dataset) -> str:
     if rows.nbytes > FINGERPRINTED:
         rows = rows[np.linspace(0, len(rows) - 1, 1000).astype(int)]
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file's text: whole, and on the disk, or not at all."""
-    beside = path.with_name(f".{path.name}.writing")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 @contextlib.contextmanager

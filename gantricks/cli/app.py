@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -133,6 +133,107 @@ def evaluate(
     from gantricks.cli.evaluation import evaluate_run
 
     evaluate_run(run, metric or [], samples, seed, step, device or "cpu", plugin or [], json)
+
+
+@app.command()
+def interpolate(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The picture to write; never an existing file.")],
+    rows: Annotated[int, typer.Option(min=1, max=100, help="How many paths from one latent to another.")] = 8,
+    columns: Annotated[
+        int | None,
+        typer.Option(min=2, max=1000, help="Samples along each path; 10 images or 250 points when left out."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same latents.")] = 0,
+    step: AtStep = None,
+    plugin: Plugins = None,
+) -> None:
+    """Walk through the latents of a run's generator, along great circles, and draw what it makes of them."""
+    from gantricks.cli.training import interpolate
+
+    interpolate(run, out, rows, columns, seed, step, plugin or [])
+
+
+@app.command()
+def ablate(
+    recipe: RecipeName,
+    mode: Annotated[
+        Literal["leave-one-out", "add-one", "pairs"],
+        typer.Option(
+            help="leave-one-out: without each of its tricks; add-one: with one trick more; pairs: what two tricks do "
+            "together."
+        ),
+    ] = "leave-one-out",
+    seeds: Annotated[
+        int, typer.Option(min=2, max=1000, help="Runs of each variant, from the recipe's seed on; the same for all.")
+    ] = 5,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What is compared; the recipe's first metric when left out.")
+    ] = None,
+    figure: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A figure of the metric; its main one when left out.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Runs at once, each in a process.")] = 1,
+    tricks: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Only these tricks; all of the recipe's, or all there are.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="KEY=VALUE",
+            help="With add-one, an option of a trick to add, such as tricks.ema.decay=0.99. Repeatable.",
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="DIR", help="The study's folder; studies/<name>-<mode> when left out."),
+    ] = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    plugin: Plugins = None,
+    json: AsJson = False,
+) -> None:
+    """Measure what each trick does: the same seeds with it and without it, a paired difference and a verdict.
+
+    The same command again goes on with a study that was stopped.
+    """
+    from gantricks.cli.study import study
+
+    named = [name.strip() for name in (tricks or "").split(",") if name.strip()]
+    raise typer.Exit(
+        study(
+            recipe,
+            mode=mode,
+            seeds=seeds,
+            metric=metric,
+            figure=figure,
+            jobs=jobs,
+            tricks=named,
+            options=options or [],
+            folder=folder,
+            overrides=_with(overrides, device, None),
+            plugins=plugin or [],
+            json=json,
+        )
+    )
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="The folder of a run, or of several.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="The page to write; report.html in the first run when left out."),
+    ] = None,
+) -> None:
+    """Put one run, or several side by side, on one page: recipe, samples, curves, evaluation, environment.
+
+    Figures are those that `gantricks evaluate RUN --json > RUN/evaluation.json` has left.
+    """
+    from gantricks.cli.report import report
+
+    report(runs, out)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`train`, `resume`, `check` and `sample`: the commands that compute."""
+"""`train`, `resume`, `check`, `sample` and `interpolate`: the commands that compute."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.text import Text
 from gantricks import run
 from gantricks.cli.console import output, write_command, write_json
 from gantricks.cli.faults import problems_of, write_problems
+from gantricks.cli.files import free_for
 from gantricks.cli.plans import as_dict, write_plan
 from gantricks.cli.progress import Screen, clock
-from gantricks.errors import Problem, UserError
 from gantricks.pictures import save_png
 from gantricks.registry import Registry
 
@@ -65,23 +65,30 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
 
 def sample(folder: Path, out: Path, count: int, seed: int, step: int | None, plugins: Sequence[Path]) -> None:
     """Draw samples to `out`, which must not exist, in a folder that does."""
-    where = f"--out {out}"
-    if out.suffix.lower() != ".png":
-        raise UserError(
-            Problem("pictures are PNG files", where, f"--out {out.with_suffix('.png') if out.name else 'samples.png'}")
-        )
-    if out.exists() or out.is_symlink():
-        raise UserError(
-            Problem("the file is there already, and nothing is overwritten", where, "name another, or remove it")
-        )
-    if not out.parent.is_dir():
-        raise UserError(
-            Problem("its folder is not there", where, f"make it first: mkdir -p {shlex.quote(str(out.parent))}")
-        )
+    free_for(out, ".png", "pictures are PNG files", "samples")
     image = run.sample(folder, count, seed, step=step, plugins=plugins)
     save_png(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{count:,} sample{'s' * (count != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
+
+
+def interpolate(
+    folder: Path,
+    out: Path,
+    rows: int,
+    columns: int | None,
+    seed: int,
+    step: int | None,
+    plugins: Sequence[Path],
+) -> None:
+    """Draw a walk through the latents to `out`, which must not exist, in a folder that does."""
+    from gantricks.interpolation import interpolate
+
+    free_for(out, ".png", "pictures are PNG files", "path")
+    image = interpolate(folder, rows, columns, seed, step=step, plugins=plugins)
+    save_png(image, out)
+    size = f"{image.width} × {image.height} pixels"
+    output().print(f"{rows} path{'s' * (rows != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
 
 
 def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:

@@ -1,0 +1,35 @@
+"""`gantricks report`: a page about runs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from gantricks.cli.console import output
+from gantricks.cli.files import free_for
+from gantricks.errors import UserError
+from gantricks.files import write_whole
+from gantricks.report import Record, page, read_run
+
+
+def report(runs: Sequence[Path], out: Path | None) -> None:
+    """Write the page to `out`, which must not exist; left out, to the first free report.html in the first run."""
+    records: list[Record] = []
+    problems = []
+    for folder in runs:
+        try:
+            records.append(read_run(folder))
+        except UserError as fault:
+            problems += fault.problems
+    if problems:
+        raise UserError(*problems)
+    if out is None:
+        out, number = runs[0] / "report.html", 1
+        while out.exists():
+            number += 1
+            out = runs[0] / f"report-{number}.html"
+    free_for(out, ".html", "the page is an HTML file", "report")
+    write_whole(out, page(records))
+    told = ", ".join(str(folder) for folder in runs)
+    output().print(f"{told}: {shlex.quote(str(out))} ({out.stat().st_size / 1000:,.0f} kB)", soft_wrap=True)

@@ -1,0 +1,158 @@
+"""`gantricks ablate`: a study as it goes, and its table."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table as Grid
+from rich.text import Text
+
+from gantricks.cli.console import errors, output, write_command, write_json
+from gantricks.cli.plans import write_warning
+from gantricks.cli.progress import BETWEEN_DRAWINGS, clock
+from gantricks.study import Reporter, Table, ablate, words
+from gantricks.study.folder import Outcome
+from gantricks.study.study import Interrupted
+from gantricks.study.variants import Design, Mode
+
+
+def study(
+    recipe: str,
+    *,
+    mode: Mode,
+    seeds: int,
+    metric: str | None,
+    figure: str | None,
+    jobs: int,
+    tricks: Sequence[str],
+    options: Sequence[str],
+    folder: Path | None,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    json: bool,
+) -> int:
+    """Make or finish a study and show its table. Returns the exit status: 1 when runs have failed."""
+    console = errors() if json else output()
+    screen = Screen(console)
+    try:
+        path, table = ablate(
+            recipe,
+            mode=mode,
+            seeds=seeds,
+            metric=metric,
+            figure=figure,
+            tricks=tricks,
+            options=options,
+            overrides=overrides,
+            jobs=jobs,
+            folder=folder,
+            plugins=plugins,
+            reporter=screen,
+        )
+    except Interrupted as end:
+        told = f"Interrupted after {end.done} of {end.total} runs; those under way are saved. To go on:"
+        console.print(Text(told, "yellow"))
+        write_command(console, shlex.join(["gantricks", *sys.argv[1:]]))
+        return 128 + end.number
+    if json:
+        write_json(table.as_dict() | {"folder": str(path)})
+    else:
+        write_table(console, table)
+        console.print(f"\nThe study is kept in {path}: results.md, results.json, results.png.", soft_wrap=True)
+    return int(bool(table.failed))
+
+
+def write_table(console: Console, table: Table) -> None:
+    """The table of a study and what it does not show."""
+    console.print()
+    console.print(Text.assemble((table.name, "bold"), f" {table.mode}: {words.headline(table)}"))
+    _write_grid(console, words.COLUMNS, words.rows(table))
+    if table.interactions:
+        console.print(Text("what two tricks do together beyond what each does without the other", "dim"))
+        _write_grid(console, ("pair", "n", "interaction", *words.COLUMNS[5:]), words.interactions(table))
+    for sentence in words.remarks(table):
+        console.print(Text(sentence, "dim"))
+
+
+def _write_grid(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    for position, column in enumerate(columns):
+        grid.add_column(column, no_wrap=True, justify="right" if 0 < position < len(columns) - 1 else "left")
+    for row in rows:
+        *cells, verdict = row
+        style = "green" if verdict.endswith(("helps", "stronger together")) else ""
+        style = "red" if verdict.endswith(("hurts", "weaker together")) else style
+        grid.add_row(*cells, Text(verdict, style))
+    console.print(Padding(grid, (1, 0, 1, 2), expand=False))
+
+
+class Screen(Reporter):
+    """Shows a study: a bar over all of its runs on a terminal, and a line for every run anywhere else."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+        self._total = self._before = 0
+        self._began = self._drawn = 0.0
+
+    def planned(self, folder: Path, design: Design, seeds: Sequence[int], done: int) -> None:
+        possible = len(design.possible)
+        self._total, self._before, self._began = possible * len(seeds), done, time.monotonic()
+        names = ", ".join(design.possible)
+        self.console.print(
+            f"{possible} variants ({names}), {len(seeds)} seeds each: {self._total} runs", soft_wrap=True
+        )
+        for variant in design.variants:
+            if variant.impossible:
+                write_warning(self.console, f"{variant.name} cannot be trained: {variant.impossible}")
+        again = f"; {done} of the runs are finished already" if done else ""
+        self.console.print(f"the study is kept in {folder}{again}", soft_wrap=True)
+        if self.console.is_terminal:
+            # drawn by hand: a thread that redraws would compete with the runs
+            self._bar = Progress(
+                BarColumn(None),
+                TextColumn("{task.fields[words]}", markup=False),
+                console=self.console,
+                auto_refresh=False,
+                transient=True,
+                expand=True,
+            )
+            self._bar.add_task("", total=self._total, words="")
+            self._bar.start()
+
+    def stepped(self, runs: int, steps: float) -> None:
+        now = time.monotonic()
+        if self._bar is None or now - self._drawn < BETWEEN_DRAWINGS:
+            return
+        self._drawn = now
+        left = f"  ETA {clock(seconds)}" if (seconds := self._left(runs + steps)) is not None else ""
+        told = f"{runs}/{self._total} runs{left}"
+        self._bar.update(self._bar.task_ids[0], completed=runs + steps, words=told, refresh=True)
+
+    def finished(self, outcome: Outcome, done: int, total: int) -> None:
+        if self._bar is not None and outcome.status == "done":
+            return
+        said = f"{outcome.value:.5g}" if outcome.value is not None else f"{outcome.status}: {outcome.reason}"
+        left = f"  ETA {clock(seconds)}" if (seconds := self._left(done)) is not None else ""
+        line = f"run {done}/{total}  {outcome.variant} seed {outcome.seed}  {said}{left}"
+        self.console.print(Text(line, "" if outcome.status == "done" else "yellow"), soft_wrap=True)
+
+    def warn(self, sentence: str) -> None:
+        write_warning(self.console, sentence)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _left(self, done: float) -> float | None:
+        """Seconds that the rest will take, at the pace so far."""
+        fresh = done - self._before
+        return (time.monotonic() - self._began) / fresh * (self._total - done) if fresh > 0 else None

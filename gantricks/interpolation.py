@@ -1,0 +1,78 @@
+"""Walks through the latents of a trained generator, and pictures of what it makes on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from gantricks import pictures
+from gantricks.game import SAMPLING_CHUNK, Game
+from gantricks.latents import paths
+from gantricks.networks.base import Generator
+from gantricks.plan import fold
+from gantricks.rng import Clock, Rng
+from gantricks.run import POINTS, load_game
+
+IMAGES, VECTORS = 10, 250
+"""How many samples a path has, of images and of points."""
+
+
+def interpolate(
+    run: str | Path,
+    rows: int = 8,
+    columns: int | None = None,
+    seed: int = 0,
+    *,
+    step: int | None = None,
+    device: str = "cpu",
+    plugins: Sequence[str | Path] = (),
+) -> Image:
+    """A picture of `rows` paths of `columns` samples, from a run's newest checkpoint or the one at `step`.
+
+    Images stand in a grid, a row for each path; points are drawn over the real ones.
+    """
+    game = load_game(run, step=step, device=device, plugins=plugins)
+    samples = walk(game, rows, columns or (IMAGES if game.feed.is_images else VECTORS), seed)
+    flat = samples.reshape(-1, *samples.shape[2:])
+    if game.feed.is_images:
+        return pictures.image_grid(pictures.to_pixels(flat), columns=samples.shape[1])
+    return pictures.scatter(flat, reference=np.asarray(game.dataset.samples[:POINTS]))
+
+
+@torch.no_grad()
+def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
+    """Samples along great circles between Gaussian latents: float32 (rows, columns, C, H, W) or (rows, columns, D).
+
+    A function of the networks' state and `seed`; nothing of the training is touched. The tricks make of the latents
+    what they do in sampling, so that those of a trick that draws from a sphere or a cube stay there. Where G is
+    conditional, row i is of class i modulo the number of classes.
+    """
+    placement = game.placement
+    rng = Rng(seed, "interpolation/latents", Clock(), placement.device, placement.dtype)
+    # the tricks' streams, too, are a function of the seed and not of how far the run is
+    step, game.clock.step = game.clock.step, seed & 0xFF_FFFF_FFFF
+    game.clock.enter("sample")
+    game.clock.step = step
+    network: Generator = fold(game.hooks.sampling_generator, game.generator)
+    shape = (rows, network.latent_dim)
+    ways = paths(rng.normal(shape), rng.normal(shape), columns).flatten(0, 1)
+    numbers = torch.arange(rows, device=placement.device).repeat_interleave(columns)
+    classes = numbers % network.classes if network.conditional else None
+    was_training = network.training
+    network.eval()
+    try:
+        chunks = [
+            network(
+                fold(game.hooks.latents, ways[start : start + SAMPLING_CHUNK]),
+                None if classes is None else classes[start : start + SAMPLING_CHUNK],
+            )
+            for start in range(0, len(ways), SAMPLING_CHUNK)
+        ]
+    finally:
+        network.train(was_training)
+    flat = torch.cat(chunks).float().cpu().contiguous().numpy()
+    return flat.reshape(rows, columns, *flat.shape[1:])

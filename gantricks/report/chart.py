@@ -1,0 +1,83 @@
+"""Curves as SVG that stands in a page: colours and type are the page's, so that it can be read on white and on dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+
+from gantricks.report.records import Curve
+
+WIDTH, HEIGHT = 460, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 30
+_POINTS = 600
+"""More than these are not seen apart: of neighbours the lowest and the highest are kept."""
+
+
+def chart(title: str, curves: Sequence[tuple[str, int, Curve]]) -> str:
+    """One picture of several curves: (name, number of its colour, points). What is not finite is a gap."""
+    points = [(step, value) for _, _, curve in curves for step, value in curve if value is not None]
+    if not points:
+        return ""
+    first, last = min(step for step, _ in points), max(step for step, _ in points)
+    ticks = _ticks(min(value for _, value in points), max(value for _, value in points))
+    low, high = ticks[0], ticks[-1]
+
+    def at(step: float, value: float) -> tuple[float, float]:
+        x = _LEFT + (step - first) / ((last - first) or 1) * (WIDTH - _LEFT - _RIGHT)
+        return x, HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>']
+    for value in ticks:
+        _, y = at(first, value)
+        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
+    for step, anchor in ((first, "start"), (last, "end")):
+        x, _ = at(step, low)
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="{anchor}">{step:,}</text>')
+    parts.append(f'<text x="{(WIDTH + _LEFT) / 2:.1f}" y="{HEIGHT - 10}" text-anchor="middle">step</text>')
+    parts += [
+        f'<path class="curve c{colour}" d="{path}"><title>{escape(name)}</title></path>'
+        for name, colour, curve in curves
+        if (path := _path([(step, value) for step, value in curve], at))
+    ]
+    return "".join([*parts, "</svg>"])
+
+
+def _path(curve: Curve, at: Callable[[float, float], tuple[float, float]]) -> str:
+    commands, pen_up = [], True
+    for step, value in _thinned(curve):
+        if value is None:
+            pen_up = True
+            continue
+        x, y = at(step, value)
+        commands.append(f"{'M' if pen_up else 'L'}{x:.1f} {y:.1f}")
+        pen_up = False
+    return "".join(commands)
+
+
+def _thinned(curve: Curve) -> Curve:
+    size = math.ceil(2 * len(curve) / _POINTS)
+    if size <= 2:
+        return curve
+    kept: Curve = []
+    for start in range(0, len(curve), size):
+        part = curve[start : start + size]
+        finite = [point for point in part if point[1] is not None]
+        ends = {min(finite, key=lambda p: p[1]), max(finite, key=lambda p: p[1])} if finite else set()  # type: ignore[arg-type,return-value]
+        kept += sorted(ends) if len(finite) == len(part) else [*sorted(ends), (part[-1][0], None)]
+    return kept
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, the first at or below `low`, the last at or above `high`."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 4 >= span * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, max(last, first + 1) + 1)]
+
+
+def _number(value: float) -> str:
+    written = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+    return written.replace("-", "−")

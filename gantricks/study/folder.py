@@ -1,0 +1,185 @@
+"""A study's folder: what it is going to do, written before the first run, and the outcome of every run.
+
+studies/<name>-<mode>/          <name>-<mode>-2 … when another study is there
+  study.json                    the recipe, the variants, the seeds, the metric, the budget, versions
+  runs/<variant>/recipe.toml    what the variant trains, with the seed of the recipe
+  runs/<variant>/seed-0/        a run, and its result.json once it is evaluated
+  results.json  results.md  results.png
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from gantricks.errors import Problem, UserError
+from gantricks.files import write_whole
+
+FORMAT = 1
+STUDY, RESULT, LOCK = "study.json", "result.json", ".lock"
+PATIENCE = 15.0
+"""Seconds to wait for the workers of a study that was killed: they save their runs and end."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run of a study ended.
+
+    `status`: "done"; "diverged", a loss, a gradient or the figure was not finite; "refused", with what the user can
+    mend, or "failed", by a fault of ours: neither of the two is kept, and the run is made again. `value`: the study's
+    figure of a run that is done, `values` every figure of its metric, `facts` how it was measured, `floor` the metric's
+    figures of real samples against real ones, where it was asked for. `stopped`: why a trick ended the run early.
+    """
+
+    variant: str
+    seed: int
+    status: Literal["done", "diverged", "refused", "failed"]
+    value: float | None = None
+    reason: str = ""
+    stopped: str | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    values: dict[str, float | None] = field(default_factory=dict)
+    facts: dict[str, str | int | float] = field(default_factory=dict)
+    floor: dict[str, float | None] | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is a result: the run is not made again."""
+        return self.status in ("done", "diverged")
+
+
+_OUTCOME = TypeAdapter(Outcome)
+
+
+def write_outcome(run: Path, outcome: Outcome) -> None:
+    """Leave it in the run's folder."""
+    write_whole(run / RESULT, json.dumps(asdict(outcome), indent=1, allow_nan=False) + "\n")
+
+
+def read_outcome(run: Path) -> Outcome | None:
+    """The outcome of a run that has one."""
+    path = run / RESULT
+    try:
+        return _OUTCOME.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as fault:
+        raise UserError(
+            Problem(f"the file is damaged: {fault.errors()[0]['msg']}", str(path), "remove it to measure the run anew")
+        ) from fault
+
+
+class Folder:
+    """The folder of one study, new or taken up again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, variant: str, seed: int) -> Path:
+        return self.path / "runs" / variant / f"seed-{seed}"
+
+    def recipe(self, variant: str) -> Path:
+        return self.path / "runs" / variant / "recipe.toml"
+
+    def study(self) -> dict[str, Any] | None:
+        """What study.json says; None where there is none."""
+        path = self.path / STUDY
+        try:
+            study: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            study["definition"]["seeds"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as fault:
+            raise UserError(
+                Problem("the file is damaged: it is not as it was written", str(path), "name another folder with --dir")
+            ) from fault
+        return study
+
+    def write(self, study: Mapping[str, Any], recipes: Mapping[str, str]) -> None:
+        """What is going to be done; `recipes`: the TOML text of each variant."""
+        for variant, text in recipes.items():
+            self.recipe(variant).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.recipe(variant), text)
+        write_whole(self.path / STUDY, json.dumps(study, indent=1, ensure_ascii=False) + "\n")
+
+
+def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Folder:
+    """The folder of the study that `definition` describes.
+
+    A study that is there with the same definition is gone on with; nothing that is there is overwritten. `wanted`: the
+    folder itself; left out, it is in `studies/` under `name`.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(definition))
+    if wanted is None:
+        for number in count(1):
+            folder = Folder(Path("studies") / (name if number == 1 else f"{name}-{number}"))
+            if not _holds_something(folder.path) or _differences(folder, plain) == []:
+                break
+    else:
+        folder = Folder(wanted)
+        differing = _differences(folder, plain) if _holds_something(wanted) else []
+        if differing is None:
+            raise UserError(Problem("the folder is no study of gantricks", f"--dir {wanted}", "name another folder"))
+        if differing:
+            raise UserError(
+                Problem(
+                    f"the folder holds another study: it differs in {', '.join(differing)}",
+                    f"--dir {wanted}",
+                    "name another folder, or give the command that began it to go on with it",
+                )
+            )
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise UserError(
+            Problem(f"the study's folder cannot be made: {fault.strerror}", str(folder.path), "name another with --dir")
+        ) from fault
+    return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Folder) -> Iterator[tuple[int, ...]]:
+    """One study at a time in a folder. Yields the descriptors that workers must inherit: the lock is theirs as well,
+    and lasts until the last of them has ended."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield ()
+        return
+    with (folder.path / LOCK).open("w") as file:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as fault:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        Problem("another process is at work on this study", str(folder.path), "wait for it, or stop it")
+                    ) from fault
+                time.sleep(0.1)
+        yield (file.fileno(),)
+
+
+def _holds_something(path: Path) -> bool:
+    if path.is_dir():
+        return any(entry.name != LOCK for entry in path.iterdir())
+    return path.exists()
+
+
+def _differences(folder: Folder, definition: Mapping[str, Any]) -> list[str] | None:
+    """The keys in which a study that is there differs from `definition`; None where there is no study."""
+    study = folder.study()
+    if study is None:
+        return None
+    there = study["definition"]
+    return [key for key in {**there, **definition} if there.get(key) != definition.get(key)]

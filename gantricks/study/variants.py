@@ -1,0 +1,223 @@
+"""What a study trains: the recipe and the same recipe with a trick less or a trick more, and what is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+from gantricks.errors import Problem, UserError, nearest
+from gantricks.recipe import Recipe, load_recipe
+from gantricks.registry import Registry, shipped
+from gantricks.run import prepare, try_surgery
+
+Mode = Literal["leave-one-out", "add-one", "pairs"]
+
+FULL, PLAIN, BARE = "full", "plain", "bare"
+"""The recipe where its own tricks are the question; the recipe to which tricks are added; the recipe without any."""
+
+LOG_LINES = 20
+"""About how many lines of metrics.jsonl a run of a study writes."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe to train. `recipe` is None where it cannot be trained; `impossible` says why."""
+
+    name: str
+    recipe: Recipe | None
+    impossible: str = ""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A sum of figures of runs with one seed, those of `plus` less those of `minus`: what is estimated, by variant.
+
+    `name` is what the estimate is the effect of: a trick, "every trick", or two tricks. `interaction`: it is what two
+    tricks do together beyond what each does without the other.
+    """
+
+    name: str
+    plus: tuple[str, ...]
+    minus: tuple[str, ...]
+    interaction: bool = False
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return self.plus + self.minus
+
+
+@dataclass(frozen=True)
+class Design:
+    """The variants of a study, the first one being the reference, and the contrasts between them."""
+
+    variants: tuple[Variant, ...]
+    contrasts: tuple[Contrast, ...]
+
+    @property
+    def reference(self) -> Variant:
+        return self.variants[0]
+
+    @property
+    def possible(self) -> dict[str, Recipe]:
+        """The recipes that can be trained, by name of the variant."""
+        return {variant.name: variant.recipe for variant in self.variants if variant.recipe}
+
+
+def base_recipe(recipe: str | Path, overrides: Sequence[str], registry: Registry) -> tuple[Recipe, list[str]]:
+    """The recipe as a study trains it, and the overrides that make it so.
+
+    A study's runs keep their end: one checkpoint, one picture, a few log lines, where `overrides` say nothing else.
+    """
+    steps = load_recipe(recipe, overrides, registry).train.steps
+    sparing = [f"train.log_every={max(1, steps // LOG_LINES)}"]
+    sparing += [f"train.{key}_every={steps}" for key in ("sample", "checkpoint")]
+    return load_recipe(recipe, [*sparing, *overrides], registry), [*sparing, *overrides]
+
+
+def design(
+    recipe: str | Path,
+    overrides: Sequence[str],
+    registry: Registry,
+    mode: Mode,
+    tricks: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> Design:
+    """The variants of a recipe.
+
+    `tricks`: those to try, of the recipe's or, in add-one, of all; every one when empty. `options`: overrides of
+    tricks that add-one adds, such as `tricks.ema.decay=0.99`. Raises UserError when there is nothing to compare;
+    variants that `check` refuses are among the answer, with its sentences.
+    """
+    base, overrides = base_recipe(recipe, overrides, registry)
+    designing = _Designing(recipe, overrides, registry, base)
+    if mode == "add-one":
+        return designing.add_one(_added(tricks, options, registry), options)
+    if options:
+        raise UserError(
+            Problem(f"{mode} adds no trick that could have options", f"--with {options[0]}", "leave it out")
+        )
+    named = designing.of_the_recipe(tricks, 2 if mode == "pairs" else 1)
+    return designing.pairs(named) if mode == "pairs" else designing.leave_one_out(named)
+
+
+class _Designing:
+    def __init__(self, recipe: str | Path, overrides: Sequence[str], registry: Registry, base: Recipe) -> None:
+        self.recipe, self.overrides, self.registry, self.base = recipe, overrides, registry, base
+        self.tricks = [trick.name for trick in base.tricks]
+
+    def of_the_recipe(self, tricks: Sequence[str], least: int) -> list[str]:
+        """`tricks` in the recipe's order; all of them when there are none."""
+        if problems := [
+            Problem(
+                f"the recipe has no trick {name!r}",
+                "--tricks",
+                nearest(name, self.tricks) or f"it has: {', '.join(self.tricks) or 'none'}",
+            )
+            for name in tricks
+            if name not in self.tricks
+        ]:
+            raise UserError(*problems)
+        chosen = [name for name in self.tricks if name in tricks or not tricks]
+        if len(chosen) < least:
+            raise UserError(
+                Problem(
+                    "one trick alone makes no pair" if chosen else "the recipe has no trick that could be left out",
+                    str(self.recipe),
+                    "--mode add-one tries tricks that it does not have",
+                )
+            )
+        return chosen
+
+    def leave_one_out(self, tricks: list[str]) -> Design:
+        variants = [self._reference(FULL), *(self._without(name) for name in tricks)]
+        contrasts = [Contrast(name, (FULL,), (_without(name),)) for name in tricks]
+        if len(self.tricks) > 1:
+            variants.append(self._without(*self.tricks, called=BARE))
+            contrasts.append(Contrast("every trick", (FULL,), (BARE,)))
+        return _feasible(variants, contrasts)
+
+    def add_one(self, tricks: list[str], options: Sequence[str]) -> Design:
+        variants, contrasts = [self._reference(PLAIN)], []
+        for name in tricks:
+            added = f"with-{name}"
+            if name in self.tricks:
+                variants.append(Variant(added, None, "it is in the recipe already"))
+                continue
+            own = [option for option in options if _trick_of(option) == name]
+            variants.append(self._variant(added, [f"tricks.{name}={{}}", *own]))
+            contrasts.append(Contrast(name, (added,), (PLAIN,)))
+        return _feasible(variants, contrasts)
+
+    def pairs(self, tricks: list[str]) -> Design:
+        variants = [self._reference(FULL), *(self._without(name) for name in tricks)]
+        contrasts = [Contrast(name, (FULL,), (_without(name),)) for name in tricks]
+        for a, b in combinations(tricks, 2):
+            variants.append(self._without(a, b))
+            contrasts += [
+                Contrast(f"{a} + {b}", (FULL,), (_without(a, b),)),
+                Contrast(f"{a} × {b}", (FULL, _without(a, b)), (_without(a), _without(b)), interaction=True),
+            ]
+        return _feasible(variants, contrasts)
+
+    def _reference(self, name: str) -> Variant:
+        plan, _ = prepare(self.base, self.registry)
+        try_surgery(plan)
+        return Variant(name, self.base)
+
+    def _without(self, *tricks: str, called: str = "") -> Variant:
+        return self._variant(called or _without(*tricks), [f"tricks.{name}=off" for name in tricks])
+
+    def _variant(self, name: str, changes: Sequence[str]) -> Variant:
+        try:
+            recipe = load_recipe(self.recipe, [*self.overrides, *changes], self.registry)
+            plan, _ = prepare(recipe, self.registry)
+            try_surgery(plan)
+        except UserError as fault:
+            return Variant(name, None, "; ".join(problem.what for problem in fault.problems))
+        return Variant(name, recipe)
+
+
+def _without(*tricks: str) -> str:
+    return "-".join(("without", *tricks))
+
+
+def _feasible(variants: Sequence[Variant], contrasts: Sequence[Contrast]) -> Design:
+    possible = {variant.name for variant in variants if variant.recipe}
+    if len(possible) < 2:
+        raise UserError(
+            *(Problem(f"it cannot be trained: {v.impossible}", v.name) for v in variants if v.impossible),
+            Problem("nothing is left to compare the recipe with"),
+        )
+    return Design(tuple(variants), tuple(c for c in contrasts if possible.issuperset(c.variants)))
+
+
+def _added(tricks: Sequence[str], options: Sequence[str], registry: Registry) -> list[str]:
+    """The tricks that add-one tries: those named; otherwise those that have options; otherwise all that ship."""
+    problems = [
+        Problem("it is not about a trick", f"--with {option}", "write tricks.NAME.OPTION=VALUE or 'tricks.NAME={…}'")
+        for option in options
+        if not _trick_of(option)
+    ]
+    optioned = list(dict.fromkeys(name for option in options if (name := _trick_of(option))))
+    known = registry.names("tricks")
+    problems += [
+        Problem(f"there is no trick {name!r}", "--tricks", nearest(name, known) or "gantricks tricks lists them")
+        for name in tricks
+        if name not in known and name not in optioned
+    ]
+    problems += [
+        Problem(f"{name!r} has options and is not among the tricks to add", "--with", f"add it to --tricks: {name}")
+        for name in optioned
+        if tricks and name not in tricks
+    ]
+    if problems:
+        raise UserError(*problems)
+    return list(dict.fromkeys(tricks)) or optioned or shipped("tricks")
+
+
+def _trick_of(option: str) -> str:
+    keys = [key.strip() for key in option.partition("=")[0].split(".")]
+    return keys[1] if len(keys) > 1 and keys[0] == "tricks" and "=" in option else ""

@@ -1,0 +1,104 @@
+"""A study's table in words: what its cells say, and results.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from gantricks.study.table import OPEN, Comparison, Mean, Table
+
+NOTHING = "–"
+COLUMNS = ("variant", "mean", "sd", "n", "with − without", "95 % interval", "p", "Holm p", "verdict")
+
+
+def headline(table: Table) -> str:
+    """What was compared, in a line."""
+    seeds = f"seed {table.seeds[0]}" if len(table.seeds) == 1 else f"seeds {table.seeds[0]} to {table.seeds[-1]}"
+    return (
+        f"{table.figure} of {table.metric}, {table.better} is better; {seeds}, {table.steps:,} steps a run; "
+        f"real samples against real ones: {'not measured' if table.floor is None else f'{table.floor:.4g}'}"
+    )
+
+
+def rows(table: Table) -> list[tuple[str, ...]]:
+    """The cells of `COLUMNS` for every variant, the reference first."""
+    write = writer(table)
+    of = {(comparison.plus + comparison.minus): comparison for comparison in table.comparisons}
+    reference = table.means[0].variant
+    found = []
+    for row in table.means:
+        comparison = of.get((reference, row.variant)) or of.get((row.variant, reference))
+        cells = _compared(comparison, write) if comparison else (NOTHING,) * 5
+        found.append((row.variant, write(row.mean), write(row.sd), _count(row), *cells))
+    return found
+
+
+def interactions(table: Table) -> list[tuple[str, ...]]:
+    """For every pair of tricks its name, the number of seeds and the cells of the last five `COLUMNS`."""
+    write = writer(table)
+    return [(found.name, str(found.n), *_compared(found, write)) for found in table.interactions]
+
+
+def remarks(table: Table) -> list[str]:
+    """What the table does not show: what its difference is, lost pairs, verdicts withheld, variants not trained."""
+    first = (
+        "with − without: the figure with the trick less the figure without it, paired by seed; Student's t; "
+        f"p adjusted (Holm) for the {len(table.comparisons)} comparisons"
+    )
+    if table.interactions:
+        first += f", and for the {len(table.interactions)} interactions by themselves"
+    lost = [f"{found.name}: {found.lost} of {found.lost + found.n} pairs have a run without a figure"
+            for found in (*table.comparisons, *table.interactions) if found.lost]  # fmt: skip
+    notes = [f"{found.name}: {found.note}" for found in (*table.comparisons, *table.interactions) if found.note]
+    impossible = [f"{variant} cannot be trained: {why}" for variant, why in table.impossible.items()]
+    failed = [f"{run} failed and is made again by the same command: {why}" for run, why in table.failed.items()]
+    return [first, *lost, *notes, *impossible, *failed]
+
+
+def as_markdown(table: Table) -> str:
+    """The text of results.md."""
+    parts = [f"# {table.name}: {table.mode}", headline(table) + ".", _grid(COLUMNS, rows(table))]
+    if table.interactions:
+        parts += ["What two tricks do together beyond what each does without the other:"]
+        parts += [_grid(("pair", "n", "interaction", *COLUMNS[5:]), interactions(table))]
+    parts += ["\n".join(f"- {sentence}." for sentence in remarks(table)), "![](results.png)"]
+    return "\n\n".join(parts) + "\n"
+
+
+class writer:
+    """Writes figures of a table with the digits that the smallest spread between seeds leaves a meaning."""
+
+    def __init__(self, table: Table) -> None:
+        spreads = [row.sd for row in table.means if row.sd] or [abs(row.mean) for row in table.means if row.mean]
+        self.decimals = min(6, max(0, 1 - math.floor(math.log10(min(spreads))))) if spreads else 1
+
+    def __call__(self, value: float | None, sign: bool = False) -> str:
+        if value is None:
+            return NOTHING
+        written = f"{value:{'+' if sign else ''}.{self.decimals}f}"
+        return "0" if not float(written) and sign else written.replace("-", "−")
+
+
+def probability(p: float | None) -> str:
+    """A p in three decimals."""
+    if p is None:
+        return NOTHING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _compared(found: Comparison, write: writer) -> tuple[str, ...]:
+    interval = NOTHING
+    if found.low is not None and found.high is not None:
+        interval = f"{write(found.low, sign=True)} … {write(found.high, sign=True)}"
+    verdict = found.verdict if found.verdict == OPEN else f"{found.name} {found.verdict}"
+    return write(found.difference, sign=True), interval, probability(found.p), probability(found.holm), verdict
+
+
+def _count(row: Mean) -> str:
+    missing = [f"{count} {word}" for count, word in ((row.diverged, "diverged"), (row.failed, "failed")) if count]
+    return f"{row.n} ({', '.join(missing)})" if missing else str(row.n)
+
+
+def _grid(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 2) + ["---"], *cells]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

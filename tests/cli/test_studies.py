@@ -1,0 +1,196 @@
+"""ablate, interpolate and report, as a person meets them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from gantricks.study import Comparison, Mean, Table, study
+from gantricks.study.folder import Outcome
+from gantricks.study.study import Interrupted
+
+
+class Told:
+    """Stands in for the study itself: keeps what it was asked for."""
+
+    def __init__(self, **changes: Any) -> None:
+        row = Mean("full", 7.0, 1.0, 2, 0, 0, {0: 6.0, 1: 8.0})
+        less = Mean("without-ema", 5.0, 0.5, 1, 1, 0, {0: 5.0})
+        ema = Comparison("ema", ("full",), ("without-ema",), 2.0, 0.1, 1.5, 2.5, 0.01, 0.02, 2, 1, "helps")
+        self.table = replace(
+            Table(
+                name="ring",
+                mode="leave-one-out",
+                metric="mixture_coverage",
+                figure="modes",
+                better="higher",
+                steps=5,
+                seeds=(0, 1),
+                floor=8.0,
+                means=(row, less),
+                comparisons=(ema,),
+                interactions=(),
+                impossible={},
+                failed={},
+                runs=4,
+                seconds=1.0,
+            ),
+            **changes,
+        )
+        self.asked: dict[str, Any] = {}
+
+    def __call__(self, recipe: str, **asked: Any) -> tuple[Path, Table]:
+        self.asked = asked
+        asked["reporter"].finished(Outcome("full", 0, "done", 6.0), 1, 4)
+        asked["reporter"].finished(Outcome("without-ema", 1, "diverged", reason="it burst"), 2, 4)
+        return Path("studies/ring"), self.table
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    from gantricks.cli import study as command
+
+    told = Told()
+    monkeypatch.setattr(command, "ablate", told)
+    return told
+
+
+def test_ablate_shows_a_line_per_run_and_the_table(gantricks: Any, told: Told) -> None:
+    outcome = gantricks("ablate", "ring_mlp", "--seeds", 2)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "run 1/4  full seed 0  6" in outcome.out
+    assert "run 2/4  without-ema seed 1  diverged: it burst" in outcome.out
+    assert "modes of mixture_coverage, higher is better; seeds 0 to 1, 5 steps a run" in outcome.out
+    assert "real samples against real ones: 8" in outcome.out
+    rows = [line.split() for line in outcome.out.splitlines()]
+    assert ["full", "7.00", "1.00", "2", *"–––––"] in rows
+    row = "without-ema 5.00 0.50 1 (1 diverged) +2.00 +1.50 … +2.50 0.010 0.020 ema helps"
+    assert row.split() in rows
+    assert "ema: 1 of 3 pairs have a run without a figure" in outcome.out
+    assert "The study is kept in studies/ring" in outcome.out
+
+
+def test_ablate_hands_its_options_on(gantricks: Any, told: Told) -> None:
+    words = ("--mode", "add-one", "--seeds", 7, "--metric", "m", "--figure", "f", "--jobs", 2, "--tricks", "a, b,c")
+    more = ("--with", "tricks.a.x=1", "--dir", "here", "--set", "seed=4", "--device", "cpu", "--plugin", "p.py")
+    assert gantricks("ablate", "ring_mlp", *words, *more).status == 0
+    told.asked.pop("reporter")
+    assert told.asked == {
+        "mode": "add-one",
+        "seeds": 7,
+        "metric": "m",
+        "figure": "f",
+        "jobs": 2,
+        "tricks": ["a", "b", "c"],
+        "options": ["tricks.a.x=1"],
+        "folder": Path("here"),
+        "overrides": ["seed=4", "train.device=cpu"],
+        "plugins": [Path("p.py")],
+    }
+
+
+def test_ablate_as_json_prints_nothing_else(gantricks: Any, told: Told) -> None:
+    outcome = gantricks("ablate", "ring_mlp", "--json")
+    assert outcome.status == 0
+    found = json.loads(outcome.out)
+    assert found["comparisons"][0]["verdict"] == "helps"
+    assert found["folder"] == str(Path("studies/ring"))
+    assert "run 1/4" in outcome.err
+
+
+def test_runs_that_failed_are_told_in_the_status(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gantricks.cli import study as command
+
+    monkeypatch.setattr(command, "ablate", Told(failed={"full seed 1": "its process was ended by signal 9"}))
+    outcome = gantricks("ablate", "ring_mlp")
+    assert outcome.status == 1
+    assert "full seed 1 failed and is made again by the same command: its process was ended by signal 9" in outcome.out
+
+
+@pytest.mark.parametrize(("number", "status"), [(2, 130), (15, 143)])
+def test_an_interrupted_study_says_how_to_go_on(
+    gantricks: Any, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    from gantricks.cli import study as command
+
+    def interrupted(recipe: str, **asked: Any) -> Any:
+        raise Interrupted(number, 3, 8)
+
+    monkeypatch.setattr(command, "ablate", interrupted)
+    outcome = gantricks("ablate", "ring_mlp")
+    assert outcome.status == status
+    assert "Interrupted after 3 of 8 runs" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--seeds", 1), "--seeds"),
+        (("--mode", "all"), "--mode"),
+        (("--jobs", 0), "--jobs"),
+        (("--set", "train.stepps=3"), "did you mean 'steps'?"),
+    ],
+)
+def test_what_is_wrong_with_the_command_is_said(gantricks: Any, words: tuple[object, ...], said: str) -> None:
+    outcome = gantricks("ablate", "ring_mlp", *words)
+    assert outcome.status == 2
+    assert said in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not Path("studies").exists()
+
+
+def test_a_recipe_without_tricks_names_another_mode(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = study.Figure("loss", "d", "lower")
+    monkeypatch.setattr(study, "_compared", lambda recipe, overrides, *given: (compared, [*overrides]))
+    outcome = gantricks("ablate", "ring_mlp")
+    assert outcome.status == 2
+    assert "no trick that could be left out" in outcome.err
+    assert "--mode add-one" in outcome.err
+    assert not Path("studies").exists()
+
+
+def test_interpolate_draws_paths_and_overwrites_nothing(gantricks: Any, run: Path) -> None:
+    outcome = gantricks("interpolate", run, "--out", "path.png", "--rows", 3, "--columns", 40)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "3 paths of run, seed 0: path.png (512 × 512 pixels)" in outcome.out
+    with Image.open("path.png") as image:
+        drawn = image.tobytes()
+    assert gantricks("interpolate", run, "--out", "again.png", "--rows", 3, "--columns", 40).status == 0
+    with Image.open("again.png") as image:
+        assert image.tobytes() == drawn
+    for words in (("--seed", 1), ("--step", 2)):
+        assert (
+            gantricks("interpolate", run, "--out", f"{words[0]}.png", "--rows", 3, "--columns", 40, *words).status == 0
+        )
+        with Image.open(f"{words[0]}.png") as image:
+            assert image.tobytes() != drawn
+
+    before = Path("path.png").read_bytes()
+    refused = gantricks("interpolate", run, "--out", "path.png")
+    assert (refused.status, Path("path.png").read_bytes()) == (2, before)
+    assert "nothing is overwritten" in refused.err
+    assert gantricks("interpolate", run, "--out", "path.jpg").status == 2
+
+
+def test_report_is_one_file_beside_the_run_or_where_it_is_wanted(gantricks: Any, run: Path) -> None:
+    outcome = gantricks("report", run)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"{run / 'report.html'}" in outcome.out
+    html = (run / "report.html").read_text()
+    assert "<h1>ring_mlp</h1>" in html
+    assert gantricks("report", run).status == 0
+    assert (run / "report-2.html").read_text() == html
+    assert gantricks("report", run, run, "--out", "both.html").status == 0
+    assert "the recipes are the same" in Path("both.html").read_text()
+    assert gantricks("report", run, "--out", "both.html").status == 2
+    assert gantricks("report", run, "--out", "both.pdf").status == 2
+
+
+def test_report_names_every_folder_that_is_no_run(gantricks: Any) -> None:
+    outcome = gantricks("report", "a", "b")
+    assert outcome.status == 2
+    assert "a: there is no such folder" in outcome.err
+    assert "b: there is no such folder" in outcome.err

@@ -1,0 +1,141 @@
+"""What a study claims: fabricated differences are found, absent ones are not, and divergence is never hidden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gantricks.study.folder import Outcome
+from gantricks.study.table import Comparison, compare, summarise
+from gantricks.study.variants import Contrast
+
+SEEDS = range(6)
+ONE = Contrast("ema", ("full",), ("without-ema",))
+TWO = Contrast("a × b", ("full", "without-a-b"), ("without-a", "without-b"), interaction=True)
+
+
+def done(**values: list[float | None]) -> dict[str, dict[int, Outcome]]:
+    """Outcomes by variant; a run without a figure has diverged."""
+    return {
+        name.replace("_", "-"): {
+            seed: Outcome(name, seed, "diverged" if value is None else "done", value) for seed, value in enumerate(row)
+        }
+        for name, row in values.items()
+    }
+
+
+def one(better: str = "higher", **values: list[float | None]) -> Comparison:
+    (found,) = compare([ONE], done(**values), SEEDS, better)
+    return found
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_a_fabricated_difference_is_found_with_its_direction(seed: int, up: bool, more_is_better: bool) -> None:
+    draw = np.random.default_rng(seed)
+    without = draw.normal(10, 3, len(SEEDS))
+    full = without + (1 if up else -1) + draw.normal(0, 0.05, len(SEEDS))
+    found = one("higher" if more_is_better else "lower", full=[*full], without_ema=[*without])
+    assert found.verdict == ("helps" if up == more_is_better else "hurts")
+    assert found.difference == pytest.approx(1 if up else -1, abs=0.2)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < (found.difference or 0) < found.high
+    assert (found.low > 0) == up
+
+
+def test_no_difference_is_claimed_as_rarely_as_the_level_however_many_tricks() -> None:
+    draw, trials, tricks = np.random.default_rng(0), 400, 6
+    contrasts = [Contrast(f"t{i}", ("full",), (f"without-t{i}",)) for i in range(tricks)]
+    claims = 0
+    for _ in range(trials):
+        names = ["full", *(f"without_t{i}" for i in range(tricks))]
+        rows = draw.normal(0, 1, (tricks + 1, len(SEEDS)))
+        outcomes = done(**{name: [*row] for name, row in zip(names, rows, strict=True)})
+        claims += any(found.verdict != "no evidence" for found in compare(contrasts, outcomes, SEEDS, "higher"))
+    # at most 5 % of the families: 20, with room of 3.4 standard deviations
+    assert claims <= 35
+
+
+def test_pairing_removes_what_the_seed_does() -> None:
+    draw = np.random.default_rng(3)
+    seeds = draw.normal(0, 100, len(SEEDS))
+    noise = draw.normal(0, 0.1, (2, len(SEEDS)))
+    paired = one(full=[*(seeds + noise[0] + 1)], without_ema=[*(seeds + noise[1])])
+    shuffled = one(full=[*(seeds + noise[0] + 1)], without_ema=[*np.roll(seeds + noise[1], 1)])
+    assert paired.verdict == "helps"
+    assert shuffled.verdict == "no evidence"
+    assert paired.sd is not None
+    assert shuffled.sd is not None
+    assert paired.sd < 0.01 * shuffled.sd
+
+
+def test_the_interaction_is_the_difference_of_differences() -> None:
+    full, without_a, without_b, neither = [9.0, 8.9, 9.1, 9.0, 9.0, 9.2], [5.0] * 6, [6.0] * 6, [4.0] * 6
+    values = {"full": full, "without_a": without_a, "without_b": without_b, "without_a_b": neither}
+    (found,) = compare([TWO], done(**values), SEEDS, "higher")
+    assert found.difference == pytest.approx(np.mean(full) - 5 - 6 + 4)
+    assert found.verdict == "stronger together"
+    (found,) = compare([TWO], done(**values), SEEDS, "lower")
+    assert found.verdict == "weaker together"
+    values["full"] = [value - 2 for value in full]
+    (found,) = compare([TWO], done(**values), SEEDS, "higher")
+    assert (found.verdict, found.difference) == ("no evidence", pytest.approx(0.0333, abs=1e-3))
+
+
+def test_pairs_with_a_run_that_diverged_are_counted_and_left_out() -> None:
+    found = one(full=[2.0, 2.1, 2.2, 2.1, 2.0, 1.9], without_ema=[1.0, 1.0, None, None, 1.0, 1.0])
+    assert (found.n, found.lost, found.verdict) == (4, 2, "helps")
+    assert found.difference == pytest.approx(1.0)
+
+
+def test_no_side_that_diverged_is_claimed_to_be_the_better_one() -> None:
+    better, worse = [2.0, 2.1, None, 2.1, 2.0, 1.9], [1.0] * 6
+    found = one(full=better, without_ema=worse)
+    assert (found.p or 1) < 0.05
+    assert found.verdict == "no evidence"
+    assert "diverged (1 of full)" in found.note
+    # the side without the trick is the better one, and it diverged
+    assert one("lower", full=worse, without_ema=[0.1, 0.2, None, 0.1, 0.15, 0.2]).verdict == "no evidence"
+    assert one("lower", full=worse, without_ema=[0.1, 0.2, 0.1, 0.1, 0.15, 0.2]).verdict == "hurts"
+    assert one("higher", full=[*worse[:5], None], without_ema=[2.0, 2.1, 2.2, 2.1, 2.0, 1.9]).verdict == "hurts"
+
+
+@pytest.mark.parametrize("row", [[None] * 6, [1.0, None, None, None, None, None]])
+def test_too_few_pairs_are_no_evidence_and_say_so(row: list[float | None]) -> None:
+    found = one(full=row, without_ema=[0.0] * 6)
+    assert (found.verdict, found.p, found.holm) == ("no evidence", None, None)
+    assert "fewer than two" in found.note
+
+
+def test_saturated_figures_claim_no_more_than_their_signs_allow() -> None:
+    found = one(full=[8.0] * 6, without_ema=[8.0] * 6)
+    assert (found.difference, found.p, found.verdict) == (0, 1, "no evidence")
+    assert one(full=[8.0] * 6, without_ema=[7.0] * 6).verdict == "helps"
+    (few,) = compare([ONE], done(full=[8.0] * 4, without_ema=[7.0] * 4), range(4), "higher")
+    assert (few.p, few.verdict) == (0.125, "no evidence")
+
+
+def test_more_comparisons_ask_for_more_evidence() -> None:
+    draw = np.random.default_rng(5)
+    full = draw.normal(1, 0.9, len(SEEDS))
+    outcomes = done(full=[*full], without_ema=[0.0] * 6, without_b=[*(full - draw.normal(0, 1, 6))])
+    (alone,) = compare([ONE], outcomes, SEEDS, "higher")
+    among = compare([ONE, Contrast("b", ("full",), ("without-b",))], outcomes, SEEDS, "higher")[0]
+    assert alone.holm == alone.p == among.p
+    assert (among.holm or 0) > (among.p or 1)
+
+
+def test_the_mean_counts_what_has_no_figure() -> None:
+    outcomes = {
+        0: Outcome("full", 0, "done", 1.0),
+        1: Outcome("full", 1, "done", 3.0),
+        2: Outcome("full", 2, "diverged"),
+        3: Outcome("full", 3, "failed"),
+        4: Outcome("full", 4, "refused"),
+    }
+    row = summarise("full", outcomes)
+    assert (row.mean, row.n, row.diverged, row.failed) == (2.0, 2, 1, 2)
+    assert row.sd == pytest.approx(2**0.5)
+    assert row.values == {0: 1.0, 1: 3.0}
