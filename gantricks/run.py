@@ -159,7 +159,7 @@ def sample(
 ) -> Image:
     """A picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`."""
     game = load_game(run, step=step, device=device, plugins=plugins)
-    return picture(game, game.dataset, count, seed)
+    return picture(game, count, seed)
 
 
 def load_game(
