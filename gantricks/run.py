@@ -271,7 +271,8 @@ class _Session:
             log = Log(self.run, self.plan.recipe, first)
             self.reporter.started(game, self.run, parameters)
             try:
-                self._loop(game, log)
+                with checkpoint.Writer() as self.writer:
+                    self._loop(game, log)
             finally:
                 self.reporter.close()
                 log.close()
@@ -299,6 +300,7 @@ class _Session:
             if step % train.sample_every == 0 or last:
                 self._picture(game, log)
             self.reporter.stepped(step)
+            self.writer.check()
             interrupted = self.signal is not None  # looked at once: a signal that comes later has its own step
             if (step % train.checkpoint_every == 0 and not last) or interrupted:
                 self._save(game, log)
@@ -316,9 +318,8 @@ class _Session:
     def _save(self, game: Game, log: Any) -> None:
         if fault := game.fault():
             self._stop_at(fault, game)
-        log.flush()
         name = checkpoint.checkpoint_name(game.finished)
-        checkpoint.save(self.run / "checkpoints" / name, game.state(), game.counters())
+        self.writer.save(self.run / "checkpoints" / name, game.state(), game.counters(), first=log.flush)
 
     def _stop_at(self, fault: Fault, game: Game) -> None:
         """Leave the state from before the fault where it can be looked at, and say what happened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -303,6 +304,42 @@ def test_a_signal_saves_within_one_step(recipe: Path, tmp_path: Path) -> None:
     assert result.signal == 2
     assert result.finished == 4
     assert list(checkpoint.checkpoints(result.run)) == [4]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = hashes(train(recipe, run_dir=tmp_path / "undisturbed").run)
+    ahead, save = threading.Event(), checkpoint.save
+
+    class Ahead(Reporter):
+        def stepped(self, finished: int) -> None:
+            if finished == 4:
+                ahead.set()
+
+    def slow(folder: Path, *state: object) -> Path:
+        assert ahead.wait(30), "training waits for the disk"
+        return save(folder, *state)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    run = train(recipe, overrides=["train.checkpoint_every=3"], run_dir=tmp_path / "run", reporter=Ahead()).run
+    assert list(checkpoint.checkpoints(run)) == [3, 6, 8]
+    resume(cut(run, 3, tmp_path / "cut"))
+    for finished in (run, tmp_path / "cut"):
+        text = (finished / "recipe.toml").read_text().replace("checkpoint_every = 3", "checkpoint_every = 1")
+        (finished / "recipe.toml").write_text(text)
+        assert hashes(finished) == expected
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_stops_the_run(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(recipe, overrides=["train.steps=100000", "train.checkpoint_every=3"], run_dir=tmp_path / "run")
 
 
 def test_a_run_without_checkpoint_resumes_from_its_beginning(recipe: Path, tmp_path: Path) -> None:
