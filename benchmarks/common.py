@@ -156,12 +156,12 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
 
 
 def interleaved(
-    contestants: dict[str, Callable[[int], float]], steps: int, rounds: int, warm_up: int = 1
-) -> dict[str, list[float]]:
+    contestants: dict[Any, Callable[[int], float]], steps: int, rounds: int, warm_up: int = 1
+) -> dict[Any, list[float]]:
     """Seconds per step of each contestant in each round. Each is a function that plays so many steps and returns the
     seconds per step that they took; they take turns (A B C, A B C …) after `warm_up` rounds that do not count.
     """
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[Any, list[float]] = {name: [] for name in contestants}
     for number in range(warm_up + rounds):
         for name, play in contestants.items():
             seconds = play(steps)
