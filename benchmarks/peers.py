@@ -286,7 +286,6 @@ def run_composer(given: Material, batches: Batches) -> None:
     trainer = Trainer(
         model=GAN(),
         train_dataloader=Endless(batches),
-        train_dataloader_num_batches=1_000_000_000,
         optimizers=adam(given.generator),
         max_duration="1000000000ba",
         device="cpu",
