@@ -474,6 +474,53 @@ def test_a_run_can_train_in_a_thread(recipe: Path, tmp_path: Path) -> None:
     assert results[0].finished == STEPS
 
 
+# ---------------------------------------------------------------- threads and memory
+
+
+def test_the_threads_of_the_beginning_are_kept_on_resume(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, counts = [1], []
+    # only said: threads that have to share cores with others would take seconds for these steps
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
+    monkeypatch.setattr(torch, "set_num_threads", now.append)
+
+    class Counts(_StopAt):
+        def stepped(self, finished: int) -> None:
+            counts.append(torch.get_num_threads())
+            super().stepped(finished)
+
+    run = train(recipe, run_dir=tmp_path / "run", reporter=Counts(2)).run
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["threads"] == counts[-1] == 1
+    manifest["threads"] = 3  # as if the run had begun with more
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    resume(run, reporter=Counts(4))
+    assert counts == [1, 1, 3, 3]
+    assert json.loads((run / "manifest.json").read_text())["threads"] == 3
+    assert now[-1] == 1, "what the caller computes next is the caller's"
+
+
+def test_a_run_says_how_much_memory_it_took(recipe: Path, tmp_path: Path) -> None:
+    result = train(recipe, run_dir=tmp_path / "run")
+    assert result.memory
+    assert 50 * 2**20 < result.memory < 2**40
+    session = json.loads((result.run / "manifest.json").read_text())["sessions"][0]
+    assert 0 < session["peak_memory"] <= result.memory + 2**24
+
+
+@pytest.mark.parametrize(("size", "mend"), [(4, "--set data.batch_size=2"), (1, "smaller networks")])
+def test_out_of_memory_names_a_batch_size_to_try(recipe: Path, tmp_path: Path, size: int, mend: str) -> None:
+    class Fills(Reporter):
+        def stepped(self, finished: int) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity …")
+
+    overrides = [f"data.batch_size={size}", "discriminator.batch_norm=false", "generator.batch_norm=false"]
+    with pytest.raises(UserError, match=f"batches of {size}: 2.00 GiB more were asked for[\\s\\S]*{mend}") as caught:
+        train(recipe, overrides=overrides, run_dir=tmp_path / "run", reporter=Fills())
+    assert ("batch_size=" in str(caught.value)) == (size > 1)
+
+
 # ---------------------------------------------------------------- faults
 
 POISON = '''
