@@ -480,7 +480,7 @@ def measure(workload: str, parsed: Any, pythons: dict[str, str]) -> dict[str, An
         }
         told = facts.get("version", "")
         if facts.get("stand_ins"):
-            told += f" (without {' and '.join(facts['stand_ins'])})"
+            told += f" (stand-ins: {', '.join(facts['stand_ins'])})"
         print(
             f"  {name:20} {figures['ms']:9.3f} ms {figures['against_hand_written']}  "
             f"{figures['against_gantricks']}  {told}",
