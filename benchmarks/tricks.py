@@ -11,28 +11,19 @@ trick that the workload cannot have is left out, with the reason.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-from pathlib import Path
 from typing import Any
 
-import torch
-from step import processor, seconds_per_step
+from common import Ratio, Workload, arguments, begin, interleaved, ratio, seconds_per_step, write
+from common import game as game_of
 
 from gantricks import Trick, UserError, hookimpl
-from gantricks.device import place
 from gantricks.game import Game
-from gantricks.plan import make_plan
-from gantricks.recipe import load_recipe
 from gantricks.registry import Registry, shipped
 
 WORKLOADS = {
-    # name: (recipe, overrides, steps per round)
-    "mlp-256": ("grid_mlp", ["data.batch_size=256"], 60),
-    "dcgan-32": ("dcgan", ["discriminator.batch_norm=false"], 4),
+    "mlp-256": Workload("grid_mlp", ("data.batch_size=256",), 60),
+    "dcgan-32": Workload("dcgan", ("discriminator.batch_norm=false",), 4),
 }
-ALWAYS = ["train.device=cpu", "train.steps=1000000000"]
 
 
 class Idle(Trick):
@@ -92,64 +83,56 @@ class Idle(Trick):
     def after_g_step(self, ctx): ...
 
 
-def game(recipe: str, overrides: list[str]) -> Game:
-    registry = Registry(installed=False, given={"tricks": {"idle": Idle}})
-    plan = make_plan(load_recipe(recipe, [*ALWAYS, *overrides], registry))
-    return Game(plan, plan.source.load(), place("cpu", "fp32"))
+def game(workload: Workload, more: list[str]) -> Game:
+    return game_of(workload, more, registry=Registry(installed=False, given={"tricks": {"idle": Idle}}))
 
 
-def pair(workload: str, trick: str) -> tuple[Game, Game]:
+def pair(name: str, trick: str) -> tuple[Game, Game]:
     """(with the trick, without it). Raises UserError where they do not go together."""
-    recipe, overrides, _ = WORKLOADS[workload]
+    workload = WORKLOADS[name]
     if trick == "hooks":
         added = [f'tricks.idle{number}={{use="idle"}}' for number in range(8)]
-        return game(recipe, [*overrides, *added]), game(recipe, overrides)
+        return game(workload, added), game(workload, [])
     needs = set(Registry(installed=False).load("tricks", trick).cls.needs)
-    if needs & {"classes", "generator_conditional", "discriminator_conditional"} and workload != "mlp-256":
-        overrides = [*overrides, "generator.conditional=true"]
+    beside: list[str] = []
+    if needs & {"classes", "generator_conditional", "discriminator_conditional"} and name != "mlp-256":
+        beside.append("generator.conditional=true")
         if "discriminator_conditional" in needs:
-            overrides = [*overrides, "discriminator.conditional=true"]
+            beside.append("discriminator.conditional=true")
     if "separate_passes" in needs:
-        overrides = [*overrides, "tricks.separate_batches={}"]
-    return game(recipe, [*overrides, f"tricks.{trick}={{}}"]), game(recipe, overrides)
+        beside.append("tricks.separate_batches={}")
+    return game(workload, [*beside, f"tricks.{trick}={{}}"]), game(workload, beside)
 
 
-def measure(workload: str, trick: str, rounds: int) -> dict[str, float]:
-    steps = WORKLOADS[workload][2]
-    with_it, without = (one.advance for one in pair(workload, trick))
-    for step in (with_it, without):
-        seconds_per_step(step, max(3, steps // 4))
-    ratios = sorted(seconds_per_step(with_it, steps) / seconds_per_step(without, steps) for _ in range(rounds))
-    quarter = len(ratios) // 4
-    return {"ratio": statistics.median(ratios), "ratio_low": ratios[quarter], "ratio_high": ratios[-1 - quarter]}
+def measure(name: str, trick: str, rounds: int) -> Ratio:
+    with_it, without = pair(name, trick)
+    contestants = {
+        "with": lambda steps: seconds_per_step(with_it.advance, steps),
+        "without": lambda steps: seconds_per_step(without.advance, steps),
+    }
+    times = interleaved(contestants, WORKLOADS[name].steps, rounds)
+    return ratio(times["with"], times["without"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--only", choices=WORKLOADS, nargs="+", default=list(WORKLOADS))
     parser.add_argument("--tricks", nargs="+", choices=["hooks", *shipped("tricks")], metavar="TRICK")
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.set_defaults(threads=1)
+    parsed = parser.parse_args()
+    head = begin(parsed)
 
-    print(f"torch {torch.__version__}, {processor()}, {arguments.threads} threads")
     results: dict[str, Any] = {}
-    for workload in arguments.only:
-        print(f"{workload:26} {'ratio':>6}  middle half")
-        for trick in arguments.tricks or ["hooks", *shipped("tricks")]:
+    for name in parsed.only:
+        print(f"{name:26} {'ratio':>7}  middle half")
+        for trick in parsed.tricks or ["hooks", *shipped("tricks")]:
             try:
-                figures = measure(workload, trick, arguments.rounds)
+                figures = results[f"{name}/{trick}"] = measure(name, trick, parsed.rounds)
             except UserError as refused:
-                print(f"  {trick:24}      -  {refused.problems[0].what}")
+                print(f"  {trick:24}       -  {refused.problems[0].what}")
                 continue
-            results[f"{workload}/{trick}"] = figures
-            told = f"{figures['ratio']:6.3f}  {figures['ratio_low']:.3f}–{figures['ratio_high']:.3f}"
-            print(f"  {trick:24} {told}", flush=True)
-    if arguments.out:
-        report = {"machine": {"processor": processor(), "threads": arguments.threads}, "torch": torch.__version__}
-        arguments.out.write_text(json.dumps(report | {"results": results}, indent=1) + "\n", encoding="utf-8")
+            print(f"  {trick:24} {figures}", flush=True)
+    write(parsed.out, head, results)
 
 
 if __name__ == "__main__":

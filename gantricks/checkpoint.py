@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -52,6 +55,58 @@ def save(folder: Path, tensors: dict[str, dict[str, Tensor]], counters: dict[str
     beside.rename(folder)
     _flush(folder.parent)
     return folder
+
+
+class Writer:
+    """Writes checkpoints in a thread of its own, so that training stands still for a copy in memory and no longer.
+
+    One is written at a time: the next waits for the one before it. Whoever leaves the `with` statement finds the last
+    one on the disk. What goes wrong while writing is raised by the next call, or on leaving.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "gantricks-checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(
+        self,
+        folder: Path,
+        tensors: dict[str, dict[str, Tensor]],
+        counters: dict[str, Any],
+        first: Callable[[], None] | None = None,
+    ) -> None:
+        """`save` of the state as it is now, after `first`, which flushes what a checkpoint promises beside itself."""
+        self.wait()
+        copies = {
+            name: {key: value.detach().to("cpu", copy=True) for key, value in group.items()}
+            for name, group in tensors.items()
+        }
+
+        def write() -> None:
+            if first:
+                first()
+            save(folder, copies, counters)
+
+        self._pending = self._thread.submit(write)
+
+    def check(self) -> None:
+        """Raise what went wrong, without waiting for what is still being written."""
+        if self._pending and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """The last checkpoint is on the disk. Raises what went wrong."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        self._thread.shutdown()
+        if fault is None:  # else it is what the user should hear of
+            self.wait()
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -11,11 +17,14 @@ from gantricks.errors import Problem, UserError
 
 @dataclass(frozen=True)
 class Placement:
-    """`dtype` is the type of parameters, losses and everything hooks see; `autocast` the type inside the networks."""
+    """`dtype` is the type of parameters, losses and everything hooks see; `autocast` the type inside the networks;
+    `threads` how many of them the CPU's part is computed with.
+    """
 
     device: torch.device
     dtype: torch.dtype
     autocast: torch.dtype | None
+    threads: int = field(default_factory=torch.get_num_threads)
 
     @property
     def precision(self) -> str:
@@ -24,17 +33,30 @@ class Placement:
     def __str__(self) -> str:
         if self.device.type == "cuda":
             index = self.device.index or 0
-            return f"cuda:{index} ({torch.cuda.get_device_name(index)}), {self.precision}"
-        threads = torch.get_num_threads()
-        return f"{self.device}, {threads} thread{'s' * (threads != 1)}, {self.precision}"
+            precision = "fp32, multiplied in TF32" if self.precision == "fp32" else self.precision
+            return f"cuda:{index} ({torch.cuda.get_device_name(index)}), {precision}"
+        return f"{self.device}, {self.threads} thread{'s' * (self.threads != 1)}, {self.precision}"
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Meanwhile torch computes with `threads`."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
-def place(device: str, precision: str, where: str = "", convolutions: bool = False) -> Placement:
+def place(
+    device: str, precision: str, where: str = "", convolutions: bool = False, products: int | None = None
+) -> Placement:
     """Resolve a recipe's `device` and `precision`.
 
     A device "auto" is the first CUDA device when there is one. A precision "auto" is bf16 where the hardware computes
     in it; on a CPU only when both networks have `convolutions`, since for small matrices the casts cost more than
-    they save. Raises UserError when the device is not there.
+    they save. fp32 on a GPU is multiplied in TF32. `products` is how many multiplications a network's pass over a batch
+    takes, as far as that is known, and decides about `threads`. Raises UserError when the device is not there.
     """
     chosen = _device(device, where)
     if chosen.type == "cuda":
@@ -44,11 +66,57 @@ def place(device: str, precision: str, where: str = "", convolutions: bool = Fal
     if precision == "auto":
         gains = torch.cuda.is_bf16_supported() if chosen.type == "cuda" else convolutions and cpu_has_bf16()
         precision = "bf16" if gains else "fp32"
+    if chosen.type == "cuda" and precision == "fp32":
+        torch.set_float32_matmul_precision("high")
     return Placement(
         chosen,
         torch.float64 if precision == "fp64" else torch.float32,
         torch.bfloat16 if precision == "bf16" else None,
+        threads_for(products),
     )
+
+
+WORTH_THREADS = 1 << 25
+"""Multiplications in a pass from which on it is shared among threads: about a millisecond of one core."""
+
+
+def threads_for(products: int | None) -> int:
+    """How many threads to compute with: as many as torch would use, but one for a pass of few `products`.
+
+    A small step is thousands of kernels of a few microseconds, and threads have to meet after each: on idle cores that
+    gains little, and where one of the cores is at work for somebody else all threads wait for it. What the user has
+    said in OMP_NUM_THREADS is done. Otherwise it depends on the recipe and on the number of cores alone, so that a
+    recipe that is run twice on a machine gives the same numbers.
+    """
+    if products is None or products >= WORTH_THREADS or os.environ.get("OMP_NUM_THREADS"):
+        return torch.get_num_threads()
+    return 1
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that this process has held so far: of the GPU's memory, or of the machine's. None where the system
+    does not say.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # what `getrusage` says on Linux includes the process that started this one
+        peak = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        return int(peak[1]) * 1024 if peak else None
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def out_of_memory(fault: BaseException) -> str | None:
+    """How much was asked for in vain ("2.00 GiB", "" where that is not said), or None where `fault` is another."""
+    words = str(fault)
+    if isinstance(fault, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in words:
+        asked = re.search(r"to allocate ([\d.]+ \w+)", words)
+        return asked[1] if asked else ""
+    return None
 
 
 def cpu_has_bf16() -> bool:

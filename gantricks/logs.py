@@ -55,8 +55,7 @@ class Log:
         return path
 
     def flush(self) -> None:
-        """Everything so far is on the disk when a checkpoint says that it is."""
-        self._file.flush()
+        """Everything so far is on the disk when a checkpoint says that it is. Another thread may go on writing."""
         os.fsync(self._file.fileno())
         self._board.flush()
 

@@ -75,6 +75,26 @@ class Plan:
         """How many samples D judges at once."""
         return _group(self.tricks)
 
+    def parameters(self) -> dict[str, int]:
+        """How many parameters each network has before any trick's surgery; nothing is allocated."""
+        import torch
+
+        from gantricks.networks.base import count_parameters
+
+        counts = {}
+        for role in ("generator", "discriminator"):
+            part = getattr(self.recipe, role)
+            with torch.device("meta"):
+                counts[role] = count_parameters(getattr(part.found.cls, role)(part.options, self.shapes))
+        return counts
+
+    @property
+    def products(self) -> int | None:
+        """How many multiplications the larger network's pass over a batch takes: one for each weight and sample. None
+        with convolutions, which use a weight many times.
+        """
+        return None if self.convolutions else max(self.parameters().values()) * self.recipe.data.keys.batch_size
+
     def any_trick(self, fact: str, value: str) -> bool:
         """Whether any trick's `needs`, `provides` or `replaces` (`fact`) holds `value`."""
         return any(value in getattr(planned.trick, fact) for planned in self.tricks)

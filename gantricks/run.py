@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import gantricks
 from gantricks import capture, checkpoint, pictures
 from gantricks.data.base import Dataset, Progress, silent
-from gantricks.device import Placement, place
+from gantricks.device import Placement, out_of_memory, peak_memory, place
 from gantricks.errors import Diverged, Problem, UserError
 from gantricks.files import write_whole
 from gantricks.game import Game
@@ -72,7 +72,8 @@ class Reporter:
 class Result:
     """How a run ended.
 
-    `signal` is the one that interrupted it, `stopped` the reason of the trick that ended it early.
+    `signal` is the one that interrupted it, `stopped` the reason of the trick that ended it early, `memory` the most
+    bytes that the process has held: of the GPU's memory, or of the machine's.
     """
 
     run: Path
@@ -80,6 +81,7 @@ class Result:
     steps: int
     signal: int | None = None
     stopped: str | None = None
+    memory: int | None = None
 
     @property
     def pictures(self) -> list[Path]:
@@ -131,9 +133,8 @@ def resume(
     reporter = reporter or Reporter()
     folder = Path(run)
     recipe, manifest, registry = _open(folder, device, plugins)
-    if threads := manifest.get("threads"):
-        torch.set_num_threads(threads)
     plan, placement = prepare(recipe, registry)
+    placement = replace(placement, threads=manifest.get("threads", placement.threads))
     with _locked(folder):
         start = _checkpoint(folder, step) if step is not None or checkpoint.checkpoints(folder) else None
         saved = checkpoint.load(start) if start else None
@@ -234,9 +235,9 @@ def prepare(recipe: Recipe, registry: Registry, *, to_train: bool = True) -> tup
         problems += fault.problems
     try:
         convolutions = plan is not None and plan.convolutions
-        placement = place(
-            recipe.train.device, recipe.train.precision, recipe.places.of("train", "device"), convolutions
-        )
+        products = plan.products if plan is not None else None
+        where = recipe.places.of("train", "device")
+        placement = place(recipe.train.device, recipe.train.precision, where, convolutions, products)
     except UserError as fault:
         problems += fault.problems
     if not plan or not placement:
@@ -292,11 +293,12 @@ class _Session:
         self.train = plan.recipe.train
         self.placement = placement
         self.signal: int | None = None
+        self.game: Game | None = None
 
     def play(self, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> Result:
         from gantricks.logs import Log  # imports TensorBoard, which only a run needs
 
-        with self._signals():
+        with self._signals(), self.placement.computing(), self._memory_suffices():
             self.game = game = Game(self.plan, self.dataset, self.placement)
             game.backend = capture.backend(self.plan, self.placement)
             game.announce = self.reporter.capturing
@@ -308,12 +310,14 @@ class _Session:
             log = Log(self.run, self.plan.recipe, first)
             self.reporter.started(game, self.run, parameters)
             try:
-                self._loop(game, log)
+                with checkpoint.Writer() as self.writer:
+                    self._loop(game, log)
             finally:
                 self.reporter.close()
                 log.close()
                 self._write_manifest(parameters, first, game.finished, began)
-        return Result(self.run, game.finished, game.steps, self.signal, game.frame.stop_reason)
+        memory = peak_memory(self.placement.device)
+        return Result(self.run, game.finished, game.steps, self.signal, game.frame.stop_reason, memory)
 
     def _loop(self, game: Game, log: Any) -> None:
         train = self.train
@@ -336,6 +340,7 @@ class _Session:
             if step % train.sample_every == 0 or last:
                 self._picture(game, log)
             self.reporter.stepped(step)
+            self.writer.check()
             interrupted = self.signal is not None  # looked at once: a signal that comes later has its own step
             if (step % train.checkpoint_every == 0 and not last) or interrupted:
                 self._save(game, log)
@@ -353,9 +358,8 @@ class _Session:
     def _save(self, game: Game, log: Any) -> None:
         if fault := game.fault():
             self._stop_at(fault, game)
-        log.flush()
         name = checkpoint.checkpoint_name(game.finished)
-        checkpoint.save(self.run / "checkpoints" / name, game.state(), game.counters())
+        self.writer.save(self.run / "checkpoints" / name, game.state(), game.counters(), first=log.flush)
 
     def _stop_at(self, fault: Fault, game: Game) -> None:
         """Leave the state from before the fault where it can be looked at, and say what happened."""
@@ -379,6 +383,7 @@ class _Session:
         )
 
     def _write_manifest(self, parameters: dict[str, int], first: int, finished: int | None, began: float) -> None:
+        assert self.game
         path = self.run / MANIFEST
         manifest = _read_manifest(self.run)
         earlier = [session for session in manifest.get("sessions", []) if session.get("began") != _date(began)]
@@ -388,6 +393,7 @@ class _Session:
             "ended": _date(time.time()) if finished is not None else None,
             "from_step": first,
             "to_step": finished,
+            "peak_memory": peak_memory(self.placement.device) if finished is not None else None,
         }
         manifest = {
             **versions(),
@@ -395,7 +401,7 @@ class _Session:
             "device_name": str(self.placement),
             "precision": self.placement.precision,
             "capture": self.game.backend or "off",
-            "threads": torch.get_num_threads(),
+            "threads": self.placement.threads,
             "seed": self.plan.recipe.seed,
             "parameters": parameters,
             "tricks": {p.name: {"use": p.use, "origin": p.origin} for p in self.plan.tricks},
@@ -403,6 +409,28 @@ class _Session:
             "sessions": [*earlier, session],
         }
         write_whole(path, json.dumps(manifest, indent=1) + "\n")
+
+    @contextlib.contextmanager
+    def _memory_suffices(self) -> Iterator[None]:
+        """Where it does not, the user hears of a batch size that may fit."""
+        try:
+            yield
+        except Exception as fault:
+            asked = out_of_memory(fault)
+            if asked is None:
+                raise
+            size = self.game.feed.batch_size if self.game else self.plan.recipe.data.keys.batch_size
+            wanted = f": {asked} more were asked for" if asked else ""
+            mend = "smaller networks or images need less"
+            if size > 1:
+                mend = f"try --set data.batch_size={size // 2}; {mend}, too"
+            raise UserError(
+                Problem(
+                    f"the memory of {self.placement.device} does not suffice for batches of {size}{wanted}",
+                    str(self.run),
+                    mend,
+                )
+            ) from fault
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,70 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     with pytest.raises(UserError, match="format 99"):
         checkpoint.load(folder)
+
+
+# ---------------------------------------------------------------- written beside training
+
+
+def test_a_writer_keeps_the_state_as_it_was_when_it_was_asked(tmp_path: Path) -> None:
+    live = {group: {key: value.clone() for key, value in tensors.items()} for group, tensors in TENSORS.items()}
+    changed, order = threading.Event(), []
+    with checkpoint.Writer() as writer:
+        folder = tmp_path / "checkpoints" / "000007"
+        writer.save(folder, live, COUNTERS, first=lambda: order.append(changed.wait(10)))
+        for tensors in live.values():
+            for value in tensors.values():
+                value.add_(1)
+        order.append("changed")
+        assert not checkpoint.checkpoints(tmp_path), "the caller was kept until it was written"
+        changed.set()
+    assert order == ["changed", True]
+    assert same(checkpoint.load(folder)[0], TENSORS)
+
+
+def test_a_writer_writes_what_saving_writes(tmp_path: Path) -> None:
+    plain = checkpoint.save(tmp_path / "a" / "000007", TENSORS, COUNTERS)
+    with checkpoint.Writer() as writer:
+        writer.save(tmp_path / "b" / "000007", TENSORS, COUNTERS)
+    assert {path.name: path.read_bytes() for path in plain.iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "b" / "000007").iterdir()
+    }
+
+
+def test_a_writer_writes_one_checkpoint_at_a_time_and_all_of_them(tmp_path: Path) -> None:
+    with checkpoint.Writer() as writer:
+        for step in range(5):
+            writer.save(tmp_path / "checkpoints" / f"{step:06}", TENSORS, COUNTERS | {"step": step})
+            assert len(checkpoint.checkpoints(tmp_path)) >= step
+    assert list(checkpoint.checkpoints(tmp_path)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("when", ["the next", "a look", "the end"])
+def test_what_goes_wrong_in_a_writer_reaches_its_caller(tmp_path: Path, when: str) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def through() -> None:
+        with checkpoint.Writer() as writer:
+            writer.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS, first=full)
+            if when == "the next":
+                writer.save(tmp_path / "checkpoints" / "000008", TENSORS, COUNTERS)
+            while when == "a look":
+                writer.check()
+
+    with pytest.raises(OSError, match="No space left"):
+        through()
+    assert not checkpoint.checkpoints(tmp_path)
+
+
+def test_a_fault_of_the_caller_is_told_and_the_checkpoint_is_whole_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "000007"
+
+    def through() -> None:
+        with checkpoint.Writer() as writer:
+            writer.save(folder, TENSORS, COUNTERS)
+            raise RuntimeError("of the caller")
+
+    with pytest.raises(RuntimeError, match="of the caller"):
+        through()
+    assert same(checkpoint.load(folder)[0], TENSORS)

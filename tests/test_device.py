@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from gantricks import UserError, device
-from gantricks.device import place
+from gantricks.device import out_of_memory, place
 from gantricks.plan import make_plan
 from gantricks.recipe import load_recipe
 
@@ -36,3 +40,92 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
 def test_images_by_dcgan_are_convolutions_and_points_by_mlp_are_not() -> None:
     assert make_plan(load_recipe("dcgan")).convolutions
     assert not make_plan(load_recipe("ring_mlp")).convolutions
+
+
+# ---------------------------------------------------------------- threads
+
+
+def test_a_small_step_is_computed_with_one_thread_and_others_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    threads = {
+        name: place("cpu", "fp32", products=make_plan(load_recipe(*recipe)).products).threads
+        for name, recipe in {
+            "ring": ("ring_mlp", []),
+            "grid": ("grid_mlp", []),
+            "wide": ("grid_mlp", ["discriminator.hidden=[2048,2048]"]),
+            "large batches": ("grid_mlp", ["data.batch_size=4096"]),
+            "images": ("dcgan", []),
+        }.items()
+    }
+    assert threads == {"ring": 1, "grid": 1, "wide": 16, "large batches": 16, "images": 16}
+
+
+def test_what_the_user_says_in_the_environment_is_done() -> None:
+    asked = "from gantricks.device import threads_for; print(threads_for(1))"
+    said = {"OMP_NUM_THREADS": "2"}
+    answer = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, env={**os.environ, **said}
+    )
+    assert answer.stdout.strip() == "2"
+
+
+def test_threads_are_those_of_the_placement_for_as_long_as_it_computes() -> None:
+    before = torch.get_num_threads()
+    placement = device.Placement(torch.device("cpu"), torch.float32, None, threads=before + 1)
+    with placement.computing():
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    assert f"{before + 1} threads" in str(placement)
+
+
+def test_no_products_are_known_where_a_weight_is_used_many_times() -> None:
+    assert make_plan(load_recipe("dcgan")).products is None
+    assert make_plan(load_recipe("ring_mlp", ["data.batch_size=10"])).products == 10 * max(
+        make_plan(load_recipe("ring_mlp")).parameters().values()
+    )
+
+
+# ---------------------------------------------------------------- GPUs and memory
+
+
+@pytest.mark.parametrize(("precision", "setting"), [("fp32", "high"), ("bf16", "highest"), ("fp64", "highest")])
+def test_fp32_on_a_gpu_is_multiplied_in_tf32(monkeypatch: pytest.MonkeyPatch, precision: str, setting: str) -> None:
+    monkeypatch.setattr(device, "_device", lambda wanted, where: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "some GPU")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        placement = place("cuda", precision)
+        assert torch.get_float32_matmul_precision() == setting
+        assert ("TF32" in str(placement)) == (precision == "fp32")
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_cpu_multiplies_in_fp32() -> None:
+    before = torch.get_float32_matmul_precision()
+    place("cpu", "fp32")
+    assert torch.get_float32_matmul_precision() == before == "highest"
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total …"), "2.00 GiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes."), "800 bytes"),
+        (MemoryError("Unable to allocate 1.00 TiB for an array with shape (9,)"), "1.00 TiB"),
+        (MemoryError(), ""),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (ValueError("tried to allocate 5 blocks"), None),
+    ],
+)
+def test_a_lack_of_memory_is_known_from_other_faults(fault: Exception, asked: str | None) -> None:
+    assert out_of_memory(fault) == asked
+
+
+def test_a_real_lack_of_memory_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 58)
+    assert out_of_memory(caught.value)

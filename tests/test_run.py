@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -307,6 +308,42 @@ def test_a_signal_saves_within_one_step(recipe: Path, tmp_path: Path) -> None:
     assert list(checkpoint.checkpoints(result.run)) == [4]
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = hashes(train(recipe, run_dir=tmp_path / "undisturbed").run)
+    ahead, save = threading.Event(), checkpoint.save
+
+    class Ahead(Reporter):
+        def stepped(self, finished: int) -> None:
+            if finished == 4:
+                ahead.set()
+
+    def slow(folder: Path, *state: object) -> Path:
+        assert ahead.wait(30), "training waits for the disk"
+        return save(folder, *state)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    run = train(recipe, overrides=["train.checkpoint_every=3"], run_dir=tmp_path / "run", reporter=Ahead()).run
+    assert list(checkpoint.checkpoints(run)) == [3, 6, 8]
+    resume(cut(run, 3, tmp_path / "cut"))
+    for finished in (run, tmp_path / "cut"):
+        text = (finished / "recipe.toml").read_text().replace("checkpoint_every = 3", "checkpoint_every = 1")
+        (finished / "recipe.toml").write_text(text)
+        assert hashes(finished) == expected
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_stops_the_run(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(recipe, overrides=["train.steps=100000", "train.checkpoint_every=3"], run_dir=tmp_path / "run")
+
+
 def test_a_run_without_checkpoint_resumes_from_its_beginning(recipe: Path, tmp_path: Path) -> None:
     whole = train(recipe, run_dir=tmp_path / "whole").run
     run = cut(whole, 0, tmp_path / "cut")
@@ -437,6 +474,53 @@ def test_a_run_can_train_in_a_thread(recipe: Path, tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert results[0].finished == STEPS
+
+
+# ---------------------------------------------------------------- threads and memory
+
+
+def test_the_threads_of_the_beginning_are_kept_on_resume(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, counts = [1], []
+    # only said: threads that have to share cores with others would take seconds for these steps
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
+    monkeypatch.setattr(torch, "set_num_threads", now.append)
+
+    class Counts(_StopAt):
+        def stepped(self, finished: int) -> None:
+            counts.append(torch.get_num_threads())
+            super().stepped(finished)
+
+    run = train(recipe, run_dir=tmp_path / "run", reporter=Counts(2)).run
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["threads"] == counts[-1] == 1
+    manifest["threads"] = 3  # as if the run had begun with more
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    resume(run, reporter=Counts(4))
+    assert counts == [1, 1, 3, 3]
+    assert json.loads((run / "manifest.json").read_text())["threads"] == 3
+    assert now[-1] == 1, "what the caller computes next is the caller's"
+
+
+def test_a_run_says_how_much_memory_it_took(recipe: Path, tmp_path: Path) -> None:
+    result = train(recipe, run_dir=tmp_path / "run")
+    assert result.memory
+    assert 50 * 2**20 < result.memory < 2**40
+    session = json.loads((result.run / "manifest.json").read_text())["sessions"][0]
+    assert 0 < session["peak_memory"] <= result.memory + 2**24
+
+
+@pytest.mark.parametrize(("size", "mend"), [(4, "--set data.batch_size=2"), (1, "smaller networks")])
+def test_out_of_memory_names_a_batch_size_to_try(recipe: Path, tmp_path: Path, size: int, mend: str) -> None:
+    class Fills(Reporter):
+        def stepped(self, finished: int) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity …")
+
+    overrides = [f"data.batch_size={size}", "discriminator.batch_norm=false", "generator.batch_norm=false"]
+    with pytest.raises(UserError, match=f"batches of {size}: 2.00 GiB more were asked for[\\s\\S]*{mend}") as caught:
+        train(recipe, overrides=overrides, run_dir=tmp_path / "run", reporter=Fills())
+    assert ("batch_size=" in str(caught.value)) == (size > 1)
 
 
 # ---------------------------------------------------------------- faults

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -14,26 +13,15 @@ from rich.text import Text
 from gantricks.data.base import Description
 from gantricks.device import Placement
 from gantricks.hooks import KINDS
-from gantricks.networks.base import count_parameters
 from gantricks.plan import Plan
 
 ROLES = ("generator", "discriminator")
 
 
-def parameters(plan: Plan) -> dict[str, int]:
-    """How many parameters each network has before any trick's surgery; nothing is allocated."""
-    counts = {}
-    for role in ROLES:
-        part = getattr(plan.recipe, role)
-        with torch.device("meta"):
-            counts[role] = count_parameters(getattr(part.found.cls, role)(part.options, plan.shapes))
-    return counts
-
-
 def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
     """The plan as plain data; `gantricks check --json` prints it."""
     recipe, description = plan.recipe, plan.description
-    counts = parameters(plan)
+    counts = plan.parameters()
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
@@ -41,7 +29,7 @@ def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
         "n_critic": recipe.train.n_critic,
         "device": str(placement.device),
         "precision": placement.precision,
-        "threads": torch.get_num_threads(),
+        "threads": placement.threads,
         "data": {
             "source": recipe.data.found.name,
             "count": description.count,
@@ -84,7 +72,7 @@ def write_warning(console: Console, sentence: str) -> None:
 
 
 def _facts(plan: Plan) -> Table:
-    recipe, counts = plan.recipe, parameters(plan)
+    recipe, counts = plan.recipe, plan.parameters()
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()

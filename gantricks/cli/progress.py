@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gantricks.cli.plans import parameters, write_plan, write_warning
+from gantricks.cli.plans import write_plan, write_warning
 from gantricks.device import Placement
 from gantricks.plan import Plan
 from gantricks.run import Reporter
@@ -54,7 +54,7 @@ class Screen(Reporter):
 
     def planned(self, plan: Plan, placement: Placement) -> None:
         self._steps = plan.recipe.train.steps
-        self._counts = parameters(plan)
+        self._counts = plan.parameters()
         write_plan(self.console, plan, placement)
 
     def reading(self, what: str, done: int, total: int) -> None:

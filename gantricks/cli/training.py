@@ -104,7 +104,8 @@ def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:
         console.print(Text(f"A trick ended the run after {done}. {result.stopped}", "yellow"))
     else:
         lasted = clock(screen.seconds) if screen.seconds >= 60 else f"{screen.seconds:.1f} s"
-        console.print(Text(f"Done: {done} in {lasted}.", "green"))
+        held = f", {result.memory / 2**20:,.0f} MiB of memory at most" if result.memory else ""
+        console.print(Text(f"Done: {done} in {lasted}{held}.", "green"))
     if pictures := result.pictures:
         earlier = f" ({len(pictures) - 1} earlier beside it)" if len(pictures) > 1 else ""
         console.print(f"The last picture is {pictures[-1]}{earlier}. To draw more:", soft_wrap=True)
