@@ -290,13 +290,13 @@ class Game:
         Sample i is a function of the networks' state, `seed` and i. Where G is conditional, it is of class i modulo the
         number of classes.
         """
-        with self._aside(seed):
+        with self.aside(seed):
             network: Generator = fold(self.hooks.sampling_generator, self.generator)
         # a clock of its own: the same seed gives the same latents at every step
         rng = Rng(seed, "sampling/latents", Clock(), self.placement.device, self.placement.dtype)
         for chunk, start in enumerate(range(0, count, SAMPLING_CHUNK), 1):
             # a whole chunk from a place of its own, so that it is the same however many are asked for
-            with self._aside(seed, chunk), at_rest(network):
+            with self.aside(seed, chunk), at_rest(network):
                 z = fold(self.hooks.latents, rng.normal((SAMPLING_CHUNK, network.latent_dim)))
                 classes = None
                 if network.conditional:
@@ -308,7 +308,7 @@ class Game:
 
     def evaluated_discriminator(self) -> Discriminator:
         """The discriminator that evaluation uses."""
-        with self._aside(0):
+        with self.aside(0):
             network: Discriminator = fold(self.hooks.evaluation_discriminator, self.discriminator)
         return network
 
@@ -317,7 +317,7 @@ class Game:
         shown = torch.from_numpy(images).to(self.placement.device, self.placement.dtype)
         if self.feed.is_images:
             shown = shown.contiguous(memory_format=torch.channels_last)
-        with self._aside(0), at_rest(network):
+        with self.aside(0), at_rest(network):
             out: Out = network(shown)
         return None if out.class_logits is None else out.class_logits.float().cpu().numpy()
 
@@ -341,7 +341,7 @@ class Game:
         known = ", ".join(planned.name for planned in self.plan.metrics) or "none"
         raise TrickError(f"the recipe has no metric {name!r} in [evaluate]; it has: {known}")
 
-    def _aside(self, seed: int, chunk: int = 0) -> AbstractContextManager[None]:
+    def aside(self, seed: int, chunk: int = 0) -> AbstractContextManager[None]:
         """Where the tricks' streams, too, are a function of the seed and not of how far the run is."""
         return self.clock.aside(seed & 0xFF_FFFF_FFFF, "sample", chunk)
 

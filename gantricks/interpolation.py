@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 
 from gantricks import pictures
-from gantricks.game import SAMPLING_CHUNK, Game
+from gantricks.game import SAMPLING_CHUNK, Game, at_rest
 from gantricks.latents import paths
 from gantricks.networks.base import Generator
 from gantricks.plan import fold
@@ -43,7 +43,6 @@ def interpolate(
     return pictures.scatter(flat, reference=np.asarray(game.dataset.samples[:POINTS]))
 
 
-@torch.no_grad()
 def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
     """Samples along great circles between Gaussian latents: float32 (rows, columns, C, H, W) or (rows, columns, D).
 
@@ -52,27 +51,19 @@ def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
     conditional, row i is of class i modulo the number of classes.
     """
     placement = game.placement
+    with game.aside(seed):
+        network: Generator = fold(game.hooks.sampling_generator, game.generator)
+    # a clock of its own: the same seed gives the same latents at every step
     rng = Rng(seed, "interpolation/latents", Clock(), placement.device, placement.dtype)
-    # the tricks' streams, too, are a function of the seed and not of how far the run is
-    step, game.clock.step = game.clock.step, seed & 0xFF_FFFF_FFFF
-    game.clock.enter("sample")
-    game.clock.step = step
-    network: Generator = fold(game.hooks.sampling_generator, game.generator)
     shape = (rows, network.latent_dim)
     ways = paths(rng.normal(shape), rng.normal(shape), columns).flatten(0, 1)
     numbers = torch.arange(rows, device=placement.device).repeat_interleave(columns)
     classes = numbers % network.classes if network.conditional else None
-    was_training = network.training
-    network.eval()
-    try:
-        chunks = [
-            network(
-                fold(game.hooks.latents, ways[start : start + SAMPLING_CHUNK]),
-                None if classes is None else classes[start : start + SAMPLING_CHUNK],
-            )
-            for start in range(0, len(ways), SAMPLING_CHUNK)
-        ]
-    finally:
-        network.train(was_training)
-    flat = torch.cat(chunks).float().cpu().contiguous().numpy()
+    chunks = []
+    for chunk, start in enumerate(range(0, len(ways), SAMPLING_CHUNK), 1):
+        part = slice(start, start + SAMPLING_CHUNK)
+        with game.aside(seed, chunk), at_rest(network):
+            z = fold(game.hooks.latents, ways[part])
+            chunks.append(network(z, None if classes is None else classes[part]).float().cpu())
+    flat = torch.cat(chunks).contiguous().numpy()
     return flat.reshape(rows, columns, *flat.shape[1:])
