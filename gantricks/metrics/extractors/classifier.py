@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections import OrderedDict
@@ -78,15 +79,15 @@ def train(
 
     It is trained on the CPU in float32, and draws from `rng` only.
     """
-    with torch.device("meta"):
-        network = Network(samples.shape[3], count)
-    initialise(network.to_empty(device="cpu"), rng)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
-    batches = _batches(len(samples), rng)
     # whoever evaluates may have switched gradients off
     with torch.inference_mode(False), torch.enable_grad():
+        with torch.device("meta"):
+            network = Network(samples.shape[3], count)
+        initialise(network.to_empty(device="cpu"), rng)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
+        batches = _batches(len(samples), rng)
         for step in range(steps):
             chosen = next(batches)
             images = moved(network_input(samples[chosen]), rng)
@@ -147,25 +148,34 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
     channels = dataset.samples.shape[3]
     try:
         tensors, facts = checkpoint.load(folder)
-    except UserError:  # never trained, or damaged since
+    except (UserError, OSError):  # never trained, or damaged since
+        with _cache_faults(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        held_out, known = tenth_and_rest(len(dataset.samples))
         rng = Rng(0, "classifier", Clock())
-        order = rng.permutation(len(dataset.samples)).numpy()
-        held_out, known = np.sort(order[: len(order) // 10]), np.sort(order[len(order) // 10 :])
         network = train(dataset.samples[known], dataset.classes[known], count, options.steps, rng, progress)
         right = classify(network, network_input(dataset.samples[held_out])).numpy() == dataset.classes[held_out]
         found = Taught(network, float(right.mean()), len(held_out))
-        _keep(folder, found)
+        with _cache_faults(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            counters = {"accuracy": found.accuracy, "held_out": found.held_out}
+            checkpoint.save(folder, {"network": network.state_dict()}, counters)
         return found
     network = Network(channels, count)
     network.load_state_dict(tensors["network"])
     return Taught(network.eval().requires_grad_(False), facts["accuracy"], facts["held_out"])
 
 
-def _keep(folder: Path, found: Taught) -> None:
+def tenth_and_rest(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` images are held out, and which a classifier is taught by: indices, in ascending order."""
+    order = Rng(0, "classifier/split", Clock()).permutation(count).numpy()
+    return np.sort(order[: count // 10]), np.sort(order[count // 10 :])
+
+
+@contextlib.contextmanager
+def _cache_faults(folder: Path) -> Iterator[None]:
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        counters = {"accuracy": found.accuracy, "held_out": found.held_out}
-        checkpoint.save(folder, {"network": found.network.state_dict()}, counters)
+        yield
     except OSError as fault:
         raise UserError(
             Problem(
