@@ -4,10 +4,10 @@
     python benchmarks/class_agreement.py runs/conditional --step 1000 --per-class 500 --json
 
 The classifier that metrics take their features from, trained on real images only, those of the run's own data, judges
-samples of the run: its *agreement* is the share of them that it gives the class that the generator was given. What it says of real
-images that it was not trained on, its accuracy, is printed beside it, class by class: a generator whose samples were
-drawn from the data would agree about as often. Agreement far above accuracy is no merit, it means that samples are
-easier to tell apart than clothes are. Sharpness and variety are not measured here; look at the samples.
+samples of the run: its *agreement* is the share of them that it gives the class that the generator was given. What it
+says of real images that it was not trained on, its accuracy, is printed beside it, class by class: a generator whose
+samples were drawn from the data would agree about as often. Agreement far above accuracy is no merit, it means that
+samples are easier to tell apart than clothes are. Sharpness and variety are not measured here; look at the samples.
 
 The classifier is a function of the data, and --seed says which latents. Nothing is drawn from torch's global generator.
 """
