@@ -3,14 +3,13 @@
     python benchmarks/class_agreement.py runs/conditional
     python benchmarks/class_agreement.py runs/conditional --step 1000 --per-class 500 --json
 
-A small convolutional classifier is trained on real images only, those of the run's own data, and judges samples of the
-run: its *agreement* is the share of them that it gives the class that the generator was given. What it says of real
-images that it was not trained on, its accuracy, is printed beside it, class by class: a generator whose samples were
-drawn from the data would agree about as often. Agreement far above accuracy is no merit, it means that samples are
-easier to tell apart than clothes are. Sharpness and variety are not measured here; look at the samples.
+The classifier that metrics take their features from, trained on real images only, those of the run's own data, judges
+samples of the run: its *agreement* is the share of them that it gives the class that the generator was given. What it
+says of real images that it was not trained on, its accuracy, is printed beside it, class by class: a generator whose
+samples were drawn from the data would agree about as often. Agreement far above accuracy is no merit, it means that
+samples are easier to tell apart than clothes are. Sharpness and variety are not measured here; look at the samples.
 
-Everything is a function of --seed and the run: the split into training and held-out images, the classifier, the
-latents. Nothing is drawn from torch's global generator.
+The classifier is a function of the data, and --seed says which latents. Nothing is drawn from torch's global generator.
 """
 
 from __future__ import annotations
@@ -18,84 +17,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
-from gantricks import Problem, Registry, Rng, UserError, checkpoint, initialise
+from gantricks import Problem, Registry, UserError, checkpoint
 from gantricks.game import Game
+from gantricks.metrics.extractors.classifier import Classifier, classify, network_input, taught, tenth_and_rest
 from gantricks.pictures import to_pixels
-from gantricks.rng import Clock
 from gantricks.run import plan_recipe
 
 LEAST_SAMPLES = 1000
-BATCH = 50
-
-
-class Classifier(nn.Module):
-    """Images (B, C, H, W) in [-1, 1] of any size to class logits (B, K)."""
-
-    init_std = None  # He et al. 2015, as `initialise` has it
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        layers = OrderedDict[str, nn.Module]()
-        for number, (inner, outer) in enumerate(pairwise((channels, 32, 64, 64, 128, 128))):
-            layers[f"conv{number}"] = nn.Conv2d(inner, outer, 3, padding=1, bias=False)
-            layers[f"norm{number}"] = nn.BatchNorm2d(outer)
-            layers[f"activation{number}"] = nn.ReLU()
-            if number in (0, 2):
-                layers[f"pool{number}"] = nn.MaxPool2d(2)
-        self.body = nn.Sequential(layers)
-        self.head = nn.Linear(128, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.body(images).mean((2, 3)))
-        return logits
-
-
-def trained_classifier(images: Tensor, classes: Tensor, count: int, epochs: int, rng: Rng) -> Classifier:
-    """A classifier of `count` classes, taught `classes` (N,) by `images` (N, C, H, W) in [-1, 1], which are mirrored
-    and moved by up to 2 pixels at random.
-    """
-    with torch.device("meta"):
-        network = Classifier(images.shape[1], count)
-    initialise(network.to_empty(device="cpu"), rng)
-    network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05)
-    steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
-    for _ in range(epochs):
-        for chosen in rng.permutation(len(images)).split(BATCH):
-            if len(chosen) == BATCH:  # batch norm wants whole batches
-                loss = cross_entropy(network(varied(images[chosen], rng)), classes[chosen], label_smoothing=0.1)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    return network.eval()
-
-
-def varied(images: Tensor, rng: Rng, reach: int = 2) -> Tensor:
-    """Each image (B, C, H, W) mirrored in half of the cases; the whole batch moved by up to `reach` pixels."""
-    mirrored = torch.where(rng.bernoulli((len(images), 1, 1, 1), 0.5), images.flip(3), images)
-    down, right = (rng.randint(2, 2 * reach + 1) - reach).tolist()
-    moved = nn.functional.pad(mirrored, [reach] * 4, mode="replicate")
-    height, width = images.shape[2:]
-    return moved[:, :, reach + down : reach + down + height, reach + right : reach + right + width]
-
-
-@torch.no_grad()
-def judged(network: Classifier, images: Tensor) -> Tensor:
-    """The class that the network gives each image, int64 (N,)."""
-    return torch.cat([network(part).argmax(1) for part in images.split(500)])
 
 
 def shares(right: Tensor, classes: Tensor, names: Sequence[str]) -> dict[str, float]:
@@ -109,11 +44,10 @@ def measure(
     step: int | None = None,
     per_class: int = 100,
     seed: int = 0,
-    epochs: int = 12,
     plugins: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Agreement of a run's samples, `per_class` of each class and 1,000 in all at least, with a classifier that was
-    trained on four fifths of the real images.
+    trained on nine tenths of the real images.
 
     Raises UserError for a run whose generator is given no classes.
     """
@@ -138,32 +72,25 @@ def measure(
     samples = network_input(to_pixels(game.sample(count, seed)))
     asked = torch.arange(count) % len(names)
 
-    rng = Rng(seed, "class_agreement", Clock())
-    order = rng.permutation(len(dataset.samples)).numpy()
-    images, classes = network_input(dataset.samples[order]), torch.from_numpy(dataset.classes[order])
-    held_out = len(images) // 5
-    classifier = trained_classifier(images[held_out:], classes[held_out:], len(names), epochs, rng)
-    known = judged(classifier, images[:held_out]) == classes[:held_out]
-    agreed = judged(classifier, samples) == asked
+    held_out, known = tenth_and_rest(len(dataset.samples))
+    classifier = taught(dataset, len(names), Classifier.Config()).network
+    images, classes = network_input(dataset.samples[held_out]), torch.from_numpy(dataset.classes[held_out])
+    right = classify(classifier, images) == classes
+    agreed = classify(classifier, samples) == asked
     return {
         "run": str(folder),
         "step": step,
         "seed": seed,
         "classifier": {
-            "trained_on": len(images) - held_out,
-            "held_out": held_out,
-            "accuracy": known.float().mean().item(),
-            "per_class": shares(known, classes[:held_out], names),
+            "trained_on": len(known),
+            "held_out": len(held_out),
+            "accuracy": right.float().mean().item(),
+            "per_class": shares(right, classes, names),
         },
         "samples": count,
         "agreement": agreed.float().mean().item(),
         "per_class": shares(agreed, asked, names),
     }
-
-
-def network_input(images: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def main() -> int:
@@ -173,7 +100,7 @@ def main() -> int:
     parser.add_argument(
         "--per-class", type=int, default=100, help=f"samples of each class; {LEAST_SAMPLES} in all at least"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split, of the classifier and of the latents")
+    parser.add_argument("--seed", type=int, default=0, help="of the latents")
     parser.add_argument("--plugin", type=Path, action="append", default=[], help="a file that holds a trick of the run")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()

@@ -1,0 +1,197 @@
+"""The features that metrics compare: which extractor a recipe chose, and what it makes of a subject, computed once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from gantricks.errors import Problem, UserError
+from gantricks.metrics.base import NEEDS, EvaluationFacts, Samples, Subject
+from gantricks.metrics.extractors.base import Extractor
+from gantricks.options import Options
+from gantricks.registry import Registry
+
+Kind = Literal["features", "probabilities"]
+
+
+class Chosen(NamedTuple):
+    """An extractor by name, with its options."""
+
+    name: str
+    options: Options
+
+    def extractor(self) -> Extractor:
+        built: Extractor = _class(self.name)(self.options)
+        return built
+
+
+def choose(value: Any) -> Chosen:
+    """Read `"classifier"`, or a table such as `{ name = "inception", weights = "…" }`.
+
+    Raises (on validation): a name that is unknown, options that the extractor does not have.
+    """
+    if isinstance(value, Chosen):
+        return value
+    table = dict(value) if isinstance(value, Mapping) else {"name": value}
+    name = table.pop("name", None)
+    if not isinstance(name, str):
+        raise _refusal('write extractor = "classifier", or a table: { name = "inception", weights = "…" }')
+    try:
+        # as recipes are: a number in quotes is no number
+        return Chosen(name, _class(name).Config.model_validate_json(json.dumps(table, default=str), strict=True))
+    except UserError as fault:
+        raise _refusal("; ".join(f"{p.what}; {p.mend}" for p in fault.problems)) from fault
+    except ValidationError as fault:
+        found = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in fault.errors())
+        raise _refusal(f"extractor {name!r}: {'; '.join(found)}") from fault
+
+
+def _refusal(words: str) -> PydanticCustomError:
+    return PydanticCustomError("extractor", "{words}", {"words": words})
+
+
+def _class(name: str) -> type[Extractor]:
+    return Registry().load("extractors", name).cls
+
+
+def _written(chosen: Chosen) -> str | dict[str, Any]:
+    table = chosen.options.model_dump(mode="json", exclude_none=True)
+    for key in _class(chosen.name).paths:
+        if key in table:
+            table[key] = str(Path(table[key]).expanduser().absolute())
+    return {"name": chosen.name, **table}
+
+
+ExtractorChoice = Annotated[
+    Chosen,
+    Field(
+        default_factory=lambda: choose("classifier"),
+        description="what turns images into features: a name, or a table of a name and the extractor's options",
+    ),
+    BeforeValidator(choose),
+    PlainSerializer(_written),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+            ],
+            "default": "classifier",
+        }
+    ),
+]
+"""The option `extractor` of a metric."""
+
+
+def extractor_problems(chosen: Chosen, facts: EvaluationFacts, kind: Kind = "features") -> list[str]:
+    """Why the chosen extractor cannot serve here, in sentences."""
+    extractor = chosen.extractor()
+    missing = sorted(set(extractor.needs) - facts.provided)
+    found = [f"the extractor {chosen.name!r} needs {need}: {NEEDS.get(need, need)}" for need in missing]
+    if kind == "probabilities" and not extractor.classifies():
+        found.append(f'the extractor {chosen.name!r} gives no probabilities; take "classifier"')
+    return found or extractor.problems(facts.description)
+
+
+def too_few(facts: EvaluationFacts, least: int, reason: str) -> list[str]:
+    """A sentence where fewer than `least` samples, or reals, would be compared; `reason` is what they do not do."""
+    if facts.samples < least:
+        return [f"{facts.samples} samples {reason}: ask for {least} or more"]
+    if facts.description.count < least:
+        return [f"{facts.description.count} real images {reason}: the data must hold {least} or more"]
+    return []
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The features of `reals` (N, A) and of `others` (M, A), and where they are from."""
+
+    reals: np.ndarray
+    others: np.ndarray
+    extracted: Extracted
+
+    @property
+    def facts(self) -> dict[str, str | int | float]:
+        return {"samples": len(self.others), "reals": len(self.reals), **self.extracted.facts}
+
+
+def generated_and_real(subject: Subject, chosen: Chosen) -> Compared:
+    """As many generated samples as asked for, and as many reals, or all where there are fewer."""
+    extracted = Extracted(subject, chosen)
+    count = min(subject.samples, len(subject.dataset.samples))
+    return Compared(extracted.reals(count), extracted.generated(subject.samples), extracted)
+
+
+def real_and_real(subject: Subject, chosen: Chosen, least: int = 2) -> Compared | None:
+    """Two disjoint parts of the reals, each as large as the samples would be, or half of the data where there is not
+    enough of it; None where that is fewer than `least`."""
+    count = min(subject.samples, len(subject.dataset.samples) // 2)
+    if count < least:
+        return None
+    extracted = Extracted(subject, chosen)
+    return Compared(extracted.reals(count), extracted.reals(count, which=1), extracted)
+
+
+class Extracted:
+    """Features (n, A), or probabilities (n, K), that one extractor finds in the samples of one subject; float32 where
+    the extractor's are. They are kept while the subject lives, for all metrics that look through the same extractor.
+    """
+
+    def __init__(self, subject: Subject, chosen: Chosen) -> None:
+        kept = _KEPT.setdefault(subject, {})
+        key = json.dumps(_written(chosen), sort_keys=True)
+        if key not in kept:
+            extractor = chosen.extractor()
+            extractor.prepare(subject)
+            kept[key] = extractor, {}
+        self.subject = subject
+        self.extractor, self._arrays = kept[key]
+        self.facts = {"extractor": chosen.name, **self.extractor.facts, "seed": subject.seed}
+
+    def generated(self, count: int, kind: Kind = "features") -> np.ndarray:
+        """Of `count` generated samples. Raises UserError where one is not finite."""
+        return self._of(kind, "generated images", self.subject.generated, count)
+
+    def reals(self, count: int, which: int = 0, kind: Kind = "features") -> np.ndarray:
+        """Of `count` samples of the data, `which` as in `Subject.reals`. Raises UserError where one is not finite."""
+        return self._of(kind, "real images", self.subject.reals, count, which)
+
+    def called(self, figure: str) -> dict[str, str]:
+        """The fact under which published name, if any, `figure` is known when it comes from these features."""
+        name = self.extractor.names.get(figure)
+        return {"called": name} if name else {}
+
+    def _of(self, kind: Kind, what: str, draw: Callable[..., Samples], *arguments: int) -> np.ndarray:
+        key = (kind, what, *arguments)
+        if key not in self._arrays:
+            self._arrays[key] = self._computed(kind, what, arguments[0], draw(*arguments))
+        return self._arrays[key]
+
+    def _computed(self, kind: Kind, what: str, count: int, batches: Samples) -> np.ndarray:
+        parts, done = [], 0
+        for images, _ in batches:
+            part = self.extractor.features(images) if kind == "features" else self.extractor.probabilities(images)
+            if not np.isfinite(part).all():
+                raise UserError(
+                    Problem(
+                        f"the {kind} of {what} are not finite",
+                        f"extractor {self.facts['extractor']!r}",
+                        "evaluate an earlier step, or take another extractor",
+                    )
+                )
+            parts.append(part)
+            done += len(part)
+            self.subject.progress(f"{kind} of {what}", done, count)
+        return np.concatenate(parts)
+
+
+# weakly, so that a subject's features go when it does
+_KEPT: WeakKeyDictionary[Subject, dict[str, tuple[Extractor, dict[tuple[Any, ...], np.ndarray]]]] = WeakKeyDictionary()
