@@ -30,10 +30,12 @@ class Frame:
     __slots__ = (
         "_constants",
         "_scheduled",
+        "bring_back",
         "clock",
         "device",
         "discriminator",
         "dtype",
+        "evaluate",
         "fake",
         "fake_in",
         "fake_labels",
@@ -43,6 +45,7 @@ class Frame:
         "generator",
         "guard",
         "hooks",
+        "keep",
         "progress",
         "progress_tensor",
         "real",
@@ -61,6 +64,9 @@ class Frame:
     hooks: Hooks
     step: Step
     restructured: Callable[[], None]
+    evaluate: Callable[[str], float]
+    keep: Callable[[str], None]
+    bring_back: Callable[[str], None]
     real: Batch | None
     fake: Batch | None
     real_in: Batch | None
@@ -322,6 +328,24 @@ class Context:
         if not 1 <= n <= self.data.count:
             raise TrickError(f"{self.name}: a batch holds 1 to {self.data.count} samples with this data, not {n}")
         self._frame.feed.batch_size = n
+
+    def evaluate(self, metric: str) -> float:
+        """The main figure of a metric that the recipe names in `[evaluate]`, by its instance's name, for the present
+        state; for `on_boundary`. Nothing of the run is changed by it: with the same figures, it goes on as without."""
+        self._outside_the_step("evaluate")
+        return self._frame.evaluate(metric)
+
+    def keep(self) -> None:
+        """Keep a copy of the present state, in place of the one kept before: both networks and optimizers and the
+        tensors of all other tricks; for `on_boundary` and `on_run_end`. The copy is part of a checkpoint."""
+        self._outside_the_step("keep")
+        self._frame.keep(self.name)
+
+    def bring_back(self) -> None:
+        """Make the state that was kept the present one, to the bit; this trick's own tensors and the number of steps
+        done stay. For a run that ends: it does not go on from there as it did the first time."""
+        self._outside_the_step("bring_back")
+        self._frame.bring_back(self.name)
 
     def restructured(self) -> None:
         """Say that other weights than before take part from the next step on, those with `requires_grad`; for

@@ -72,7 +72,8 @@ class Reporter:
 class Result:
     """How a run ended.
 
-    `signal` is the one that interrupted it, `stopped` the reason of the trick that ended it early.
+    `signal` is the one that interrupted it, `stopped` the reason of the trick that ended it early, `state_from` the
+    step that its last state is from, where a trick has brought an earlier one back.
     """
 
     run: Path
@@ -80,6 +81,7 @@ class Result:
     steps: int
     signal: int | None = None
     stopped: str | None = None
+    state_from: int | None = None
 
     @property
     def pictures(self) -> list[Path]:
@@ -138,7 +140,8 @@ def resume(
         start = _checkpoint(folder, step) if step is not None or checkpoint.checkpoints(folder) else None
         saved = checkpoint.load(start) if start else None
         if saved and saved[1]["step"] >= recipe.train.steps:
-            return Result(folder, saved[1]["step"], recipe.train.steps)
+            step, steps = saved[1]["step"], recipe.train.steps
+            return Result(folder, step, steps, state_from=saved[1].get("state_from_step"))
         reporter.planned(plan, placement)
         dataset = plan.source.load(reporter.reading)
         for sentence in _differences(manifest, plan, placement, dataset):
@@ -276,7 +279,7 @@ class _Session:
                 self.reporter.close()
                 log.close()
                 self._write_manifest(parameters, first, game.finished, began)
-        return Result(self.run, game.finished, game.steps, self.signal, game.frame.stop_reason)
+        return Result(self.run, game.finished, game.steps, self.signal, game.frame.stop_reason, game.state_from)
 
     def _loop(self, game: Game, log: Any) -> None:
         train = self.train
@@ -296,17 +299,18 @@ class _Session:
                 for sentence in game.frame.warnings:
                     self.reporter.warn(f"step {step}: {sentence}")
                 game.frame.warnings.clear()
-            if step % train.sample_every == 0 or last:
-                self._picture(game, log)
             self.reporter.stepped(step)
+            if last:
+                break  # a signal that comes now finds a run that ends anyway
+            if step % train.sample_every == 0:
+                self._picture(game, log)
             interrupted = self.signal is not None  # looked at once: a signal that comes later has its own step
-            if (step % train.checkpoint_every == 0 and not last) or interrupted:
+            if step % train.checkpoint_every == 0 or interrupted:
                 self._save(game, log)
             if interrupted:
                 return
         game.end()
-        if game.frame.stop_reason:
-            self._picture(game, log)
+        self._picture(game, log)
         self._save(game, log)
 
     def _picture(self, game: Game, log: Any) -> None:
@@ -351,7 +355,7 @@ class _Session:
             "ended": _date(time.time()) if finished is not None else None,
             "from_step": first,
             "to_step": finished,
-        }
+        } | ({"state_from_step": self.game.state_from} if self.game.state_from is not None else {})
         manifest = {
             **_versions(),
             "device": str(self.placement.device),
