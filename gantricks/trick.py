@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gantricks.options import Options
@@ -15,6 +15,7 @@ CAPABILITIES: dict[str, str] = {
     "targets": "an adversarial loss that uses labels (the default one does)",
     "classes": "data with classes",
     "images": "image data",
+    "metric": "a metric in the recipe; add one, such as [evaluate.mixture_coverage]",
     "separate_passes": "scoring reals and fakes in separate passes; add [tricks.separate_batches]",
     "input_grad": "D's inputs as leaves with gradient (always at hand)",
     "generator_batch_norm": "a generator with batch norm; set batch_norm = true in [generator]",
@@ -36,7 +37,8 @@ class Setting:
     `shape` is that of one sample, (C, H, W) or (D,); `group` how many samples D judges at once; `count` the number of
     samples in the data; `generator` and
     `discriminator` are the networks' options; `generator_maps` and `discriminator_maps` the heights and widths of the
-    maps between their blocks, the image first and the smallest last.
+    maps between their blocks, the image first and the smallest last; `metrics` are those of the recipe, by instance,
+    and whether "higher" or "lower" is better in their main figure.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +53,7 @@ class Setting:
     discriminator: Options
     generator_maps: tuple[tuple[int, int], ...] = ()
     discriminator_maps: tuple[tuple[int, int], ...] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)
     group: int = 1
 
 

@@ -208,8 +208,7 @@ class MinibatchDiscrimination(Trick):
         one = setting.group  # what D judges at once is compared as one
         if one in setting.batch_sizes:
             return [
-                f"in a batch of {one} there is no other sample to resemble; "
-                f"let batches hold {2 * one} samples or more"
+                f"in a batch of {one} there is no other sample to resemble; let batches hold {2 * one} samples or more"
             ]
         return []
 
