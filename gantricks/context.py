@@ -32,6 +32,7 @@ class Frame:
         "_constants",
         "_scheduled",
         "better",
+        "bring_back",
         "clock",
         "device",
         "discriminator",
@@ -46,6 +47,7 @@ class Frame:
         "generator",
         "guard",
         "hooks",
+        "keep",
         "progress",
         "progress_tensor",
         "real",
@@ -66,6 +68,8 @@ class Frame:
     restructured: Callable[[], None]
     evaluate: Callable[[str], float]
     better: Callable[[str], Direction]
+    keep: Callable[[str], None]
+    bring_back: Callable[[str], None]
     real: Batch | None
     fake: Batch | None
     real_in: Batch | None
@@ -337,6 +341,18 @@ class Context:
     def better(self, metric: str) -> Direction:
         """Which direction of that figure is better: "higher" or "lower"."""
         return self._frame.better(metric)
+
+    def keep(self) -> None:
+        """Keep a copy of the present state, in place of the one kept before: both networks and optimizers and the
+        tensors of all other tricks; for `on_boundary` and `on_run_end`. The copy is part of a checkpoint."""
+        self._outside_the_step("keep")
+        self._frame.keep(self.name)
+
+    def bring_back(self) -> None:
+        """Make the state that was kept the present one, to the bit; this trick's own tensors and the number of steps
+        done stay. For a run that ends: it does not go on from there as it did the first time."""
+        self._outside_the_step("bring_back")
+        self._frame.bring_back(self.name)
 
     def restructured(self) -> None:
         """Say that other weights than before take part from the next step on, those with `requires_grad`; for

@@ -71,6 +71,11 @@ class Game:
         self._captured: tuple[tuple[int, ...], Captured] | None = None
         self.cursors: dict[int, int] = {}
         """Where the data stood before each step since the last look for a fault."""
+        self.kept: Tensors = {}
+        """The state to come back to, by file name and key; none so far where it is empty."""
+        self._kept_numbers: dict[str, Any] = {}
+        self.state_from: int | None = None
+        """The step that the present state is from, where it was brought back; how far the run is does not change."""
 
         self._build_networks()
         self._build_players()
@@ -150,6 +155,7 @@ class Game:
         )
         self.frame.restructured = self._restructured
         self.frame.evaluate, self.frame.better = self.evaluate, self.better
+        self.frame.keep, self.frame.bring_back = self.keep, self.bring_back
         self.frame.prepare(option for planned in self.plan.tricks for _, option in planned.trick.config)
         self._at(0)
         self.clock.enter("setup")
@@ -235,7 +241,7 @@ class Game:
 
     def moving(self) -> list[Tensor]:
         """Every tensor that a step changes and a later one reads, each once."""
-        tensors = [tensor for group in self.state().values() for tensor in group.values()]
+        tensors = [tensor for name, group in self.state().items() if name != "kept" for tensor in group.values()]
         tensors += self.guard.tensors()
         tensors += [player.held for player in self.players.values()]
         return list({tensor.data_ptr(): tensor.detach() for tensor in tensors if tensor.numel()}.values())
@@ -354,10 +360,16 @@ class Game:
             role = _ROLES[name]
             state[role] = player.network.state_dict()
             state[f"{role}_optimizer"] = _optimizer_tensors(player)
-        return state
+        return state | ({"kept": self.kept} if self.kept else {})
 
     def counters(self) -> dict[str, Any]:
         """Every host number that a checkpoint holds."""
+        counters = {"step": self.finished, "images_seen": self.feed.cursor, **self._numbers()}
+        counters |= {"kept": self._kept_numbers} if self.kept else {}
+        return counters | ({"state_from_step": self.state_from} if self.state_from is not None else {})
+
+    def _numbers(self) -> dict[str, Any]:
+        """The host numbers that belong to a state, however far the run is."""
         groups = {
             name: [
                 {
@@ -369,30 +381,59 @@ class Game:
             ]
             for name, player in self.players.items()
         }
-        return {
-            "step": self.finished,
-            "images_seen": self.feed.cursor,
-            "batch_size": self.feed.batch_size,
-            "n_critic": self.step.n_critic,
-            "optimizers": groups,
-        }
+        return {"batch_size": self.feed.batch_size, "n_critic": self.step.n_critic, "optimizers": groups}
+
+    def keep(self, trick: str) -> None:
+        """Copy the present state into the one to come back to: all but the tensors of `trick`, which asks for it."""
+        own = {f"tricks/{name}" for name in self._tensors_of(trick)}
+        tensors = {f"{group}/{name}": t for group, named in self.state().items() for name, t in named.items()}
+        live = {name: t for name, t in tensors.items() if name not in own and not name.startswith("kept/")}
+        if self.kept.keys() != live.keys():
+            self.kept = {name: tensor.detach().clone() for name, tensor in live.items()}
+        else:
+            _copy_into(self.kept, live, "the kept state")
+        self._kept_numbers = {"step": self.finished, **self._numbers()}
+
+    def bring_back(self, trick: str) -> None:
+        """Make the kept state the present one, in place, but for the tensors of `trick` and how far the run is."""
+        if not self.kept:
+            raise TrickError(f"{trick}: ctx.bring_back() was called before something was kept")
+        phase = self.clock.phase
+        state: dict[str, Tensors] = {"tricks": self._tensors_of(trick)}
+        for name, tensor in self.kept.items():
+            group, _, key = name.partition("/")
+            state.setdefault(group, {})[key] = tensor
+        self._take_up(state, self._kept_numbers)
+        self.state_from = self._kept_numbers["step"]
+        self.clock.enter(phase)
+
+    def _tensors_of(self, trick: str) -> Tensors:
+        return {name: tensor for name, tensor in self.trick_tensors.items() if name.partition("/")[0] == trick}
 
     def load(self, state: dict[str, Tensors], counters: dict[str, Any]) -> None:
         """Take up a saved state, in place.
 
         Raises KeyError or ValueError when the saved tensors are not those of this game.
         """
+        self.feed.cursor = counters["images_seen"]
+        self._at(counters["step"])
+        self.kept = {
+            name: tensor.to(self.placement.device, copy=True) for name, tensor in state.get("kept", {}).items()
+        }
+        self._kept_numbers = counters.get("kept", {})
+        self.state_from = counters.get("state_from_step")
+        self._take_up(state, counters)
+
+    def _take_up(self, state: dict[str, Tensors], numbers: dict[str, Any]) -> None:
         for name, player in self.players.items():
             role = _ROLES[name]
             _copy_into(player.network.state_dict(), state[role], role)
             _load_optimizer(player, state[f"{role}_optimizer"], f"the {role}'s optimizer")
-            for group, saved in zip(player.optimizer.param_groups, counters["optimizers"][name], strict=True):
+            for group, saved in zip(player.optimizer.param_groups, numbers["optimizers"][name], strict=True):
                 group.update({key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()})
         _copy_into(self.trick_tensors, state["tricks"], "the tricks' state")
-        self.feed.cursor = counters["images_seen"]
-        self.feed.batch_size = counters["batch_size"]
-        self.step.n_critic = counters["n_critic"]
-        self._at(counters["step"])
+        self.feed.batch_size = numbers["batch_size"]
+        self.step.n_critic = numbers["n_critic"]
         self.clock.enter("setup")
         notify(self.hooks.on_load)
 

@@ -73,7 +73,8 @@ class Result:
     """How a run ended.
 
     `signal` is the one that interrupted it, `stopped` the reason of the trick that ended it early, `memory` the most
-    bytes that the process has held: of the GPU's memory, or of the machine's.
+    bytes that the process has held: of the GPU's memory, or of the machine's; `state_from` the step that its last state
+    is from, where a trick has brought an earlier one back.
     """
 
     run: Path
@@ -82,6 +83,7 @@ class Result:
     signal: int | None = None
     stopped: str | None = None
     memory: int | None = None
+    state_from: int | None = None
 
     @property
     def pictures(self) -> list[Path]:
@@ -139,7 +141,8 @@ def resume(
         start = _checkpoint(folder, step) if step is not None or checkpoint.checkpoints(folder) else None
         saved = checkpoint.load(start) if start else None
         if saved and saved[1]["step"] >= recipe.train.steps:
-            return Result(folder, saved[1]["step"], recipe.train.steps)
+            step, steps = saved[1]["step"], recipe.train.steps
+            return Result(folder, step, steps, state_from=saved[1].get("state_from_step"))
         reporter.planned(plan, placement)
         dataset = plan.source.load(reporter.reading)
         for sentence in _differences(manifest, plan, placement, dataset):
@@ -316,8 +319,15 @@ class _Session:
                 self.reporter.close()
                 log.close()
                 self._write_manifest(parameters, first, game.finished, began)
-        memory = peak_memory(self.placement.device)
-        return Result(self.run, game.finished, game.steps, self.signal, game.frame.stop_reason, memory)
+        return Result(
+            self.run,
+            game.finished,
+            game.steps,
+            self.signal,
+            game.frame.stop_reason,
+            peak_memory(self.placement.device),
+            game.state_from,
+        )
 
     def _loop(self, game: Game, log: Any) -> None:
         train = self.train
@@ -337,18 +347,19 @@ class _Session:
                 for sentence in game.frame.warnings:
                     self.reporter.warn(f"step {step}: {sentence}")
                 game.frame.warnings.clear()
-            if step % train.sample_every == 0 or last:
-                self._picture(game, log)
             self.reporter.stepped(step)
             self.writer.check()
+            if last:
+                break  # a signal that comes now finds a run that ends anyway
+            if step % train.sample_every == 0:
+                self._picture(game, log)
             interrupted = self.signal is not None  # looked at once: a signal that comes later has its own step
-            if (step % train.checkpoint_every == 0 and not last) or interrupted:
+            if step % train.checkpoint_every == 0 or interrupted:
                 self._save(game, log)
             if interrupted:
                 return
         game.end()
-        if game.frame.stop_reason:
-            self._picture(game, log)
+        self._picture(game, log)
         self._save(game, log)
 
     def _picture(self, game: Game, log: Any) -> None:
@@ -394,7 +405,7 @@ class _Session:
             "from_step": first,
             "to_step": finished,
             "peak_memory": peak_memory(self.placement.device) if finished is not None else None,
-        }
+        } | ({"state_from_step": self.game.state_from} if self.game.state_from is not None else {})
         manifest = {
             **versions(),
             "device": str(self.placement.device),

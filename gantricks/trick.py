@@ -15,6 +15,7 @@ CAPABILITIES: dict[str, str] = {
     "targets": "an adversarial loss that uses labels; switch off the trick that replaces the default one, which does",
     "classes": 'data with classes; set a source that has them in [data], such as "fashion_mnist"',
     "images": 'image data; set a source of images in [data], such as "fashion_mnist"',
+    "metric": "a metric in the recipe; add one, such as [evaluate.mixture_coverage]",
     "separate_passes": "scoring reals and fakes in separate passes; add [tricks.separate_batches]",
     "input_grad": "D's inputs as leaves with gradient (always at hand)",
     "generator_batch_norm": "a generator with batch norm; set batch_norm = true in [generator]",
@@ -34,10 +35,9 @@ class Setting:
 
     `batch_sizes` are all that batches have in the run: `batch_size`, the recipe's, or what tricks set in its place.
     `shape` is that of one sample, (C, H, W) or (D,); `group` how many samples D judges at once; `count` the number of
-    samples in the data; `generator` and
-    `discriminator` are the networks' options; `generator_maps` and `discriminator_maps` the heights and widths of the
-    maps between their blocks, the image first and the smallest last; `metrics` are those of the recipe, by instance,
-    and whether "higher" or "lower" is better in their main figure.
+    samples in the data; `generator` and `discriminator` are the networks' options; `generator_maps` and
+    `discriminator_maps` the heights and widths of the maps between their blocks, the image first and the smallest last;
+    `metrics` are those of the recipe, by instance, and whether "higher" or "lower" is better in their main figure.
     """
 
     shape: tuple[int, ...]

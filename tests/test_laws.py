@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured import Measured
 from trace_laws import TRACE_LAWS
 
 from gantricks import Trick, UserError
@@ -36,6 +38,8 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
     "batch_size_schedule/mixing": ({"start": 4, "end": 6}, MIXING | {"reuse_fakes": False}),
     "discriminator_dropout": ({"input": 0.2, "hidden": 0.5}, {}),
     "discriminator_dropout/mixing": ({"input": 0.2, "hidden": 0.5}, MIXING),
+    "early_stopping": ({"every": 2, "patience": 50}, {}),
+    "early_stopping/conditional": ({"every": 1, "patience": 50, "min_delta": 0.01}, CONDITIONAL | {"n_critic": 2}),
     "ema": ({"decay": 0.9}, {"sample": (1, 8, 8), "generator": {"batch_norm": True}}),
     "experience_replay": ({"capacity": 12}, {}),
     "experience_replay/conditional": ({"capacity": 5, "p": 0.8}, CONDITIONAL | {"n_critic": 2}),
@@ -83,6 +87,9 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
     "separate_batches/mixing": ({}, MIXING),
     "network_swap": ({"keep_every": 1, "capacity": 2, "swap_every": 2, "length": 1}, {}),
     "network_swap/conditional": ({"keep_every": 2, "swap_every": 3, "length": 2}, CONDITIONAL | {"n_critic": 2}),
+    "packing": ({"m": 2}, {}),
+    "packing/mixing": ({"m": 2}, MIXING | {"n_critic": 2}),
+    "packing/resnet": ({"m": 2}, {"sample": (3, 8, 8), "discriminator": {"network": "resnet", "channels": 4}}),
     "sgd_discriminator": ({"momentum": 0.5}, {}),
     "soft_labels": ({"real": (0.7, 1.2), "fake": (0.0, 0.3)}, {}),
     "soft_labels/conditional": ({}, CONDITIONAL | {"n_critic": 2, "reuse_fakes": False}),
@@ -99,7 +106,13 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
 def case(setting: str) -> Case:
     options, changes = SETTINGS[setting]
     cls = Registry(installed=False).load("tricks", setting.partition("/")[0]).cls
-    return Case(cls, options, TrickHost.for_trick(cls, **changes))
+    return Case(cls, options, host_for(cls, **changes))
+
+
+def host_for(*tricks: type[Trick], **changes: Any) -> TrickHost:
+    """The smallest host that fits these tricks; with a metric where one of them wants one."""
+    measured = any("metric" in trick.needs for trick in tricks)
+    return (Measured if measured else TrickHost).for_trick(*tricks, **changes)
 
 
 def test_every_shipped_trick_is_in_the_table() -> None:
@@ -137,6 +150,8 @@ MISTAKES = [
     ("discriminator_dropout", "if self.training else x", "if True else x"),
     ("discriminator_dropout", "1 - p) / (1 - p)", "1 - p)"),
     ("discriminator_dropout", "ctx.rng.fork(name)", "ctx.rng.fork('input')"),
+    ("early_stopping", "self.waited.zero_()\n            ctx.keep()", "self.waited.zero_()"),
+    ("early_stopping", "gain > min_delta", "gain < min_delta"),
     ("ema", "(1 + count) / (10 + count)", "(1 + count) / (11 + count)"),
     ("ema", "copy_where_(*self.buffers, ctx.updated > 0)", "pass"),
     ("experience_replay", "chosen = rng.bernoulli(batch.size, p)", "chosen = rng.bernoulli(1, p)"),
@@ -189,6 +204,11 @@ MISTAKES = [
         "return ctx.discriminator(*real), ctx.discriminator(*fake)",
         "return __import__('gantricks.step').step.score_jointly(ctx.discriminator, real, fake)",
     ),
+    (
+        "packing",
+        "samples.reshape(size // m, m * channels, *rest)",
+        "samples.unflatten(0, (m, -1)).movedim(0, 1).flatten(1, 2)",
+    ),
     ("sgd_discriminator", "lr=lr, momentum=momentum", "lr=lr, momentum=0.9"),
     ("soft_labels", "rng.uniform(labels.shape)", "rng.uniform(1)"),
     ("soft_labels", "high = torch.full_like(labels, fake.high)", "high = torch.full_like(labels, real.low)"),
@@ -222,7 +242,7 @@ def test_every_law_catches_a_mistake() -> None:
 @pytest.mark.parametrize("trick", shipped("tricks"))
 def test_a_trick_passes_at_its_trial_settings(trick: str) -> None:
     """What `gantricks tricks NAME --check` runs."""
-    outcomes = run_suite(trick)
+    outcomes = run_suite(trick, host=host_for(Registry(installed=False).load("tricks", trick).cls))
     assert all(outcome.ok for outcome in outcomes), [str(outcome) for outcome in outcomes if not outcome.ok]
 
 
@@ -232,8 +252,10 @@ TRICKS = [setting for setting in SETTINGS if "/" not in setting]
 
 REFUSED = {
     # pairs that `check` refuses, and the words in which it does
+    ("auxiliary_classifier", "packing"): "packing does not go with class_logits",
     ("grow", "network_swap"): "network_swap does not go with grow",
     ("instance_norm", "virtual_batch_norm"): "generator_batch_norm",
+    ("label_injection", "packing"): "packing does not go with discriminator_conditional",
     ("label_smoothing", "soft_labels"): "label_smoothing does not go with soft_labels",
     ("least_squares", "minimax"): "adversarial_loss",
     ("minibatch_discrimination", "minibatch_stddev"): "d_head",
@@ -245,6 +267,11 @@ def plain_case(trick: str) -> Case:
     return Case(cls, SETTINGS[trick][0], name=trick, trace=TRACE_LAWS[trick])
 
 
+def pair_of_cases(first: str, second: str) -> tuple[Case, Case, TrickHost]:
+    a, b = plain_case(first), plain_case(second)
+    return a, b, host_for(a.trick, b.trick)
+
+
 @pytest.mark.parametrize("first", TRICKS)
 def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: str, refused_pairs) -> None:
     for second in TRICKS:
@@ -253,12 +280,12 @@ def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: st
         pair = min(first, second), max(first, second)
         if pair not in REFUSED:
             try:
-                pair_holds(plain_case(first), plain_case(second))
+                pair_holds(*pair_of_cases(first, second))
             except (AssertionError, UserError) as broken:
                 raise AssertionError(f"{first}, then {second}: {broken}") from broken
         else:
             with pytest.raises(UserError, match=REFUSED[pair]) as refusal:
-                pair_holds(plain_case(first), plain_case(second))
+                pair_holds(*pair_of_cases(first, second))
             refused_pairs[pair] = "; ".join(problem.what for problem in refusal.value.problems)
 
 
@@ -269,10 +296,10 @@ def test_few_pairs_are_refused() -> None:
 
 @pytest.mark.parametrize(("first", "second"), REFUSED)
 def test_a_pair_is_refused_for_what_the_tricks_declare_and_for_nothing_else(first: str, second: str) -> None:
-    a, b = plain_case(first), plain_case(second)
-    host = TrickHost.for_trick(a.trick, b.trick)
-    for lone in (a, b):
-        replace(lone, host=host).with_it.plan()  # not refused: what follows is about the pair
+    a, b, host = pair_of_cases(first, second)
+    for lone, other in ((a, b), (b, a)):
+        if not set(lone.trick.conflicts) & set(other.trick.needs):  # what the other needs, the host has
+            replace(lone, host=host).with_it.plan()  # not refused: what follows is about the pair
     with pytest.raises(UserError) as refusal:
         replace(b, host=replace(a, host=host).with_it).with_it.plan()
     declared = list(grounds(a, b))
@@ -288,8 +315,9 @@ def grounds(a: Case, b: Case) -> Iterator[str]:
         if KINDS[hook] == "choice":
             yield f"provide {hook}, and a recipe has one"
     for one, other in ((a, b), (b, a)):
-        if other.name in one.trick.conflicts:
-            yield one.trick.conflicts[other.name]
+        for what, reason in one.trick.conflicts.items():
+            if what in {other.name, *other.trick.provides, *other.trick.needs}:
+                yield reason
         if "adversarial_loss" in hooks_of(other.trick):
             yield from (f"{one.name} needs {need}" for need in set(one.trick.needs) - set(other.trick.provides))
 
@@ -300,7 +328,7 @@ def test_any_set_of_tricks_that_compose_trains_saves_resumes_and_samples(chosen:
     against = {frozenset(pair) for pair in REFUSED}
     chosen = [a for i, a in enumerate(chosen) if not any(frozenset((a, b)) in against for b in chosen[:i])]
     cases = [plain_case(trick) for trick in chosen]
-    host = TrickHost.for_trick(*(c.trick for c in cases), seed=seed, steps=4)
+    host = host_for(*(c.trick for c in cases), seed=seed, steps=4)
     for c in cases[:-1]:
         host = host.with_trick(c.trick, c.name, **c.options)
     last = replace(cases[-1], host=host)

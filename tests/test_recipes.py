@@ -37,7 +37,7 @@ def names(recipe: Path) -> list[str]:
 
 def overrides(recipe: Path, folder: Path | None = None) -> list[str]:
     text = recipe.read_text(encoding="utf-8")
-    if recipe.stem.endswith("_mlp"):
+    if recipe.stem.endswith("_mlp") or recipe.stem.startswith("pacgan"):
         return [*SMALL, *VECTORS]
     wanted = [*SMALL, *IMAGES]
     if "folder" in recipe.stem:

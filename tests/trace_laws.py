@@ -370,6 +370,26 @@ def separate_batches(played: Played, name: str) -> None:
 
 
 @law
+def packing(played: Played, name: str) -> None:
+    """D says one thing of each m consecutive samples, all real or all fake, side by side on the channels."""
+    m, network = played.trick(name).config.m, played.game.discriminator
+    ((_, x, y),) = flows(played, "discriminator", [network.entrance])
+    for number, together in enumerate(y):
+        members = [x[number * m + member] for member in range(m)]
+        assert torch.equal(together, torch.cat(members)), f"pack {number} is not of samples {number * m} and after"
+    for phase in played.phases:
+        assert len(phase.fake_out.logits) == len(phase.fake_out.features) == len(phase.fake_labels)
+        assert len(phase.fake_labels) * m == phase.fake_in.size
+        if phase.player == "d":
+            assert len(phase.real_out.logits) * m == len(phase.real_labels) * m == phase.real_in.size
+            for shown, said in phase.passes:
+                assert len(said.logits) * m == len(shown)
+                for batch in (phase.real_in, phase.fake_in):
+                    of_batch = rows_in(shown, batch.images).reshape(-1, m)
+                    assert torch.equal(of_batch.any(1), of_batch.all(1)), "a pack of reals and fakes"
+
+
+@law
 def spherical_latents(played: Played, name: str) -> None:
     """Latents lie on the sphere of radius √D in the direction they had, or are uniform on the cube."""
     distribution = played.trick(name).config.distribution
@@ -568,6 +588,35 @@ def ema(played: Played, name: str) -> None:
     for key, expected in average.items():
         close(used[key], expected, f"the average of {key}")
         close(played.state["tricks"][f"{name}/shadow.{key}"], expected, f"the average of {key} in a checkpoint")
+
+
+@law
+def early_stopping(played: Played, name: str) -> None:
+    """The figure is measured every so many steps, the best is told at every log, and its state is kept to the bit."""
+    config, better = played.trick(name).config, played.trick(name).better
+    best, best_step = -math.inf if better == "higher" else math.inf, 0
+    for step, logged in enumerate(played.scalars):  # what the boundary before this step has left
+        now, at_step = logged[f"{name}/best"], logged[f"{name}/best_step"]
+        if at_step != best_step:
+            assert at_step == step, f"measured at {at_step} and told after step {step}"
+            assert at_step % config.every == 0
+            gain = now - best if better == "higher" else best - now
+            assert gain > config.min_delta, f"{now} is called better than {best}"
+        else:
+            assert now == best
+        best, best_step = now, at_step
+        measured = step // config.every * config.every
+        waited = (measured - best_step) / config.every
+        assert logged[f"{name}/waited"] == waited, f"{logged[f'{name}/waited']} measurements, not {waited}"
+    assert best_step, "nothing was ever measured"
+    step = int(best_step)
+    for player, role in ROLES.items():
+        phases = played.steps_of(player)
+        around = [[p for p in phases if p.step == step - 1][-1].after, next(p for p in phases if p.step == step).before]
+        kept = {key: played.state["kept"][f"{role}/{key}"] for key in around[0]}
+        # between the two, others may have changed it
+        same = [all(torch.equal(kept[key], tensor) for key, tensor in state.items()) for state in around]
+        assert any(same), f"the {role} that is kept is not that after step {step}"
 
 
 @law

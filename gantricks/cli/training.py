@@ -106,6 +106,8 @@ def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:
         lasted = clock(screen.seconds) if screen.seconds >= 60 else f"{screen.seconds:.1f} s"
         held = f", {result.memory / 2**20:,.0f} MiB of memory at most" if result.memory else ""
         console.print(Text(f"Done: {done} in {lasted}{held}.", "green"))
+    if result.state_from is not None:
+        console.print(f"The state that it ended with is that after step {result.state_from:,}.", soft_wrap=True)
     if pictures := result.pictures:
         earlier = f" ({len(pictures) - 1} earlier beside it)" if len(pictures) > 1 else ""
         console.print(f"The last picture is {pictures[-1]}{earlier}. To draw more:", soft_wrap=True)

@@ -391,7 +391,12 @@ def _fault(case: Case) -> None:
         for _ in range(3):
             game.advance()
         after = snapshot(game)
-        after["tricks"] = {name: t for name, t in after["tricks"].items() if not name.startswith("poison/")}
+        after = {
+            group: {
+                name: tensor for name, tensor in tensors.items() if not name.startswith(("poison/", "tricks/poison/"))
+            }
+            for group, tensors in after.items()
+        }
         moved = differences(before, after)
         if player == "g":  # batch norm in G moved with the forward that both phases shared
             moved = [name for name in moved if "running_" not in name and "num_batches" not in name]

@@ -1,0 +1,130 @@
+"""Early stopping: the run ends when a metric has stopped improving, with the state in which it was best."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantricks import Context, Setting, Trick, hookimpl
+
+
+def improves(figure: float, best: float, better: str, min_delta: float) -> bool:
+    """Whether `figure` is better than `best` by more than `min_delta`; `better` is "higher" or "lower".
+
+    A figure that is no number never is.
+    """
+    gain = figure - best if better == "higher" else best - figure
+    return gain > min_delta
+
+
+class EarlyStopping(Trick):
+    """Early stopping: ends the run when a metric has not improved for a while, and brings back the best state.
+
+    Samples of a GAN get worse again, and losses do not tell when: D's and G's say how the two stand to each other, not
+    how good the samples are. So every `every` steps, and once more at the end, the metric named by `metric` is measured
+    on the state at hand. A figure that is better than the best so far by more than `min_delta` is the new best, and the
+    state that has it is kept; after `patience` measurements in a row without one the run stops. Whether higher or lower
+    is better is the metric's own.
+
+    However the run ends, the best state then comes back to the bit: weights, buffers, both optimizers, every other
+    trick's tensors. The last picture and the last checkpoint show it, and the command and the manifest tell the step
+    that it is from. A run that has ended so does not train on. Training itself does not notice: up to the end it is
+    bit-identical to a run without this. It costs the measurements, and one more copy of everything.
+
+    When it hurts: a metric of few samples is noisy, and the best of many noisy figures is partly luck; measure more
+    samples, or set `min_delta`. A figure that was picked is a little too good: report one that is measured afresh, with
+    another seed. A mode that the metric cannot see is not missed.
+
+    List it first, so that it measures what the step has left and not what other tricks prepare for the next one. With
+    a schedule in the recipe, a run that stops early has not seen all of it.
+
+    Source: practitioners' reports; Prechelt 1998, Early Stopping - But When?
+    """
+
+    needs = {"metric"}
+    replaces = {"final_state"}
+    fault_safe = True
+    cautions = {"grow": "listed after it, early_stopping measures networks whose newest block has not been trained"}
+    trial = {"every": 2, "patience": 50}
+
+    class Config(Trick.Config):
+        metric: Annotated[
+            str | None, Field(description="name of a metric in [evaluate]; left out: the first one there")
+        ] = None
+        every: Annotated[int, Field(ge=1, le=10_000_000, description="steps from one measurement to the next")] = 1000
+        patience: Annotated[
+            int, Field(ge=1, le=10_000, description="measurements in a row without an improvement that end the run")
+        ] = 10
+        min_delta: Annotated[float, Field(ge=0, description="what a figure must gain to count as an improvement")] = 0.0
+
+    metric: str
+    better: str
+
+    def problems(self, setting: Setting) -> list[str]:
+        if not setting.metrics:
+            return []  # that it needs one has been said
+        self.metric = self.config.metric or next(iter(setting.metrics))
+        if self.metric not in setting.metrics:
+            return [f"there is no metric {self.metric!r} in [evaluate]; it has: {', '.join(setting.metrics)}"]
+        self.better = setting.metrics[self.metric]
+        if self.config.every > setting.steps:
+            return [
+                f"every = {self.config.every} measures once, at the end of a run of {setting.steps} steps; write less"
+            ]
+        return []
+
+    @hookimpl
+    def on_run_start(self, ctx: Context) -> None:
+        # on the host, where they are read
+        self.best = torch.full((1,), -math.inf if self.better == "higher" else math.inf, dtype=torch.float64)
+        self.best_step, self.measured, self.waited, self.ended = (torch.zeros((), dtype=torch.int64) for _ in range(4))
+
+    @hookimpl
+    def on_boundary(self, ctx: Context) -> None:
+        if self.ended:
+            ctx.stop(f"the run has ended already, with its best state, that after step {int(self.best_step):,}")
+            return
+        if ctx.step == 0:
+            ctx.keep()  # what it takes of memory, it takes from the start
+        elif ctx.step % self.config.every == 0:
+            self._measure(ctx)
+            if self.waited >= self.config.patience:
+                ctx.stop(
+                    f"{self.metric} has not improved on {self.best.item():.6g}, that after step "
+                    f"{int(self.best_step):,}, in {int(self.waited)} measurements"
+                )
+
+    @hookimpl
+    def on_run_end(self, ctx: Context) -> None:
+        if self.ended or not ctx.healthy:
+            return
+        self._measure(ctx)
+        if self.best_step:
+            ctx.bring_back()
+        self.ended.fill_(1)
+
+    def _measure(self, ctx: Context) -> None:
+        """Measure the state at hand, unless that has been done, and keep it if it is the best so far."""
+        if self.measured == ctx.step or not ctx.healthy:
+            return
+        figure = ctx.evaluate(self.metric)
+        self.measured.fill_(ctx.step)
+        if improves(figure, self.best.item(), self.better, self.config.min_delta):
+            self.best.fill_(figure)
+            self.best_step.fill_(ctx.step)
+            self.waited.zero_()
+            ctx.keep()
+        else:
+            self.waited.add_(1)
+
+    @hookimpl
+    def log_scalars(self) -> dict[str, Tensor]:
+        return {"best": self.best[0], "best_step": self.best_step, "waited": self.waited}
+
+    def tensors(self) -> dict[str, Tensor]:
+        names = ("best", "best_step", "measured", "waited", "ended")
+        return {name: getattr(self, name) for name in names}

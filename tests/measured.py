@@ -1,0 +1,50 @@
+"""A tiny run whose recipe has one metric, "figure": a number that the test makes up from the game."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from gantricks.game import Game
+from gantricks.plan import Plan, _Planning
+from gantricks.testing import TrickHost
+
+
+def first_weight(game: Game) -> float:
+    """A function of the state, such as a metric is."""
+    return next(game.generator.parameters()).sum().item()
+
+
+@dataclass(frozen=True)
+class Measured(TrickHost):
+    """`figure` takes the place of what measuring would find, and `better` is its direction."""
+
+    figure: Callable[[Game], float] = first_weight
+    better: str = "higher"
+
+    def plan(self) -> Plan:
+        setting, provided = _Planning._setting, _Planning._provided
+
+        def with_metric(planning: _Planning, *given: Any) -> Any:
+            return replace(setting(planning, *given), metrics={"figure": self.better})
+
+        def with_capability(planning: _Planning, *given: Any) -> set[str]:
+            return provided(planning, *given) | {"metric"}
+
+        with (
+            mock.patch.object(_Planning, "_setting", with_metric),
+            mock.patch.object(_Planning, "_provided", with_capability),
+        ):
+            return super().plan()
+
+    def game(self, wrap: Any = None) -> Game:
+        game = super().game(wrap)
+
+        def evaluate(metric: str) -> float:
+            assert metric == "figure"
+            return self.figure(game)
+
+        game.frame.evaluate = evaluate
+        return game

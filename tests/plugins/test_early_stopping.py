@@ -1,0 +1,354 @@
+"""Laws of early stopping: when it stops, that the best state comes back to the bit, that training does not notice."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from measured import Measured, first_weight
+from pydantic import ValidationError
+
+import gantricks.run
+from gantricks import Trick, UserError, checkpoint, hookimpl, resume, train
+from gantricks.game import Game
+from gantricks.plan import _Planning
+from gantricks.plugins.early_stopping import EarlyStopping, improves
+from gantricks.testing import TrickHost, trick_suite
+from gantricks.testing.host import differences, snapshot
+
+HOST = Measured(steps=12)
+test_early_stopping = trick_suite(
+    "early_stopping",
+    host=HOST.but(steps=8),
+    beside=["ema", "network_swap", "experience_replay", "packing", "lr_decay", "sgd_discriminator"],
+)
+
+
+def told(*figures: float):
+    """A metric that finds these figures, one after the other, whatever the state."""
+    found = iter(figures)
+    return lambda game: next(found)
+
+
+def by_step(figures: dict[int, float], otherwise: float = 0.0):
+    return lambda game: figures.get(game.finished, otherwise)
+
+
+def stopping(host: Measured = HOST, **options) -> Measured:
+    return host.with_trick("early_stopping", **{"every": 2, "patience": 3} | options)
+
+
+def ended(game: Game) -> Game:
+    """Play until the run is over, as a session does."""
+    while game.finished < game.steps and game.advance():
+        pass
+    game.end()
+    return game
+
+
+def but_its_own(state):
+    kept = {group: dict(tensors) for group, tensors in state.items() if group != "kept"}
+    kept["tricks"] = {name: t for name, t in kept["tricks"].items() if not name.startswith("early_stopping/")}
+    return kept
+
+
+def state_after(host: Measured, step: int):
+    """That of a run without the trick."""
+    game = host.game()
+    for _ in range(step):
+        game.advance()
+    return snapshot(game)
+
+
+# ---------------------------------------------------------------- when it stops
+
+
+def by_hand(figures: list[float], patience: int, min_delta: float, better: str) -> tuple[int, int]:
+    """How many figures are looked at, and which is the best of them, counted from 1; 0 for none."""
+    best, best_number, number, waited = None, 0, 0, 0
+    for number, figure in enumerate(figures, 1):
+        new = not math.isnan(figure) and (
+            best is None or (figure - best if better == "higher" else best - figure) > min_delta
+        )
+        best, best_number, waited = (figure, number, 0) if new else (best, best_number, waited + 1)
+        if waited == patience:
+            break
+    return number, best_number
+
+
+FIGURES = st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, math.nan]), min_size=6, max_size=6)
+
+
+@given(FIGURES, st.integers(1, 4), st.sampled_from([0.0, 0.5, 0.7]), st.sampled_from(["higher", "lower"]))
+@settings(max_examples=25)
+def test_it_stops_after_exactly_so_many_figures_without_an_improvement(figures, patience, min_delta, better):
+    host = HOST.but(figure=told(*figures), better=better)  # one more would raise StopIteration
+    game = ended(stopping(host, patience=patience, min_delta=min_delta).game())
+    looked_at, best = by_hand(figures, patience, min_delta, better)
+    assert game.finished == 2 * looked_at
+    assert game.trick_tensors["early_stopping/best_step"] == 2 * best
+    assert game.state_from == (2 * best or None)
+    if looked_at < 6:
+        assert f"that after step {2 * best}, in {patience} measurements" in game.frame.stop_reason
+
+
+@given(st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 2), st.sampled_from(["higher", "lower"]))
+def test_an_improvement_is_more_than_min_delta_in_the_metrics_own_direction(figure, best, min_delta, better):
+    assert improves(figure, best, better, min_delta) == (
+        figure - best > min_delta if better == "higher" else best - figure > min_delta
+    )
+    assert not improves(best, best, better, min_delta)
+    assert not improves(math.nan, best, better, min_delta)
+
+
+@pytest.mark.parametrize(("better", "sign"), [("higher", 1), ("lower", -1)])
+def test_with_a_metric_that_only_improves_it_never_stops_and_nothing_is_taken_back(better, sign):
+    numbers = count()
+    host = HOST.but(figure=lambda game: sign * next(numbers), better=better)
+    game = ended(stopping(host, patience=1).game())
+    assert game.finished == 12
+    assert game.frame.stop_reason is None
+    assert not differences(but_its_own(snapshot(game)), state_after(HOST, 12))
+    assert game.state_from == 12
+
+
+def test_it_measures_where_it_says_and_at_the_end():
+    measured = []
+    host = HOST.but(steps=11, figure=lambda game: measured.append(game.finished) or 0.0)
+    ended(stopping(host, every=3, patience=100).game())
+    assert measured == [3, 6, 9, 11]
+
+
+@pytest.mark.parametrize("steps", [11, 12])
+def test_the_last_state_counts_too_whether_or_not_it_is_due(steps):
+    host = HOST.but(steps=steps, figure=by_step({4: 1.0, steps: 2.0}))
+    game = ended(stopping(host, patience=100).game())
+    assert game.state_from == steps
+    assert not differences(but_its_own(snapshot(game)), state_after(HOST.but(steps=steps), steps))
+
+
+# ---------------------------------------------------------------- what comes back
+
+HOSTS = {
+    "plain": HOST,
+    "momentum": HOST.but(optimizer={"name": "sgd", "lr": 0.05, "momentum": 0.9}),
+    "tricks": HOST.with_trick("ema", decay=0.9).with_trick("experience_replay", capacity=6).with_trick("lr_decay"),
+    "batch norm": HOST.but(sample=(1, 8, 8), generator={"batch_norm": True, "depth": 2}),
+}
+
+
+@pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
+@pytest.mark.parametrize("best", [2, 6])
+def test_the_best_state_is_restored_bit_for_bit(host, best):
+    game = ended(stopping(host.but(figure=by_step({best: 1.0, 4: 0.5}))).game())
+    assert game.finished == best + 6
+    then = state_after(host, best)
+    assert not differences(but_its_own(snapshot(game)), then)
+    plain = host.game()
+    plain.load(then, {**plain.counters(), "step": best})
+    assert (game.sample(7, seed=3) == plain.sample(7, seed=3)).all()
+
+
+def test_a_run_that_another_trick_stops_ends_with_its_best_state_too():
+    class Stopper(Trick):
+        @hookimpl
+        def on_boundary(self, ctx):
+            if ctx.step == 7:
+                ctx.stop("seven are enough")
+
+    game = ended(stopping(HOST.but(figure=by_step({4: 1.0}))).with_trick(Stopper).game())
+    assert (game.finished, game.state_from) == (7, 4)
+    assert not differences(but_its_own(snapshot(game)), state_after(HOST, 4))
+
+
+def test_without_one_figure_that_is_a_number_nothing_is_restored():
+    game = ended(stopping(HOST.but(figure=told(*[math.nan] * 6)), patience=100).game())
+    assert game.state_from is None
+    assert not differences(but_its_own(snapshot(game)), state_after(HOST, 12))
+
+
+def test_while_it_does_not_stop_training_is_bit_identical_to_a_run_without_it():
+    host = HOSTS["tricks"]
+    game, plain = stopping(host, patience=100).game(), host.game()
+    for _ in range(12):
+        game.advance(), plain.advance()
+        assert not differences(but_its_own(snapshot(game)), snapshot(plain))
+
+
+def test_after_a_fault_nothing_is_measured_or_kept():
+    class Poison(Trick):
+        @hookimpl
+        def on_run_start(self, ctx):
+            self.count = torch.zeros((), dtype=ctx.dtype)
+
+        def tensors(self):
+            return {"count": self.count}
+
+        @hookimpl
+        def d_loss_terms(self, ctx):
+            self.count.add_(1)
+            return {"poison": torch.where(self.count > 4, torch.nan, self.count * 0)}
+
+    measured = []
+    host = HOST.but(figure=lambda game: measured.append(game.finished) or float(game.finished))
+    game = ended(stopping(host).with_trick(Poison).game())
+    assert measured == [2, 4]
+    assert game.fault() is not None
+    assert game.state_from is None
+
+
+# ---------------------------------------------------------------- resuming
+
+NOISY = HOST.but(figure=lambda game: math.sin(1e3 * first_weight(game)))
+
+
+@pytest.mark.parametrize("patience", [1, 2, 100])
+def test_resumed_at_any_step_it_ends_as_the_run_that_was_not_stopped(patience):
+    host = stopping(NOISY, patience=patience)
+    whole, saved = host.game(), []
+    while whole.finished < whole.steps and whole.advance():
+        saved.append((snapshot(whole), json.loads(json.dumps(whole.counters()))))
+    whole.end()
+    for state, counters in saved:
+        game = host.game()
+        game.load(state, counters)
+        ended(game)
+        assert not differences(snapshot(game), snapshot(whole))
+        assert json.dumps(game.counters()) == json.dumps(whole.counters())
+        assert game.frame.stop_reason == whole.frame.stop_reason
+
+
+@pytest.mark.parametrize("figures", [{4: 1.0}, {12: 1.0, 2: 0.5, 6: 0.7}], ids=["stopped", "finished"])
+def test_a_run_that_has_ended_does_not_train_on_from_its_best_state(figures):
+    host = stopping(HOST.but(figure=by_step(figures)))
+    game = ended(host.game())
+    again = host.but(steps=20).game()
+    again.load(snapshot(game), json.loads(json.dumps(game.counters())))
+    before = snapshot(again)
+    ended(again)
+    assert again.finished == game.finished
+    assert "the run has ended already" in again.frame.stop_reason
+    assert not differences(snapshot(again), before)
+    assert again.state_from == max(figures, key=figures.get)
+
+
+# ---------------------------------------------------------------- sessions
+
+SMALL = [
+    "data.samples=300",
+    *(f"{player}.hidden=[8]" for player in ("generator", "discriminator")),
+    "train.steps=12",
+    "train.checkpoint_every=3",
+    "train.log_every=1",
+    "train.sample_every=5",
+    "data.batch_size=8",
+    "train.precision=fp32",
+    "train.device=cpu",
+    "tricks.early_stopping.every=2",
+    "tricks.early_stopping.patience=3",
+]
+
+
+@pytest.fixture
+def best_at(monkeypatch: pytest.MonkeyPatch):
+    """Let runs have a metric, "figure", that is highest at one step."""
+    setting, provided = _Planning._setting, _Planning._provided
+
+    def let(step: int) -> None:
+        class Measuring(Game):
+            def _start(self) -> None:
+                super()._start()
+                self.frame.evaluate = lambda metric: float(self.finished == step)
+
+        monkeypatch.setattr(gantricks.run, "Game", Measuring)
+        monkeypatch.setattr(
+            _Planning,
+            "_setting",
+            lambda planning, *given: replace(setting(planning, *given), metrics={"figure": "higher"}),
+        )
+        monkeypatch.setattr(_Planning, "_provided", lambda planning, *given: provided(planning, *given) | {"metric"})
+
+    return let
+
+
+def files(run: Path, step: int) -> dict[str, bytes]:
+    folder = run / "checkpoints" / checkpoint.checkpoint_name(step)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".safetensors"}
+
+
+def test_the_last_checkpoint_picture_and_manifest_are_of_the_best_state(best_at, tmp_path):
+    best_at(6)
+    plain = train("ring_mlp", overrides=SMALL[:-2], run_dir=tmp_path / "plain")
+    run = train("ring_mlp", overrides=SMALL, run_dir=tmp_path / "run")
+    assert (run.finished, run.state_from) == (12, 6)
+    best, last = files(plain.run, 6), files(run.run, 12)
+    for name in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer"):
+        assert last[f"{name}.safetensors"] == best[f"{name}.safetensors"], name
+        assert files(plain.run, 12)[f"{name}.safetensors"] != best[f"{name}.safetensors"]
+    (session,) = json.loads((run.run / "manifest.json").read_text())["sessions"]
+    assert session["state_from_step"] == 6
+    assert checkpoint.read_state(run.run / "checkpoints" / "000012")["state_from_step"] == 6
+    shown = (run.run / "samples" / "000012.png").read_bytes()
+    assert shown != (plain.run / "samples" / "000012.png").read_bytes()
+    gantricks.sample(run.run, gantricks.run.POINTS).save(tmp_path / "of_last.png")
+    gantricks.sample(plain.run, gantricks.run.POINTS, step=6).save(tmp_path / "of_best.png")
+    assert (tmp_path / "of_last.png").read_bytes() == (tmp_path / "of_best.png").read_bytes()
+
+
+def test_a_stopped_run_says_why_and_resuming_it_changes_nothing(best_at, tmp_path):
+    best_at(2)
+    first = train("ring_mlp", overrides=SMALL, run_dir=tmp_path / "run")
+    assert (first.finished, first.state_from) == (8, 2)
+    assert first.stopped == "early_stopping: figure has not improved on 1, that after step 2, in 3 measurements"
+    before = files(first.run, 8)
+    again = resume(first.run)
+    assert (again.finished, again.state_from) == (8, 2)
+    assert "ended already" in again.stopped
+    assert files(first.run, 8) == before
+    assert list(checkpoint.checkpoints(first.run)) == [3, 6, 8]
+
+
+def test_resumed_from_an_earlier_checkpoint_a_run_ends_as_it_did(best_at, tmp_path):
+    best_at(4)
+    run = train("ring_mlp", overrides=SMALL, run_dir=tmp_path / "run").run
+    before = files(run, 10)
+    again = resume(run, step=3)
+    assert (again.finished, again.state_from) == (10, 4)
+    assert files(run, 10) == before
+
+
+# ---------------------------------------------------------------- what refuses
+
+
+def test_a_recipe_without_a_metric_is_refused_with_one_to_add():
+    with pytest.raises(UserError) as caught:
+        TrickHost().with_trick("early_stopping", every=2).plan()
+    (problem,) = caught.value.problems
+    assert "needs metric" in problem.what
+    assert "[evaluate." in problem.mend
+
+
+def test_a_metric_that_is_not_there_and_a_run_too_short_are_refused():
+    with pytest.raises(UserError, match=r"no metric 'fid' in \[evaluate\]; it has: figure"):
+        stopping(metric="fid").plan()
+    with pytest.raises(UserError, match="every = 13 measures once, at the end of a run of 12 steps"):
+        stopping(every=13).plan()
+    stopping(metric="figure", every=12).plan()
+
+
+def test_two_of_them_are_refused():
+    with pytest.raises(UserError, match="final_state"):
+        stopping().with_trick("early_stopping", "again", every=2).plan()
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"patience": 0}, {"min_delta": -0.1}, {"metric": 3}])
+def test_options_outside_their_bounds_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        EarlyStopping.Config(**wrong)
