@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gantricks.hooks import hookimpl
     from gantricks.losses import AdversarialLoss
     from gantricks.networks.base import Discriminator, Generator, Network, initialise
+    from gantricks.networks.noise import LayerNoise
     from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
     from gantricks.recipe import Recipe, load_recipe
     from gantricks.records import Batch, Out
@@ -31,6 +32,7 @@ _HOME = {
     "Discriminator": "networks.base",
     "Generator": "networks.base",
     "Interval": "options",
+    "LayerNoise": "networks.noise",
     "Network": "networks.base",
     "Options": "options",
     "Out": "records",
@@ -60,6 +62,7 @@ __all__ = [
     "Discriminator",
     "Generator",
     "Interval",
+    "LayerNoise",
     "Network",
     "Options",
     "Out",
