@@ -207,6 +207,12 @@ class HookSpecs:
     def sampling_generator(self, network: Generator, ctx: Context) -> Generator:
         """The generator that sampling and evaluation use. It is put in eval mode for them and back afterwards."""
 
+    @fold
+    def evaluation_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
+        """The discriminator that evaluation uses, where a metric asks which class it sees (averaged weights, say). It
+        is put in eval mode for that and back afterwards.
+        """
+
     @term
     def log_scalars(self, ctx: Context) -> dict[str, Tensor]:
         """Scalars to log beside the losses; called at log intervals only, after the G step."""
