@@ -9,8 +9,9 @@ from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from gantricks.networks.base import Discriminator, Generator, Network, Shapes
 from gantricks.options import Options
@@ -35,6 +36,10 @@ class _Layout(Options):
         Field(description="after each hidden layer; leaky_relu has slope 0.2 below zero"),
     ] = "relu"
     batch_norm: Annotated[bool, Field(description="batch norm in every hidden layer but D's first")] = False
+    init_std: Annotated[
+        float | None,
+        Field(gt=0, le=10, description="standard deviation of the weights at the start; left out: by the fan-in"),
+    ] = None
 
 
 class MLP(Network):
@@ -42,19 +47,27 @@ class MLP(Network):
 
     The first GANs were of this kind (Goodfellow et al. 2014, §5), and experiments on rings and grids of
     Gaussians still are (Lin et al. 2018). Vectors leave the generator as they are; images are reshaped and
-    pass through tanh. Batch norm spares G's output and D's first layer, as in Radford et al. 2015 (§3), or D
-    would be blind to the mean of a batch. Weights start from N(0, 2 / fan_in) (He et al. 2015), which suits
-    layers of every width. Conditional: G receives an embedding of the class beside the latents, D adds a
+    pass through tanh, or through a sigmoid brought from [0, 1] to [-1, 1], tanh(x / 2). Batch norm
+    spares G's output and D's first layer, as in Radford et al. 2015 (§3), or D would be blind to the mean of
+    a batch. Weights start from N(0, 2 / fan_in) (He et al. 2015), which suits layers of every width, or from
+    N(0, `init_std`²). Conditional: G receives an embedding of the class beside the latents, D adds a
     projection of it (Miyato & Koyama 2018).
     """
 
     class GeneratorConfig(_Layout):
+        output: Annotated[
+            Literal["tanh", "sigmoid"],
+            Field(description="what images pass through last; a sigmoid's are brought from [0, 1] to [-1, 1]"),
+        ] = "tanh"
         conditional: Annotated[bool, Field(description="make samples of a given class")] = False
         embedding_dim: Annotated[
             int, Field(ge=1, le=1024, description="numbers that stand for the class beside the latents")
         ] = 50
 
     class DiscriminatorConfig(_Layout):
+        unit_range: Annotated[
+            bool, Field(description="bring samples from [-1, 1] to [0, 1] first, so that black pixels are zeros")
+        ] = False
         conditional: Annotated[bool, Field(description="judge a sample as one of its class")] = False
 
     @staticmethod
@@ -75,22 +88,39 @@ class MLP(Network):
     @staticmethod
     def generator(config: Any, shapes: Shapes) -> Generator:
         network = Generator(shapes, config.conditional, config.embedding_dim)
-        network.init_std = None
+        network.init_std = config.init_std
         network.body = nn.Sequential(_blocks(network.input_dim, config, first_norm=config.batch_norm))
         head = OrderedDict[str, nn.Module](linear=nn.Linear(config.hidden[-1], math.prod(shapes.sample)))
         if len(shapes.sample) == 3:
-            head.update(unflatten=nn.Unflatten(1, shapes.sample), activation=nn.Tanh())
+            activation = nn.Tanh() if config.output == "tanh" else FullRangeSigmoid()
+            head.update(unflatten=nn.Unflatten(1, shapes.sample), activation=activation)
         network.head = nn.Sequential(head)
         return network
 
     @staticmethod
     def discriminator(config: Any, shapes: Shapes) -> Discriminator:
         network = Discriminator(shapes, config.hidden[-1], config.conditional)
-        network.init_std = None
-        flatten = OrderedDict[str, nn.Module](flatten=nn.Flatten())
-        network.body = nn.Sequential(flatten | _blocks(math.prod(shapes.sample), config, first_norm=False))
+        network.init_std = config.init_std
+        first = OrderedDict[str, nn.Module](flatten=nn.Flatten())
+        if config.unit_range:
+            first["unit_range"] = UnitRange()
+        network.body = nn.Sequential(first | _blocks(math.prod(shapes.sample), config, first_norm=False))
         network.head = nn.Linear(network.feature_dim, 1)
         return network
+
+
+class FullRangeSigmoid(nn.Module):
+    """A sigmoid brought from [0, 1] to [-1, 1]: 2 σ(x) - 1 = tanh(x / 2), half as steep as tanh (any shape)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x / 2)
+
+
+class UnitRange(nn.Module):
+    """Numbers in [-1, 1] to [0, 1]: (x + 1) / 2 (any shape)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1) / 2
 
 
 def _blocks(inputs: int, config: _Layout, first_norm: bool) -> OrderedDict[str, nn.Module]:
