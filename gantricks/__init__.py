@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
     from gantricks.networks.base import Discriminator, Generator, Network, initialise
+    from gantricks.networks.noise import LayerNoise
     from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
     from gantricks.recipe import Recipe, load_recipe
     from gantricks.records import Batch, Out
@@ -36,6 +37,7 @@ _HOME = {
     "EvaluationFacts": "metrics.base",
     "Generator": "networks.base",
     "Interval": "options",
+    "LayerNoise": "networks.noise",
     "Measurement": "metrics.base",
     "Metric": "metrics.base",
     "Network": "networks.base",
@@ -72,6 +74,7 @@ __all__ = [
     "EvaluationFacts",
     "Generator",
     "Interval",
+    "LayerNoise",
     "Measurement",
     "Metric",
     "Network",

@@ -245,7 +245,8 @@ class Context:
 
     @property
     def data(self) -> Feed:
-        """The real data: `data.take(indices)` gives those samples as a `Batch`, `data.count` how many there are."""
+        """The real data: `data.take(indices)` gives those samples as a `Batch`, `data.count` how many there are,
+        `data.subset(indices)` some of them to draw from in the step, `data.class_of_each` int64 (count,) or None."""
         return self._frame.feed
 
     @property

@@ -85,6 +85,11 @@ class Feed:
         self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
 
     @property
+    def class_of_each(self) -> Tensor | None:
+        """The class of every sample, int64 (count,) on the device, or None."""
+        return self._classes
+
+    @property
     def resident(self) -> bool:
         """Whether the samples live on the device."""
         return self._samples is not None
@@ -117,6 +122,14 @@ class Feed:
         )
         return self._batch(raw, self._classes_of(indices))
 
+    def subset(self, indices: Tensor) -> Subset:
+        """The samples with these indices, int64 (n,), to draw from in the step: on the device whatever they take."""
+        indices = indices.to(self._device)
+        if self._samples is not None:
+            return Subset(self, self._samples, indices, self._classes_of(indices))
+        rows = torch.arange(len(indices), device=self._device)
+        return Subset(self, self._gather(indices).to(self._device), rows, self._classes_of(indices))
+
     def _classes_of(self, indices: Tensor) -> Tensor | None:
         return None if self._classes is None else self._classes.index_select(0, indices.to(self._device))
 
@@ -148,3 +161,22 @@ class Feed:
                 order = order.to(self._device)
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
         return self._orders[epoch]
+
+
+class Subset:
+    """Some of the samples of a `Feed`. Taking them waits for nothing on the host.
+
+    `classes`: theirs, int64 (n,), or None.
+    """
+
+    def __init__(self, feed: Feed, stored: Tensor, rows: Tensor, classes: Tensor | None) -> None:
+        self.classes = classes
+        self._feed, self._stored, self._rows = feed, stored, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, positions: Tensor) -> Batch:
+        """The samples at these positions in the subset, int64 (B,)."""
+        raw = self._stored.index_select(0, self._rows.index_select(0, positions))
+        return self._feed._batch(raw, None if self.classes is None else self.classes.index_select(0, positions))

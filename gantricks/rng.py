@@ -91,6 +91,11 @@ class Rng:
         """An independent stream below this one: its draws do not count as calls of this one's."""
         return Rng(self.seed, f"{self.name}/{name}", self._clock, self.device, self.dtype)
 
+    def seeded(self, seed: int) -> Rng:
+        """A stream that depends on `seed` alone, on the CPU: the same draws in every run, for a choice such as which of
+        the data are labelled, which runs with other seeds are to share."""
+        return Rng(seed, "seeded", Clock(), dtype=self.dtype)
+
     def uniform(self, shape: int | Sequence[int]) -> Tensor:
         """Independent draws from U[0, 1)."""
         return self._draw(_uniform, _sizes(shape))

@@ -1,22 +1,28 @@
-"""EMA of the generator: samples come from a moving average of its weights."""
+"""EMA: sampling and evaluation use a moving average of the weights of G, of D, or of both."""
 
 from __future__ import annotations
 
 import copy
-from typing import Annotated
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Generator, Trick, hookimpl
+from gantricks import Context, Discriminator, Generator, Trick, hookimpl
+
+N = TypeVar("N", Generator, Discriminator)
 
 
-def decay_at(count: Tensor, decay: Tensor, warmup: bool) -> Tensor:
+def decay_at(count: Tensor, decay: Tensor, warmup: bool, bias_correction: bool = False) -> Tensor:
     """The decay of the next update after `count` = t others, 0-dim: min(decay, (1 + t)/(10 + t)) with `warmup`.
 
-    The warm-up is that of TensorFlow's `ExponentialMovingAverage(num_updates=…)`.
+    The warm-up is that of TensorFlow's `ExponentialMovingAverage(num_updates=…)`. With `bias_correction` it is
+    decay (1 - decay^t) / (1 - decay^(t+1)), and the average is Σ_i decay^(t-i) θ_i over Σ_i decay^(t-i), without the
+    start: Adam's correction (Kingma & Ba 2015, §3) in one step.
     """
+    if bias_correction:
+        return decay * (1 - decay**count) / (1 - decay ** (count + 1))
     return torch.minimum(decay, (1 + count) / (10 + count)) if warmup else decay
 
 
@@ -37,6 +43,23 @@ def copy_where_(copies: list[Tensor], originals: list[Tensor], condition: Tensor
         twin.copy_(torch.where(condition, original, twin))
 
 
+class Average(Generic[N]):
+    """The moving average of one network: `shadow` is a copy of it with averaged weights, `count` (0-dim) the number of
+    updates that it has followed.
+    """
+
+    def __init__(self, network: N, ctx: Context) -> None:
+        self.shadow: N = copy.deepcopy(network).requires_grad_(False)
+        self.count = torch.zeros((), device=ctx.device)
+        # listed once: walking the modules takes longer than averaging a small network
+        self.weights: tuple[list[Tensor], list[Tensor]] = [*self.shadow.parameters()], [*network.parameters()]
+        self.buffers: tuple[list[Tensor], list[Tensor]] = [*self.shadow.buffers()], [*network.buffers()]
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = (*self.shadow.named_parameters(), *self.shadow.named_buffers())
+        return {"count": self.count} | {f"shadow.{name}": tensor for name, tensor in named}
+
+
 class Ema(Trick):
     """EMA of the generator: sampling and evaluation use an exponential moving average of G's weights.
 
@@ -48,11 +71,15 @@ class Ema(Trick):
     belong together as they are, and an average of u is no singular vector. It costs one more copy of G.
 
     `decay` is near 1: about 1/(1 − decay) steps are averaged. `warmup` starts lower, at (1 + t)/(10 + t) in step t, so
-    that the initial weights are soon forgotten. When it hurts: a run that is not much longer than the averaged
-    window samples from a generator that lags behind; lower `decay`. Neutral at decay = 0.
+    that the initial weights are soon forgotten; `bias_correction`, in its place, leaves them out from the first step on
+    and averages all others as if the run had begun with them. When it hurts: a run that is not much longer than the
+    averaged window samples from a generator that lags behind; lower `decay`. Neutral at decay = 0.
+
+    `players` = "discriminator" averages D instead, after each of its updates, and "both" averages both: the averaged D
+    is the one that evaluation asks, for classes above all (semi_supervised).
 
     Source: Karras et al. 2018, appendix A.1 (decay 0.999); Yazıcı et al. 2019, The Unusual Effectiveness of Averaging
-    in GAN Training.
+    in GAN Training; Salimans et al. 2016, official code (D, decay 0.9999).
     """
 
     neutral = {"decay": 0.0}
@@ -62,31 +89,61 @@ class Ema(Trick):
     class Config(Trick.Config):
         decay: Annotated[float, Field(ge=0, lt=1, description="share of the average that each step keeps")] = 0.999
         warmup: Annotated[bool, Field(description="start from a lower decay: (1 + t) / (10 + t) in step t")] = True
+        bias_correction: Annotated[
+            bool, Field(description="weigh the initial weights with 0; takes the place of the warm-up")
+        ] = False
+        players: Annotated[
+            Literal["generator", "discriminator", "both"], Field(description="whose weights are averaged")
+        ] = "generator"
 
-    shadow: Generator
-    weights: tuple[list[Tensor], list[Tensor]]
-    buffers: tuple[list[Tensor], list[Tensor]]
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        replaced = {"generator": "generator_for_sampling", "discriminator": "discriminator_for_evaluation"}
+        self.replaces = {part for player, part in replaced.items() if config.players in (player, "both")}
+
+    generator: Average[Generator] | None = None
+    discriminator: Average[Discriminator] | None = None
 
     @hookimpl
     def on_run_start(self, ctx: Context) -> None:
-        self.shadow = copy.deepcopy(ctx.generator).requires_grad_(False)
-        self.count = torch.zeros((), device=ctx.device)
-        # listed once: walking the modules takes longer than averaging a small network
-        self.weights = [*self.shadow.parameters()], [*ctx.generator.parameters()]
-        self.buffers = [*self.shadow.buffers()], [*ctx.generator.buffers()]
+        if self.config.players != "discriminator":
+            self.generator = Average(ctx.generator, ctx)
+        if self.config.players != "generator":
+            self.discriminator = Average(ctx.discriminator, ctx)
+
+    @hookimpl
+    def after_d_step(self, ctx: Context) -> None:
+        if self.discriminator:
+            self._follow(self.discriminator, ctx)
 
     @hookimpl
     def after_g_step(self, ctx: Context) -> None:
-        decay = decay_at(self.count.to(ctx.dtype), ctx.value(self.config.decay), self.config.warmup)
+        if self.generator:
+            self._follow(self.generator, ctx)
+        if self.discriminator:  # its statistics have moved once more, with G's fakes
+            copy_where_(*self.discriminator.buffers, ctx.healthy > 0)
+
+    def _follow(self, average: Average[Any], ctx: Context) -> None:
+        options, count = self.config, average.count.to(ctx.dtype)
+        decay = decay_at(count, ctx.value(options.decay), options.warmup, options.bias_correction)
         weight = (1 - decay) * ctx.updated.to(ctx.dtype)
-        follow_(*self.weights, weight)
-        copy_where_(*self.buffers, ctx.updated > 0)
-        self.count.add_(ctx.updated)
+        follow_(*average.weights, weight)
+        copy_where_(*average.buffers, ctx.updated > 0)
+        average.count.add_(ctx.updated)
 
     @hookimpl
-    def sampling_generator(self) -> Generator:
-        return self.shadow
+    def sampling_generator(self, network: Generator) -> Generator:
+        return self.generator.shadow if self.generator else network
+
+    @hookimpl
+    def evaluation_discriminator(self, network: Discriminator) -> Discriminator:
+        return self.discriminator.shadow if self.discriminator else network
 
     def tensors(self) -> dict[str, Tensor]:
-        named = (*self.shadow.named_parameters(), *self.shadow.named_buffers())
-        return {"count": self.count} | {f"shadow.{name}": tensor for name, tensor in named}
+        averages = {"generator": self.generator, "discriminator": self.discriminator}
+        return {
+            f"{player}.{name}": tensor
+            for player, average in averages.items()
+            if average
+            for name, tensor in average.tensors().items()
+        }

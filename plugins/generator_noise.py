@@ -5,28 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from gantricks import Context, Generator, Rng, Trick, hookimpl
-
-
-def add_noise(x: Tensor, sigma: float, rng: Rng) -> Tensor:
-    """Noisy activations: x + sigma · ε, ε ~ N(0, 1) afresh for every number (any shape)."""
-    return x + sigma * rng.normal(x.shape).to(x.dtype)
-
-
-class LayerNoise(nn.Module):
-    """`add_noise` in training, nothing in eval."""
-
-    def __init__(self, sigma: float, rng: Rng) -> None:
-        super().__init__()
-        self.sigma, self.rng = sigma, rng
-
-    def forward(self, x: Tensor) -> Tensor:
-        return add_noise(x, self.sigma, self.rng) if self.training else x
-
-    def extra_repr(self) -> str:
-        return f"sigma={self.sigma}"
+from gantricks import Context, Generator, LayerNoise, Trick, hookimpl
 
 
 class GeneratorNoise(Trick):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -23,14 +24,20 @@ def to_cube(z: Tensor) -> Tensor:
     return torch.erf(z / math.sqrt(2))
 
 
+def to_unit_cube(z: Tensor) -> Tensor:
+    """N(0, 1) draws (any shape) to U(0, 1), number by number, through the normal distribution function: Φ(z)."""
+    return (1 + torch.erf(z / math.sqrt(2))) / 2
+
+
 class SphericalLatents(Trick):
     """Spherical latents: G's input is drawn from a sphere, or from a cube, instead of a Gaussian.
 
     In many dimensions nearly all of a Gaussian lies close to a sphere of radius √D. Drawn on that sphere itself (the
     default, `distribution = "sphere"`), no latent is unlikely because of its length, G meets no outliers, and every
     point of a great circle between two latents (`gantricks.slerp`) is as likely as they are; a straight line between
-    them passes where G was never trained. `"uniform"` draws from the cube [-1, 1]^D, as many early GANs did; the list
-    advises against it. `"normal"` is the baseline.
+    them passes where G was never trained. `"uniform"` draws from the cube [-1, 1]^D, as many early GANs did, and
+    `"unit_uniform"` from [0, 1]^D, as the official code of Salimans et al. 2016; the list advises against cubes.
+    `"normal"` is the baseline.
 
     When it hurts: with few dimensions a sphere is a thin thing (D = 2: a circle, so G has one degree of freedom less),
     and one dimension is refused. Truncation, which shortens latents, means nothing on a sphere.
@@ -46,8 +53,11 @@ class SphericalLatents(Trick):
 
     class Config(Trick.Config):
         distribution: Annotated[
-            Literal["sphere", "normal", "uniform"],
-            Field(description='"sphere": of radius √D; "normal": N(0, 1); "uniform": on [-1, 1], number by number'),
+            Literal["sphere", "normal", "uniform", "unit_uniform"],
+            Field(
+                description='"sphere": of radius √D; "normal": N(0, 1); "uniform": on [-1, 1], "unit_uniform": on '
+                "[0, 1], number by number"
+            ),
         ] = "sphere"
 
     def problems(self, setting: Setting) -> list[str]:
@@ -57,6 +67,12 @@ class SphericalLatents(Trick):
 
     @hookimpl
     def latents(self, z: Tensor, ctx: Context) -> Tensor:
-        if self.config.distribution == "sphere":
-            return to_sphere(z)
-        return to_cube(z) if self.config.distribution == "uniform" else z
+        return _DISTRIBUTIONS[self.config.distribution](z)
+
+
+_DISTRIBUTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sphere": to_sphere,
+    "normal": lambda z: z,
+    "uniform": to_cube,
+    "unit_uniform": to_unit_cube,
+}

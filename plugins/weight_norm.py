@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from gantricks import Context, Discriminator, Generator, Problem, Trick, UserError, hookimpl
+from gantricks import Context, Discriminator, Generator, Problem, Setting, Trick, UserError, hookimpl
 
 _Layer = nn.Linear | nn.modules.conv._ConvNd
+_CONSTANT = 1e-6
+"""A unit that deviates less than this from its mean gives the same everywhere."""
 
 
 def weight_norm(layer: _Layer) -> None:
@@ -23,6 +27,35 @@ def weight_norm(layer: _Layer) -> None:
     parametrizations.weight_norm(layer, dim=1 if transposed else 0)
 
 
+@torch.no_grad()
+def fit(network: nn.Module, *inputs: Tensor | None) -> None:
+    """Set g and the biases of the layers with weight norm so that what each unit gives has mean 0 and variance 1.
+
+    Means are over the samples of `inputs` and the places of a map, layer after layer: what one has become is what the
+    next is fitted to. A layer without a bias keeps its mean, and a unit that gives the same everywhere its length.
+    Nothing else in `network` changes. Source: Salimans & Kingma 2016, §3.
+    """
+    twin = copy.deepcopy(network)  # its batch norm statistics are not the run's
+    for name, layer in network.named_modules():
+        if parametrize.is_parametrized(layer, "weight"):
+
+            def standardise(_: nn.Module, args: Any, out: Tensor, layer: Any = layer) -> Tensor:
+                axes = [axis for axis in range(out.dim()) if axis != 1]
+                wide = out.to(torch.promote_types(out.dtype, torch.float32))
+                std, mean = torch.std_mean(wide, axes, correction=0)
+                scale = torch.where(std > _CONSTANT, 1 / std, 1)
+                g = _parts(layer)[0]
+                g.mul_(scale.reshape(g.shape))
+                places = [1, -1, *[1] * (out.dim() - 2)]
+                if layer.bias is None:
+                    return out * scale.reshape(places).to(out.dtype)
+                layer.bias.copy_((layer.bias - mean) * scale)
+                return (out - mean.reshape(places).to(out.dtype)) * scale.reshape(places).to(out.dtype)
+
+            twin.get_submodule(name).register_forward_hook(standardise)
+    twin(*inputs)
+
+
 class WeightNorm(Trick):
     """Weight norm on G, D, or both: a unit's weights are w = g · v / ‖v‖, with length g and direction v learned apart.
 
@@ -31,7 +64,11 @@ class WeightNorm(Trick):
     look at other samples, in training and eval alike; the semi-supervised results of Salimans et al. rest on it.
 
     Every linear and convolutional layer is treated, embeddings are not. The networks start as the functions they would
-    be without it, to rounding. `players` says whose layers: "generator", "discriminator" or "both".
+    be without it, to rounding. `players` says whose layers: "generator", "discriminator" or "both". `data_init` = n
+    starts from data instead: n real samples go through D, n latents through G, and lengths and biases are set so that
+    every unit has mean 0 and variance 1 over them, before its activation. `lengths` = "heads" learns the lengths of the
+    layers next to the output only; the others stay, so that no hidden layer can grow and so drown noise that is added
+    to it (discriminator_noise).
 
     When it hurts: g is not bounded, so unlike spectral norm it does not limit how steep D gets; scales of the maps are
     not controlled, so a deep network wants a careful initialisation. Costs one pass over the weights per forward.
@@ -39,7 +76,8 @@ class WeightNorm(Trick):
     List it after surgery that adds or widens layers, or what is added stays plain. Refuses layers whose weights
     another trick computes (spectral norm). Moving averages and penalties on weights act on g and v.
 
-    Source: Salimans & Kingma 2016, §2; Salimans et al. 2016, official code.
+    Source: Salimans & Kingma 2016, §2 and §3 (`data_init`); Salimans et al. 2016, official code, where D is fitted to
+    500 samples and has `lengths` = "heads".
     """
 
     conflicts = {
@@ -50,33 +88,58 @@ class WeightNorm(Trick):
         players: Annotated[
             Literal["both", "generator", "discriminator"], Field(description="whose layers are treated")
         ] = "both"
+        data_init: Annotated[
+            int,
+            Field(ge=0, le=65_536, description="samples that lengths and biases are fitted to at the start; 0: none"),
+        ] = 0
+        lengths: Annotated[
+            Literal["all", "heads"], Field(description="whose lengths are learned: all layers', or the last ones' only")
+        ] = "all"
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         players = ("generator", "discriminator") if config.players == "both" else (config.players,)
         self.replaces = {f"{player}_weights" for player in players}
+        if config.lengths == "heads":
+            self.conflicts = {**self.conflicts, "grow": "a block that joins would begin to learn its lengths"}
+
+    def problems(self, setting: Setting) -> list[str]:
+        if self.config.data_init == 1:
+            return ["one sample has no variance to be fitted to; write data_init = 2 or more, 500 for example"]
+        return []
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
         if self.config.players != "discriminator":
-            _apply(network, ctx.name)
+            self._apply(network, ctx.name)
+            if self.config.data_init:
+                fit(network, *ctx.latents(self.config.data_init))
         return network
 
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
         if self.config.players != "generator":
-            _apply(network, ctx.name)
+            self._apply(network, ctx.name)
+            if self.config.data_init:
+                chosen = ctx.rng.permutation(ctx.data.count)[: self.config.data_init]
+                fit(network, *ctx.data.take(chosen))
         return network
 
-
-def _apply(network: nn.Module, trick: str) -> None:
-    for name, layer in [(name, m) for name, m in network.named_modules() if isinstance(m, _Layer)]:
-        if parametrize.is_parametrized(layer, "weight"):
-            raise UserError(
-                Problem(
-                    f"another trick computes the weights of {name} already",
-                    f"tricks.{trick}",
-                    "switch one of them off, or let each have a player of its own",
+    def _apply(self, network: nn.Module, trick: str) -> None:
+        for name, layer in [(name, m) for name, m in network.named_modules() if isinstance(m, _Layer)]:
+            if parametrize.is_parametrized(layer, "weight"):
+                raise UserError(
+                    Problem(
+                        f"another trick computes the weights of {name} already",
+                        f"tricks.{trick}",
+                        "switch one of them off, or let each have a player of its own",
+                    )
                 )
-            )
-        weight_norm(layer)
+            weight_norm(layer)
+            if self.config.lengths == "heads" and name.startswith("body."):
+                _parts(layer)[0].requires_grad_(False)
+
+
+def _parts(layer: Any) -> tuple[nn.Parameter, nn.Parameter]:
+    """The parameters g and v of a layer with weight norm."""
+    return layer.parametrizations.weight.original0, layer.parametrizations.weight.original1

@@ -10,7 +10,8 @@ from gantricks.registry import Registry, shipped
 DEFAULTS = {
     "batch_size_schedule": {"start": 32, "end": 64},
     "discriminator_dropout": {"input": 0.2, "hidden": 0.5},
-    "ema": {"decay": 0.999},
+    "discriminator_noise": {"input": 2 * 0.3, "hidden": 0.5},
+    "ema": {"decay": 0.999, "players": "generator"},
     "experience_replay": {"p": 0.5, "capacity": 512},
     "feature_matching": {"norm": "l2"},
     "generator_dropout": {"p": 0.5},
@@ -20,6 +21,7 @@ DEFAULTS = {
     "leaky_relu": {"slope": 0.2},
     "minibatch_discrimination": {"kernels": 100, "dim": 5},
     "minibatch_stddev": {"group": 4},
+    "semi_supervised": {"labels": 100, "unsupervised": 1.0},
     "soft_labels": {"real": Interval(0.7, 1.2), "fake": Interval(0.0, 0.3), "clip": False},
     "balance_gate": {"discriminator": 0.9, "generator": 0.9},
 }

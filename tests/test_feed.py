@@ -216,3 +216,31 @@ def test_writing_into_a_batch_does_not_reach_the_data(budget, dataset):
         batch.classes.zero_()
     assert same(feed.take(torch.arange(6)), kept)
     assert np.array_equal(dataset.samples, before)
+
+
+# ---------------------------------------------------------------- some of the samples
+
+
+@BUDGETS
+@given(st.integers(2, 30), st.data())
+def test_a_subset_holds_the_samples_with_its_indices_and_their_classes(budget, count, data):
+    feed = feed_of(count, 4, budget=budget)
+    indices = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=9)))
+    subset = feed.subset(indices)
+    assert len(subset) == len(indices)
+    assert torch.equal(subset.classes, indices % 3)
+    positions = torch.tensor(data.draw(st.lists(st.integers(0, len(indices) - 1), min_size=1, max_size=9)))
+    assert same(subset.take(positions), feed.take(indices[positions]))
+
+
+@BUDGETS
+def test_a_subset_of_images_is_given_as_batches_are(budget):
+    feed = Feed(pictures(), 0, 4, FP64, classes=7, budget=budget)
+    indices = torch.tensor([3, 1, 7])
+    assert same(feed.subset(indices).take(torch.tensor([2, 0])), feed.take(torch.tensor([7, 3])))
+    assert torch.equal(feed.class_of_each[indices], feed.take(indices).classes)
+
+
+def test_a_subset_of_resident_samples_is_no_copy():
+    feed = Feed(pictures(), 0, 4, FP64, classes=7)
+    assert feed.subset(torch.arange(5))._stored.data_ptr() == feed._samples.data_ptr()

@@ -325,18 +325,25 @@ MISTAKES = [
         "test_g_stays_stochastic_in_eval",
     ),
     Mistake(
-        "plugins.generator_noise",
+        "networks.noise",
         "noise is left in samples",
         "return add_noise(x, self.sigma, self.rng) if self.training else x",
         "return add_noise(x, self.sigma, self.rng)",
-        "test_sampling_and_eval_are_without_noise",
+        "plugins/test_generator_noise.py::test_sampling_and_eval_are_without_noise",
     ),
     Mistake(
-        "plugins.generator_noise",
+        "networks.noise",
         "samples of a batch share their noise",
         "rng.normal(x.shape)",
         "rng.normal(x.shape[1:])",
-        "test_noise_is_drawn_for_every_number",
+        "plugins/test_generator_noise.py::test_noise_is_drawn_for_every_number",
+    ),
+    Mistake(
+        "plugins.discriminator_noise",
+        "the features are noisy",
+        "in blocks[:-1]:",
+        "in blocks:",
+        "test_features_are_without_the_last_noise_and_the_heads_see_it",
     ),
     Mistake(
         "plugins.virtual_batch_norm",
@@ -719,8 +726,8 @@ MISTAKES = [
     Mistake(
         "plugins.ema",
         "buffers are averaged",
-        "copy_where_(*self.buffers, ctx.updated > 0)",
-        "follow_(*([b for b in of if b.is_floating_point()] for of in self.buffers), weight)",
+        "copy_where_(*average.buffers, ctx.updated > 0)",
+        "follow_(*([b for b in of if b.is_floating_point()] for of in average.buffers), weight)",
         "test_buffers_are_copied_and_not_averaged",
     ),
     Mistake(
@@ -733,11 +740,60 @@ MISTAKES = [
     Mistake(
         "plugins.ema",
         "samples come from the live generator",
-        """    def sampling_generator(self) -> Generator:
-        return self.shadow""",
+        """    def sampling_generator(self, network: Generator) -> Generator:
+        return self.generator.shadow if self.generator else network""",
         """    def sampling_generator(self, network):
         return network""",
         "test_samples_come_from_the_shadow",
+    ),
+    Mistake(
+        "plugins.semi_supervised",
+        "the two unsupervised terms have no half",
+        "half = 0.5 * ctx.value",
+        "half = ctx.value",
+        "test_the_terms_are_those_of_the_k_plus_one_softmax",
+    ),
+    Mistake(
+        "plugins.semi_supervised",
+        "the class fake is not in the softmax of the verdict",
+        "return torch.logsumexp(class_logits",
+        "return torch.amax(class_logits",
+        "test_d_of_x_is_one_less_the_probability_of_the_class_fake",
+    ),
+    Mistake(
+        "plugins.semi_supervised",
+        "exponentials of the logits are summed as they are",
+        "torch.logsumexp(class_logits.to(",
+        "(lambda l, d, keepdim: l.exp().sum(d, keepdim).log())(class_logits.to(",
+        "test_logits_of_ten_thousand_give_finite_losses_and_gradients",
+    ),
+    Mistake(
+        "plugins.semi_supervised",
+        "labels are drawn without a look at their class",
+        "chosen = [order[shuffled == k][: labels // count] for k in range(count)]",
+        "chosen = [order[k * (labels // count) : (k + 1) * (labels // count)] for k in range(count)]",
+        "test_each_class_has_as_many_labels",
+    ),
+    Mistake(
+        "plugins.semi_supervised",
+        "the labels of all images are used",
+        "batch = subset.take(positions(len(subset), size, self.ctx.rng))",
+        "batch = ctx.real",
+        "test_classes_of_unlabelled_images_are_never_read",
+    ),
+    Mistake(
+        "plugins.weight_norm",
+        "data are fitted to after each layer's own start, not layer after layer",
+        "return (out - mean.reshape(places).to(out.dtype)) * scale.reshape(places).to(out.dtype)",
+        "return out",
+        "test_every_unit_has_mean_0_and_variance_1_over_the_samples_that_d_was_fitted_to",
+    ),
+    Mistake(
+        "plugins.weight_norm",
+        "the mean stays",
+        "layer.bias.copy_((layer.bias - mean) * scale)",
+        "layer.bias.copy_(layer.bias * scale)",
+        "test_every_unit_has_mean_0_and_variance_1_over_the_samples_that_d_was_fitted_to",
     ),
     Mistake(
         "plugins.gradient_clipping",

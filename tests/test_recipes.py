@@ -27,7 +27,9 @@ SMALL = [
     "train.precision=fp32",
 ]
 IMAGES = [f"{player}.channels=4" for player in ("generator", "discriminator")]
-VECTORS = ["data.samples=500", *(f"{player}.hidden=[8]" for player in ("generator", "discriminator"))]
+NARROW = [f"{player}.hidden=[8]" for player in ("generator", "discriminator")]
+VECTORS = ["data.samples=500", *NARROW]
+FEW_LABELS = ["data.batch_size=8", "tricks.semi_supervised.labels=20", "tricks.weight_norm.data_init=10"]
 LARGE = ["minibatch_discrimination.kernels=5", "virtual_batch_norm.reference=4", "experience_replay.capacity=8"]
 
 
@@ -39,6 +41,9 @@ def overrides(recipe: Path, folder: Path | None = None) -> list[str]:
     text = recipe.read_text(encoding="utf-8")
     if recipe.stem.endswith("_mlp") or recipe.stem.startswith("pacgan"):
         return [*SMALL, *VECTORS]
+    if recipe.stem.endswith("_semi_supervised"):
+        layers = NARROW if recipe.stem.startswith("mnist") else IMAGES
+        return [*SMALL, *layers, *FEW_LABELS, f"data.path={folder and folder / recipe.stem.partition('_')[0]}.npz"]
     wanted = [*SMALL, *IMAGES]
     if "folder" in recipe.stem:
         wanted += [f"data.path={folder}", "data.image_size=48"]
@@ -49,11 +54,15 @@ def overrides(recipe: Path, folder: Path | None = None) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eighty pictures of noise."""
+    """Eighty pictures of noise, and archives of eighty more in the form of MNIST and of CIFAR-10."""
     made = tmp_path_factory.mktemp("pictures")
     draw = np.random.default_rng(0)
     for number in range(80):
         Image.fromarray(draw.integers(0, 256, (60, 70, 3), dtype=np.uint8)).save(made / f"{number}.png")
+    for name, shape in (("mnist", (28, 28)), ("cifar10", (32, 32, 3))):
+        pictures = draw.integers(0, 256, (80, *shape), dtype=np.uint8)
+        labels = np.arange(80) % 10
+        np.savez(made / f"{name}.npz", x_train=pictures, y_train=labels, x_test=pictures[:20], y_test=labels[:20])
     return made
 
 

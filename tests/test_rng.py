@@ -243,3 +243,11 @@ def test_a_shape_may_be_a_number_a_tuple_or_a_size(kind):
     draws = [getattr(stream(), kind)(shape) for shape in (6, (6,), [6], torch.Size([6]))]
     assert all(same(draws[0], draw) for draw in draws)
     assert getattr(stream(), kind)(()).shape == ()
+
+
+def test_a_seeded_stream_depends_on_its_seed_alone():
+    clock = Clock()
+    first = Rng(0, "tricks/a", clock).seeded(7).uniform(5)
+    clock.enter("d", 3)
+    assert torch.equal(first, Rng(1, "tricks/b", clock).fork("deeper").seeded(7).uniform(5))
+    assert not torch.equal(first, Rng(0, "tricks/a", clock).seeded(8).uniform(5))

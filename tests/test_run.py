@@ -226,6 +226,7 @@ ACTIVE = {
     "batch_size_schedule": "start = 4\nend = 8",
     "failure_watch": "window = 4\ngradient_norm = 0.001",
     "n_critic_schedule": "start = 2\nat = 0.5",
+    "semi_supervised": "labels = 10",
 }
 
 

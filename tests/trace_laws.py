@@ -365,8 +365,8 @@ def separate_batches(played: Played, name: str) -> None:
         for images in alone:
             assert any(torch.equal(images, shown) for shown, _ in phase.passes), f"none of its own in {phase.player}"
         for shown, _ in phase.passes:
-            known = [rows_in(shown, images) for images in alone]
-            assert all(each.all() or not each.any() for each in known), f"a pass in {phase.player} is mixed"
+            fake = rows_in(shown, phase.fake_in.images)
+            assert fake.all() or not fake.any(), f"a pass in {phase.player} is mixed"
 
 
 @law
@@ -391,7 +391,7 @@ def packing(played: Played, name: str) -> None:
 
 @law
 def spherical_latents(played: Played, name: str) -> None:
-    """Latents lie on the sphere of radius √D in the direction they had, or are uniform on the cube."""
+    """Latents lie on the sphere of radius √D in the direction they had, or are uniform on a cube."""
     distribution = played.trick(name).config.distribution
     calls = played.of(name, "latents")
     assert len(calls) >= len(played.steps_of("d"))
@@ -400,7 +400,8 @@ def spherical_latents(played: Played, name: str) -> None:
         if distribution == "sphere":
             expected = z * math.sqrt(z.shape[1]) / np.sqrt((z * z).sum(1, keepdims=True))
         else:
-            expected = np.vectorize(math.erf)(z / math.sqrt(2)) if distribution == "uniform" else z
+            cube = np.vectorize(math.erf)(z / math.sqrt(2))
+            expected = {"uniform": cube, "unit_uniform": (cube + 1) / 2, "normal": z}[distribution]
         close(call.result, torch.from_numpy(expected), "latents")
 
 
@@ -478,14 +479,45 @@ def auxiliary_classifier(played: Played, name: str) -> None:
             loss = _class_loss(phase.real_out, phase.real_in)
             expected[f"{name}.class_real"] = at(played, config.real, phase.step) * loss
         terms_are(phase, expected)
-    last = played.phases[-1]
-    assert last.player == "g"  # D has not moved since
-    close(last.fake_out.class_logits, head(last.fake_out.features), "class logits")
+    network = played.game.discriminator
+    was_training = network.training
+    out = network.eval()(*samples(played, "discriminator"))  # in training there may be noise before the head
+    network.train(was_training)
+    close(out.class_logits, head(out.features), "class logits")
 
 
 def _class_loss(out: Any, batch: Batch) -> Tensor:
     scores, classes = out.class_logits, batch.classes
     return (torch.log(torch.exp(scores).sum(1)) - scores[torch.arange(len(scores)), classes]).mean()
+
+
+@law
+def semi_supervised(played: Played, name: str) -> None:
+    """D(x) = 1 - p(fake) of the softmax over K + 1 classes, and D's terms are its cross-entropies: of labelled images
+    and their class, halved of the others being real and of fakes being fake."""
+    trick, game = played.trick(name), played.game
+    everything = game.feed.take(torch.arange(game.feed.count))
+    known = trick.subset.take(torch.arange(len(trick.subset)))
+    assert known.classes.bincount(minlength=game.feed.classes).tolist() == [len(known.images) // game.feed.classes] * 3
+    for image, label in zip(*known, strict=True):
+        assert label in everything.classes[rows_in(everything.images, image[None])], "a label is not that of its image"
+    for phase in played.phases:
+        outs = [out for out in (phase.real_out, phase.fake_out) if out is not None]
+        for out in (*outs, *(said for _, said in phase.passes)):
+            close(out.logits, out.class_logits.exp().sum(1, keepdim=True).log(), "D's logit")
+        if phase.player == "g":
+            continue
+        half = at(played, trick.config.unsupervised, phase.step) / 2
+        unlabelled = half * cross_entropy(phase.real_out.logits, phase.real_labels).mean()
+        fake = half * cross_entropy(phase.fake_out.logits, phase.fake_labels).mean()
+        terms_are(phase, {"unlabelled": unlabelled, "fake": fake})
+        if not played.calls.get("d_input"):  # what D is shown can be told by its looks
+            losses = []
+            for shown, said in phase.passes:
+                if rows_in(shown, known.images).all():
+                    order = (shown.flatten(1)[:, None] == known.images.flatten(1)[None]).all(2).int().argmax(1)
+                    losses.append(_class_loss(said, Batch(shown, known.classes[order])).item())
+            assert any(math.isclose(loss, phase.terms["labelled"], rel_tol=1e-9) for loss in losses), "labelled"
 
 
 @law
@@ -573,21 +605,32 @@ def lr_decay(played: Played, name: str) -> None:
 
 @law
 def ema(played: Played, name: str) -> None:
-    """Samples come from θ̄ ← d θ̄ + (1 - d) θ over G's weights after each of its updates, buffers as they are."""
+    """Those who ask get θ̄ ← d θ̄ + (1 - d) θ over the weights after each update of that player, buffers as they are."""
     config = played.trick(name).config
-    weights = {weight for weight, _ in played.game.generator.named_parameters()}
-    average, count = dict(played.start["generator"]), 0
-    for phase in played.steps_of("g"):
-        if phase.updated:
-            decay = min(config.decay, (1 + count) / (10 + count)) if config.warmup else config.decay
-            for key, now in phase.after.items():
-                average[key] = decay * average[key] + (1 - decay) * now if key in weights else now
-            count += 1
-    (sampler,) = [(hook, ctx) for hook, ctx in played.game.hooks.sampling_generator if ctx.name == name]
-    used = sampler[0](played.game.generator, sampler[1]).state_dict()
-    for key, expected in average.items():
-        close(used[key], expected, f"the average of {key}")
-        close(played.state["tricks"][f"{name}/shadow.{key}"], expected, f"the average of {key} in a checkpoint")
+    for player, role in ROLES.items():
+        network: Any = getattr(played.game, role)
+        hook = {"g": "sampling_generator", "d": "evaluation_discriminator"}[player]
+        (asked,) = [(hook, ctx) for hook, ctx in getattr(played.game.hooks, hook) if ctx.name == name]
+        used = asked[0](network, asked[1])
+        if role not in chosen(config):
+            assert used is network
+            continue
+        weights = {weight for weight, _ in network.named_parameters()}
+        average, count = dict(played.start[role]), 0
+        for phase in played.steps_of(player):
+            if phase.updated:
+                decay = min(config.decay, (1 + count) / (10 + count)) if config.warmup else config.decay
+                if config.bias_correction:
+                    decay = config.decay * (1 - config.decay**count) / (1 - config.decay ** (count + 1))
+                for key, now in phase.after.items():
+                    average[key] = decay * average[key] + (1 - decay) * now if key in weights else now
+                count += 1
+        if player == "d":  # in the G step, too, its statistics move
+            average |= dict(network.named_buffers())
+        for key, expected in average.items():
+            close(used.state_dict()[key], expected, f"the average of {key}")
+            kept = played.state["tricks"][f"{name}/{role}.shadow.{key}"]
+            close(kept, expected, f"the average of {key} in a checkpoint")
 
 
 @law
@@ -878,6 +921,27 @@ def generator_noise(played: Played, name: str) -> None:
     standard_normal(torch.cat([((y - x) / sigma).flatten() for flow in passes for _, x, y in flow]), "noise in G")
     for _, x, y in flows(played, "generator", layers, training=False):
         assert torch.equal(x, y), "noise when sampling"
+
+
+@law
+def discriminator_noise(played: Played, name: str) -> None:
+    """N(0, σ²) is added to D's input, after each block but the last, and to D's features on their way to the heads,
+    drawn afresh, in training; nothing in eval."""
+    config = played.trick(name).config
+    done = surgery(played, name, "discriminator")
+    first = next(place for place in done.after if place.startswith("body."))
+    assert first in done.added, f"D's input goes to {first}"
+    *inner, _ = done.blocks().values()
+    ends = [children[-1] for children in inner]
+    (neck,) = [place for place in done.added if place.startswith("neck.")]
+    assert {place for place, _ in ends} == done.added.keys() - {first, neck}, f"added: {list(done.added)}"
+    layers = {done.added[first]: config.input, done.added[neck]: config.hidden}
+    layers |= dict.fromkeys((module for _, module in ends), config.hidden)
+    passes = [flows(played, "discriminator", layers, phase=phase) for phase in ("d", "g")]
+    drawn = torch.cat([((y - x) / layers[layer]).flatten() for flow in passes for layer, x, y in flow])
+    standard_normal(drawn, "noise in D")
+    for _, x, y in flows(played, "discriminator", layers, training=False):
+        assert torch.equal(x, y), "noise in eval mode"
 
 
 @law

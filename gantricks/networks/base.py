@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,12 +82,16 @@ class Discriminator(nn.Module):
     `body` is an `nn.Sequential` of blocks, as in a `Generator`, and one `nn.Flatten`, from images to the
     features (B, A), A = `feature_dim`; `head` turns features into logits (B, 1). A conditional discriminator
     adds the projection ⟨embedding(class), features⟩ to the logit (Miyato & Koyama 2018, eq. 3). `class_head`,
-    when a trick sets it, turns features into class logits (B, K). `initialise` reads `init_std`.
+    when a trick sets it, turns features into class logits (B, K), and with `head_reads` = "class_logits" those
+    are what `head` is given. `neck` stands between the features and whatever reads them, and is empty unless a
+    trick puts something there. `initialise` reads `init_std`.
     """
 
     entrance: nn.Module | None
     body: nn.Sequential
+    neck: nn.Sequential
     head: nn.Module
+    head_reads: Literal["features", "class_logits"] = "features"
     class_head: nn.Module | None
     projection: nn.Embedding | None
     init_std: float | None = 0.02
@@ -102,16 +106,18 @@ class Discriminator(nn.Module):
         self.conditional = conditional
         self.group = 1
         self.entrance = None
+        self.neck = nn.Sequential()
         self.class_head = None
         self.projection = nn.Embedding(shapes.classes, feature_dim) if conditional else None
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Out:
         with _precision(images, self.autocast):
             features = self.body(images if self.entrance is None else self.entrance(images))
-            logits = self.head(features)
+            seen = self.neck(features) if len(self.neck) else features
+            class_logits = None if self.class_head is None else self.class_head(seen)
+            logits = self.head(seen if self.head_reads == "features" else class_logits)
             if self.projection is not None:
-                logits = logits + (self.projection(classes) * features).sum(1, keepdim=True)
-            class_logits = None if self.class_head is None else self.class_head(features)
+                logits = logits + (self.projection(classes) * seen).sum(1, keepdim=True)
         return Out(logits, features, class_logits).to(images.dtype)
 
 

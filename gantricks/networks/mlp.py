@@ -9,6 +9,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -72,20 +73,28 @@ class MLP(Network):
 
     The first GANs were of this kind (Goodfellow et al. 2014, §5), and experiments on rings and grids of
     Gaussians still are (Lin et al. 2018). Vectors leave the generator as they are; images are reshaped and
-    pass through tanh. Batch norm spares G's output and D's first layer, as in Radford et al. 2015 (§3), or D
-    would be blind to the mean of a batch. Weights start from N(0, 2 / fan_in) (He et al. 2015), which suits
-    layers of every width, or from N(0, `init_std`²). With maxout (Goodfellow et al. 2013) each number of a
-    hidden layer is the largest of `pieces` linear maps. Conditional: G receives an embedding of the class
-    beside the latents, D adds a projection of it (Miyato & Koyama 2018).
+    pass through tanh, or through a sigmoid brought from [0, 1] to [-1, 1], tanh(x / 2). Batch norm
+    spares G's output and D's first layer, as in Radford et al. 2015 (§3), or D would be blind to the mean of
+    a batch. Weights start from N(0, 2 / fan_in) (He et al. 2015), which suits layers of every width, or from
+    N(0, `init_std`²). With maxout (Goodfellow et al. 2013) each number of a hidden layer is the largest of
+    `pieces` linear maps. Conditional: G receives an embedding of the class beside the latents, D adds a
+    projection of it (Miyato & Koyama 2018).
     """
 
     class GeneratorConfig(_Layout):
+        output: Annotated[
+            Literal["tanh", "sigmoid"],
+            Field(description="what images pass through last; a sigmoid's are brought from [0, 1] to [-1, 1]"),
+        ] = "tanh"
         conditional: Annotated[bool, Field(description="make samples of a given class")] = False
         embedding_dim: Annotated[
             int, Field(ge=1, le=1024, description="numbers that stand for the class beside the latents")
         ] = 50
 
     class DiscriminatorConfig(_Layout):
+        unit_range: Annotated[
+            bool, Field(description="bring samples from [-1, 1] to [0, 1] first, so that black pixels are zeros")
+        ] = False
         conditional: Annotated[bool, Field(description="judge a sample as one of its class")] = False
 
     @staticmethod
@@ -110,7 +119,8 @@ class MLP(Network):
         network.body = nn.Sequential(_blocks(network.input_dim, config, first_norm=config.batch_norm))
         head = OrderedDict[str, nn.Module](linear=nn.Linear(config.hidden[-1], math.prod(shapes.sample)))
         if len(shapes.sample) == 3:
-            head.update(unflatten=nn.Unflatten(1, shapes.sample), activation=nn.Tanh())
+            activation = nn.Tanh() if config.output == "tanh" else FullRangeSigmoid()
+            head.update(unflatten=nn.Unflatten(1, shapes.sample), activation=activation)
         network.head = nn.Sequential(head)
         return network
 
@@ -118,10 +128,26 @@ class MLP(Network):
     def discriminator(config: Any, shapes: Shapes) -> Discriminator:
         network = Discriminator(shapes, config.hidden[-1], config.conditional)
         network.init_std = config.init_std
-        flatten = OrderedDict[str, nn.Module](flatten=nn.Flatten())
-        network.body = nn.Sequential(flatten | _blocks(math.prod(shapes.sample), config, first_norm=False))
+        first = OrderedDict[str, nn.Module](flatten=nn.Flatten())
+        if config.unit_range:
+            first["unit_range"] = UnitRange()
+        network.body = nn.Sequential(first | _blocks(math.prod(shapes.sample), config, first_norm=False))
         network.head = nn.Linear(network.feature_dim, 1)
         return network
+
+
+class FullRangeSigmoid(nn.Module):
+    """A sigmoid brought from [0, 1] to [-1, 1]: 2 σ(x) - 1 = tanh(x / 2), half as steep as tanh (any shape)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x / 2)
+
+
+class UnitRange(nn.Module):
+    """Numbers in [-1, 1] to [0, 1]: (x + 1) / 2 (any shape)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1) / 2
 
 
 def _blocks(inputs: int, config: _Layout, first_norm: bool) -> OrderedDict[str, nn.Module]:

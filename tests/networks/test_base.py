@@ -263,6 +263,31 @@ def test_class_head_reads_the_features():
     assert torch.equal(network(images).class_logits, network.class_head(images))
 
 
+def test_the_head_reads_class_logits_where_it_is_told_to():
+    network = a_discriminator()
+    network.class_head = nn.Linear(3, 4)
+    network.head, network.head_reads = nn.Linear(4, 1), "class_logits"
+    out = network(torch.ones(2, 5))
+    torch.testing.assert_close(out.logits, network.head(out.class_logits))
+
+
+def test_every_head_reads_the_features_through_the_neck_and_features_are_without_it():
+    network = a_discriminator()
+    network.class_head = nn.Linear(3, 4)
+    before = network(torch.ones(2, 5))
+    network.neck.append(nn.Tanh())
+    out = network(torch.ones(2, 5))
+    assert torch.equal(out.features, before.features)
+    torch.testing.assert_close(out.logits, network.head(out.features.tanh()))
+    torch.testing.assert_close(out.class_logits, network.class_head(out.features.tanh()))
+
+
+def a_discriminator() -> Discriminator:
+    network = Discriminator(Shapes((5,), 4), 3)
+    network.body, network.head = nn.Sequential(nn.Linear(5, 3)), nn.Linear(3, 1)
+    return network
+
+
 def test_an_unconditional_discriminator_ignores_classes():
     network = Discriminator(Shapes((4,), 2, 3), 4)
     network.body, network.head = nn.Sequential(nn.Flatten()), nn.Linear(4, 1)

@@ -218,6 +218,37 @@ def test_hidden_weights_start_at_he_scale_and_output_weights_at_half_its_varianc
     assert last.weight.var().item() == pytest.approx(1 / 400, rel=0.05 if role == "generator" else 0.2)
 
 
+@settings(max_examples=10)
+@given(st.floats(0.01, 2))
+def test_init_std_is_the_scale_of_every_weight_and_the_numbers_are_those_drawn_without_it(std):
+    for role in ROLES:
+        scaled, plain = (build(role, hidden=[40, 30], **options) for options in ({"init_std": std}, {}))
+        for name, weight in scaled.named_parameters():
+            if name.endswith("weight"):
+                ratio = weight / plain.get_parameter(name)
+                torch.testing.assert_close(
+                    ratio, torch.full_like(ratio, ratio.detach().flatten()[0].item()), rtol=1e-4, atol=0
+                )
+                assert weight.std().item() == pytest.approx(std, rel=0.3)
+
+
+def test_a_sigmoid_at_the_output_fills_the_range_of_images():
+    generator, plain = build("generator", sample=(1, 3, 3), output="sigmoid"), build("generator", sample=(1, 3, 3))
+    z = stream().normal((4, 5))
+    before = generator.head.linear(generator.body(z)).view(4, 1, 3, 3)
+    torch.testing.assert_close(generator(z), 2 * torch.sigmoid(before) - 1)
+    torch.testing.assert_close(plain(z), torch.tanh(before))
+    assert list(generator.state_dict()) == list(plain.state_dict())
+
+
+def test_in_unit_range_d_is_shown_zeros_where_pixels_are_black():
+    network, plain = build("discriminator", sample=(1, 3, 3), unit_range=True), build("discriminator", sample=(1, 3, 3))
+    images = torch.tanh(stream().normal((4, 1, 3, 3)))
+    assert torch.equal(network.body[:2](-torch.ones_like(images)), torch.zeros(4, 9))
+    torch.testing.assert_close(network(images).logits, plain((images + 1) / 2).logits)
+    assert list(network.state_dict()) == list(plain.state_dict())
+
+
 @pytest.mark.parametrize("width", [16, 512])
 def test_the_signal_neither_fades_nor_grows_with_depth(width):
     network = build("discriminator", sample=(width,), hidden=[width] * 12)

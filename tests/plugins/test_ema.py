@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from gantricks import Rng, Trick, hookimpl
+from gantricks import Rng, Trick, UserError, hookimpl
+from gantricks.plan import fold
 from gantricks.plugins.ema import Ema, copy_where_, decay_at, follow_
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
@@ -24,7 +25,7 @@ IMAGES = {"sample": (1, 8, 8)}
 
 def shadow(game) -> nn.Module:
     (trick,) = (planned.trick for planned in game.plan.tricks if isinstance(planned.trick, Ema))
-    return trick.shadow
+    return trick.generator.shadow
 
 
 def numbers(network: nn.Module) -> dict[str, np.ndarray]:
@@ -87,6 +88,23 @@ def test_copies_of_any_type_are_exact_and_masked(condition):
     assert all(same_bits(copy, wanted) for copy, wanted in zip(copies, expected, strict=True))
 
 
+@given(st.lists(gs.tensors((5,)), min_size=1, max_size=12), st.floats(0, 1, exclude_max=True))
+def test_with_bias_correction_the_start_has_no_weight_and_the_others_sum_to_one(path, decay):
+    average = torch.full((5,), 1e6, dtype=torch.float64)
+    for count, weights in enumerate(path):
+        kept = decay_at(torch.tensor(float(count), dtype=torch.float64), torch.tensor(decay), True, True)
+        follow_([average], [weights], 1 - kept.double())
+    shares = np.array([float(torch.tensor(decay)) ** age for age in range(len(path))][::-1])
+    expected = (shares[:, None] * np.stack([weights.numpy() for weights in path])).sum(0) / shares.sum()
+    np.testing.assert_allclose(average.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_with_bias_correction_the_first_average_is_the_weights_bit_for_bit():
+    for decay in (0.0, 0.5, 0.9999):
+        kept = decay_at(torch.zeros(()), torch.tensor(decay), False, True)
+        assert kept == 0
+
+
 # ---------------------------------------------------------------- in a run
 
 
@@ -103,7 +121,7 @@ def test_the_shadow_follows_every_update_of_the_generator(warmup, n_critic):
         averages = numbers(shadow(game))
         for name in expected:
             np.testing.assert_allclose(averages[name], expected[name], rtol=0, atol=1e-14)
-    assert game.trick_tensors["ema/count"] == 8
+    assert game.trick_tensors["ema/generator.count"] == 8
 
 
 def test_buffers_are_copied_and_not_averaged():
@@ -212,8 +230,8 @@ def test_a_saved_state_brings_the_shadow_back():
 
 def test_the_state_is_every_weight_and_buffer_of_the_shadow_and_a_count():
     game = TrickHost(**IMAGES).with_trick("ema").game()
-    assert game.plan.tricks[0].trick.tensors().keys() == {"count"} | {
-        f"shadow.{n}" for n in game.generator.state_dict()
+    assert game.plan.tricks[0].trick.tensors().keys() == {"generator.count"} | {
+        f"generator.shadow.{n}" for n in game.generator.state_dict()
     }
 
 
@@ -251,3 +269,65 @@ def test_statistics_that_are_no_longer_finite_never_reach_the_shadow():
 def test_a_decay_outside_0_and_1_is_refused(decay):
     with pytest.raises(ValidationError):
         Ema.Config(decay=decay)
+
+
+# ---------------------------------------------------------------- D, or both
+
+
+CLASSIFIED = TrickHost(sample=(1, 8, 8), discriminator={"batch_norm": True, "depth": 2}, n_critic=2)
+
+
+def used(game) -> nn.Module:
+    """The discriminator that evaluation is given."""
+    return fold(game.hooks.evaluation_discriminator, game.discriminator)
+
+
+@pytest.mark.parametrize("options", [{"warmup": True}, {"warmup": False}, {"bias_correction": True}])
+def test_the_average_of_d_follows_every_one_of_its_updates(options):
+    game = CLASSIFIED.with_trick("ema", decay=0.6, players="discriminator", **options).game()
+    path = [numbers(game.discriminator)]
+    step = game.step.d_step
+
+    def watched(*arguments, **named):
+        step(*arguments, **named)
+        path.append(numbers(game.discriminator))
+
+    game.step.d_step = watched
+    for _ in range(3):
+        game.advance()
+    assert len(path) == 7
+    expected = path[0]
+    for count, live in enumerate(path[1:]):
+        decay = min(0.6, (1 + count) / (10 + count)) if options.get("warmup") else 0.6
+        if options.get("bias_correction"):
+            decay = 0.6 * (1 - 0.6**count) / (1 - 0.6 ** (count + 1))
+        expected = {name: decay * average + (1 - decay) * live[name] for name, average in expected.items()}
+    averages = numbers(used(game))
+    for name in expected:
+        np.testing.assert_allclose(averages[name], expected[name], rtol=0, atol=1e-12)
+    live, copies = dict(game.discriminator.named_buffers()), dict(used(game).named_buffers())
+    assert live
+    assert all(same_bits(live[name], copies[name]) for name in live)
+
+
+@pytest.mark.parametrize("players", ["generator", "discriminator", "both"])
+def test_each_is_averaged_where_asked_and_itself_elsewhere(players):
+    game = CLASSIFIED.with_trick("ema", decay=0.9, players=players).train(3).game
+    sampler = fold(game.hooks.sampling_generator, game.generator)
+    assert (sampler is game.generator) == (players == "discriminator")
+    assert (used(game) is game.discriminator) == (players == "generator")
+    roles = {name.partition("/")[2].partition(".")[0] for name in game.trick_tensors}
+    assert roles == ({"generator", "discriminator"} if players == "both" else {players})
+
+
+@pytest.mark.parametrize("players", ["discriminator", "both"])
+def test_training_does_not_notice_the_average_of_d(players):
+    averaged = CLASSIFIED.with_trick("ema", players=players).train(3)
+    assert not differences(averaged.state, CLASSIFIED.train(3).state, besides=("tricks",))
+
+
+def test_two_for_different_players_do_not_meet():
+    host = TrickHost().with_trick("ema").with_trick("ema", "classifier", players="discriminator")
+    host.plan()
+    with pytest.raises(UserError, match="discriminator_for_evaluation"):
+        host.with_trick("ema", "third", players="discriminator").plan()

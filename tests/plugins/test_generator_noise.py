@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from gantricks import Rng
+from gantricks import LayerNoise, Rng
 from gantricks.networks.base import mixes_samples
-from gantricks.plugins.generator_noise import GeneratorNoise, LayerNoise, add_noise
+from gantricks.networks.noise import add_noise
+from gantricks.plugins.generator_noise import GeneratorNoise
 from gantricks.rng import Clock
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gantricks import UserError
-from gantricks.plugins.spherical_latents import SphericalLatents, to_cube, to_sphere
+from gantricks.plugins.spherical_latents import SphericalLatents, to_cube, to_sphere, to_unit_cube
 from gantricks.rng import Clock, Rng
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
@@ -69,10 +69,16 @@ def test_cube_is_the_normal_distribution_function(z):
     assert to_cube(torch.tensor([[z]], dtype=torch.float64)).item() == pytest.approx(expected, abs=1e-14)
 
 
+@given(gs.tensors((50,)))
+def test_the_unit_cube_is_the_cube_moved_to_zero_and_one(z):
+    torch.testing.assert_close(to_unit_cube(z), (to_cube(z) + 1) / 2, rtol=0, atol=1e-15)
+    assert ((to_unit_cube(z) >= 0) & (to_unit_cube(z) <= 1)).all()
+
+
 def test_cube_and_sphere_stay_finite_at_extremes():
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         z = torch.tensor([[40.0, -40.0], [0.0, 0.0]], dtype=dtype)
-        for map_ in (to_sphere, to_cube):
+        for map_ in (to_sphere, to_cube, to_unit_cube):
             assert map_(z).isfinite().all()
             assert map_(z).dtype == dtype
         assert (to_cube(z).abs() <= 1).all()
@@ -82,7 +88,13 @@ def test_cube_and_sphere_stay_finite_at_extremes():
 
 
 @pytest.mark.parametrize(
-    ("distribution", "expected"), [("sphere", to_sphere), ("uniform", to_cube), ("normal", lambda z: z)]
+    ("distribution", "expected"),
+    [
+        ("sphere", to_sphere),
+        ("uniform", to_cube),
+        ("unit_uniform", to_unit_cube),
+        ("normal", lambda z: z),
+    ],
 )
 @pytest.mark.parametrize("reuse", [True, False])
 def test_every_latent_is_a_function_of_the_gaussian_one(distribution, expected, reuse):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from torch import nn
 
 from gantricks import Trick, UserError, hookimpl
 from gantricks.networks.base import Discriminator
-from gantricks.plugins.weight_norm import WeightNorm, weight_norm
+from gantricks.plugins.weight_norm import WeightNorm, fit, weight_norm
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits
+from gantricks.testing.host import differences, same_bits
 
 VECTORS = TrickHost()
 IMAGES = TrickHost(sample=(1, 8, 8), generator={"batch_norm": False}, discriminator={"batch_norm": False, "depth": 2})
@@ -171,7 +172,7 @@ def test_a_copy_of_the_network_is_independent_and_equal(host):
 def test_an_average_of_the_generator_samples_from_averaged_parts():
     host = IMAGES.with_trick("weight_norm").with_trick("ema", decay=0.5, warmup=False)
     game = host.train(3).game
-    shadow = next(planned.trick for planned in game.plan.tricks if planned.name == "ema").shadow
+    shadow = next(planned.trick for planned in game.plan.tricks if planned.name == "ema").generator.shadow
     assert treated(shadow) == treated(game.generator)
     assert torch.isfinite(torch.from_numpy(game.sample(4, 0))).all()
     assert not same_bits(shadow.head.conv.weight, game.generator.head.conv.weight)
@@ -205,3 +206,135 @@ def test_a_layer_whose_weights_are_computed_already_is_refused_by_name():
 def test_unknown_players_are_refused():
     with pytest.raises(ValidationError):
         WeightNorm.Config(players="nobody")
+
+
+# ---------------------------------------------------------------- the start from data
+
+
+def outputs_of(network: nn.Module, *inputs) -> dict[str, torch.Tensor]:
+    """What every layer gives before its activation, (n, units): all samples and places of each unit."""
+    seen: dict[str, torch.Tensor] = {}
+    for name in treated(network):
+        layer = name.removesuffix(".parametrizations.weight")
+
+        def note(_: nn.Module, args: object, out: torch.Tensor, layer: str = layer) -> None:
+            seen[layer] = out.detach().movedim(1, -1).reshape(-1, out.shape[1])
+
+        network.get_submodule(layer).register_forward_hook(note)
+    network(*inputs)
+    return seen
+
+
+PLAIN = [
+    VECTORS.but(count=60),
+    IMAGES.but(count=30),
+    CONDITIONAL.but(generator={**CONDITIONAL.generator, "batch_norm": False}),
+]
+
+
+@pytest.mark.parametrize("host", PLAIN, ids=["mlp", "dcgan", "resnet-conditional"])
+def test_every_unit_has_mean_0_and_variance_1_over_the_samples_that_d_was_fitted_to(host):
+    game = host.with_trick("weight_norm", data_init=20).game()
+    everything = host.with_trick("weight_norm", data_init=host.count).game()
+    network, real = everything.discriminator, everything.feed.take(torch.arange(host.count))
+    for name, a in outputs_of(network, *real).items():
+        bias = network.get_submodule(name).bias is not None
+        if bias:
+            np.testing.assert_allclose(a.mean(0).numpy(), 0, atol=1e-9, err_msg=name)
+        std = a.std(0, correction=0).numpy()
+        # a unit may give the same everywhere behind a rectifier
+        np.testing.assert_allclose(std[std > 1e-5], 1, rtol=1e-9, err_msg=name)
+        assert (std > 1e-5).mean() > 0.5
+    assert not same_bits(network.head.bias, game.discriminator.head.bias), "not all of the samples are used"
+
+
+@pytest.mark.parametrize("host", PLAIN, ids=["mlp", "dcgan", "resnet-conditional"])
+def test_every_unit_of_g_has_mean_0_and_variance_1_over_the_latents_that_it_was_fitted_to(host):
+    game = host.with_trick("weight_norm", data_init=50).game()
+    game.clock.enter("setup")  # where the same latents are drawn again
+    for name, a in outputs_of(game.generator, *game.contexts["weight_norm"].latents(50)).items():
+        if game.generator.get_submodule(name).bias is not None:
+            np.testing.assert_allclose(a.mean(0).numpy(), 0, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(a.std(0, correction=0).numpy(), 1, rtol=1e-9, err_msg=name)
+
+
+def test_beside_batch_norm_lengths_are_fitted_and_its_statistics_are_not_touched():
+    host = IMAGES.but(generator={"batch_norm": True}, discriminator={"batch_norm": True, "depth": 2})
+    fitted, plain = (host.with_trick("weight_norm", data_init=n).game() for n in (20, 0))
+    for role in ("generator", "discriminator"):
+        a, b = dict(getattr(fitted, role).named_buffers()), dict(getattr(plain, role).named_buffers())
+        assert a
+        assert all(same_bits(a[name], b[name]) for name in a)
+    game = host.with_trick("weight_norm", data_init=host.count).game()
+    for name, out in outputs_of(game.discriminator, *game.feed.take(torch.arange(host.count))).items():
+        np.testing.assert_allclose(out.std(0, correction=0).numpy(), 1, rtol=1e-9, err_msg=name)
+
+
+def test_a_unit_that_never_varies_keeps_its_length():
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        network[0].bias.fill_(-100)  # every unit is dead
+    for layer in (network[0], network[2]):
+        weight_norm(layer)
+    lengths = parts(network[2])[0].clone()
+    network[0].bias.requires_grad_(False)
+    fit(network, torch.zeros((5, 3), dtype=torch.float64))
+    assert same_bits(parts(network[2])[0], lengths)
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_directions_and_everything_else_stay_where_they_start():
+    host = IMAGES.but(count=30)
+    fitted, plain = (host.with_trick("weight_norm", data_init=n).game() for n in (20, 0))
+    for role in ("generator", "discriminator"):
+        a, b = getattr(fitted, role).state_dict(), getattr(plain, role).state_dict()
+        moved = {name for name in a if not same_bits(a[name], b[name])}
+        assert moved
+        assert all(name.endswith((".original0", ".bias")) for name in moved), moved
+
+
+def test_only_the_chosen_player_is_fitted():
+    host = VECTORS.with_trick("weight_norm", data_init=20, players="discriminator")
+    plain = VECTORS.with_trick("weight_norm", players="discriminator").game()
+    assert not differences({"g": host.game().generator.state_dict()}, {"g": plain.generator.state_dict()})
+
+
+def test_noise_in_d_is_there_while_it_is_fitted():
+    host = VECTORS.but(count=400).with_trick("discriminator_noise", input=3.0, hidden=0.0)
+    with_noise = host.with_trick("weight_norm", data_init=400, players="discriminator").game()
+    without = VECTORS.but(count=400).with_trick("weight_norm", data_init=400, players="discriminator").game()
+    g, plain = (parts(game.discriminator.body.hidden1.linear)[0] for game in (with_noise, without))
+    # variance 1 of the data and 9 of the noise
+    assert (plain / g).mean().item() == pytest.approx(math.sqrt(10), rel=0.2)
+
+
+def test_one_sample_is_refused():
+    with pytest.raises(UserError, match="one sample has no variance"):
+        VECTORS.with_trick("weight_norm", data_init=1).plan()
+
+
+# ---------------------------------------------------------------- whose lengths are learned
+
+
+@HOSTS
+def test_with_heads_the_lengths_of_hidden_layers_never_move_and_those_of_heads_do(host):
+    game = host.with_trick("weight_norm", lengths="heads").game()
+    start = {role: {n: t.clone() for n, t in game.state()[role].items()} for role in ("generator", "discriminator")}
+    for _ in range(3):
+        game.advance()
+    for role, tensors in start.items():
+        lengths = [name for name in tensors if name.endswith("original0")]
+        assert lengths
+        for name in lengths:
+            moved = not same_bits(tensors[name], game.state()[role][name])
+            assert moved == name.startswith("head."), name
+        assert all(
+            not same_bits(tensors[name], game.state()[role][name]) for name in tensors if name.endswith("original1")
+        )
+
+
+def test_fixed_lengths_are_refused_beside_growing():
+    host = TrickHost(sample=(1, 16, 16)).with_trick("grow")
+    host.with_trick("weight_norm").plan()
+    with pytest.raises(UserError, match="a block that joins"):
+        host.with_trick("weight_norm", lengths="heads").plan()

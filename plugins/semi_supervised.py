@@ -1,0 +1,176 @@
+"""Semi-supervised learning: the discriminator is a classifier of K classes for which fakes are the class K + 1."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from gantricks import (
+    AdversarialLoss,
+    Context,
+    Discriminator,
+    Problem,
+    Rng,
+    Schedule,
+    Scheduled,
+    Setting,
+    Trick,
+    UserError,
+    hookimpl,
+)
+
+
+def verdict(class_logits: Tensor) -> Tensor:
+    """D's logit, (B, 1), of being real: log Σ_k exp(l_k), from the class logits l (B, K); float32 at least.
+
+    With the logit of the class "fake" fixed at 0 the softmax over K + 1 classes gives p(real) = σ(log Σ_k exp(l_k)).
+    Source: Salimans et al. 2016, §5.
+    """
+    return torch.logsumexp(class_logits.to(torch.promote_types(class_logits.dtype, torch.float32)), 1, keepdim=True)
+
+
+def supervised_loss(class_logits: Tensor, classes: Tensor) -> Tensor:
+    """-E log p(y | x, real) = E[log Σ_k exp(l_k) - l_y], 0-dim: `class_logits` (B, K), `classes` (B,) int64."""
+    return cross_entropy(class_logits, classes)
+
+
+def labelled_subset(classes: Tensor, count: int, labels: int, rng: Rng) -> Tensor:
+    """The indices, int64 (labels,), of labels / count samples of each of `count` classes, drawn at random.
+
+    `classes` (N,) int64. Raises ValueError naming the first class that has too few samples.
+    """
+    order = rng.permutation(len(classes)).to(classes.device)
+    shuffled = classes[order]
+    chosen = [order[shuffled == k][: labels // count] for k in range(count)]
+    for k, indices in enumerate(chosen):
+        if len(indices) < labels // count:
+            raise ValueError(f"class {k} has {len(indices)} samples, and {labels // count} are to be labelled")
+    return torch.cat(chosen)
+
+
+def positions(count: int, size: int, rng: Rng) -> Tensor:
+    """`size` of `count` positions, int64 (size,): all of them in a random order, as often as it takes."""
+    return torch.cat([rng.permutation(count) for _ in range(math.ceil(size / count))])[:size]
+
+
+class Verdict(nn.Module):
+    """`verdict` as D's head."""
+
+    def forward(self, class_logits: Tensor) -> Tensor:
+        return verdict(class_logits)
+
+
+class SemiSupervised(Trick):
+    """Semi-supervised learning: D is a classifier of K classes, trained with few labels, many images and G's fakes.
+
+    D gives K class logits l, and a further class, "fake", has the logit 0: D(x) = Z / (Z + 1) with Z = Σ_k exp(l_k).
+    For the few images whose label it may see, D minimises the cross-entropy of the K classes; for all real images,
+    which must belong to one of the classes, ½ softplus(-log Z), and for fakes ½ softplus(log Z). To tell real from fake
+    it has to find what real images have in common, and the classes are drawn along those lines: on MNIST 100 labels are
+    enough for one error in a hundred.
+
+    `labels` images in all, the same number of each class, are labelled; `subset_seed` chooses which, and the run's seed
+    has no part in it. A batch of `labelled_batch` of them (as many as in the batches of reals, if left out) goes
+    through D at each of its steps, in a pass of its own. Classes of other images are never read. `unsupervised` weighs
+    the two terms of real and fake; at 0 D is the supervised baseline, with the same network and the same labels.
+
+    Put [tricks.feature_matching] beside it: with it the paper's classifier is good and without it G learns what is best
+    for its samples instead, D(G(z)) → 1. Labels of real and fake may be smoothed or flipped as usual. [tricks.ema] with
+    players = "discriminator" averages the classifier, and the official code's numbers are of such an average.
+
+    When it hurts: samples look worse than those of a GAN without it (a generator that matches the data perfectly leaves
+    D nothing to learn from: Dai et al. 2017). Minibatch discrimination spoils it; a D that is given classes has nothing
+    to recognise.
+
+    Source: Salimans et al. 2016, §5, and official code.
+    """
+
+    needs = {"classes", "separate_passes"}
+    provides = {"class_logits", "targets"}
+    replaces = {"d_head"}
+    conflicts = {
+        "auxiliary_classifier": "both give D's class logits a meaning, K classes there and K + 1 here",
+        "minibatch_discrimination": 'it "does not work at all" for classifying (Salimans et al. 2016, §5)',
+        "discriminator_conditional": "a D that is given the class of each image has nothing to recognise",
+        "hinge": "D's logit is that of a probability here, log Σ exp of its class logits, and no margin",
+        "wasserstein": "D's logit is that of a probability here, log Σ exp of its class logits, and no critic's value",
+        "relativistic": "D's logit is that of a probability here, and the probability is that of one image alone",
+    }
+    forwards = {"d": 1}
+    trial = {"labels": 6}
+
+    class Config(Trick.Config):
+        labels: Annotated[int, Field(ge=1, description="number of labelled images, the same for each class")] = 100
+        subset_seed: Annotated[int, Field(ge=0, lt=2**63, description="chooses which images are labelled")] = 0
+        labelled_batch: Annotated[
+            int | None,
+            Field(ge=1, le=65_536, description="labelled images in each D step; left out: as many as reals"),
+        ] = None
+        unsupervised: Annotated[
+            float | Schedule, Scheduled(0.0, 100.0), Field(description="weight of the terms of real and fake")
+        ] = 1.0
+
+    def problems(self, setting: Setting) -> list[str]:
+        labels, classes = self.config.labels, setting.classes
+        if classes == 1:
+            return ["the data has one class only, so there is nothing to classify; switch the trick off"]
+        found = []
+        if classes and labels % classes:
+            fitting = max(classes, labels - labels % classes)
+            found.append(f"{labels} labels cannot be as many for each of {classes} classes; write labels = {fitting}")
+        if labels > setting.count:
+            found.append(f"{labels} images are to be labelled, and the data holds {setting.count}; write fewer labels")
+        return found
+
+    @hookimpl
+    def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
+        features, classes = network.feature_dim, ctx.data.classes
+        network.class_head = ctx.build("class_head", lambda: nn.Linear(features, classes), like=network)
+        network.head, network.head_reads = Verdict(), "class_logits"
+        return network
+
+    @hookimpl
+    def on_run_start(self, ctx: Context) -> None:
+        assert ctx.data.class_of_each is not None
+        rng = ctx.rng.seeded(self.config.subset_seed)
+        try:
+            indices = labelled_subset(ctx.data.class_of_each, ctx.data.classes, self.config.labels, rng)
+        except ValueError as fault:
+            place, mend = f"tricks.{ctx.name}.labels", "write fewer labels, or leave that class out of the data"
+            raise UserError(Problem(str(fault), place, mend)) from fault
+        self.subset = ctx.data.subset(indices)
+
+    @hookimpl
+    def adversarial_loss(self, ctx: Context) -> AdversarialLoss:
+        return KPlusOne(self, ctx)
+
+
+class KPlusOne:
+    """Both players' losses; `ctx` is that of the trick, whose random stream draws the labelled batches."""
+
+    undecided = 0.0
+
+    def __init__(self, trick: SemiSupervised, ctx: Context) -> None:
+        self.trick, self.ctx = trick, ctx
+
+    def d_loss(self, ctx: Context) -> dict[str, Tensor]:
+        subset, options = self.trick.subset, self.trick.config
+        size = options.labelled_batch or ctx.real.size
+        batch = subset.take(positions(len(subset), size, self.ctx.rng))
+        class_logits = ctx.discriminate(batch, True).class_logits
+        assert class_logits is not None
+        assert batch.classes is not None
+        half = 0.5 * ctx.value(options.unsupervised)
+        return {
+            "labelled": supervised_loss(class_logits, batch.classes),
+            "unlabelled": half * binary_cross_entropy_with_logits(ctx.real_out.logits, ctx.real_labels),
+            "fake": half * binary_cross_entropy_with_logits(ctx.fake_out.logits, ctx.fake_labels),
+        }
+
+    def g_loss(self, ctx: Context) -> dict[str, Tensor]:
+        return {"adversarial": binary_cross_entropy_with_logits(ctx.fake_out.logits, ctx.fake_labels)}
