@@ -313,7 +313,7 @@ def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: st
 
 
 def test_few_pairs_are_refused() -> None:
-    assert len(REFUSED) <= 12
+    assert len(REFUSED) <= 15
     assert all(first < second for first, second in REFUSED)
 
 
