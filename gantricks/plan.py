@@ -224,6 +224,8 @@ class _Planning:
             provided.add("classes")
         if description.is_images:
             provided.add("images")
+        if self.recipe.metrics:
+            provided.add("metric")
         for role in ("generator", "discriminator"):
             part = getattr(self.recipe, role)
             able = part.found.cls.capabilities(role, part.options, self._shapes(description))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +15,7 @@ from gantricks.data.base import Dataset, Description, Progress, Source, silent
 from gantricks.device import place
 from gantricks.game import Game, Tensors
 from gantricks.hooks import hookimpl
-from gantricks.metrics.base import Metric
+from gantricks.metrics.base import Measurement, Metric, Subject
 from gantricks.options import Options
 from gantricks.plan import Plan, make_plan
 from gantricks.recipe import Recipe, validate_recipe
@@ -157,6 +157,8 @@ class TrickHost:
         host = cls(**(options | changes))
         if "separate_passes" in needs:
             host = host.with_trick(SeparatePasses)
+        if "metric" in needs:
+            host = host.with_metric(Spread)
         return host
 
     def with_trick(self, trick: str | type[Trick], name: str | None = None, **options: Any) -> TrickHost:
@@ -266,6 +268,16 @@ class MadeUp(Source):
             channels, height, width = sample
             return Dataset(draw.integers(0, 256, (count, height, width, channels), dtype=np.uint8), classes)
         return Dataset(draw.standard_normal((count, *sample)).astype(np.float32), classes)
+
+
+class Spread(Metric):
+    """How far samples lie from their mean, for tricks that need a metric."""
+
+    figures: ClassVar = {"spread": "higher"}
+
+    def measure(self, subject: Subject) -> Measurement:
+        samples = np.concatenate([images for images, _ in subject.generated(subject.samples)])
+        return Measurement({"spread": float(samples.std(0).mean())})
 
 
 class SeparatePasses(Trick):
