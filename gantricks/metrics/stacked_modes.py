@@ -44,9 +44,9 @@ class StackedModes(Metric):
 
     class Config(Options):
         samples: Annotated[int, Field(ge=1, le=10_000_000, description="generated samples that are read")] = 26_000
-        steps: Annotated[int, Field(ge=1, le=1_000_000, description="steps of 50 digits that teach the classifier")] = (
-            720
-        )
+        steps: Annotated[
+            int, Field(ge=1, le=1_000_000, description="steps of 100 digits that teach the classifier")
+        ] = 720
 
     config: Config
 

@@ -147,10 +147,21 @@ def test_an_image_has_the_same_features_in_any_company(clothes, subject_of):
     np.testing.assert_allclose(extractor.probabilities(images).sum(1), 1)
 
 
-def test_moving_keeps_what_stays_in_the_picture():
-    images = torch.arange(64.0).reshape(1, 1, 8, 8)
-    found = {moved(images, Rng(seed, "test", Clock()))[0, 0, 4, 4].item() for seed in range(200)}
-    assert found == {8.0 * row + column for row in range(2, 7) for column in range(2, 7)}
+def test_moving_shifts_each_image_on_its_own_by_up_to_a_pixel():
+    images = torch.arange(2 * 3 * 8 * 9.0).reshape(2, 3, 8, 9)
+    seen = set()
+    for seed in range(100):
+        found = moved(images, Rng(seed, "test", Clock()))
+        shifts = []
+        for image, original in zip(found, images, strict=True):
+            row, column = divmod(int(image[0, 4, 4] - original[0, 0, 0]), 9)
+            shifts.append((row - 4, column - 4))
+            wanted = original[:, row - 3 : row + 3, column - 3 : column + 4]
+            assert torch.equal(image[:, 1:7, 1:8], wanted), "all channels and pixels move together"
+        seen.add(tuple(shifts))
+    single = {(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+    assert {first for first, _ in seen} == {second for _, second in seen} == single
+    assert any(first != second for first, second in seen)
 
 
 def test_few_images_are_refused(subject_of, clothes):

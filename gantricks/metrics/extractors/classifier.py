@@ -29,7 +29,8 @@ from gantricks.rng import Clock, Rng
 
 WIDTHS = (24, 48, 96, 128)
 SIDES = (8, 32)
-BATCH = 50
+BATCH = 100
+RATE = 6e-3
 LEAST = 100
 
 # part of every cache name: raise it whenever the same data would give another classifier than before
@@ -74,8 +75,8 @@ class Network(nn.Module):
 def train(
     samples: np.ndarray, classes: np.ndarray, count: int, steps: int, rng: Rng, progress: Progress = silent
 ) -> Network:
-    """A network of `count` classes, taught `classes` (N,) by `samples`, uint8 (N, H, W, C), which are moved by up to 2
-    pixels at random; in eval mode. Nothing is mirrored: that makes another digit of some.
+    """A network of `count` classes, taught `classes` (N,) by `samples`, uint8 (N, H, W, C), which are moved by up to a
+    pixel at random; in eval mode. Nothing is mirrored: that makes another digit of some.
 
     It is trained on the CPU in float32, and draws from `rng` only.
     """
@@ -85,8 +86,8 @@ def train(
             network = Network(samples.shape[3], count)
         initialise(network.to_empty(device="cpu"), rng)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
         batches = _batches(len(samples), rng)
         for step in range(steps):
             chosen = next(batches)
@@ -109,11 +110,15 @@ def _batches(count: int, rng: Rng) -> Iterator[np.ndarray]:
                 yield chosen.numpy()
 
 
-def moved(images: Tensor, rng: Rng, reach: int = 2) -> Tensor:
-    """The whole batch (B, C, H, W), moved by up to `reach` pixels; what is uncovered repeats the edge."""
-    down, right = (rng.randint(2, 2 * reach + 1)).tolist()
-    height, width = images.shape[2:]
-    return pad(images, [reach] * 4, mode="replicate")[:, :, down : down + height, right : right + width]
+def moved(images: Tensor, rng: Rng, reach: int = 1) -> Tensor:
+    """Each of images (B, C, H, W) moved by up to `reach` pixels on its own; what is uncovered repeats the edge."""
+    count, channels, height, width = images.shape
+    down, right = rng.randint((2, count), 2 * reach + 1)[:, :, None, None]
+    rows = down + torch.arange(height)[:, None]
+    columns = right + torch.arange(width)
+    # (B, 1, H, W) indices of what lies at each place afterwards
+    image, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
+    return pad(images, [reach] * 4, mode="replicate")[image, channel, rows[:, None], columns[:, None]]
 
 
 def network_input(samples: np.ndarray) -> Tensor:
@@ -209,7 +214,7 @@ class Classifier(Extractor):
     needs = frozenset({"images", "classes"})
 
     class Config(Options):
-        steps: Annotated[int, Field(ge=1, le=1_000_000, description="training steps of 50 images")] = 720
+        steps: Annotated[int, Field(ge=1, le=1_000_000, description="training steps of 100 images")] = 400
 
     config: Config
 
