@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.abc import Loader, MetaPathFinder
+from importlib import abc
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -66,6 +66,16 @@ class Logits(nn.Module):
         return self.network(images).logits
 
 
+class Loader:
+    """The batches as a trainer asks for them."""
+
+    def __init__(self, given: Material, batches: Batches) -> None:
+        self.batch_size, self.batches = given.batch_size, batches
+
+    def __iter__(self) -> Batches:
+        return self.batches
+
+
 def adam(network: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam(network.parameters(), **LEARNING)
 
@@ -102,19 +112,13 @@ def run_torchgan(given: Material, batches: Batches) -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.network(images).logits
 
-    class Loader:
-        batch_size = given.batch_size
-
-        def __iter__(self) -> Batches:
-            return batches
-
     models = {
         "generator": {"name": G, "args": {}, "optimizer": {"name": torch.optim.Adam, "args": LEARNING}},
         "discriminator": {"name": D, "args": {}, "optimizer": {"name": torch.optim.Adam, "args": LEARNING}},
     }
     losses = [MinimaxGeneratorLoss(), MinimaxDiscriminatorLoss()]
     trainer = Trainer(models, losses, device=torch.device("cpu"), epochs=1, checkpoints="./model/gan")
-    trainer(Loader())
+    trainer(Loader(given, batches))
 
 
 def run_mimicry(given: Material, batches: Batches) -> None:
@@ -198,17 +202,7 @@ def _lightning(given: Material, batches: Batches, log: bool) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(GAN(), Endless(batches))
-
-
-class Endless:
-    """An iterable of batches, for those who ask for one instead of an iterator."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Batches:
-        return self.batches
+    trainer.fit(GAN(), Loader(given, batches))
 
 
 def run_accelerate(given: Material, batches: Batches) -> None:
@@ -285,7 +279,7 @@ def run_composer(given: Material, batches: Batches) -> None:
 
     trainer = Trainer(
         model=GAN(),
-        train_dataloader=Endless(batches),
+        train_dataloader=Loader(given, batches),
         optimizers=adam(given.generator),
         max_duration="1000000000ba",
         device="cpu",
@@ -344,6 +338,7 @@ class Turnstile:
             for _ in range(int(line)):
                 yield next(self.batches)
             self._say({"seconds": time.perf_counter() - start})
+        sys.exit()  # a trainer would go on to its next epoch, or to its last checkpoint
 
     def _say(self, answer: dict[str, Any]) -> None:
         print(json.dumps(answer), file=self.answers, flush=True)
@@ -361,7 +356,7 @@ class StandIn(ModuleType):
         return type(name, (), {}) if name[0].isupper() else StandIn(name)
 
 
-class StandIns(MetaPathFinder, Loader):
+class StandIns(abc.MetaPathFinder, abc.Loader):
     def __init__(self, names: Iterable[str]) -> None:
         self.names = {name for name in names if find_spec(name) is None}
 
