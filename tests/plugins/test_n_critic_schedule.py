@@ -40,7 +40,7 @@ def test_it_is_the_start_before_the_change_and_the_end_from_it_on(start, end, at
 @settings(max_examples=15)
 def test_each_step_takes_exactly_the_scheduled_number_of_d_steps(start, end, at, steps):
     host = TrickHost(steps=steps).with_trick("n_critic_schedule", start=start, end=end, at=at)
-    expected = [end if Fraction(step, steps - 1) >= Fraction(at) else start for step in range(steps)]
+    expected = [end if Fraction(step, steps - 1) >= Fraction(str(at)) else start for step in range(steps)]
     assert counted(host) == expected
 
 
