@@ -37,13 +37,19 @@ def refuse(*arguments, **options):
     raise AssertionError("it is trained again")
 
 
-def test_one_result_for_the_same_data_whatever_the_global_generators(clothes, cache, monkeypatch, tmp_path):
+def test_one_result_for_the_same_data_whatever_the_generators_and_threads(clothes, cache, monkeypatch, tmp_path):
     state = torch.random.get_rng_state()
     first = taught(clothes, 2, FEW)
     assert torch.equal(torch.random.get_rng_state(), state)
     monkeypatch.setenv("GANTRICKS_CACHE", str(tmp_path / "other"))
     torch.rand(3)
-    again = taught(Dataset(clothes.samples.copy(), clothes.classes.copy()), 2, FEW)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        again = taught(Dataset(clothes.samples.copy(), clothes.classes.copy()), 2, FEW)
+        assert torch.get_num_threads() == 3 - min(threads, 2)
+    finally:
+        torch.set_num_threads(threads)
     assert same(first.network, again.network)
     assert first.accuracy == again.accuracy > 0.8
     assert first.held_out == 40
