@@ -839,11 +839,11 @@ MISTAKES = [
         "test_sphere_keeps_directions_and_gives_every_latent_the_norm_of_its_dimension",
     ),
     Mistake(
-        "plugins.spherical_latents",
+        "latents",
         "interpolation along a straight line",
         "torch.where(aligned & (cosine > 0), torch.lerp(start, end, weight), norm * direction)",
         "torch.lerp(start, end, weight)",
-        "test_the_norm_is_kept_and_goes_evenly_between_different_ones",
+        "test_latents.py::test_the_norm_is_kept_and_goes_evenly_between_different_ones",
     ),
     # ------------------------------------------------------------ between steps
     Mistake(

@@ -204,6 +204,13 @@ def test_every_shipped_recipe_trains_for_a_few_steps(name: str, tmp_path: Path) 
         for number in range(4):
             Image.new("RGB", (70, 90), (60 * number, 0, 100)).save(tmp_path / "pictures" / f"{number}.png")
         small.append(f"data.path={tmp_path / 'pictures'}")
+    if loaded.data.found.name == "npz":
+        draw, shape = np.random.default_rng(0), (32, 32, 3) if name.startswith("cifar10") else (28, 28)
+        arrays = {f"x_{split}": draw.integers(0, 256, (20, *shape), dtype=np.uint8) for split in ("train", "test")}
+        arrays |= {f"y_{split}": np.arange(20) % 10 for split in ("train", "test")}
+        np.savez(tmp_path / "images.npz", **arrays)
+        small += [f"data.path={tmp_path / 'images.npz'}", "tricks.semi_supervised.labels=10"]
+        small.append("tricks.weight_norm.data_init=10")
     if any(trick.name == "batch_size_schedule" for trick in loaded.tricks):
         small.append("tricks.batch_size_schedule={start=2,end=4}")
     result = train(name, overrides=small, run_dir=tmp_path / "run")

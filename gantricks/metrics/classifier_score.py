@@ -28,16 +28,16 @@ def classifier_score(probabilities: np.ndarray, splits: int = 10) -> np.ndarray:
 
 
 class ClassifierScore(Metric):
-    """exp of the mean divergence KL(p(y|x) ‖ p(y)) of a classifier's probabilities for samples, over ten parts of
-    them: high where each sample clearly belongs to a class and all classes occur equally often.
+    """Classifier score: high where each sample clearly belongs to a class and all classes occur equally often.
 
-    It never looks at the data: one perfect image of each class scores best, and variety within a class counts for
-    nothing. It is at most the number of classes; what real images score, the floor, is what to aim at, and more may
-    mean samples that are easier than real ones. With the original Inception network it is the Inception score, and is
-    called so; with any other classifier it is a figure of its own.
+    exp of the mean divergence KL(p(y|x) ‖ p(y)) of a classifier's probabilities, over ten parts of the samples. It
+    never looks at the data: one perfect image of each class scores best, and variety within a class counts for nothing.
+    It is at most the number of classes; what real images score, the floor, is what to aim at, and more may mean samples
+    that are easier than real ones. With the original Inception network it is the Inception score, and is called so;
+    with any other classifier it is a figure of its own.
 
-    Source: Salimans et al. 2016, Improved Techniques for Training GANs, section 4; its limits: Barratt and Sharma
-    2018, A Note on the Inception Score.
+    Source: Salimans et al. 2016, Improved Techniques for Training GANs, section 4; its limits: Barratt and Sharma 2018,
+    A Note on the Inception Score.
     """
 
     figures = {"classifier_score": "higher"}

@@ -79,8 +79,9 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 class FrechetDistance(Metric):
-    """Distance between generated and real images in the space of an extractor's features, each set taken for a
-    Gaussian: ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½). It sees both blur and missing variety.
+    """Fréchet distance: how far generated images are from real ones, as Gaussians in the space of features.
+
+    ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of an extractor's features. It sees both blur and missing variety.
 
     With the original Inception network it is FID, and is called so; figures of other extractors cannot be compared
     with it, nor with each other. It is biased upwards, the more the fewer samples there are (Bińkowski et al. 2018), so

@@ -63,13 +63,13 @@ def kernel_distance(first: np.ndarray, second: np.ndarray, block_size: int = 100
 
 
 class KernelDistance(Metric):
-    """Distance between generated and real images in the space of an extractor's features: the squared maximum mean
-    discrepancy with the kernel (x·y / A + 1)³, estimated without bias.
+    """Kernel distance: how far generated images are from real ones, without bias at any number of samples.
 
-    Unlike the Fréchet distance it is right on average at any number of samples, assumes nothing about the features'
-    distribution, and is 0 for a perfect generator on average, so a small figure may be negative. Its standard error,
-    given beside it, says which differences mean something. With the original Inception network it is KID, and is
-    called so; other extractors have a scale of their own.
+    The squared maximum mean discrepancy of an extractor's A features, with the kernel (x·y / A + 1)³. Unlike the
+    Fréchet distance it is right on average however few the samples, assumes nothing about the features' distribution,
+    and is 0 for a perfect generator on average, so a small figure may be negative. Its standard error, given beside it,
+    says which differences mean something. With the original Inception network it is KID, and is called so; other
+    extractors have a scale of their own.
 
     Source: Bińkowski et al. 2018, Demystifying MMD GANs, section 4.
     """

@@ -91,15 +91,15 @@ def _distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[int, Ten
 
 
 class PrecisionRecall(Metric):
-    """How much of what is generated looks real (precision, density), and how much of what is real is generated
-    (recall, coverage): a blurred and a collapsed generator, which one number cannot tell apart.
+    """Precision and recall: how much of what is generated looks real, and how much of what is real is generated.
 
-    Each image has a ball in the space of an extractor's features, as wide as to its k-th neighbour of its own kind.
-    Precision is the share of samples within the ball of a real image, recall the share of real images within the ball
-    of a sample. A single outlier has a huge ball, which makes precision and recall too high; density, which counts
-    balls, and coverage, which uses balls of real images only, suffer less. All depend on the number of images and on
-    k: compare at equal ones, and with the floor, which is that of real images and not 1. Coverage comes first, since
-    it falls with either fault.
+    The first (precision, density) falls with blur, the second (recall, coverage) with collapse, which one number cannot
+    tell apart. Each image has a ball in the space of an extractor's features, as wide as to its k-th neighbour of its
+    own kind. Precision is the share of samples within the ball of a real image, recall the share of real images within
+    the ball of a sample. A single outlier has a huge ball, which makes precision and recall too high; density, which
+    counts balls, and coverage, which uses balls of real images only, suffer less. All depend on the number of images
+    and on k: compare at equal ones, and with the floor, which is that of real images and not 1. Coverage comes first,
+    since it falls with either fault.
 
     Source: Kynkäänniemi et al. 2019, Improved Precision and Recall Metric, section 2; Naeem et al. 2020, Reliable
     Fidelity and Diversity Metrics, section 3.

@@ -27,16 +27,17 @@ def divergence_from_uniform(modes: np.ndarray, total: int) -> float:
 
 
 class StackedModes(Metric):
-    """How many of the thousand modes of stacked digits the samples show, and how far their frequencies are from equal
-    (KL divergence, in nats). The clearest measure of mode collapse on images.
+    """Stacked modes: how many of the thousand modes of stacked digits the samples show, and how evenly.
 
-    A small classifier reads the digit on each channel. It is taught by the single digits that the stacks are made of,
-    once, and kept; its accuracy on a tenth that it never saw is a fact of every figure. Every image is counted as some
-    mode, so noise and misread digits seem to cover modes: look at the samples too. Few samples miss modes and look
-    uneven by chance; the default is the number that papers use, and the floor says what real stacks score.
+    The clearest measure of mode collapse on images: the number of modes, and the KL divergence of their frequencies
+    from equal ones, in nats. A small classifier reads the digit on each channel. It is taught by the single digits that
+    the stacks are made of, once, and kept; its accuracy on a tenth that it never saw is a fact of every figure. Every
+    image is counted as some mode, so noise and misread digits seem to cover modes: look at the samples too. Few samples
+    miss modes and look uneven by chance; the default is the number that papers use, and the floor says what real stacks
+    score.
 
-    Source: Metz et al. 2017, Unrolled Generative Adversarial Networks, section 3.3.1; Lin et al. 2018, PacGAN,
-    section 4.2.
+    Source: Metz et al. 2017, Unrolled Generative Adversarial Networks, section 3.3.1; Lin et al. 2018, PacGAN, section
+    4.2.
     """
 
     figures = {"modes": "higher", "divergence": "lower"}
