@@ -1,5 +1,6 @@
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,22 +27,27 @@ settings.register_profile(
 settings.load_profile("gantricks")
 
 
-REFUSED = pytest.StashKey[dict[tuple[str, str], str]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[REFUSED] = {}
+REFUSED = "refused pair"
 
 
 @pytest.fixture
-def refused_pairs(pytestconfig: pytest.Config) -> dict[tuple[str, str], str]:
-    """Pairs of tricks that `check` was seen to refuse, and its words: what a test writes here is printed at the end."""
-    return pytestconfig.stash[REFUSED]
+def refused_pair(record_property: Callable[[str, object], None]) -> Callable[[str, str, str], None]:
+    """Takes down a pair of tricks that `check` was seen to refuse, and its words; they are printed at the end."""
+    return lambda first, second, words: record_property(REFUSED, [first, second, words])
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    refused = config.stash[REFUSED]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # properties come back from every process that ran tests
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    refused = sorted(
+        {
+            tuple(value)
+            for report in reports
+            for name, value in getattr(report, "user_properties", ())
+            if name == REFUSED
+        }
+    )
     if refused:
         terminalreporter.section(f"{len(refused)} pairs of tricks are refused")
-        for (first, second), words in sorted(refused.items()):
+        for first, second, words in refused:
             terminalreporter.write_line(f"{first} + {second}: {words}")

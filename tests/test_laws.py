@@ -296,7 +296,7 @@ def pair_of_cases(first: str, second: str) -> tuple[Case, Case, TrickHost]:
 
 
 @pytest.mark.parametrize("first", TRICKS)
-def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: str, refused_pairs) -> None:
+def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: str, refused_pair) -> None:
     for second in TRICKS:
         if second == first:
             continue
@@ -309,7 +309,7 @@ def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: st
         else:
             with pytest.raises(UserError, match=REFUSED[pair]) as refusal:
                 pair_holds(*pair_of_cases(first, second))
-            refused_pairs[pair] = "; ".join(problem.what for problem in refusal.value.problems)
+            refused_pair(*pair, "; ".join(problem.what for problem in refusal.value.problems))
 
 
 def test_few_pairs_are_refused() -> None:
