@@ -22,7 +22,10 @@ def decay_at(count: Tensor, decay: Tensor, warmup: bool, bias_correction: bool =
     start: Adam's correction (Kingma & Ba 2015, §3) in one step.
     """
     if bias_correction:
-        return decay * (1 - decay**count) / (1 - decay ** (count + 1))
+        # by expm1, for a decay next to 1 leaves few digits of 1 - decay^t, and one that is rounded to 1 leaves 0 / 0
+        rate = decay.clamp(min=torch.finfo(decay.dtype).tiny).log()
+        sums = torch.expm1(count * rate) / torch.expm1((count + 1) * rate)
+        return decay * torch.where(rate < 0, sums, count / (count + 1))
     return torch.minimum(decay, (1 + count) / (10 + count)) if warmup else decay
 
 

@@ -166,7 +166,7 @@ MISTAKES = [
     ("discriminator_noise", "in blocks[:-1]:", "in blocks:"),
     ("ema", "(1 + count) / (10 + count)", "(1 + count) / (11 + count)"),
     ("ema", "copy_where_(*average.buffers, ctx.updated > 0)", "pass"),
-    ("ema/both", "(1 - decay**count) /", "1 /"),
+    ("ema/both", "torch.expm1(count * rate) /", "-1 /"),
     ("ema/both", "copy_where_(*self.discriminator.buffers, ctx.healthy > 0)", "pass"),
     ("experience_replay", "chosen = rng.bernoulli(batch.size, p)", "chosen = rng.bernoulli(1, p)"),
     (

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -89,6 +89,7 @@ def test_copies_of_any_type_are_exact_and_masked(condition):
 
 
 @given(st.lists(gs.tensors((5,)), min_size=1, max_size=12), st.floats(0, 1, exclude_max=True))
+@example([torch.ones(5, dtype=torch.float64)] * 3, 1 - 2**-53)  # rounded to 1 in float32
 def test_with_bias_correction_the_start_has_no_weight_and_the_others_sum_to_one(path, decay):
     average = torch.full((5,), 1e6, dtype=torch.float64)
     for count, weights in enumerate(path):
