@@ -39,15 +39,11 @@ def refused_pair(record_property: Callable[[str, object], None]) -> Callable[[st
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     # properties come back from every process that ran tests
     reports = [report for group in terminalreporter.stats.values() for report in group]
-    refused = sorted(
-        {
-            tuple(value)
-            for report in reports
-            for name, value in getattr(report, "user_properties", ())
-            if name == REFUSED
-        }
-    )
+    properties = [found for report in reports for found in getattr(report, "user_properties", ())]
+    refused = {
+        (first, second): words for first, second, words in (value for name, value in properties if name == REFUSED)
+    }
     if refused:
         terminalreporter.section(f"{len(refused)} pairs of tricks are refused")
-        for first, second, words in refused:
+        for (first, second), words in sorted(refused.items()):
             terminalreporter.write_line(f"{first} + {second}: {words}")
