@@ -131,7 +131,10 @@ class Frame:
     def value(self, option: float | Schedule) -> Tensor:
         if isinstance(option, Schedule):
             if option not in self._scheduled:
-                weight = (self.progress_tensor / option.until).clamp(max=1.0)
+                weight = self.progress_tensor  # never above 1
+                if option.until < 1:
+                    # tensors on both sides: torch takes longer to wrap a number than to divide
+                    weight = torch.minimum(weight / self._constant(option.until), self._constant(1.0))
                 # lerp meets both ends exactly
                 self._scheduled[option] = torch.lerp(self._constant(option.start), self._constant(option.end), weight)
             return self._scheduled[option]
@@ -141,8 +144,8 @@ class Frame:
         """Bring the tricks' numbers to the device now: the step copies nothing from the host."""
         for option in options:
             if isinstance(option, Schedule):
-                self._constant(option.start)
-                self._constant(option.end)
+                for number in (option.start, option.end, option.until, 1.0):
+                    self._constant(number)
             elif isinstance(option, float):
                 self._constant(option)
 

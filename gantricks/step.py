@@ -163,7 +163,8 @@ class Step:
         a gate is closed.
         """
         for hook, ctx in more:
-            terms.update(named(hook(ctx), ctx))
+            if added := hook(ctx):
+                terms.update(named(added, ctx))
         for parameter in player.parameters:
             parameter.grad = None
         torch.stack([*terms.values()]).sum().backward()

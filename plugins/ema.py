@@ -26,7 +26,7 @@ def decay_at(count: Tensor, decay: Tensor, warmup: bool, bias_correction: bool =
         rate = decay.clamp(min=torch.finfo(decay.dtype).tiny).log()
         sums = torch.expm1(count * rate) / torch.expm1((count + 1) * rate)
         return decay * torch.where(rate < 0, sums, count / (count + 1))
-    return torch.minimum(decay, (1 + count) / (10 + count)) if warmup else decay
+    return torch.minimum(decay, count.add(1) / count.add(10)) if warmup else decay
 
 
 @torch.no_grad()
@@ -127,12 +127,13 @@ class Ema(Trick):
             copy_where_(*self.discriminator.buffers, ctx.healthy > 0)
 
     def _follow(self, average: Average[Any], ctx: Context) -> None:
-        options, count = self.config, average.count.to(ctx.dtype)
-        decay = decay_at(count, ctx.value(options.decay), options.warmup, options.bias_correction)
-        weight = (1 - decay) * ctx.updated.to(ctx.dtype)
+        options, updated = self.config, ctx.updated.to(ctx.dtype)
+        decay = decay_at(average.count.to(ctx.dtype), ctx.value(options.decay), options.warmup, options.bias_correction)
+        weight = torch.addcmul(updated, decay, updated, value=-1)  # 1 - decay, or 0
         follow_(*average.weights, weight)
-        copy_where_(*average.buffers, ctx.updated > 0)
-        average.count.add_(ctx.updated)
+        if average.buffers[0]:
+            copy_where_(*average.buffers, ctx.updated > 0)
+        average.count.add_(updated)
 
     @hookimpl
     def sampling_generator(self, network: Generator) -> Generator:

@@ -29,8 +29,7 @@ def join_means_(means: list[Tensor], count: Tensor, parameters: list[Tensor], up
 def add_gradient_(gradients: list[Tensor], parameters: list[Tensor], means: list[Tensor], strength: Tensor) -> None:
     """Add the gradient of `penalty`, 2λ(θ − θ̄) with θ̄ held constant, to `gradients` in place. `strength` is 0-dim."""
     pulls = torch._foreach_sub(parameters, means)
-    torch._foreach_mul_(pulls, 2 * strength)
-    torch._foreach_add_(gradients, pulls)
+    torch._foreach_addcmul_(gradients, pulls, [strength + strength] * len(pulls))
 
 
 def penalty(parameters: list[Tensor], means: list[Tensor], strength: Tensor) -> Tensor:

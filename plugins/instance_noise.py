@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -15,7 +16,7 @@ def add_noise(images: Tensor, sigma: Tensor, rng: Rng) -> Tensor:
 
     `images`: any shape. `sigma`: 0-dim. Not clamped: clamping would undo the noise where images are saturated.
     """
-    return images + sigma.to(images.dtype) * rng.normal(images.shape).to(images.dtype)
+    return torch.addcmul(images, sigma.to(images.dtype), rng.normal(images.shape).to(images.dtype))
 
 
 class InstanceNoise(Trick):

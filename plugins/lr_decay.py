@@ -13,7 +13,7 @@ from gantricks import Context, Schedule, Trick, hookimpl
 PROGRESS = Schedule(start=0.0, end=1.0)
 
 
-def decayed(start: Tensor, gamma: float, progress: Tensor) -> Tensor:
+def decayed(start: Tensor, gamma: float | Tensor, progress: Tensor) -> Tensor:
     """The rate start · γ^progress, 0-dim as both tensors are; `progress` is 0 in the first step and 1 in the last."""
     return start * torch.pow(gamma, progress)
 
@@ -77,4 +77,4 @@ class LrDecay(Trick):
     def _decay(self, player: str, ctx: Context) -> None:
         for name, rate in self.rates.items():
             if name.startswith(player):
-                rate.copy_(decayed(self.starts[name], self.config.gamma, ctx.value(PROGRESS)))
+                rate.copy_(decayed(self.starts[name], ctx.value(self.config.gamma), ctx.value(PROGRESS)))

@@ -210,8 +210,8 @@ MISTAKES = [
     Mistake(
         "plugins.instance_noise",
         "noisy images are clamped to [-1, 1]",
-        "return images + sigma.to(images.dtype) * rng.normal(images.shape).to(images.dtype)",
-        "return (images + sigma.to(images.dtype) * rng.normal(images.shape).to(images.dtype)).clamp(-1, 1)",
+        "rng.normal(images.shape).to(images.dtype))",
+        "rng.normal(images.shape).to(images.dtype)).clamp(-1, 1)",
         "test_saturated_pixels_leave_their_range",
     ),
     Mistake(
@@ -239,8 +239,8 @@ MISTAKES = [
     Mistake(
         "plugins.instance_noise",
         "sigma is taken for the variance",
-        "sigma.to(images.dtype) *",
-        "sigma.sqrt().to(images.dtype) *",
+        "sigma.to(images.dtype), rng",
+        "sigma.sqrt().to(images.dtype), rng",
         "test_mean_is_the_image_and_variance_sigma_squared",
     ),
     Mistake(
@@ -703,15 +703,15 @@ MISTAKES = [
     Mistake(
         "plugins.lr_decay",
         "the rate falls by gamma in each step, not over the run",
-        "rate.copy_(decayed(self.starts[name], self.config.gamma, ctx.value(PROGRESS)))",
+        "rate.copy_(decayed(self.starts[name], ctx.value(self.config.gamma), ctx.value(PROGRESS)))",
         "rate.mul_(self.config.gamma)",
         "test_every_step_uses_the_rate_of_its_place_in_the_run",
     ),
     Mistake(
         "plugins.lr_decay",
         "the decay starts from the rate of the step before",
-        "decayed(self.starts[name], self.config.gamma, ctx.value(PROGRESS))",
-        "decayed(rate, self.config.gamma, ctx.value(PROGRESS))",
+        "decayed(self.starts[name], ctx.value(self.config.gamma), ctx.value(PROGRESS))",
+        "decayed(rate, ctx.value(self.config.gamma), ctx.value(PROGRESS))",
         "test_every_step_uses_the_rate_of_its_place_in_the_run",
     ),
     Mistake(
@@ -733,8 +733,8 @@ MISTAKES = [
     Mistake(
         "plugins.ema",
         "decay is the weight of the new",
-        "weight = (1 - decay) *",
-        "weight = decay *",
+        "weight = torch.addcmul(updated, decay, updated, value=-1)",
+        "weight = decay * updated",
         "test_the_shadow_follows_every_update_of_the_generator",
     ),
     Mistake(

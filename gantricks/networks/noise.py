@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from gantricks.rng import Rng
@@ -9,7 +10,7 @@ from gantricks.rng import Rng
 
 def add_noise(x: Tensor, sigma: float, rng: Rng) -> Tensor:
     """Noisy activations: x + sigma · ε, ε ~ N(0, 1) afresh for every number (any shape)."""
-    return x + sigma * rng.normal(x.shape).to(x.dtype)
+    return torch.add(x, rng.normal(x.shape).to(x.dtype), alpha=sigma)
 
 
 class LayerNoise(nn.Module):
