@@ -208,6 +208,7 @@ class _Playing:
             failed={f"{outcome.variant} seed {outcome.seed}": outcome.reason for outcome in broken},
             runs=len(self.outcomes),
             seconds=round(sum(outcome.seconds for outcome in self.outcomes.values()), 1),
+            floors=self.floor or {},
         )
 
 

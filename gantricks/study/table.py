@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gantricks.statistics import deviation, estimate, holm, mean
@@ -21,7 +21,9 @@ Outcomes = Mapping[str, Mapping[int, Outcome]]
 
 @dataclass(frozen=True)
 class Mean:
-    """The figure of one variant: over `n` runs; `diverged` and `failed` more have none. `values` by seed."""
+    """The figure of one variant: over `n` runs; `diverged` and `failed` more have none. `values` by seed; `figures`:
+    likewise every figure of the metric, by its name.
+    """
 
     variant: str
     mean: float | None
@@ -30,6 +32,7 @@ class Mean:
     diverged: int
     failed: int
     values: dict[int, float]
+    figures: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Table:
-    """What a study found. `better`: "higher" or "lower". `floor`: the figure of real samples against real ones."""
+    """What a study found. `better`: "higher" or "lower". `floor`: the figure of real samples against real ones;
+    `floors`: every figure of theirs.
+    """
 
     name: str
     mode: str
@@ -74,6 +79,7 @@ class Table:
     failed: dict[str, str]
     runs: int
     seconds: float
+    floors: dict[str, float | None] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,6 +111,11 @@ def summarise(variant: str, outcomes: Mapping[int, Outcome]) -> Mean:
     values = {seed: outcome.value for seed, outcome in sorted(outcomes.items()) if outcome.value is not None}
     kinds = [outcome.status for outcome in outcomes.values()]
     diverged = kinds.count("diverged")
+    figures: dict[str, dict[int, float]] = {}
+    for seed in values:
+        for name, value in outcomes[seed].values.items():
+            if value is not None:
+                figures.setdefault(name, {})[seed] = value
     return Mean(
         variant,
         mean([*values.values()]) if values else None,
@@ -113,6 +124,7 @@ def summarise(variant: str, outcomes: Mapping[int, Outcome]) -> Mean:
         diverged,
         len(kinds) - len(values) - diverged,
         values,
+        figures,
     )
 
 

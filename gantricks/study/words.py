@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from gantricks.statistics import deviation, mean
 from gantricks.study.table import OPEN, Comparison, Mean, Table
 
 NOTHING = "–"
@@ -55,13 +56,31 @@ def remarks(table: Table) -> list[str]:
     return [first, *lost, *notes, *impossible, *failed]
 
 
+def figures(table: Table) -> list[tuple[str, ...]]:
+    """Every figure of the metric, mean ± standard error over the seeds: a line of names, one for each variant, one for
+    real samples against real ones. Empty where the metric has no figure but the one that is compared.
+    """
+    names = list(dict.fromkeys(name for row in table.means for name in row.figures))
+    if len(names) < 2:
+        return []
+    lines = [("variant", *names)]
+    lines += [(row.variant, *(_spread([*row.figures.get(name, {}).values()]) for name in names)) for row in table.means]
+    if table.floors:
+        real = [NOTHING if (floor := table.floors.get(name)) is None else f"{floor:.4g}" for name in names]
+        lines.append(("real samples", *real))
+    return lines
+
+
 def as_markdown(table: Table) -> str:
     """The text of results.md."""
     parts = [f"# {table.name}: {table.mode}", headline(table) + ".", _grid(COLUMNS, rows(table))]
     if table.interactions:
         parts += ["What two tricks do together beyond what each does without the other:"]
         parts += [_grid(("pair", "n", "interaction", *COLUMNS[5:]), interactions(table))]
-    parts += ["\n".join(f"- {sentence}." for sentence in remarks(table)), "![](results.png)"]
+    parts += ["\n".join(f"- {sentence}." for sentence in remarks(table))]
+    if every := figures(table):
+        parts += ["Every figure of the metric, mean ± standard error over the seeds:", _grid(every[0], every[1:])]
+    parts += ["![](results.png)"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -92,6 +111,16 @@ def _compared(found: Comparison, write: writer) -> tuple[str, ...]:
         interval = f"{write(found.low, sign=True)} … {write(found.high, sign=True)}"
     verdict = found.verdict if found.verdict == OPEN else f"{found.name} {found.verdict}"
     return write(found.difference, sign=True), interval, probability(found.p), probability(found.holm), verdict
+
+
+def _spread(values: Sequence[float]) -> str:
+    """A mean with its standard error, in the digits that the error leaves a meaning."""
+    sd = deviation(values)
+    if not values or sd is None:
+        return NOTHING if not values else f"{values[0]:.4g}"
+    error = sd / math.sqrt(len(values))
+    decimals = min(6, max(0, 1 - math.floor(math.log10(error)))) if error else 2
+    return f"{mean(values):.{decimals}f} ± {error:.{decimals}f}".replace("-", "−")
 
 
 def _count(row: Mean) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks.study.folder import Outcome
-from gantricks.study.table import Comparison, compare, summarise
+from gantricks.study.table import Comparison, Table, compare, summarise
 from gantricks.study.variants import Contrast
+from gantricks.study.words import figures
 
 SEEDS = range(6)
 ONE = Contrast("ema", ("full",), ("without-ema",))
@@ -139,3 +142,22 @@ def test_the_mean_counts_what_has_no_figure() -> None:
     assert (row.mean, row.n, row.diverged, row.failed) == (2.0, 2, 1, 2)
     assert row.sd == pytest.approx(2**0.5)
     assert row.values == {0: 1.0, 1: 3.0}
+
+
+def test_every_figure_of_the_metric_has_its_mean_and_standard_error() -> None:
+    rows = [(8.0, 1.0), (6.0, 2.0), (7.0, None)]
+    outcomes = {
+        seed: Outcome("plain", seed, "done", modes, values={"modes": modes, "kl": kl})
+        for seed, (modes, kl) in enumerate(rows)
+    } | {3: Outcome("plain", 3, "diverged", values={"modes": 1.0, "kl": 9.0})}
+    row = summarise("plain", outcomes)
+    assert row.figures == {"modes": {0: 8.0, 1: 6.0, 2: 7.0}, "kl": {0: 1.0, 1: 2.0}}
+    nothing = ((), (), {}, {}, 4, 1.0)
+    table = Table("ring", "add-one", "coverage", "modes", "higher", 9, (0, 1, 2, 3), 8.0, (row,), *nothing)
+    table = replace(table, floors={"modes": 8.0, "kl": None})
+    assert figures(table) == [
+        ("variant", "modes", "kl"),
+        ("plain", "7.00 ± 0.58", "1.50 ± 0.50"),
+        ("real samples", "8", "–"),
+    ]
+    assert figures(replace(table, means=(replace(row, figures={"modes": row.values}),))) == []
