@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from common import Ratio, Workload, arguments, begin, captured, interleaved, ratio, seconds_per_step, write
+from common import WIDE, Ratio, Workload, arguments, begin, captured, interleaved, ratio, seconds_per_step, write
+from common import WORKLOADS as STEPS
 from common import game as game_of
 
 from gantricks import Trick, UserError, hookimpl
@@ -24,8 +25,8 @@ from gantricks.registry import Registry, shipped
 
 WORKLOADS = {
     "mlp-256": Workload("grid_mlp", ("data.batch_size=256",), 60),
-    "dcgan-32": Workload("dcgan", ("discriminator.batch_norm=false",), 4),
-    "resnet-32": Workload("dcgan", ("discriminator.network=resnet",), 2),
+    "dcgan-32": STEPS["dcgan-32-plain-d"],
+    "resnet-32": Workload("dcgan", (*WIDE, "discriminator.network=resnet"), 2),
 }
 
 
