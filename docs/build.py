@@ -8,17 +8,21 @@ A test fails when a page is missing or no longer says what the code says.
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from pictures import PICTURES
+from pydantic import TypeAdapter
 
 from gantricks import testing
 from gantricks.cli.options import Option, options, toml
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import NEEDS
 from gantricks.registry import index
+from gantricks.study.table import Table
+from gantricks.study.words import as_markdown
 from gantricks.testing import LAWS, strategies
 from gantricks.trick import CAPABILITIES
 
@@ -117,6 +121,7 @@ def pages() -> dict[str, str]:
     built["hooks.md"] = hooks_page()
     built["metrics.md"] = metrics_page()
     built["testing.md"] = testing_page()
+    built["evidence.md"] = evidence_page()
     built["README.md"] = first_page()
     return built
 
@@ -144,6 +149,7 @@ Setting up, the commands and a recipe: [the README](../README.md).
 - [Performance](performance.md): what makes a step fast, and what was measured, against other libraries too.
 - [The tricks](tricks/README.md): each with what it does, why, when it hurts, its options and its source.
 - [The metrics](metrics.md): what `gantricks evaluate` measures, which way is better, when it misleads.
+- [Evidence](evidence.md): which tricks helped where it was measured, and published tables, made again.
 
 ## The tricks by what they act on
 
@@ -312,6 +318,18 @@ a test draws with `torch.randn`.
 |---|---|
 {inputs}
 """
+
+
+def evidence_page() -> str:
+    """evidence/page.txt, where a line {{ NAME }} stands for the table of the study evidence/NAME/results.json."""
+    page = (HERE / "evidence" / "page.txt").read_text(encoding="utf-8")
+    return re.sub(r"^\{\{ (\S+) \}\}$", lambda found: _study(found[1]), page, flags=re.MULTILINE)
+
+
+def _study(name: str) -> str:
+    table = TypeAdapter(Table).validate_json((HERE / "evidence" / name / "results.json").read_bytes())
+    _, _, body = as_markdown(table).partition("\n\n")
+    return body.replace("(results.png)", f"(evidence/{name}/results.png)").strip()
 
 
 def _paragraph(documented: object) -> str:

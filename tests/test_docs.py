@@ -17,6 +17,8 @@ from xml.etree import ElementTree
 import pytest
 
 from gantricks.hooks import KINDS
+from gantricks.plan import make_plan
+from gantricks.recipe import load_recipe
 from gantricks.registry import shipped
 from gantricks.testing import LAWS
 
@@ -63,6 +65,11 @@ def test_every_trick_hook_and_law_has_its_place() -> None:
         text = (DOCS / page).read_text(encoding="utf-8")
         listed = re.findall(rf"\[(\w+)\]\({place}\1\.md\)", text)
         assert sorted(listed) == sorted(shipped("tricks")), page
+
+
+@pytest.mark.parametrize("recipe", sorted((DOCS / "evidence").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_of_the_evidence_are_sound(recipe: Path) -> None:
+    assert make_plan(load_recipe(recipe)).metrics
 
 
 def test_links_between_pages_lead_somewhere() -> None:
