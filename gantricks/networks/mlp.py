@@ -18,7 +18,7 @@ from gantricks.options import Options
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
-    "leaky_relu": partial(nn.LeakyReLU, 0.2),
+    "leaky": partial(nn.LeakyReLU, 0.2),
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
 }
@@ -47,8 +47,8 @@ class _Layout(Options):
         Field(min_length=1, max_length=16, description="width of each hidden layer, first to last"),
     ] = (128, 128)
     activation: Annotated[
-        Literal["relu", "leaky_relu", "tanh", "softplus", "maxout"],
-        Field(description="after each hidden layer; leaky_relu has slope 0.2 below zero"),
+        Literal["relu", "leaky", "tanh", "softplus", "maxout"],
+        Field(description="after each hidden layer; leaky is LeakyReLU with slope 0.2"),
     ] = "relu"
     pieces: Annotated[
         int, Field(ge=2, le=64, description="linear maps of which maxout takes the largest, for each number")

@@ -245,7 +245,7 @@ def test_ctrl_c_outside_a_run_is_quiet(gantricks: Any, monkeypatch: pytest.Monke
 
 
 def test_check_refuses_what_surgery_would_refuse(gantricks, tmp_path):
-    words = ("--set", "tricks.leaky_relu.players=discriminator", "--set", "discriminator.activation=leaky_relu")
+    words = ("--set", "tricks.leaky_relu.players=discriminator", "--set", "discriminator.activation=leaky")
     for command in ("check", "train"):
         outcome = gantricks(command, "ring_mlp", *words)
         assert outcome.status == 2

@@ -69,7 +69,7 @@ def test_vectors_are_not_squashed_and_images_are():
 def test_the_pair_computes_alternating_affine_maps_and_activations(activation):
     by_hand = {
         "relu": lambda x: x.clamp(min=0),
-        "leaky_relu": lambda x: torch.where(x > 0, x, 0.2 * x),
+        "leaky": lambda x: torch.where(x > 0, x, 0.2 * x),
         "tanh": torch.tanh,
         "softplus": lambda x: torch.log1p(torch.exp(x)),
     }[activation]

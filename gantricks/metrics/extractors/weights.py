@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,9 @@ from gantricks.errors import Problem, UserError
 def read_weights(path: Path, sha256: str, mend: str) -> dict[str, Tensor]:
     """The tensors of a file in torch's own format whose sum begins with `sha256`.
 
-    Such a file is a pickle, the only form these weights are published in. Two locks are on it: bytes other than the
-    published ones are refused unread, and `weights_only` rebuilds tensors and nothing else, so that no code of the
-    file's runs. Raises UserError with `mend` where the file is missing, or is another one.
+    That format can carry code, and it is the only one that these weights are published in. Two locks are on it: bytes
+    other than the published ones are refused unread, and `weights_only` rebuilds tensors and nothing else, so that no
+    code of the file's runs. Raises UserError with `mend` where the file is missing, or is another one.
     """
     try:
         with path.open("rb") as file:
@@ -28,13 +28,19 @@ def read_weights(path: Path, sha256: str, mend: str) -> dict[str, Tensor]:
                 )
                 raise UserError(Problem(what, str(path), mend))
             file.seek(0)
-            weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+            return _tensors(file, path, mend)
     except OSError as fault:
         raise UserError(Problem(f"the weights cannot be read: {fault.strerror or fault}", str(path), mend)) from fault
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as fault:
-        raise UserError(
-            Problem("the file holds something else than tensors, which is not read", str(path), mend)
-        ) from fault
+
+
+def _tensors(file: BinaryIO, path: Path, mend: str) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as fault:  # whatever a file that was made to harm brings the reader to
+        what = "the file holds something else than tensors, which is not read"
+        raise UserError(Problem(what, str(path), mend)) from fault
     return weights
 
 
