@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -45,14 +45,15 @@ class History:
     parameters: dict[str, Tensor]
     means: dict[str, Tensor]
     count: Tensor
-    shares: dict[tuple[bool, ...], Tensor] = field(default_factory=dict)
+    no: Tensor
 
-    def taking_part(self) -> Tensor:
-        """(P,), 1 for weights with a gradient. One without took no part in the loss: its history has not begun."""
-        which = tuple(parameter.grad is not None for parameter in self.parameters.values())
-        if which not in self.shares:
-            self.shares[which] = torch.tensor(which, dtype=torch.float32, device=self.count.device)
-        return self.shares[which]
+    def takes_part(self, updated: Tensor) -> Tensor:
+        """`updated`, 0-dim, for every weight, or (P,) with 0 for those without a gradient.
+
+        A weight without one took no part in the loss: its history has not begun.
+        """
+        learns = [parameter.grad is not None for parameter in self.parameters.values()]
+        return updated if all(learns) else torch.stack([updated if one else self.no for one in learns])
 
 
 class HistoricalAveraging(Trick):
@@ -94,7 +95,8 @@ class HistoricalAveraging(Trick):
             if self.config.players in (player, "both"):
                 parameters: dict[str, Tensor] = dict(network.named_parameters())
                 means = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-                self.histories[player] = History(parameters, means, torch.ones(len(means), device=ctx.device))
+                count = torch.ones(len(means), device=ctx.device)
+                self.histories[player] = History(parameters, means, count, no=torch.zeros((), device=ctx.device))
 
     @hookimpl
     def after_d_backward(self, ctx: Context) -> None:
@@ -136,5 +138,5 @@ class HistoricalAveraging(Trick):
 
     def _remember(self, player: str, ctx: Context) -> None:
         if past := self.histories.get(player):
-            updated = ctx.updated * past.taking_part()
+            updated = past.takes_part(ctx.updated)
             join_means_([*past.means.values()], past.count, [*past.parameters.values()], updated)
