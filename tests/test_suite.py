@@ -634,6 +634,18 @@ def test_hypothesis_seeds_torch_and_puts_its_generator_back() -> None:
     assert drawn(1) == drawn(2), "an example that fails could not be replayed"
 
 
+class AnnotatesAtRunTime(Noise):
+    """Right: what a library does that is first imported while the law watches."""
+
+    @hookimpl
+    def on_run_start(self, ctx):
+        self.kind = torch.Generator | None
+
+
+def test_a_generator_may_be_named_but_not_made() -> None:
+    LAWS["stream"].check(Case(AnnotatesAtRunTime))
+
+
 def test_an_installed_trick_is_found_by_its_name(tmp_path, monkeypatch) -> None:
     (tmp_path / "halved_targets.py").write_text(
         '''

@@ -27,8 +27,11 @@ from gantricks.testing.host import Played, TrickHost, differences, same_bits, sn
 from gantricks.trick import Trick
 
 
-def _refuse_generator(*args: Any, **kwargs: Any) -> Any:
-    raise AssertionError("a generator of its own was made")
+class _RefusedGenerator(torch.Generator):
+    """In torch.Generator's place: still a type, because modules of torch imported meanwhile annotate with it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _RefusedGenerator:
+        raise AssertionError("a generator of its own was made")
 
 
 class NotApplicable(Exception):
@@ -125,7 +128,7 @@ def _stream(case: Case) -> None:
     import numpy as np
 
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    with mock.patch.object(torch, "Generator", _refuse_generator):
+    with mock.patch.object(torch, "Generator", _RefusedGenerator):
         played = case.with_it.train()
     assert same_bits(torch_state, torch.get_rng_state()), "torch's global generator was used"
     assert str(numpy_state) == str(np.random.get_state()), "numpy's global generator was used"
