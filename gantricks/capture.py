@@ -232,7 +232,7 @@ def _lifted(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
 def _compiled(graph: fx.GraphModule, live: list[Tensor]) -> Run:
     from torch._inductor.compile_fx import compile_fx
 
-    _open_optimizers(graph)
+    _write_out(graph)
     try:
         with torch.no_grad():
             compiled: Any = compile_fx(graph, live, config_patches=INDUCTOR_SETTINGS)
@@ -247,8 +247,8 @@ def _compiled(graph: fx.GraphModule, live: list[Tensor]) -> Run:
     return run
 
 
-def _open_optimizers(graph: fx.GraphModule) -> None:
-    """Write fused optimizer steps and lists of norms out in operations that inductor can fuse with the rest."""
+def _write_out(graph: fx.GraphModule) -> None:
+    """Write fused optimizers and the operations on lists that inductor cannot fuse with the rest out in ones it can."""
     aten = torch.ops.aten
     map_arg: Any = fx.node.map_arg
     formulas: dict[Any, Callable[..., None]] = {
@@ -258,6 +258,7 @@ def _open_optimizers(graph: fx.GraphModule) -> None:
         aten._fused_adamw_.tensor_lr: _adamw,
         aten._fused_sgd_.default: _sgd,
         aten._fused_sgd_.tensor_lr: _sgd,
+        aten._foreach_lerp_.List: _lerp,
     }
     tracer = fx.proxy.GraphAppendingTracer(graph.graph)
 
@@ -286,6 +287,11 @@ def _open_norms(node: fx.Node) -> None:
         item.replace_all_uses_with(norm)
         graph.erase_node(item)
     graph.erase_node(node)
+
+
+def _lerp(starts: Any, ends: Any, weights: Any) -> None:
+    for start, end, weight in zip(starts, ends, weights, strict=True):
+        start.lerp_(end, weight)
 
 
 def _update(held: Any, *pairs: tuple[Any, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gantricks import Trick, UserError, hookimpl
+from gantricks import Trick, UserError, capture, hookimpl
 from gantricks.capture import COMPILING_PAYS, CUDA_GRAPH, INDUCTOR, INTERPRETER, backend
 from gantricks.device import Placement, place
 from gantricks.feed import Reel
@@ -277,6 +277,22 @@ COMPILED = {
     .with_trick("virtual_batch_norm", reference=4)
     .with_trick("balance_gate", generator=0.3, window=2),
 }
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_whatever_works_on_lists_of_tensors_is_fused_with_the_rest(name, monkeypatch):
+    from torch._inductor import decomposition, lowering
+
+    graphs = []
+    monkeypatch.setattr(capture, "_compiled", lambda graph, live: graphs.append(graph))
+    capture.Captured(COMPILED[name].game(), INDUCTOR)
+    capture._write_out(graphs[0])
+    lists = {node.target for node in graphs[0].graph.nodes if "_foreach" in str(node.target)}
+    known = lowering.lowerings.keys() | decomposition.decompositions.keys()
+    for operation in lists:
+        name, overload = str(operation).removeprefix("aten.").split(".")
+        functional = getattr(getattr(torch.ops.aten, name.removesuffix("_")), overload)
+        assert functional in known, f"{operation} would be played tensor by tensor, apart from the compiled step"
 
 
 @pytest.mark.slow
