@@ -54,18 +54,22 @@ def evaluate(
     floor: bool = True,
     device: str = "cpu",
     plugins: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
     progress: Progress = silent,
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> list[Evaluated]:
     """Measure a run at its newest checkpoint, or the one at `step`.
 
     `metrics` name instances of the recipe, or any metric at its defaults; without them, all of the recipe's are
-    measured, and where it has none, those that suit its data. `samples` goes over the recipe's number. The same
-    arguments give the same figures. `warn` is told what stops nothing. Raises UserError with everything that stands in
-    the way, before anything is generated.
+    measured, and where it has none, those that suit its data. `samples` goes over the recipe's number, and `overrides`,
+    `KEY=VALUE` strings, over its keys in [evaluate]. The same arguments give the same figures. `warn` is told what
+    stops nothing. Raises UserError with everything that stands in the way, before anything is generated.
     """
     folder = Path(run)
-    plan, placement, registry = open_run(folder, device, plugins)
+    if elsewhere := [override for override in overrides if not override.startswith("evaluate.")]:
+        what = "a run is measured as it was trained: only keys of [evaluate] can be set"
+        raise UserError(*(Problem(what, f"--set {one}", "such as evaluate.samples=10000") for one in elsewhere))
+    plan, placement, registry = open_run(folder, device, plugins, overrides)
     if samples is not None:
         plan = replace(plan, facts=replace(plan.facts, samples=samples))
     chosen = _chosen(plan, registry, metrics, warn)

@@ -178,12 +178,16 @@ def load_game(
     return saved_game(folder, plan, placement, step)
 
 
-def open_run(run: Path, device: str, plugins: Sequence[str | Path]) -> tuple[Plan, Placement, Registry]:
+def open_run(
+    run: Path, device: str, plugins: Sequence[str | Path], overrides: Sequence[str] = ()
+) -> tuple[Plan, Placement, Registry]:
     """The plan of a run that is to be looked at, where to compute, and what its names were found in.
+
+    `overrides` are `KEY=VALUE` strings that go over the run's recipe.
 
     Raises UserError when the folder is not a run, or what its recipe names is not there.
     """
-    recipe, _, registry = _open(run, device, plugins)
+    recipe, _, registry = _open(run, device, plugins, overrides)
     return *prepare(recipe, registry, to_train=False), registry
 
 
@@ -562,7 +566,9 @@ def _locked(run: Path) -> Iterator[None]:
         yield
 
 
-def _open(run: Path, device: str | None, plugins: Sequence[str | Path]) -> tuple[Recipe, dict[str, Any], Registry]:
+def _open(
+    run: Path, device: str | None, plugins: Sequence[str | Path], overrides: Sequence[str] = ()
+) -> tuple[Recipe, dict[str, Any], Registry]:
     if not (run / RECIPE).is_file():
         what = "the folder is not a run: it has no recipe.toml" if run.is_dir() else "there is no such folder"
         raise UserError(Problem(what, str(run), "name a folder that `gantricks train` made, such as runs/dcgan"))
@@ -575,7 +581,7 @@ def _open(run: Path, device: str | None, plugins: Sequence[str | Path]) -> tuple
             raise UserError(
                 Problem(f"the run uses the trick {name!r} from a file", str(run), f"add --plugin {path} to the command")
             )
-    overrides = [f"train.device={device}"] if device else []
+    overrides = [*overrides, *([f"train.device={device}"] if device else [])]
     if "precision" in manifest:  # "auto" was resolved when the run began, perhaps on another machine
         overrides.append(f"train.precision={manifest['precision']}")
     if "capture" in manifest:

@@ -125,6 +125,15 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")] = 0,
     step: AtStep = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a key of [evaluate], such as "
+            '\'evaluate.frechet_distance.extractor={name="inception",weights="…"}\'. Repeatable.',
+        ),
+    ] = None,
     device: Device = None,
     plugin: Plugins = None,
     json: AsJson = False,
@@ -132,7 +141,7 @@ def evaluate(
     """Measure what a run has learned, beside the same figures of real data."""
     from gantricks.cli.evaluation import evaluate_run
 
-    evaluate_run(run, metric or [], samples, seed, step, device or "cpu", plugin or [], json)
+    evaluate_run(run, metric or [], samples, seed, step, overrides or [], device or "cpu", plugin or [], json)
 
 
 @app.command()

@@ -23,6 +23,7 @@ def evaluate_run(
     samples: int | None,
     seed: int,
     step: int | None,
+    overrides: Sequence[str],
     device: str,
     plugins: Sequence[Path],
     json: bool,
@@ -39,6 +40,7 @@ def evaluate_run(
             step=step,
             device=device,
             plugins=plugins,
+            overrides=overrides,
             # plain lines about progress are for a reader who waits, not for a file of figures
             progress=screen.reading if console.is_terminal else lambda what, done, total: None,
             warn=lambda sentence: write_warning(console, sentence),
