@@ -42,6 +42,9 @@ class Inception(Extractor):
     299×299 as TensorFlow 1 did; grey is repeated on three channels. On two cores a thousand images take some minutes.
     Papers compute FID of 50,000 samples.
 
+    Of a run that is finished: `gantricks evaluate RUN --samples 50000 --metric frechet_distance --set
+    'evaluate.frechet_distance.extractor={name="inception",weights="FILE"}'`.
+
     Source: Szegedy et al. 2016, Rethinking the Inception Architecture; Heusel et al. 2017 for FID, Bińkowski et al.
     2018 for KID, Salimans et al. 2016 for IS; Obukhov et al. 2020, torch-fidelity.
     """
