@@ -40,10 +40,11 @@ class Out(NamedTuple):
     features: Tensor
     class_logits: Tensor | None = None
 
-    def rows(self, start: int, stop: int | None) -> Out:
-        """The part that belongs to samples `start:stop`."""
-        logits, features, class_logits = self
-        return Out(logits[start:stop], features[start:stop], None if class_logits is None else class_logits[start:stop])
+    def split(self, count: int) -> tuple[Out, Out]:
+        """What it says of the first `count` samples, and of the others."""
+        parts = [None if part is None else part.split([count, part.shape[0] - count]) for part in self]
+        first, others = zip(*(part or (None, None) for part in parts), strict=True)
+        return Out(*first), Out(*others)
 
     def detach(self) -> Out:
         logits, features, class_logits = self

@@ -167,7 +167,8 @@ class Step:
                 terms.update(named(added, ctx))
         for parameter in player.parameters:
             parameter.grad = None
-        torch.stack([*terms.values()]).sum().backward()
+        # from each term at once: the gradient of their sum without computing it
+        torch.autograd.backward([term for term in terms.values() if term.requires_grad])
         notify(after_backward)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         guard = self.frame.guard
@@ -227,7 +228,7 @@ def score_jointly(discriminator: Discriminator, real: Batch, fake: Batch) -> tup
         classes = torch.cat([real.classes, fake.classes])
     out: Out = discriminator(torch.cat([real.images, fake.images]), classes)
     judged = out.logits.shape[0] * real.size // (real.size + fake.size)
-    return out.rows(0, judged), out.rows(judged, None)
+    return out.split(judged)
 
 
 def named(terms: dict[str, Tensor], ctx: Context) -> dict[str, Tensor]:

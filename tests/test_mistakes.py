@@ -186,7 +186,7 @@ MISTAKES = [
         """import torch
         classes = None if real.classes is None else torch.cat([real.classes, fake.classes])
         out = ctx.discriminator(torch.cat([real.images, fake.images]), classes)
-        return out.rows(0, real.size), out.rows(real.size, None)""",
+        return out.split(real.size)""",
         "test_each_pass_sees_one_provenance_only",
     ),
     Mistake(

@@ -139,7 +139,7 @@ def test_what_d_says_of_a_pack_depends_on_its_members_and_on_no_other_sample(hos
         assert reached.tolist() == [sample // m == group for sample in range(12)]
     other = noise(12, host, seed=1)
     other[:m] = x[:m].detach()
-    for mine, theirs in zip(out.rows(0, 1)[:2], network(other).rows(0, 1)[:2], strict=True):
+    for mine, theirs in zip(out.split(1)[0][:2], network(other).split(1)[0][:2], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
