@@ -8,12 +8,14 @@ A test fails when a page is missing or no longer says what the code says.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from pictures import PICTURES
+from plot import GREEN, INK, Axes, Axis, Canvas
 from pydantic import TypeAdapter
 
 from gantricks import testing
@@ -122,6 +124,7 @@ def pages() -> dict[str, str]:
     built["metrics.md"] = metrics_page()
     built["testing.md"] = testing_page()
     built["evidence.md"] = evidence_page()
+    built["images/cifar10.svg"] = _learning_curves("cifar10").svg()
     built["README.md"] = first_page()
     return built
 
@@ -330,6 +333,24 @@ def _study(name: str) -> str:
     table = TypeAdapter(Table).validate_json((HERE / "evidence" / name / "results.json").read_bytes())
     _, _, body = as_markdown(table).partition("\n\n")
     return body.replace("(results.png)", f"(evidence/{name}/results.png)").strip()
+
+
+def _learning_curves(name: str) -> Canvas:
+    """Test error by step of the arms in evidence/NAME.json, each a list of what `gantricks evaluate --json` wrote."""
+    arms = json.loads((HERE / "evidence" / f"{name}.json").read_bytes())
+    title = "Test error over the steps, in %: "
+    canvas = Canvas(title)
+    steps, errors = Axis("step", 0, 10_000, range(0, 10_001, 2000)), Axis("test error, %", 42, 58, range(42, 59, 4))
+    axes = Axes(canvas, canvas.panels()[0], steps, errors)
+    ends = []
+    for (arm, found), colour, below in zip(arms.items(), (GREEN, INK), (True, False), strict=True):
+        at = [one["step"] for one in found]
+        error = [one["metrics"][0]["figures"]["error"]["value"] for one in found]
+        axes.curve(at, error, colour)
+        axes.label(at[-1], error[-1], arm.replace("_", " "), colour, "end", dy=18 if below else -10)
+        ends.append(f"{arm.replace('_', ' ')} from {error[0]:.1f} to {error[-1]:.1f}")
+    canvas.title = title + ", ".join(ends)
+    return canvas
 
 
 def _paragraph(documented: object) -> str:
