@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from gantricks.study.table import APART, HELPS, HURTS, TOGETHER, Comparison, Table
-from gantricks.study.words import writer
+from gantricks.study.words import counted, writer
 
 WIDTH, ROW, PLOT = 1200, 44, 520
 """Pixels: the picture's width, the height of a row, the width of the part with the intervals."""
@@ -34,9 +34,10 @@ def forest(table: Table) -> Image.Image:
     sheet.text(_MARGIN, 34, f"{table.name}: {table.mode}", 26, _INK)
     runs = f"{table.figure} of {table.metric}, {len(table.seeds)} seeds, {table.steps:,} steps a run"
     sheet.text(_MARGIN, 68, runs, 17, _FAINT)
-    counts = " and ".join(str(len(group)) for group in groups)
+    kinds = ((table.comparisons, "comparison"), (table.interactions, "interaction"))
+    counts = " and ".join(counted(len(group), kind) for group, kind in kinds if group)
     meaning = "dot: mean paired difference; bar: its 95 % interval; verdict: p adjusted (Holm) for"
-    sheet.text(_MARGIN, 92, f"{meaning} {counts} comparisons", 17, _FAINT)
+    sheet.text(_MARGIN, 92, f"{meaning} {counts}", 17, _FAINT)
     scale = _Scale([*table.comparisons, *table.interactions])
     top = _HEAD
     for number, group in enumerate(groups):

@@ -44,16 +44,21 @@ def remarks(table: Table) -> list[str]:
     """What the table does not show: what its difference is, lost pairs, verdicts withheld, variants not trained."""
     first = (
         "with − without: the figure with the trick less the figure without it, paired by seed; Student's t; "
-        f"p adjusted (Holm) for the {len(table.comparisons)} comparisons"
+        f"p adjusted (Holm) for {counted(len(table.comparisons), 'comparison')}"
     )
     if table.interactions:
-        first += f", and for the {len(table.interactions)} interactions by themselves"
+        first += f", and for {counted(len(table.interactions), 'interaction')} by themselves"
     lost = [f"{found.name}: {found.lost} of {found.lost + found.n} pairs have a run without a figure"
             for found in (*table.comparisons, *table.interactions) if found.lost]  # fmt: skip
     notes = [f"{found.name}: {found.note}" for found in (*table.comparisons, *table.interactions) if found.note]
     impossible = [f"{variant} cannot be trained: {why}" for variant, why in table.impossible.items()]
     failed = [f"{run} failed and is made again by the same command: {why}" for run, why in table.failed.items()]
     return [first, *lost, *notes, *impossible, *failed]
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 comparison", "2 comparisons"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def figures(table: Table) -> list[tuple[str, ...]]:

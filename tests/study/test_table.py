@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gantricks.study.folder import Outcome
 from gantricks.study.table import Comparison, Table, compare, summarise
 from gantricks.study.variants import Contrast
-from gantricks.study.words import figures
+from gantricks.study.words import counted, figures
 
 SEEDS = range(6)
 ONE = Contrast("ema", ("full",), ("without-ema",))
@@ -142,6 +142,10 @@ def test_the_mean_counts_what_has_no_figure() -> None:
     assert (row.mean, row.n, row.diverged, row.failed) == (2.0, 2, 1, 2)
     assert row.sd == pytest.approx(2**0.5)
     assert row.values == {0: 1.0, 1: 3.0}
+
+
+def test_one_comparison_is_no_comparisons() -> None:
+    assert (counted(1, "comparison"), counted(2, "comparison")) == ("1 comparison", "2 comparisons")
 
 
 def test_every_figure_of_the_metric_has_its_mean_and_standard_error() -> None:
