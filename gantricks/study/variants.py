@@ -35,7 +35,7 @@ class Variant:
 class Contrast:
     """A sum of figures of runs with one seed, those of `plus` less those of `minus`: what is estimated, by variant.
 
-    `name` is what the estimate is the effect of: a trick, "every trick", or two tricks. `interaction`: it is what two
+    `name` is what the estimate is the effect of: a trick, "the whole set", or two tricks. `interaction`: it is what two
     tricks do together beyond what each does without the other.
     """
 
@@ -136,7 +136,7 @@ class _Designing:
         contrasts = [Contrast(name, (FULL,), (_without(name),)) for name in tricks]
         if len(self.tricks) > 1:
             variants.append(self._without(*self.tricks, called=BARE))
-            contrasts.append(Contrast("every trick", (FULL,), (BARE,)))
+            contrasts.append(Contrast("the whole set", (FULL,), (BARE,)))
         return _feasible(variants, contrasts)
 
     def add_one(self, tricks: list[str], options: Sequence[str]) -> Design:

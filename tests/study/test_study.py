@@ -25,7 +25,7 @@ def test_every_variant_is_played_with_the_same_seeds_and_compared(pretend: Any) 
     assert {c.name: (round(c.difference or 0, 6), c.n) for c in table.comparisons} == {
         "soft_labels": (-1, 3),
         "ema": (0.5, 3),
-        "every trick": (0, 3),
+        "the whole set": (0, 3),
     }
     assert (table.floor, table.runs, table.failed) == (0.5, 12, {})
 

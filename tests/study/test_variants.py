@@ -40,7 +40,7 @@ def test_leave_one_out_has_the_recipe_each_trick_less_and_none() -> None:
     assert found.reference.name == "full"
     assert found.contrasts == (
         *(Contrast(name, ("full",), (f"without-{name}",)) for name in NAMES),
-        Contrast("every trick", ("full",), ("bare",)),
+        Contrast("the whole set", ("full",), ("bare",)),
     )
 
 
