@@ -82,10 +82,8 @@ def train(
     """
     # whoever evaluates may have switched gradients off
     with torch.inference_mode(False), torch.enable_grad(), _one_thread():
-        with torch.device("meta"):
-            network = Network(samples.shape[3], count)
-        initialise(network.to_empty(device="cpu"), rng)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _empty(samples.shape[3], count)
+        initialise(network, rng)
         optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
         batches = _batches(len(samples), rng)
@@ -100,6 +98,15 @@ def train(
             if (step + 1) % 20 == 0 or step + 1 == steps:
                 progress("teaching the classifier", step + 1, steps)
     return network.eval().requires_grad_(False)
+
+
+def _empty(channels: int, classes: int) -> Network:
+    """A network whose weights are still to be written, laid out as it is trained: in another layout the same weights
+    give features with other last bits."""
+    with torch.device("meta"):  # torch's own initialisation would draw from its global generator
+        network = Network(channels, classes)
+    network.to_empty(device="cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 @contextlib.contextmanager
@@ -172,13 +179,11 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
         rng = Rng(0, "classifier", Clock())
         network = train(dataset.samples[known], dataset.classes[known], count, options.steps, rng, progress)
         right = classify(network, network_input(dataset.samples[held_out])).numpy() == dataset.classes[held_out]
-        found = Taught(network, float(right.mean()), len(held_out))
+        tensors, facts = {"network": network.state_dict()}, {"accuracy": float(right.mean()), "held_out": len(held_out)}
         with _cache_faults(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            counters = {"accuracy": found.accuracy, "held_out": found.held_out}
-            checkpoint.save(folder, {"network": network.state_dict()}, counters)
-        return found
-    network = Network(channels, count)
+            checkpoint.save(folder, tensors, facts)
+    network = _empty(channels, count)
     network.load_state_dict(tensors["network"])
     return Taught(network.eval().requires_grad_(False), facts["accuracy"], facts["held_out"])
 
