@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import io
 import sys
@@ -59,6 +60,25 @@ def test_a_missing_file_is_named(tmp_path):
         weights.read_weights(tmp_path / "nowhere", "0" * 64, "fetch it")
 
 
+def sum_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_sum_that_only_begins_alike_is_another_one(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({}, path)
+    assert weights.read_weights(path, sum_of(path), "fetch it") == {}
+    for close in ("", sum_of(path)[:8], sum_of(path)[:-1]):
+        with pytest.raises(UserError, match="not the published weights"):
+            weights.read_weights(path, close, "fetch it")
+
+
+@pytest.mark.parametrize("module", [inception, efficientnet_lite0])
+def test_whole_sums_are_pinned(module):
+    assert len(module.SHA256) == 64
+    assert int(module.SHA256, 16)
+
+
 def test_code_in_a_file_is_not_run_even_with_the_right_sum(tmp_path):
     path, trace = tmp_path / "weights.pth", tmp_path / "trace"
 
@@ -68,7 +88,7 @@ def test_code_in_a_file_is_not_run_even_with_the_right_sum(tmp_path):
 
     torch.save({"weight": Evil()}, path)
     with pytest.raises(UserError, match="something else than tensors"):
-        weights.read_weights(path, "", "fetch it")
+        weights.read_weights(path, sum_of(path), "fetch it")
     assert not trace.exists()
 
 
@@ -170,7 +190,7 @@ def random_weights(fidelity, tmp_path, monkeypatch):
         state = fidelity("random", ["2048"], nothing).state_dict()
     path = tmp_path / "weights.pth"
     torch.save(state, path)
-    monkeypatch.setattr(inception, "SHA256", "")
+    monkeypatch.setattr(inception, "SHA256", sum_of(path))
     return path
 
 
@@ -215,8 +235,9 @@ def test_the_figures_are_those_of_torch_fidelity(fidelity, random_weights, subje
 
 
 @needs_fidelity
-def test_weights_that_do_not_fit_are_refused(fidelity, random_weights, subject):
+def test_weights_that_do_not_fit_are_refused(fidelity, random_weights, subject, monkeypatch):
     torch.save({"fc.weight": torch.zeros(3)}, random_weights)
+    monkeypatch.setattr(inception, "SHA256", sum_of(random_weights))
     with pytest.raises(UserError, match="do not fit"):
         Inception(Inception.Config(weights=str(random_weights))).prepare(subject)
 
@@ -239,7 +260,7 @@ def test_a_missing_file_of_weights_is_known_before_anything_is_generated(subject
 def test_torch_fidelity_without_torchvision_is_told_apart(monkeypatch, tmp_path, subject):
     path = tmp_path / "weights.pth"
     torch.save({}, path)
-    monkeypatch.setattr(inception, "SHA256", "")
+    monkeypatch.setattr(inception, "SHA256", sum_of(path))
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(UserError, match="cannot be imported"):
         Inception(Inception.Config(weights=str(path))).prepare(subject)

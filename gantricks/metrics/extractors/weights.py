@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -13,31 +13,22 @@ from gantricks.errors import Problem, UserError
 
 
 def read_weights(path: Path, sha256: str, mend: str) -> dict[str, Tensor]:
-    """The tensors of a file in torch's own format whose sum begins with `sha256`.
+    """The tensors of the one file in torch's own format whose sum is `sha256`, all 64 digits of it.
 
-    That format can carry code, and it is the only one that these weights are published in. Two locks are on it: bytes
-    other than the published ones are refused unread, and `weights_only` rebuilds tensors and nothing else, so that no
-    code of the file's runs. Raises UserError with `mend` where the file is missing, or is another one.
+    That format is a pickle, the only one that is read here, because these weights are published in no other. So the
+    bytes that are read are the published ones to the bit, or they are refused unread; and `weights_only` besides
+    rebuilds tensors and calls nothing else. Raises UserError with `mend` where the file is missing, or is another one.
     """
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            if not found.startswith(sha256):
-                what = (
-                    f"not the published weights: the file's sha256 is {found}, not {sha256}{'…' * (len(sha256) < 64)}"
-                )
-                raise UserError(Problem(what, str(path), mend))
-            file.seek(0)
-            return _tensors(file, path, mend)
+        content = path.read_bytes()
     except OSError as fault:
         raise UserError(Problem(f"the weights cannot be read: {fault.strerror or fault}", str(path), mend)) from fault
-
-
-def _tensors(file: BinaryIO, path: Path, mend: str) -> dict[str, Tensor]:
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        what = f"not the published weights: the file's sha256 is {found}, not {sha256}"
+        raise UserError(Problem(what, str(path), mend))
     try:
-        weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        weights: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as fault:  # whatever a file that was made to harm brings the reader to
         what = "the file holds something else than tensors, which is not read"
         raise UserError(Problem(what, str(path), mend)) from fault
