@@ -66,10 +66,15 @@ def evaluate(
     stops nothing. Raises UserError with everything that stands in the way, before anything is generated.
     """
     folder = Path(run)
-    if elsewhere := [override for override in overrides if not override.startswith("evaluate.")]:
-        what = "a run is measured as it was trained: only keys of [evaluate] can be set"
-        raise UserError(*(Problem(what, f"--set {one}", "such as evaluate.samples=10000") for one in elsewhere))
-    plan, placement, registry = open_run(folder, device, plugins, overrides)
+    ours = [override for override in overrides if override.startswith("evaluate.")]
+    what = "a run is measured as it was trained: only keys of [evaluate] can be set"
+    problems = [Problem(what, f"--set {one}", "such as evaluate.samples=10000") for one in overrides if one not in ours]
+    try:
+        plan, placement, registry = open_run(folder, device, plugins, ours)
+    except UserError as fault:
+        raise UserError(*problems, *fault.problems) from None
+    if problems:
+        raise UserError(*problems)
     if samples is not None:
         plan = replace(plan, facts=replace(plan.facts, samples=samples))
     chosen = _chosen(plan, registry, metrics, warn)

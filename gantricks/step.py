@@ -167,8 +167,13 @@ class Step:
                 terms.update(named(added, ctx))
         for parameter in player.parameters:
             parameter.grad = None
-        # from each term at once: the gradient of their sum without computing it
-        torch.autograd.backward([term for term in terms.values() if term.requires_grad])
+        with_gradient = [term for term in terms.values() if term.requires_grad]
+        if not with_gradient:
+            raise TrickError(
+                f"no term of {player.name.upper()}'s loss has a gradient ({', '.join(terms)}): it was detached, or "
+                "computed without the network's output"
+            )
+        torch.autograd.backward(with_gradient)  # the gradient of their sum, which nobody needs to compute
         notify(after_backward)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         guard = self.frame.guard

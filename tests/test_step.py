@@ -561,3 +561,22 @@ def test_what_changes_the_players_is_refused_within_a_step() -> None:
 
     with pytest.raises(TrickError, match=r"ctx\.restructured acts on the host"):
         TrickHost().with_trick(Late, "late").train(1)
+
+
+@pytest.mark.parametrize("player", ["D", "G"])
+def test_a_loss_without_gradient_is_told_with_its_terms(player):
+    class Vanished(Trick):
+        """Wrong: the graph is cut."""
+
+        @hookimpl
+        def d_input(self, batch, ctx):
+            if player == "D":
+                ctx.discriminator.requires_grad_(False)
+            return batch
+
+        @hookimpl
+        def g_objective(self, ctx):
+            return {"vanished": ctx.fake_out.logits.detach().mean()}
+
+    with pytest.raises(TrickError, match=rf"no term of {player}'s loss has a gradient \("):
+        TrickHost().with_trick(Vanished, "trick").train(1)

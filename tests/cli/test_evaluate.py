@@ -47,12 +47,12 @@ def test_an_instance_is_named_with_what_it_is_an_instance_of(gantricks: Any) -> 
 def test_a_finished_run_is_measured_by_other_options_of_evaluate(gantricks: Any, run: Path) -> None:
     few = ("--set", "evaluate.few={use='mixture_coverage',points=30}", "--metric", "few")
     assert "mixture_coverage; samples 30, " in gantricks("evaluate", run, *few).out
-    outcome = gantricks("evaluate", run, "--set", "train.steps=9", "--set", "evaluat.samples=3")
+    wrong = ("train.steps=9", "evaluat.samples=3", "evaluate.mixture_coverage.pionts=3")
+    outcome = gantricks("evaluate", run, *(word for one in wrong for word in ("--set", one)))
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err.count("only keys of [evaluate] can be set") == 2
-    assert "--set train.steps=9" in outcome.err
-    outcome = gantricks("evaluate", run, "--set", "evaluate.mixture_coverage.pionts=3")
-    assert outcome.status == 2
+    assert all(f"--set {one}" in outcome.err for one in wrong)
+    assert gantricks("evaluate", run, "--set", wrong[0]).status == 2
     assert "did you mean 'points'?" in outcome.err
 
 
