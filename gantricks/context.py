@@ -348,7 +348,7 @@ class Context:
 
     def keep(self) -> None:
         """Keep a copy of the present state, in place of the one kept before: both networks and optimizers and the
-        tensors of all other tricks; for `on_boundary` and `on_run_end`. The copy is part of a checkpoint."""
+        tensors of all other tricks; for `on_boundary` and `on_finish`. The copy is part of a checkpoint."""
         self._outside_the_step("keep")
         self._frame.keep(self.name)
 
@@ -360,7 +360,7 @@ class Context:
 
     def restructured(self) -> None:
         """Say that other weights than before take part from the next step on, those with `requires_grad`; for
-        `on_run_start`, `on_load` and `on_boundary`. Optimizers keep the state of all weights, and start those that join
+        `on_setup`, `on_load` and `on_boundary`. Optimizers keep the state of all weights, and start those that join
         from none."""
         self._outside_the_step("restructured")
         self._frame.restructured()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ SAMPLING_CHUNK = 64
 class Game:
     """Everything that one run moves, built from its plan and its data.
 
-    The order is that of the contract: networks, the tricks' surgery, optimizers, `on_run_start`. State is saved from
+    The order is that of the contract: networks, the tricks' surgery, optimizers, `on_setup`. State is saved from
     and loaded into the tensors that exist then, in place. `wrap(hook, trick, function)` may replace a hook's function,
     which is how tests record what a trick does.
     """
@@ -159,7 +159,7 @@ class Game:
         self.frame.prepare(option for planned in self.plan.tricks for _, option in planned.trick.config)
         self._at(0)
         self.clock.enter("setup")
-        notify(self.hooks.on_run_start)
+        notify(self.hooks.on_setup)
         self.frame.at(0, self.steps)
         self.trick_tensors = self._collect_trick_tensors()
         self.guard.watch(self._unmasked())
@@ -250,9 +250,25 @@ class Game:
         self.frame.at(finished, self.steps)
         self.guard.step.fill_(finished + 1)
 
-    def end(self) -> None:
+    def finish(self) -> None:
+        """The last step is done, or a trick has stopped the run."""
         self.clock.enter("boundary")
-        notify(self.hooks.on_run_end)
+        notify(self.hooks.on_finish)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """What happens within is training: tricks are told of its start and, however it ends, of its end."""
+        starts = {ctx.name: hook for hook, ctx in self.hooks.on_run_start}
+        ends = {ctx.name: hook for hook, ctx in self.hooks.on_run_end}
+        self.clock.enter("boundary")
+        with ExitStack() as stack:
+            for name, ctx in self.contexts.items():
+                if name in starts:
+                    starts[name](ctx)
+                if name in ends:  # those whose start has failed did not start
+                    stack.callback(ends[name], ctx)
+            stack.callback(self.clock.enter, "boundary")
+            yield
 
     def fault(self) -> Fault | None:
         """The first non-finite value so far. Waits for the device."""

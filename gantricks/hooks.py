@@ -94,12 +94,20 @@ class HookSpecs:
         """
 
     @event
-    def on_run_start(self, ctx: Context) -> None:
-        """Networks and optimizers exist, saved state is not loaded yet: allocate the trick's tensors here."""
+    def on_setup(self, ctx: Context) -> None:
+        """Networks and optimizers exist, saved state is not loaded yet: allocate the trick's tensors here. Called once
+        wherever a run is built: to train, to resume, to sample, to evaluate.
+        """
 
     @event
     def on_load(self, ctx: Context) -> None:
         """A saved state has been loaded into every tensor: bring back what follows from it on the host."""
+
+    @event
+    def on_run_start(self, ctx: Context) -> None:
+        """Training begins, or goes on from a checkpoint that has been loaded: open what a run needs beside its tensors.
+        Neither sampling nor evaluation calls it.
+        """
 
     # ------------------------------------------------------------------ between steps, on the host
 
@@ -232,5 +240,13 @@ class HookSpecs:
         """
 
     @event
+    def on_finish(self, ctx: Context) -> None:
+        """The last step is done, or a trick has stopped the run: what changes here is in the last checkpoint. A run
+        that is interrupted has not finished, and does not come here.
+        """
+
+    @event
     def on_run_end(self, ctx: Context) -> None:
-        """The last step is done, or the run was stopped between steps."""
+        """Training ends, however it does: done, stopped, interrupted, or with an error. Once for each `on_run_start`;
+        the last checkpoint has been taken, so a trick closes here what it has opened, and changes nothing.
+        """

@@ -317,7 +317,7 @@ class _Session:
             log = Log(self.run, self.plan.recipe, first)
             self.reporter.started(game, self.run, parameters)
             try:
-                with checkpoint.Writer() as self.writer:
+                with checkpoint.Writer() as self.writer, game.training():
                     self._loop(game, log)
             finally:
                 self.reporter.close()
@@ -362,7 +362,7 @@ class _Session:
                 self._save(game, log)
             if interrupted:
                 return
-        game.end()
+        game.finish()
         self._picture(game, log)
         self._save(game, log)
 

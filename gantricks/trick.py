@@ -63,7 +63,7 @@ class Trick:
     A trick is a plain class. Its hooks are methods marked with `@hookimpl`, named and signed as in
     `gantricks.hooks`; they take no default arguments. Its options are the nested `Config`.
 
-    State: `tensors()` returns every tensor that the trick changes, by name. They are allocated in `on_run_start` (or
+    State: `tensors()` returns every tensor that the trick changes, by name. They are allocated in `on_setup` (or
     in a `transform_…` hook) and from then on only updated **in place**: the core saves, restores and masks them by
     identity. Scalars are float32.
     """

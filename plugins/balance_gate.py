@@ -75,7 +75,7 @@ class BalanceGate(Trick):
             return self
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         self.recent = {player: torch.zeros(self.config.window, device=ctx.device) for player in ("d", "g")}
         self.filled = {player: torch.zeros((), device=ctx.device) for player in ("d", "g")}
         self.open = {player: torch.ones((), device=ctx.device) for player in ("d", "g")}

@@ -78,7 +78,7 @@ class EarlyStopping(Trick):
         return []
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         # on the host, where they are read
         self.best = torch.full((1,), -math.inf if self.better == "higher" else math.inf, dtype=torch.float64)
         self.best_step, self.measured, self.waited, self.ended = (torch.zeros((), dtype=torch.int64) for _ in range(4))
@@ -99,7 +99,7 @@ class EarlyStopping(Trick):
                 )
 
     @hookimpl
-    def on_run_end(self, ctx: Context) -> None:
+    def on_finish(self, ctx: Context) -> None:
         if self.ended or not ctx.healthy:
             return
         self._measure(ctx)

@@ -108,7 +108,7 @@ class Ema(Trick):
     discriminator: Average[Discriminator] | None = None
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         if self.config.players != "discriminator":
             self.generator = Average(ctx.generator, ctx)
         if self.config.players != "generator":

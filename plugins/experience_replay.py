@@ -69,7 +69,7 @@ class ExperienceReplay(Trick):
         p: Annotated[Probability, Field(description="probability that a fake is replaced by one from the buffer")] = 0.5
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         capacity, network = self.config.capacity, ctx.generator
         images = torch.zeros((capacity, *network.shape), device=ctx.device, dtype=ctx.dtype)
         classes = torch.zeros(capacity, device=ctx.device, dtype=torch.int64) if network.conditional else None

@@ -105,7 +105,7 @@ class FailureWatch(Trick):
         samples: Annotated[int, Field(ge=2, le=4096, description="samples whose distances are measured")] = 64
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         # on the host, where they are read
         self.history = torch.full((len(SERIES), self.config.window), torch.nan, dtype=torch.float64)
         self.silence = torch.zeros(len(SYMPTOMS), dtype=torch.int64)

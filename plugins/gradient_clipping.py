@@ -47,7 +47,7 @@ class GradientClipping(Trick):
         ] = "both"
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         networks = {"d": ctx.discriminator, "g": ctx.generator}
         chosen = [player for player in networks if self.config.players in (player, "both")]
         self.parameters = {player: [*networks[player].parameters()] for player in chosen}

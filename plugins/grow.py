@@ -219,7 +219,7 @@ class Grow(Trick):
         return network
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         self.added, self.fading = (torch.zeros((), device=ctx.device) for _ in range(2))
         for end in (PROGRESS.start, PROGRESS.end):
             ctx.value(end)  # brought to the device now: a step copies nothing from the host

@@ -89,7 +89,7 @@ class HistoricalAveraging(Trick):
         ] = "both"
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         self.histories: dict[str, History] = {}
         for player, network in (("d", ctx.discriminator), ("g", ctx.generator)):
             if self.config.players in (player, "both"):

@@ -92,7 +92,7 @@ class LabelFlipping(Trick):
             return self
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         self.left = torch.zeros((), device=ctx.device)  # steps of the present burst still to play
         self.true_steps = torch.zeros((), device=ctx.device)  # in a row, up to now
         self.accuracies = torch.zeros(self.config.window, device=ctx.device)  # the oldest first

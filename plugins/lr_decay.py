@@ -57,7 +57,7 @@ class LrDecay(Trick):
         return optimizer
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         # only here: a trick after this one may have given its own rate
         self.starts = {name: rate.clone() for name, rate in self.rates.items()}
         for end in (PROGRESS.start, PROGRESS.end):

@@ -70,7 +70,7 @@ class NetworkSwap(Trick):
             return self
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         networks = {"d": ctx.discriminator, "g": ctx.generator}
         self.names = {player: [*network.state_dict()] for player, network in networks.items()}
         self.live = {player: [*network.state_dict().values()] for player, network in networks.items()}

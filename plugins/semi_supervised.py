@@ -135,7 +135,7 @@ class SemiSupervised(Trick):
         return network
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         assert ctx.data.class_of_each is not None
         rng = ctx.rng.seeded(self.config.subset_seed)
         try:

@@ -128,7 +128,7 @@ def test_a_fault_stops_a_captured_run_where_it_stops_an_eager_one():
         """Not finite from step 3 on."""
 
         @hookimpl
-        def on_run_start(self, ctx):
+        def on_setup(self, ctx):
             self.count = torch.zeros(())
 
         @hookimpl

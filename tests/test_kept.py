@@ -25,7 +25,7 @@ class Keeper(Trick):
         back: int = 4
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         self.boundaries = torch.zeros(())
 
     def tensors(self):

@@ -553,7 +553,7 @@ class Poison(Trick):
     """Poison: the third step's D loss is not finite."""
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         self.count = torch.zeros((), device=ctx.device)
 
     def tensors(self):

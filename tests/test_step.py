@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -230,7 +231,7 @@ def test_a_fault_moves_nothing_under_an_optimizer_that_does_not_know_of_it() -> 
         fault_safe = True
 
         @hookimpl
-        def on_run_start(self, ctx):
+        def on_setup(self, ctx):
             self.twin = next(ctx.discriminator.parameters()).detach().clone()
 
         def tensors(self):
@@ -395,7 +396,7 @@ def test_every_hook_of_the_step_runs_once_where_the_contract_says() -> None:
 def test_state_that_moves_after_a_step_is_put_back_after_a_fault() -> None:
     class Counts(Trick):
         @hookimpl
-        def on_run_start(self, ctx):
+        def on_setup(self, ctx):
             self.counts = {name: torch.zeros(()) for name in ("before_d", "after_d", "before_g", "after_g")}
 
         def tensors(self):
@@ -448,7 +449,7 @@ class Gate(Trick):
         player: str = "d"
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         self.steps, self.followed = torch.zeros(()), torch.zeros(())
 
     @hookimpl
@@ -515,7 +516,7 @@ def test_weights_that_take_part_later_are_taken_up_where_the_trick_says_so() -> 
 
     class Rests(Trick):
         @hookimpl
-        def on_run_start(self, ctx):
+        def on_setup(self, ctx):
             self.joined = torch.zeros(())
             self.stand(ctx)
 
@@ -580,3 +581,56 @@ def test_a_loss_without_gradient_is_told_with_its_terms(player):
 
     with pytest.raises(TrickError, match=rf"no term of {player}'s loss has a gradient \("):
         TrickHost().with_trick(Vanished, "trick").train(1)
+
+
+# ---------------------------------------------------------------- start and end
+
+
+class _Counts(Trick):
+    """Writes down when it is told that a run is built, starts, finishes and ends."""
+
+    class Config(Trick.Config):
+        fails: bool = False
+
+    @hookimpl
+    def on_setup(self, ctx):
+        self.told = ["setup"]
+
+    @hookimpl
+    def on_run_start(self, ctx):
+        if self.config.fails:
+            raise RuntimeError("it does not start")
+        self.told.append("start")
+
+    @hookimpl
+    def on_finish(self, ctx):
+        self.told.append("finish")
+
+    @hookimpl
+    def on_run_end(self, ctx):
+        assert ctx.phase == "boundary"
+        self.told.append("end")
+
+
+def test_sampling_and_evaluating_build_a_run_and_start_none():
+    game = TrickHost().with_trick(_Counts, "counts").game()
+    game.sample(3, 0), game.evaluated_discriminator()
+    assert game.plan.tricks[0].trick.told == ["setup"]
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError, KeyboardInterrupt])
+def test_start_and_end_come_in_pairs_however_training_ends(fault):
+    game = TrickHost().with_trick(_Counts, "counts").game()
+    with contextlib.suppress(*[fault] if fault else []), game.training():
+        game.advance()
+        if fault:
+            raise fault
+        game.finish()
+    assert game.plan.tricks[0].trick.told == ["setup", "start", *([] if fault else ["finish"]), "end"]
+
+
+def test_where_a_start_fails_those_before_it_are_ended_and_it_is_not():
+    game = TrickHost().with_trick(_Counts, "first").with_trick(_Counts, "second", fails=True).game()
+    with pytest.raises(RuntimeError, match="does not start"), game.training():
+        raise AssertionError("unreachable")
+    assert [planned.trick.told for planned in game.plan.tricks] == [["setup", "start", "end"], ["setup"]]

@@ -220,7 +220,7 @@ class Looks(Trick):
     """Evaluates at every boundary, between two draws of its own."""
 
     @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
+    def on_setup(self, ctx: Context) -> None:
         self.found: list[float] = []
         self.drawn: list[float] = []
 

@@ -43,7 +43,7 @@ class Counting(Trick):
     """Targets that sink with a counter on the device: right, and the base of wrong ones."""
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         self.count = torch.zeros((), device=ctx.device)
 
     def tensors(self):
@@ -221,7 +221,7 @@ class ScalarStateInFloat64(Counting):
     """Wrong."""
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         self.count = torch.zeros((), dtype=torch.float64)
 
 
@@ -230,7 +230,7 @@ class AllocatesStateLate(Counting):
     """Wrong."""
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         self.kept = {}
 
     def tensors(self):
@@ -475,7 +475,7 @@ class KeepsEveryLogit(Noise):
     """Wrong."""
 
     @hookimpl
-    def on_run_start(self):
+    def on_setup(self):
         self.logits = []
 
     @hookimpl
@@ -497,7 +497,7 @@ class AFixedGenerator(Noise):
     """Wrong."""
 
     @hookimpl
-    def on_run_start(self):
+    def on_setup(self):
         self.generator = torch.Generator().manual_seed(0)
 
     @hookimpl
@@ -512,7 +512,7 @@ class RemembersOnTheClass(Noise):
     runs = 0
 
     @hookimpl
-    def on_run_start(self):
+    def on_setup(self):
         type(self).runs += 1
 
     @hookimpl
@@ -638,7 +638,7 @@ class AnnotatesAtRunTime(Noise):
     """Right: what a library does that is first imported while the law watches."""
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         self.kind = torch.Generator | None
 
 

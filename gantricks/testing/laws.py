@@ -115,7 +115,7 @@ def _neutral(case: Case) -> None:
 def _active(case: Case) -> None:
     with_it, plain = case.with_it.train(), case.without.train()
     changed = differences(with_it.state, plain.state, besides=("tricks",))
-    watches = set(hooks_of(case.trick)) <= {"on_run_start", "on_boundary", "log_scalars", "on_log", "on_run_end"}
+    watches = set(hooks_of(case.trick)) <= _WATCHING
     exact = set(hooks_of(case.trick)) == {"d_scores"}
     seen = changed or watches or exact or not same_bits(_samples(with_it.game), _samples(plain.game))
     assert seen, f"a run of {case.with_it.steps} steps with it is the run without it, bit for bit"
@@ -189,7 +189,7 @@ def _other_player(case: Case) -> None:
         game._at(game.finished + 1)
 
 
-@_law("resume", "declare every mutable tensor in tensors(), allocated in on_run_start; keep no other state")
+@_law("resume", "declare every mutable tensor in tensors(), allocated in on_setup; keep no other state")
 def _resume(case: Case) -> None:
     host = case.with_it
     whole = host.game()
@@ -412,6 +412,10 @@ def _fault(case: Case) -> None:
 # ---------------------------------------------------------------- what the checks are made of
 
 
+_WATCHING = {"on_setup", "on_run_start", "on_boundary", "log_scalars", "on_log", "on_finish", "on_run_end"}
+"""Hooks with which a trick looks on: it need not change a number."""
+
+
 class _Drawer(Trick):
     """Draws a lot, everywhere, and changes nothing."""
 
@@ -438,7 +442,7 @@ class _Poison(Trick):
         player: str = "d"
 
     @hookimpl
-    def on_run_start(self, ctx: Any) -> None:
+    def on_setup(self, ctx: Any) -> None:
         self.count = torch.zeros((), device=ctx.device)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def ended(game: Game) -> Game:
     """Play until the run is over, as a session does."""
     while game.finished < game.steps and game.advance():
         pass
-    game.end()
+    game.finish()
     return game
 
 
@@ -185,7 +185,7 @@ def test_while_it_does_not_stop_training_is_bit_identical_to_a_run_without_it():
 def test_after_a_fault_nothing_is_measured_or_kept():
     class Poison(Trick):
         @hookimpl
-        def on_run_start(self, ctx):
+        def on_setup(self, ctx):
             self.count = torch.zeros((), dtype=ctx.dtype)
 
         def tensors(self):
@@ -215,7 +215,7 @@ def test_resumed_at_any_step_it_ends_as_the_run_that_was_not_stopped(patience):
     whole, saved = host.game(), []
     while whole.finished < whole.steps and whole.advance():
         saved.append((snapshot(whole), json.loads(json.dumps(whole.counters()))))
-    whole.end()
+    whole.finish()
     for state, counters in saved:
         game = host.game()
         game.load(state, counters)

@@ -240,7 +240,7 @@ class Overflow(Trick):
     """From its third step on G's first layer meets infinite latents, which batch norm makes NaN statistics of."""
 
     @hookimpl
-    def on_run_start(self, ctx) -> None:
+    def on_setup(self, ctx) -> None:
         self.count = torch.zeros((), device=ctx.device)
 
     @hookimpl

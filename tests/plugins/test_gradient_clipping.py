@@ -134,7 +134,7 @@ class Overflow(Trick):
     """Gives the discriminator finite gradients whose norm overflows, in one step."""
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         self.count = torch.zeros((), device=ctx.device)
 
     @hookimpl

@@ -43,7 +43,7 @@ class Spy(Trick):
     """Copies of both players' weights and gradients, whenever they have changed."""
 
     @hookimpl
-    def on_run_start(self, ctx) -> None:
+    def on_setup(self, ctx) -> None:
         self.weights = {"d": [copies(ctx.discriminator)], "g": [copies(ctx.generator)]}
         self.gradients = {"d": [], "g": []}
 

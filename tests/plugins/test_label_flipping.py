@@ -157,7 +157,7 @@ class Scripted(Trick):
         rights: tuple[int, ...] = ()
 
     @hookimpl
-    def on_run_start(self) -> None:
+    def on_setup(self) -> None:
         self.d_steps = 0
 
     @hookimpl
@@ -251,7 +251,7 @@ def test_the_generators_targets_stay_one(options) -> None:
 
 
 def test_it_can_reach_neither_images_nor_classes() -> None:
-    folds = set(hooks_of(LabelFlipping)) - {"on_run_start", "after_d_step", "after_g_step", "log_scalars"}
+    folds = set(hooks_of(LabelFlipping)) - {"on_setup", "after_d_step", "after_g_step", "log_scalars"}
     assert folds == {"d_assignment"}
 
 

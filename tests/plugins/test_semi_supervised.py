@@ -136,7 +136,7 @@ class Watch(Trick):
         self.passes: list[Out] = []
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         ctx.discriminator.register_forward_hook(lambda network, args, out: self.passes.append(out.detach()))
 
     @hookimpl

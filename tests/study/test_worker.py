@@ -33,7 +33,7 @@ class Explode(Trick):
         return {"bang": ctx.fake_out.logits.sum() * self.scale}
 
     @hookimpl
-    def on_run_start(self, ctx):
+    def on_setup(self, ctx):
         self.scale = ctx.rng.normal(()) * 0
 
     def tensors(self):
