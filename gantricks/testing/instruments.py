@@ -277,7 +277,7 @@ class Pointed:
         self._game = game
         step = game.step
         score, attached, again = step.score, step.score_attached, step.score_reals_again
-        self._seen: dict[str, Tensor] = {}
+        self._shifts: dict[str, Tensor] = {}
 
         def scored(real: Batch, fake: Batch) -> tuple[Out, Out]:
             real_out, fake_out = score(real, fake)
@@ -298,18 +298,18 @@ class Pointed:
         spread = torch.linspace(-0.1, 0.1, logits.shape[0], dtype=logits.dtype, device=logits.device).unsqueeze(1)
         if logits.shape[0] == 1:
             spread = torch.zeros_like(spread)
-        moved = logits - logits.detach() + self._game.step.loss.undecided + spread
-        if side and moved.requires_grad:
-            moved.retain_grad()
-            self._seen[side] = moved
-        return out._replace(logits=moved)
+        # all logits of the side moved by one number: only the loss's own backward reaches its gradient
+        shift = torch.zeros((), dtype=logits.dtype, device=logits.device, requires_grad=bool(side))
+        if side:
+            self._shifts[side] = shift
+        return out._replace(logits=logits - logits.detach() + self._game.step.loss.undecided + spread + shift)
 
     def note(self) -> None:
         """A phase is over: its backward has been done."""
-        for side, logits in self._seen.items():
-            if logits.grad is not None:
-                self.slopes[side] = self.slopes.get(side, 0.0) + float(logits.grad.sum())
-        self._seen.clear()
+        for side, shift in self._shifts.items():
+            if shift.grad is not None:
+                self.slopes[side] = self.slopes.get(side, 0.0) + float(shift.grad)
+        self._shifts.clear()
 
 
 # ---------------------------------------------------------------- what lies on the host
@@ -350,7 +350,12 @@ def _walk(holder: Any, path: str, found: dict[str, HostNumber], seen: set[int], 
         return
     seen.add(id(holder))
     is_module = isinstance(holder, nn.Module)
-    for key, value in list(getattr(holder, "__dict__", {}).items()):
+    held = dict(getattr(holder, "__dict__", {}))
+    if _of_a_plugin(holder):  # what starts on the class and goes on in the object
+        classes = [cls for cls in type(holder).__mro__ if cls.__module__ == type(holder).__module__]
+        numbers = {key: value for cls in classes for key, value in vars(cls).items() if isinstance(value, int | float)}
+        held = numbers | held
+    for key, value in held.items():
         if not (is_module and (key.startswith("_") or key in ("training", "call_super_init"))) and key != "config":
             _look(value, f"{path}.{key}", _setter(holder, key), found, seen, depth)
     if is_module:
