@@ -59,7 +59,7 @@ def play_elsewhere(host: Any) -> dict[str, str]:
     if _INSIDE in os.environ:
         raise CannotGoThere("this is the other process already")
     told = {"kind": _written(type(host)), "fields": {f.name: _written(getattr(host, f.name)) for f in fields(host)}}
-    line = json.dumps(told | {"threads": torch.get_num_threads()})
+    line = json.dumps(told | {"threads": torch.get_num_threads(), "path": [e or os.getcwd() for e in sys.path]})
     if _other is None:
         _other = _Other()
     answer = _other.ask(line)
@@ -75,7 +75,6 @@ class _Other:
 
     def __init__(self) -> None:
         seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
-        path = os.pathsep.join(dict.fromkeys(entry or os.getcwd() for entry in sys.path))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gantricks.testing.elsewhere"],
             stdin=subprocess.PIPE,
@@ -83,7 +82,12 @@ class _Other:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path, _INSIDE: "1"},
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": os.pathsep.join(map(str, filter(None, sys.path))),
+                _INSIDE: "1",
+            },
         )
         self.answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -184,6 +188,8 @@ def _answer(line: str) -> dict[str, Any]:
 
     told = json.loads(line)
     torch.set_num_threads(told["threads"])
+    sys.path[:] = told["path"]
+    importlib.invalidate_caches()
     try:
         host = _read(told["kind"])(**{name: _read(value) for name, value in told["fields"].items()})
     except Exception as fault:

@@ -289,9 +289,12 @@ class Pointed:
                 game.frame.real_out = self._point("", game.frame.real_out)
             return out
 
-        mock_step: Any = step
-        mock_step.score, mock_step.score_attached = scored, scored_attached
-        mock_step.score_reals_again = lambda: self._point("", again())
+        for name, replaced in (
+            ("score", scored),
+            ("score_attached", scored_attached),
+            ("score_reals_again", lambda: self._point("", again())),
+        ):
+            setattr(step, name, replaced)
 
     def _point(self, side: str, out: Out) -> Out:
         logits = out.logits
