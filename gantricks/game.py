@@ -163,6 +163,9 @@ class Game:
         self.frame.at(0, self.steps)
         self.trick_tensors = self._collect_trick_tensors()
         self.guard.watch(self._unmasked())
+        trained = {planned.name: _trained(planned.trick.tensors()) for planned in self.plan.tricks}
+        if any(trained.values()):
+            self.guard.watch_weights({name: weights for name, weights in trained.items() if weights})
 
     def _collect_trick_tensors(self) -> Tensors:
         tensors: Tensors = {}
@@ -365,7 +368,7 @@ class Game:
 
     def aside(self, seed: int, chunk: int = 0) -> AbstractContextManager[None]:
         """Where the tricks' streams, too, are a function of the seed and not of how far the run is."""
-        return self.clock.aside(seed & 0xFF_FFFF_FFFF, "sample", chunk)
+        return self.clock.aside(seed, "sample", chunk)
 
     # ------------------------------------------------------------------ state
 
@@ -468,6 +471,10 @@ def at_rest(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _trained(tensors: Tensors) -> list[Tensor]:
+    return [tensor for tensor in tensors.values() if tensor.requires_grad and tensor.is_leaf]
 
 
 def _optimizer_tensors(player: Player) -> Tensors:

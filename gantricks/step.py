@@ -109,7 +109,7 @@ class Step:
 
     def d_step(self, critic: int = 0, share_fakes: bool = False) -> None:
         hooks, frame = self.hooks, self.frame
-        frame.clock.enter("d", critic)
+        frame.clock.play("d", critic)
         frame.clear()
         frame.guard.begin()
         notify(hooks.before_d_step)
@@ -134,7 +134,7 @@ class Step:
 
     def g_step(self) -> None:
         hooks, frame = self.hooks, self.frame
-        frame.clock.enter("g")
+        frame.clock.play("g")
         frame.forget_all_but_real()
         frame.guard.begin()
         notify(hooks.before_g_step)
