@@ -58,6 +58,7 @@ class Frame:
         "step",
         "stop_reason",
         "updated",
+        "updates",
         "warnings",
     )
 
@@ -89,6 +90,7 @@ class Frame:
         self.progress = 0.0
         self.progress_tensor = torch.zeros((), device=device, dtype=dtype)
         self.updated = guard.healthy
+        self.updates: dict[str, Tensor] = {}
         self.stop_reason: str | None = None
         self.warnings: list[str] = []
         self._constants: dict[float, Tensor] = {}
@@ -189,7 +191,7 @@ class Context:
     Always at hand: `name`, `device`, `generator`, `discriminator`, `latent_dim`, `data`, `rng`, `value(option)`,
     `undecided`, `healthy`. In a step, each from the moment it exists: `phase`, `real`, `fake` (batches as drawn),
     `real_in`, `fake_in` (after `d_input`), `real_out`, `fake_out`, `real_labels`, `fake_labels`, `discriminate`,
-    `updated`. Between steps, when logging, and at the start and end of a run: `step`, `progress`, `images_seen`.
+    `updated`, `updated_in_step(player)`. Between steps, when logging, and at the start and end of a run: `step`, `progress`, `images_seen`.
     """
 
     __slots__ = ("_frame", "name", "rng")
@@ -269,6 +271,13 @@ class Context:
         """0-dim float32 on the device: 1 where the phase's player was updated, 0 where a gate was closed or `healthy`
         is 0; for what follows a player in `after_d_step` and `after_g_step`."""
         return self._frame.updated
+
+    def updated_in_step(self, player: str) -> Tensor:
+        """0-dim float32 on the device: 1 where the last update of "d" or "g" in this step took place, 0 where a gate
+        was closed, where there has been none yet, or where `healthy` is 0. For what follows a player in the other's
+        phase: its statistics move there, too, and where its gate is closed they may be those of a stand-in."""
+        healthy = self._frame.guard.healthy
+        return self._frame.updates.get(player, torch.zeros_like(healthy)) * healthy
 
     @property
     def phase(self) -> str:
