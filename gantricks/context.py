@@ -67,7 +67,7 @@ class Frame:
     hooks: Hooks
     step: Step
     restructured: Callable[[], None]
-    evaluate: Callable[[str], float]
+    evaluate: Callable[..., float]
     better: Callable[[str], Direction]
     keep: Callable[[str], None]
     bring_back: Callable[[str], None]
@@ -345,11 +345,14 @@ class Context:
             raise TrickError(f"{self.name}: a batch holds 1 to {self.data.count} samples with this data, not {n}")
         self._frame.feed.batch_size = n
 
-    def evaluate(self, metric: str) -> float:
+    def evaluate(self, metric: str, own_samples: bool = False) -> float:
         """The main figure of a metric that the recipe names in `[evaluate]`, by its instance's name, for the present
-        state; for `on_boundary`. Nothing of the run is changed by it: with the same figures, it goes on as without."""
+        state; for `on_boundary`. Nothing of the run is changed by it: with the same figures, it goes on as without.
+
+        `own_samples`: those of a stream of this trick's own, and not those that evaluation draws with the run's seed; for
+        a trick that chooses by the figure, so that what is reported later is another one."""
         self._outside_the_step("evaluate")
-        return self._frame.evaluate(metric)
+        return self._frame.evaluate(metric, self.name) if own_samples else self._frame.evaluate(metric)
 
     def better(self, metric: str) -> Direction:
         """Which direction of that figure is better: "higher" or "lower"."""
