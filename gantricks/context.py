@@ -191,7 +191,8 @@ class Context:
     Always at hand: `name`, `device`, `generator`, `discriminator`, `latent_dim`, `data`, `rng`, `value(option)`,
     `undecided`, `healthy`. In a step, each from the moment it exists: `phase`, `real`, `fake` (batches as drawn),
     `real_in`, `fake_in` (after `d_input`), `real_out`, `fake_out`, `real_labels`, `fake_labels`, `discriminate`,
-    `updated`, `updated_in_step(player)`. Between steps, when logging, and at the start and end of a run: `step`, `progress`, `images_seen`.
+    `updated`, `updated_in_step(player)`. Between steps, when logging, and at the start and end of a run: `step`,
+    `progress`, `images_seen`.
     """
 
     __slots__ = ("_frame", "name", "rng")
@@ -349,8 +350,8 @@ class Context:
         """The main figure of a metric that the recipe names in `[evaluate]`, by its instance's name, for the present
         state; for `on_boundary`. Nothing of the run is changed by it: with the same figures, it goes on as without.
 
-        `own_samples`: those of a stream of this trick's own, and not those that evaluation draws with the run's seed; for
-        a trick that chooses by the figure, so that what is reported later is another one."""
+        `own_samples`: those of a stream of this trick's own, and not those that evaluation draws with the run's seed;
+        for a trick that chooses by the figure, so that what is reported later is another one."""
         self._outside_the_step("evaluate")
         return self._frame.evaluate(metric, self.name) if own_samples else self._frame.evaluate(metric)
 

@@ -38,8 +38,8 @@ class EarlyStopping(Trick):
     When it hurts: a metric of few samples is noisy, and the best of many noisy figures is partly luck; measure more
     samples, or set `min_delta`. A figure that was picked is a little too good, so by default it watches the metric on
     samples of its own (`stream`), and `evaluate` and `ablate` measure others. With `stream` = "evaluation" it picks the
-    very figure that `evaluate` finds with the run's seed: do not report that one. Either way it picks by the metric that
-    is compared, which a variant without it does not. A mode that the metric cannot see is not missed.
+    very figure that `evaluate` finds with the run's seed: do not report that one. Either way it picks by the metric
+    that is compared, which a run without it does not. A mode that the metric cannot see is not missed.
 
     List it first, so that it measures what the step has left and not what other tricks prepare for the next one. With
     a schedule in the recipe, a run that stops early has not seen all of it.
@@ -64,7 +64,9 @@ class EarlyStopping(Trick):
         min_delta: Annotated[float, Field(ge=0, description="what a figure must gain to count as an improvement")] = 0.0
         stream: Annotated[
             Literal["own", "evaluation"],
-            Field(description='samples it is measured on: "own" ones, or those that evaluation draws with the run\'s seed'),
+            Field(
+                description='samples it is measured on: "own" ones, or those that evaluation draws with the run\'s seed'
+            ),
         ] = "own"
 
     metric: str

@@ -114,17 +114,17 @@ class NetworkSwap(Trick):
 
     @hookimpl
     def sampling_generator(self, network: Generator, ctx: Context) -> Generator:
-        return self._present("g", network) if network is ctx.generator else network
+        return self._own("g", network) if network is ctx.generator else network
 
     @hookimpl
     def evaluation_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
-        return self._present("d", network) if network is ctx.discriminator else network
+        return self._own("d", network) if network is ctx.discriminator else network
 
-    def _present(self, player: str, network: N) -> N:
+    def _own(self, player: str, network: N) -> N:
         """The player's own network, which `network` is where nobody stands in for it."""
         if not self.away[player]:
             return network
-        present = copy.deepcopy(network)
+        present: N = copy.deepcopy(network)
         copy_([*present.state_dict().values()], self.present[player])
         return present
 

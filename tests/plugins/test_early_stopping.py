@@ -134,7 +134,9 @@ class Mean(Metric):
     figures = {"mean": "higher"}
 
     def measure(self, subject: Subject) -> Measurement:
-        return Measurement({"mean": float(np.mean([images.mean() for images, _ in subject.generated(subject.samples)]))})
+        return Measurement(
+            {"mean": float(np.mean([images.mean() for images, _ in subject.generated(subject.samples)]))}
+        )
 
 
 @pytest.mark.parametrize("stream", ["own", "evaluation"])
