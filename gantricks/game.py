@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -346,13 +347,17 @@ class Game:
             out: Out = network(shown)
         return None if out.class_logits is None else out.class_logits.float().cpu().numpy()
 
-    def evaluate(self, metric: str) -> float:
-        """The main figure of a metric of the recipe, for the present state.
+    def evaluate(self, metric: str, stream: str = "") -> float:
+        """The main figure of a metric of the recipe, for the present state, on the samples of the run's seed, or on
+        those of a seed made of it and of `stream`.
 
         Raises TrickError where the recipe has no metric of that name, UserError where it cannot be measured.
         """
         measured = self._metric(metric)
-        subject = GameSubject(self, self.plan.recipe.evaluate.samples, self.seed)
+        seed = self.seed
+        if stream:
+            seed = int.from_bytes(hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=5).digest())
+        subject = GameSubject(self, self.plan.recipe.evaluate.samples, seed)
         return measured.measure(subject).values[next(iter(measured.figures))]
 
     def better(self, metric: str) -> Direction:

@@ -100,6 +100,7 @@ class Step:
         frame.step = self
 
     def __call__(self) -> None:
+        self.frame.updates.clear()
         if self.hooks.play:
             notify(self.hooks.play)
         else:
@@ -182,6 +183,7 @@ class Step:
         if gates:
             self.frame.updated = fold(gates, torch.ones_like(guard.healthy)) * guard.healthy
             player.held.copy_(1.0 - self.frame.updated)
+        self.frame.updates[player.name] = self.frame.updated
         player.move()
 
     def generate(self, count: int, attached: bool) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -29,6 +30,18 @@ class ClassEmbedding(nn.Embedding):
 
     def initialise(self, rng: Rng) -> None:
         self.weight.copy_(rng.normal(self.weight.shape))
+
+
+class SummedLayers(nn.Module):
+    """One layer in parts: it gives the sum of what several linear or convolutional layers give.
+
+    Surgery that gives a layer further inputs puts one of these in the layer's place. What a unit gives before its norm
+    and activation is then the sum, and whoever looks at units (weight norm's start from data) looks at that.
+    """
+
+    def summands(self) -> Iterable[nn.Module]:
+        """The layers that are added up."""
+        raise NotImplementedError
 
 
 class Generator(nn.Module):
