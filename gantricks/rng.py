@@ -8,17 +8,20 @@ words by a bijection of the counter, so that two draws of one stream never begin
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
 PHASES = {"setup": 0, "d": 1, "g": 2, "sample": 3, "boundary": 4, "log": 5}
 _IN_STEP = ("d", "g")
+Words = npt.NDArray[np.uint64]
 _MANY = 1024
 """Normal numbers in a draw from which on torch's vectorised transform is faster than numpy's, for all that it takes to
 set its state."""
@@ -32,20 +35,26 @@ class Place(NamedTuple):
     critic: int
     turn: int
 
+    @property
+    def word(self) -> int:
+        """All of it but the step, in one word."""
+        return (self.turn << 40) | (self.critic << 8) | PHASES[self.phase]
+
 
 class Source:
     """Random words from a key and a counter, as numbers: one generator on the CPU whose whole state is set for each
     draw."""
 
-    __slots__ = ("_bits", "_counter", "_key", "_mersenne", "_numbers", "_state", "_torch", "_words")
+    __slots__ = ("_bits", "_counter", "_mersenne", "_mersenne_words", "_numbers", "_state", "_torch", "_words")
 
     def __init__(self) -> None:
         self._bits = np.random.Philox(key=0)
         self._numbers = np.random.Generator(self._bits)
-        self._key, self._counter = np.zeros(2, np.uint64), np.zeros(4, np.uint64)
+        self._counter = np.zeros(4, np.uint64)
+        self._words: dict[str, Words] = {"counter": self._counter}
         self._state: Any = {
             "bit_generator": "Philox",
-            "state": {"counter": self._counter, "key": self._key},
+            "state": self._words,
             "buffer": np.zeros(4, np.uint64),
             "buffer_pos": 4,  # nothing is left of an earlier block
             "has_uint32": 0,
@@ -53,26 +62,25 @@ class Source:
         }
         self._torch: Generator | None = None
 
-    def at(self, key: tuple[int, int], place: Place, call: int) -> np.random.Generator:
-        """Numpy's generator, about to give the numbers of this draw."""
+    def at(self, key: Words, step: int, word: int, call: int) -> np.random.Generator:
+        """Numpy's generator, about to give the numbers of this draw: of a stream's key, at a step and a place in it."""
         counter = self._counter
-        self._key[0], self._key[1] = key
-        # counter[0] is what the generator itself counts: blocks of four words
-        counter[1] = call
-        counter[2] = place.step
-        counter[3] = (place.turn << 40) | (place.critic << 8) | PHASES[place.phase]
+        counter[1] = call  # counter[0] is what the generator itself counts: blocks of four words
+        counter[2] = step
+        counter[3] = word
+        self._words["key"] = key
         self._bits.state = self._state
         return self._numbers
 
-    def torch_at(self, key: tuple[int, int], place: Place, call: int) -> Generator:
+    def torch_at(self, key: Words, step: int, word: int, call: int) -> Generator:
         """Torch's generator, a Mersenne twister all of whose 624 words of state are drawn here: its seed would keep 32
         bits of the place."""
         if self._torch is None:
             self._torch = Generator().manual_seed(0)
             self._mersenne = self._torch.get_state()
-            self._words = self._mersenne.numpy().view(np.uint64)[3:627]  # behind: the seed and how many are left
-        self.at(key, place, call)
-        self._words[:] = self._bits.random_raw(312).view(np.uint32)
+            self._mersenne_words = self._mersenne.numpy().view(np.uint64)[3:627]
+        self.at(key, step, word, call)
+        self._mersenne_words[:] = self._bits.random_raw(312).view(np.uint32)
         self._torch.set_state(self._mersenne)
         return self._torch
 
@@ -85,7 +93,7 @@ class Clock:
     draws come from it.
     """
 
-    __slots__ = ("_step", "_turns", "calls", "place", "source", "tape")
+    __slots__ = ("_step", "_turns", "calls", "place", "source", "tape", "word")
 
     def __init__(self) -> None:
         self.source = Source()
@@ -114,7 +122,8 @@ class Clock:
     def enter(self, phase: str, critic: int = 0, turn: int = 0) -> None:
         """A phase begins. Entered again, it repeats its draws, unless it is another turn."""
         self.place = Place(self._step, phase, critic, turn)
-        self.calls: dict[tuple[int, int], int] = {}
+        self.word = self.place.word
+        self.calls: dict[bytes, int] = {}
 
     def play(self, phase: str, critic: int = 0) -> None:
         """A phase of the step begins; each time that it does within one step, its draws are others."""
@@ -125,13 +134,13 @@ class Clock:
     @contextmanager
     def aside(self, step: int, phase: str, critic: int = 0) -> Iterator[None]:
         """Be elsewhere for a while; no draw that is made there moves one that is made here afterwards."""
-        here = self._step, self._turns, self.place, self.calls
+        here = self._step, self._turns, self.place, self.word, self.calls
         self.step = step
         self.enter(phase, critic)
         try:
             yield
         finally:
-            self._step, self._turns, self.place, self.calls = here
+            self._step, self._turns, self.place, self.word, self.calls = here
 
 
 class Rng:
@@ -144,7 +153,7 @@ class Rng:
     drawn on the CPU whatever the device: a seed has the same initial weights and samples on all of them.
     """
 
-    __slots__ = ("_clock", "_cuda", "_key", "device", "dtype", "name", "seed")
+    __slots__ = ("_clock", "_cuda", "_key", "_words", "device", "dtype", "name", "seed")
 
     def __init__(
         self,
@@ -160,6 +169,7 @@ class Rng:
         self.dtype = dtype
         self._clock = clock
         self._key = key_of(f"{seed}/{name}")
+        self._words = np.frombuffer(self._key, np.uint64)
         self._cuda = None if self.device.type == "cpu" else Generator(self.device)
 
     def fork(self, name: str) -> Rng:
@@ -174,11 +184,11 @@ class Rng:
 
     def uniform(self, shape: int | Sequence[int]) -> Tensor:
         """Independent draws from U[0, 1)."""
-        return self._draw(_uniform, _sizes(shape))
+        return self._draw(_UNIFORM, _sizes(shape))
 
     def normal(self, shape: int | Sequence[int]) -> Tensor:
         """Independent draws from N(0, 1)."""
-        return self._draw(_normal, _sizes(shape))
+        return self._draw(_NORMAL, _sizes(shape))
 
     def bernoulli(self, shape: int | Sequence[int], p: float | Tensor) -> Tensor:
         """Independent booleans, true with probability `p` (a number or a tensor that broadcasts to `shape`)."""
@@ -186,11 +196,11 @@ class Rng:
 
     def randint(self, shape: int | Sequence[int], high: int) -> Tensor:
         """Independent int64 draws from {0, …, high - 1}."""
-        return self._draw(_integers, _sizes(shape), high)
+        return self._draw(_INTEGERS, _sizes(shape), high)
 
     def permutation(self, n: int) -> Tensor:
         """A random order of 0 … n - 1, int64 (n,)."""
-        return self._draw(_permutation, (n,))
+        return self._draw(_PERMUTATION, (n,))
 
     def _draw(self, kind: Kind, sizes: Sequence[int], high: int = 0) -> Tensor:
         clock = self._clock
@@ -198,15 +208,27 @@ class Rng:
         clock.calls[self._key] = call + 1
         place = clock.place
         if clock.tape is not None:
-            return clock.tape.next(Draw(self._key, kind, sizes, high, place[1:], call, self), place.step)
-        return self._make(kind, sizes, high, place, call)
+            return clock.tape.next(Draw(self._key, kind, sizes, high, place.phase, clock.word, call, self), place.step)
+        return self._make(kind, sizes, high, place.step, place.phase, clock.word, call)
 
-    def _make(self, kind: Kind, sizes: Sequence[int], high: int, place: Place, call: int) -> Tensor:
-        if self._cuda is not None and place.phase in _IN_STEP:
-            on_device = _seed_cuda(self._cuda, self._key, place, call)
-            return _ON_DEVICE[kind](on_device, sizes, high, self.dtype, None)
-        made = kind(_At(self._clock.source, self._key, place, call), sizes, high, self.dtype, None)
-        return made if self._cuda is None else made.to(self.device)
+    def _make(
+        self,
+        kind: Kind,
+        sizes: Sequence[int],
+        high: int,
+        step: int,
+        phase: str,
+        word: int,
+        call: int,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        if self._cuda is None:
+            return kind.on_cpu(self._clock.source, (self._words, step, word, call), sizes, high, self.dtype, out)
+        if phase in _IN_STEP:
+            return kind.on_device(_seed_cuda(self._cuda, self._key, step, word, call), sizes, high, self.dtype, out)
+        return kind.on_cpu(self._clock.source, (self._words, step, word, call), sizes, high, self.dtype, None).to(
+            self.device
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rng:
         return self  # a copied network draws from the stream it was given, not from a twin of it
@@ -215,74 +237,86 @@ class Rng:
         return f"Rng(seed={self.seed}, name={self.name!r})"
 
 
-def key_of(name: str) -> tuple[int, int]:
-    """The key of a stream: 128 bits, in two words."""
-    digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
-    return int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
+def key_of(name: str) -> bytes:
+    """The key of a stream: 128 bits."""
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
 def permutation(name: str, n: int) -> Tensor:
     """A random order of 0 … n - 1 that depends on `name` alone, int64 (n,)."""
-    return torch.from_numpy(Source().at(key_of(name), Place(0, "setup", 0, 0), 0).permutation(n))
+    return torch.from_numpy(Source().at(np.frombuffer(key_of(name), np.uint64), 0, 0, 0).permutation(n))
 
 
-# ---------------------------------------------------------------- kinds of draws, on the CPU
+# ---------------------------------------------------------------- kinds of draws
 
 
-class _At(NamedTuple):
-    """A source and where it is drawn from."""
-
-    source: Source
-    key: tuple[int, int]
-    place: Place
-    call: int
+At = tuple[Words, int, int, int]
+"""What `Source.at` takes."""
 
 
-Kind = Callable[[_At, Sequence[int], int, torch.dtype, "Tensor | None"], Tensor]
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """How numbers of one kind are drawn: on the CPU, and in the step on a GPU."""
+
+    on_cpu: Callable[[Source, At, Sequence[int], int, torch.dtype, Tensor | None], Tensor]
+    on_device: Callable[[Generator, Sequence[int], int, torch.dtype, Tensor | None], Tensor]
+
+
 _FLOATS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def _uniform(at: _At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+def _fill_uniform(
+    source: Source, at: At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
     # torch's own memory: matrix products may round otherwise where numpy's begins at another alignment
     out = torch.empty(sizes, dtype=dtype) if out is None else out
-    at.source.at(*at[1:]).random(None, _FLOATS[dtype], out.numpy())
+    source.at(*at).random(None, _FLOATS[dtype], out.numpy())
     return out
 
 
-def _normal(at: _At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-    count = 1
-    for size in sizes:
-        count *= size
-    if count >= _MANY:
-        return torch.randn(sizes, generator=at.source.torch_at(*at[1:]), dtype=dtype, out=out)
+def _fill_normal(
+    source: Source, at: At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    if math.prod(sizes) >= _MANY:
+        return torch.randn(sizes, generator=source.torch_at(*at), dtype=dtype, out=out)
     out = torch.empty(sizes, dtype=dtype) if out is None else out
-    at.source.at(*at[1:]).standard_normal(None, _FLOATS[dtype], out.numpy())
+    source.at(*at).standard_normal(None, _FLOATS[dtype], out.numpy())
     return out
 
 
-def _integers(at: _At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-    drawn = torch.from_numpy(np.asarray(at.source.at(*at[1:]).integers(high, size=sizes)))
+def _fill_integers(
+    source: Source, at: At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    drawn = torch.from_numpy(np.asarray(source.at(*at).integers(high, size=sizes)))
     return drawn if out is None else out.copy_(drawn)
 
 
-def _permutation(at: _At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-    drawn = torch.from_numpy(at.source.at(*at[1:]).permutation(sizes[0]))
+def _fill_permutation(
+    source: Source, at: At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    drawn = torch.from_numpy(source.at(*at).permutation(sizes[0]))
     return drawn if out is None else out.copy_(drawn)
 
 
-# ---------------------------------------------------------------- the same on a GPU, in the step
+def _here(generator: Generator, out: Tensor | None) -> dict[str, Any]:
+    return {"generator": generator, "device": generator.device, "out": out}
 
+
+_UNIFORM = Kind(_fill_uniform, lambda g, sizes, high, dtype, out: torch.rand(sizes, dtype=dtype, **_here(g, out)))
+_NORMAL = Kind(_fill_normal, lambda g, sizes, high, dtype, out: torch.randn(sizes, dtype=dtype, **_here(g, out)))
+_INTEGERS = Kind(_fill_integers, lambda g, sizes, high, dtype, out: torch.randint(high, sizes, **_here(g, out)))
+_PERMUTATION = Kind(_fill_permutation, lambda g, sizes, high, dtype, out: torch.randperm(sizes[0], **_here(g, out)))
 
 _WORD = (1 << 64) - 1
 _OFFSETS = 14
 """Bits of a GPU's offset that one draw may use: 2¹⁴ blocks of four numbers for each of its threads."""
 
 
-def _seed_cuda(generator: Generator, key: tuple[int, int], place: Place, call: int) -> Generator:
+def _seed_cuda(generator: Generator, key: bytes, step: int, word: int, call: int) -> Generator:
     """CUDA's Philox has a key of 64 bits and an offset: the key is the stream, phase and call, the offset the step."""
-    where = (place.turn << 40) | (place.critic << 8) | PHASES[place.phase]
-    generator.manual_seed(_mix(_mix(key[0] ^ _mix(key[1] ^ where)) + call))
-    generator.set_offset(place.step << _OFFSETS)
+    first, second = int.from_bytes(key[:8]), int.from_bytes(key[8:])
+    generator.manual_seed(_mix(_mix(first ^ _mix(second ^ word)) + call))
+    generator.set_offset(step << _OFFSETS)
     return generator
 
 
@@ -294,45 +328,25 @@ def _mix(word: int) -> int:
     return word ^ (word >> 31)
 
 
-def _device_of(generator: Generator, out: Tensor | None) -> dict[str, Any]:
-    return {"generator": generator, "device": generator.device, "out": out}
-
-
-_ON_DEVICE: dict[Kind, Callable[[Generator, Sequence[int], int, torch.dtype, Tensor | None], Tensor]] = {
-    _uniform: lambda g, sizes, high, dtype, out: torch.rand(sizes, dtype=dtype, **_device_of(g, out)),
-    _normal: lambda g, sizes, high, dtype, out: torch.randn(sizes, dtype=dtype, **_device_of(g, out)),
-    _integers: lambda g, sizes, high, dtype, out: torch.randint(high, sizes, **_device_of(g, out)),
-    _permutation: lambda g, sizes, high, dtype, out: torch.randperm(sizes[0], **_device_of(g, out)),
-}
-
-
 # ---------------------------------------------------------------- the draws of a captured step
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One draw of a step: from which stream, of what kind, and where in the step (phase, critic, turn; call)."""
+    """One draw of a step: from which stream, of what kind, and where in the step."""
 
-    key: tuple[int, int]
+    key: bytes
     kind: Kind
     sizes: Sequence[int]
     high: int
-    where: tuple[str, int, int]
+    phase: str
+    word: int
     call: int
     rng: Rng = field(compare=False)
 
-    def make(self, step: int) -> Tensor:
-        return self.rng._make(self.kind, self.sizes, self.high, Place(step, *self.where), self.call)
-
-    def fill(self, step: int, out: Tensor) -> None:
-        """Make it anew in place."""
-        rng, place = self.rng, Place(step, *self.where)
-        if rng._cuda is not None:  # a captured step draws within the step alone
-            _ON_DEVICE[self.kind](
-                _seed_cuda(rng._cuda, self.key, place, self.call), self.sizes, self.high, rng.dtype, out
-            )
-        else:
-            self.kind(_At(rng._clock.source, self.key, place, self.call), self.sizes, self.high, rng.dtype, out)
+    def make(self, step: int, out: Tensor | None = None) -> Tensor:
+        """The draw as it is in this step, into `out` where that is given."""
+        return self.rng._make(self.kind, self.sizes, self.high, step, self.phase, self.word, self.call, out)
 
 
 class Tape:
@@ -355,7 +369,7 @@ class Tape:
     def fill(self, step: int) -> None:
         """Draw anew, in place, what the step after `step` finished ones draws."""
         for draw, tensor in self._draws:
-            draw.fill(step, tensor)
+            draw.make(step, tensor)
 
     def next(self, draw: Draw, step: int) -> Tensor:
         """The tensor of the next draw. Raises ValueError where a step draws otherwise than the recorded one."""
