@@ -16,7 +16,7 @@ from torch.nn.functional import batch_norm, binary_cross_entropy_with_logits
 
 from gantricks import Batch, Discriminator, Out, Rng, slerp
 from gantricks.plugins.batch_size_schedule import BatchSizeSchedule, batch_size_at
-from gantricks.plugins.ema import decay_at, follow_
+from gantricks.plugins.ema import follow_, share_at
 from gantricks.plugins.experience_replay import ExperienceReplay, insert, replay
 from gantricks.plugins.gradient_clipping import clip_
 from gantricks.plugins.historical_averaging import add_gradient_, join_means_
@@ -654,8 +654,7 @@ def _average() -> Picture:
     for decay, colour, at in ((0.9, PURPLE, 0.25), (0.99, GREEN, -0.1)):
         average, path = [weight[:1].clone()], []
         for count, now in enumerate(weight):
-            kept = decay_at(times[count], torch.tensor(decay, dtype=torch.float64), warmup=True)
-            follow_(average, [now.reshape(1)], 1 - kept)
+            follow_(average, [now.reshape(1)], share_at(times[count], decay, warmup=True))
             path.append(average[0].item())
         axes.curve(times.tolist(), path, colour)
         axes.label(300, at, f"decay = {decay:g}", colour, "middle")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
-    from gantricks.networks.base import Discriminator, Generator, Network, initialise
+    from gantricks.networks.base import Discriminator, Generator, Network, SummedLayers, initialise
     from gantricks.networks.noise import LayerNoise
     from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
     from gantricks.recipe import Recipe, load_recipe
@@ -52,6 +52,7 @@ _HOME = {
     "Scheduled": "options",
     "Setting": "trick",
     "Subject": "metrics.base",
+    "SummedLayers": "networks.base",
     "Trick": "trick",
     "TrickError": "errors",
     "UserError": "errors",
@@ -89,6 +90,7 @@ __all__ = [
     "Scheduled",
     "Setting",
     "Subject",
+    "SummedLayers",
     "Trick",
     "TrickError",
     "UserError",

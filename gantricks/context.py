@@ -58,6 +58,7 @@ class Frame:
         "step",
         "stop_reason",
         "updated",
+        "updates",
         "warnings",
     )
 
@@ -66,7 +67,7 @@ class Frame:
     hooks: Hooks
     step: Step
     restructured: Callable[[], None]
-    evaluate: Callable[[str], float]
+    evaluate: Callable[..., float]
     better: Callable[[str], Direction]
     keep: Callable[[str], None]
     bring_back: Callable[[str], None]
@@ -89,6 +90,7 @@ class Frame:
         self.progress = 0.0
         self.progress_tensor = torch.zeros((), device=device, dtype=dtype)
         self.updated = guard.healthy
+        self.updates: dict[str, Tensor] = {}
         self.stop_reason: str | None = None
         self.warnings: list[str] = []
         self._constants: dict[float, Tensor] = {}
@@ -189,7 +191,8 @@ class Context:
     Always at hand: `name`, `device`, `generator`, `discriminator`, `latent_dim`, `data`, `rng`, `value(option)`,
     `undecided`, `healthy`. In a step, each from the moment it exists: `phase`, `real`, `fake` (batches as drawn),
     `real_in`, `fake_in` (after `d_input`), `real_out`, `fake_out`, `real_labels`, `fake_labels`, `discriminate`,
-    `updated`. Between steps, when logging, and at the start and end of a run: `step`, `progress`, `images_seen`.
+    `updated`, `updated_in_step(player)`. Between steps, when logging, and at the start and end of a run: `step`,
+    `progress`, `images_seen`.
     """
 
     __slots__ = ("_frame", "name", "rng")
@@ -270,6 +273,13 @@ class Context:
         is 0; for what follows a player in `after_d_step` and `after_g_step`."""
         return self._frame.updated
 
+    def updated_in_step(self, player: str) -> Tensor:
+        """0-dim float32 on the device: 1 where the last update of "d" or "g" in this step took place, 0 where a gate
+        was closed, where there has been none yet, or where `healthy` is 0. For what follows a player in the other's
+        phase: its statistics move there, too, and where its gate is closed they may be those of a stand-in."""
+        healthy = self._frame.guard.healthy
+        return self._frame.updates.get(player, torch.zeros_like(healthy)) * healthy
+
     @property
     def phase(self) -> str:
         """ "d" or "g" in a step; "setup", "boundary", "log" or "sample" outside."""
@@ -336,11 +346,14 @@ class Context:
             raise TrickError(f"{self.name}: a batch holds 1 to {self.data.count} samples with this data, not {n}")
         self._frame.feed.batch_size = n
 
-    def evaluate(self, metric: str) -> float:
+    def evaluate(self, metric: str, own_samples: bool = False) -> float:
         """The main figure of a metric that the recipe names in `[evaluate]`, by its instance's name, for the present
-        state; for `on_boundary`. Nothing of the run is changed by it: with the same figures, it goes on as without."""
+        state; for `on_boundary`. Nothing of the run is changed by it: with the same figures, it goes on as without.
+
+        `own_samples`: those of a stream of this trick's own, and not those that evaluation draws with the run's seed;
+        for a trick that chooses by the figure, so that what is reported later is another one."""
         self._outside_the_step("evaluate")
-        return self._frame.evaluate(metric)
+        return self._frame.evaluate(metric, self.name) if own_samples else self._frame.evaluate(metric)
 
     def better(self, metric: str) -> Direction:
         """Which direction of that figure is better: "higher" or "lower"."""

@@ -54,9 +54,10 @@ def place(
     """Resolve a recipe's `device` and `precision`.
 
     A device "auto" is the first CUDA device when there is one. A precision "auto" is bf16 where the hardware computes
-    in it; on a CPU only when both networks have `convolutions`, since for small matrices the casts cost more than
-    they save. fp32 on a GPU is multiplied in TF32. `products` is how many multiplications a network's pass over a batch
-    takes, as far as that is known, and decides about `threads`. Raises UserError when the device is not there.
+    in it and both networks have `convolutions`: for small matrices the casts cost more than they save, and points a few
+    hundredths apart fall between the numbers that bf16 has near 1. fp32 on a GPU is multiplied in TF32. `products` is
+    how many multiplications a network's pass over a batch takes, as far as that is known, and decides about `threads`.
+    Raises UserError when the device is not there.
     """
     chosen = _device(device, where)
     if chosen.type == "cuda":
@@ -64,8 +65,8 @@ def place(
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     if precision == "auto":
-        gains = torch.cuda.is_bf16_supported() if chosen.type == "cuda" else convolutions and cpu_has_bf16()
-        precision = "bf16" if gains else "fp32"
+        has_units = _cuda_has_bf16() if chosen.type == "cuda" else cpu_has_bf16()
+        precision = "bf16" if convolutions and has_units else "fp32"
     if chosen.type == "cuda" and precision == "fp32":
         torch.set_float32_matmul_precision("high")
     return Placement(
@@ -123,6 +124,10 @@ def cpu_has_bf16() -> bool:
     """Whether this processor multiplies bf16 numbers in hardware (AVX512-BF16 or AMX)."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def _cuda_has_bf16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _device(device: str, where: str) -> torch.device:

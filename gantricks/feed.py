@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from gantricks.data.base import Dataset
 from gantricks.device import Placement, resident_budget
 from gantricks.records import Batch
+from gantricks.rng import permutation
 
 Raw = tuple[Tensor, Tensor | None]
 """Samples as they are stored, and their classes."""
@@ -154,9 +154,7 @@ class Feed:
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
-            digest = hashlib.blake2b(f"{self.seed}/order/{epoch}".encode(), digest_size=8).digest()
-            generator = Generator().manual_seed(int.from_bytes(digest))
-            order = torch.randperm(self.count, generator=generator)
+            order = permutation(f"{self.seed}/order/{epoch}", self.count)
             if self.resident:
                 order = order.to(self._device)
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -163,6 +164,9 @@ class Game:
         self.frame.at(0, self.steps)
         self.trick_tensors = self._collect_trick_tensors()
         self.guard.watch(self._unmasked())
+        trained = {planned.name: _trained(planned.trick.tensors()) for planned in self.plan.tricks}
+        if any(trained.values()):
+            self.guard.watch_weights({name: weights for name, weights in trained.items() if weights})
 
     def _collect_trick_tensors(self) -> Tensors:
         tensors: Tensors = {}
@@ -343,13 +347,17 @@ class Game:
             out: Out = network(shown)
         return None if out.class_logits is None else out.class_logits.float().cpu().numpy()
 
-    def evaluate(self, metric: str) -> float:
-        """The main figure of a metric of the recipe, for the present state.
+    def evaluate(self, metric: str, stream: str = "") -> float:
+        """The main figure of a metric of the recipe, for the present state, on the samples of the run's seed, or on
+        those of a seed made of it and of `stream`.
 
         Raises TrickError where the recipe has no metric of that name, UserError where it cannot be measured.
         """
         measured = self._metric(metric)
-        subject = GameSubject(self, self.plan.recipe.evaluate.samples, self.seed)
+        seed = self.seed
+        if stream:
+            seed = int.from_bytes(hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=5).digest())
+        subject = GameSubject(self, self.plan.recipe.evaluate.samples, seed)
         return measured.measure(subject).values[next(iter(measured.figures))]
 
     def better(self, metric: str) -> Direction:
@@ -365,7 +373,7 @@ class Game:
 
     def aside(self, seed: int, chunk: int = 0) -> AbstractContextManager[None]:
         """Where the tricks' streams, too, are a function of the seed and not of how far the run is."""
-        return self.clock.aside(seed & 0xFF_FFFF_FFFF, "sample", chunk)
+        return self.clock.aside(seed, "sample", chunk)
 
     # ------------------------------------------------------------------ state
 
@@ -468,6 +476,10 @@ def at_rest(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _trained(tensors: Tensors) -> list[Tensor]:
+    return [tensor for tensor in tensors.values() if tensor.requires_grad and tensor.is_leaf]
 
 
 def _optimizer_tensors(player: Player) -> Tensors:

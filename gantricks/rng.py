@@ -1,75 +1,159 @@
-"""Stateless random streams: a draw is a function of where it happens, never of what was drawn before."""
+"""Stateless random streams: a draw is a function of where it happens, never of what was drawn before.
+
+A stream has a key of 128 bits, a hash of the run's seed and its name. A draw has a counter: step, phase, critic index,
+number of the phase within the step, number of the call. Philox (Salmon et al. 2011) turns key and counter into random
+words by a bijection of the counter, so that two draws of one stream never begin with the same words.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
-_WORD = (1 << 64) - 1
 PHASES = {"setup": 0, "d": 1, "g": 2, "sample": 3, "boundary": 4, "log": 5}
+_IN_STEP = ("d", "g")
+Words = npt.NDArray[np.uint64]
+_MANY = 1024
+"""Normal numbers in a draw from which on torch's vectorised transform is faster than numpy's, for all that it takes to
+set its state."""
+
+
+class Place(NamedTuple):
+    """Where in a run a draw is made. `turn` counts the phases of this name and critic index within the step."""
+
+    step: int
+    phase: str
+    critic: int
+    turn: int
+
+    @property
+    def word(self) -> int:
+        """All of it but the step, in one word."""
+        return (self.turn << 40) | (self.critic << 8) | PHASES[self.phase]
+
+
+class Source:
+    """Random words from a key and a counter, as numbers: one generator on the CPU whose whole state is set for each
+    draw."""
+
+    __slots__ = ("_bits", "_counter", "_mersenne", "_mersenne_words", "_numbers", "_state", "_torch", "_words")
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._numbers = np.random.Generator(self._bits)
+        self._counter = np.zeros(4, np.uint64)
+        self._words: dict[str, Words] = {"counter": self._counter}
+        self._state: Any = {
+            "bit_generator": "Philox",
+            "state": self._words,
+            "buffer": np.zeros(4, np.uint64),
+            "buffer_pos": 4,  # nothing is left of an earlier block
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        self._torch: Generator | None = None
+
+    def at(self, key: Words, step: int, word: int, call: int) -> np.random.Generator:
+        """Numpy's generator, about to give the numbers of this draw: of a stream's key, at a step and a place in it."""
+        counter = self._counter
+        counter[1] = call  # counter[0] is what the generator itself counts: blocks of four words
+        counter[2] = step
+        counter[3] = word
+        self._words["key"] = key
+        self._bits.state = self._state
+        return self._numbers
+
+    def torch_at(self, key: Words, step: int, word: int, call: int) -> Generator:
+        """Torch's generator, a Mersenne twister all of whose 624 words of state are drawn here: its seed would keep 32
+        bits of the place."""
+        if self._torch is None:
+            self._torch = Generator().manual_seed(0)
+            self._mersenne = self._torch.get_state()
+            self._mersenne_words = self._mersenne.numpy().view(np.uint64)[3:627]
+        self.at(key, step, word, call)
+        self._mersenne_words[:] = self._bits.random_raw(312).view(np.uint32)
+        self._torch.set_state(self._mersenne)
+        return self._torch
 
 
 class Clock:
     """Where the run is. The core moves it; every stream of the run reads it.
 
-    `step` counts generator updates from 0, `phase` is a key of `PHASES`, `critic` counts the D steps within a step;
-    `calls` holds how often each stream has been drawn from since the phase was entered. While there is a `tape`, draws
-    come from it.
+    `step` counts generator updates from 0, `phase` is a key of `PHASES`, `critic` is the index of the D step within the
+    step; `calls` holds how often each stream has been drawn from since the phase was entered. While there is a `tape`,
+    draws come from it.
     """
 
-    __slots__ = ("calls", "critic", "phase", "step", "tape", "where")
+    __slots__ = ("_step", "_turns", "calls", "place", "source", "tape", "word")
 
     def __init__(self) -> None:
-        self.step = 0
+        self.source = Source()
         self.tape: Tape | None = None
+        self._step = 0
+        self._turns: dict[tuple[str, int], int] = {}
         self.enter("setup")
 
-    def enter(self, phase: str, critic: int = 0) -> None:
-        self.phase = phase
-        self.critic = critic
-        self.calls: dict[Rng, int] = {}
-        self.where = _where(self.step, critic, phase)
+    @property
+    def step(self) -> int:
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step = step
+        self._turns = {}
+
+    @property
+    def phase(self) -> str:
+        return self.place.phase
+
+    @property
+    def critic(self) -> int:
+        return self.place.critic
+
+    def enter(self, phase: str, critic: int = 0, turn: int = 0) -> None:
+        """A phase begins. Entered again, it repeats its draws, unless it is another turn."""
+        self.place = Place(self._step, phase, critic, turn)
+        self.word = self.place.word
+        self.calls: dict[bytes, int] = {}
+
+    def play(self, phase: str, critic: int = 0) -> None:
+        """A phase of the step begins; each time that it does within one step, its draws are others."""
+        turn = self._turns.get((phase, critic), 0)
+        self._turns[phase, critic] = turn + 1
+        self.enter(phase, critic, turn)
 
     @contextmanager
     def aside(self, step: int, phase: str, critic: int = 0) -> Iterator[None]:
         """Be elsewhere for a while; no draw that is made there moves one that is made here afterwards."""
-        here = self.step, self.phase, self.critic, self.calls, self.where
+        here = self._step, self._turns, self.place, self.word, self.calls
         self.step = step
         self.enter(phase, critic)
         try:
             yield
         finally:
-            self.step, self.phase, self.critic, self.calls, self.where = here
-
-
-def _where(step: int, critic: int, phase: str) -> int:
-    return (step << 24) | (critic << 4) | PHASES[phase]
-
-
-def _mix(word: int) -> int:
-    """The splitmix64 finalizer: a bijection of 64-bit words whose every output bit depends on every input bit."""
-    word = (word + 0x9E3779B97F4A7C15) & _WORD
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
-    return word ^ (word >> 31)
+            self._step, self._turns, self.place, self.word, self.calls = here
 
 
 class Rng:
     """One named stream of random tensors, and the only source of randomness a trick may use.
 
-    A draw is a function of (run seed, stream name, step, phase, critic index, number of the call within that phase).
-    Adding a trick, an extra forward pass or a sampling call therefore never moves another stream's draws, and a
-    resumed run has no random state to restore. Shapes may be ints or sequences of ints; tensors come on the run's
-    device, real ones in its floating-point type.
+    A draw is a function of (run seed, stream name, step, phase, critic index, how often that phase has been played in
+    the step, number of the call within it). Adding a trick, an extra forward pass or a sampling call therefore never
+    moves another stream's draws, and a resumed run has no random state to restore. Shapes may be ints or sequences of
+    ints; tensors come on the run's device, real ones in its floating-point type. What is drawn outside the step is
+    drawn on the CPU whatever the device: a seed has the same initial weights and samples on all of them.
     """
 
-    __slots__ = ("_clock", "_generator", "_key", "device", "dtype", "name", "seed")
+    __slots__ = ("_clock", "_cuda", "_key", "_words", "device", "dtype", "name", "seed")
 
     def __init__(
         self,
@@ -84,11 +168,13 @@ class Rng:
         self.device = torch.device(device)
         self.dtype = dtype
         self._clock = clock
-        self._key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest())
-        self._generator = Generator(self.device)
+        self._key = key_of(f"{seed}/{name}")
+        self._words = np.frombuffer(self._key, np.uint64)
+        self._cuda = None if self.device.type == "cpu" else Generator(self.device)
 
     def fork(self, name: str) -> Rng:
-        """An independent stream below this one: its draws do not count as calls of this one's."""
+        """An independent stream below this one: its draws do not count as calls of this one's. A fork that is made
+        again is the same stream, and goes on with its draws."""
         return Rng(self.seed, f"{self.name}/{name}", self._clock, self.device, self.dtype)
 
     def seeded(self, seed: int) -> Rng:
@@ -98,11 +184,11 @@ class Rng:
 
     def uniform(self, shape: int | Sequence[int]) -> Tensor:
         """Independent draws from U[0, 1)."""
-        return self._draw(_uniform, _sizes(shape))
+        return self._draw(_UNIFORM, _sizes(shape))
 
     def normal(self, shape: int | Sequence[int]) -> Tensor:
         """Independent draws from N(0, 1)."""
-        return self._draw(_normal, _sizes(shape))
+        return self._draw(_NORMAL, _sizes(shape))
 
     def bernoulli(self, shape: int | Sequence[int], p: float | Tensor) -> Tensor:
         """Independent booleans, true with probability `p` (a number or a tensor that broadcasts to `shape`)."""
@@ -110,20 +196,39 @@ class Rng:
 
     def randint(self, shape: int | Sequence[int], high: int) -> Tensor:
         """Independent int64 draws from {0, …, high - 1}."""
-        return self._draw(_integers, _sizes(shape), high)
+        return self._draw(_INTEGERS, _sizes(shape), high)
 
     def permutation(self, n: int) -> Tensor:
         """A random order of 0 … n - 1, int64 (n,)."""
-        return self._draw(_permutation, (n,))
+        return self._draw(_PERMUTATION, (n,))
 
     def _draw(self, kind: Kind, sizes: Sequence[int], high: int = 0) -> Tensor:
         clock = self._clock
-        call = clock.calls.get(self, 0)
-        clock.calls[self] = call + 1
+        call = clock.calls.get(self._key, 0)
+        clock.calls[self._key] = call + 1
+        place = clock.place
         if clock.tape is not None:
-            return clock.tape.next(_Draw(self, kind, sizes, high, clock.critic, clock.phase, call), clock.step)
-        self._generator.manual_seed(_mix(_mix(self._key ^ clock.where) + call))
-        return kind(self, sizes, high, None)
+            return clock.tape.next(Draw(self._key, kind, sizes, high, place.phase, clock.word, call, self), place.step)
+        return self._make(kind, sizes, high, place.step, place.phase, clock.word, call)
+
+    def _make(
+        self,
+        kind: Kind,
+        sizes: Sequence[int],
+        high: int,
+        step: int,
+        phase: str,
+        word: int,
+        call: int,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        if self._cuda is None:
+            return kind.on_cpu(self._clock.source, (self._words, step, word, call), sizes, high, self.dtype, out)
+        if phase in _IN_STEP:
+            return kind.on_device(_seed_cuda(self._cuda, self._key, step, word, call), sizes, high, self.dtype, out)
+        return kind.on_cpu(self._clock.source, (self._words, step, word, call), sizes, high, self.dtype, None).to(
+            self.device
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rng:
         return self  # a copied network draws from the stream it was given, not from a twin of it
@@ -132,41 +237,116 @@ class Rng:
         return f"Rng(seed={self.seed}, name={self.name!r})"
 
 
-Kind = Callable[[Rng, Sequence[int], int, "Tensor | None"], Tensor]
+def key_of(name: str) -> bytes:
+    """The key of a stream: 128 bits."""
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
-def _uniform(rng: Rng, sizes: Sequence[int], high: int, out: Tensor | None) -> Tensor:
-    return torch.rand(sizes, generator=rng._generator, device=rng.device, dtype=rng.dtype, out=out)
+def permutation(name: str, n: int) -> Tensor:
+    """A random order of 0 … n - 1 that depends on `name` alone, int64 (n,)."""
+    return torch.from_numpy(Source().at(np.frombuffer(key_of(name), np.uint64), 0, 0, 0).permutation(n))
 
 
-def _normal(rng: Rng, sizes: Sequence[int], high: int, out: Tensor | None) -> Tensor:
-    return torch.randn(sizes, generator=rng._generator, device=rng.device, dtype=rng.dtype, out=out)
+# ---------------------------------------------------------------- kinds of draws
 
 
-def _integers(rng: Rng, sizes: Sequence[int], high: int, out: Tensor | None) -> Tensor:
-    return torch.randint(high, sizes, generator=rng._generator, device=rng.device, out=out)
+At = tuple[Words, int, int, int]
+"""What `Source.at` takes."""
 
 
-def _permutation(rng: Rng, sizes: Sequence[int], high: int, out: Tensor | None) -> Tensor:
-    return torch.randperm(sizes[0], generator=rng._generator, device=rng.device, out=out)
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """How numbers of one kind are drawn: on the CPU, and in the step on a GPU."""
+
+    on_cpu: Callable[[Source, At, Sequence[int], int, torch.dtype, Tensor | None], Tensor]
+    on_device: Callable[[Generator, Sequence[int], int, torch.dtype, Tensor | None], Tensor]
+
+
+_FLOATS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+def _fill_uniform(
+    source: Source, at: At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    # torch's own memory: matrix products may round otherwise where numpy's begins at another alignment
+    out = torch.empty(sizes, dtype=dtype) if out is None else out
+    source.at(*at).random(None, _FLOATS[dtype], out.numpy())
+    return out
+
+
+def _fill_normal(
+    source: Source, at: At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    if math.prod(sizes) >= _MANY:
+        return torch.randn(sizes, generator=source.torch_at(*at), dtype=dtype, out=out)
+    out = torch.empty(sizes, dtype=dtype) if out is None else out
+    source.at(*at).standard_normal(None, _FLOATS[dtype], out.numpy())
+    return out
+
+
+def _fill_integers(
+    source: Source, at: At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    drawn = torch.from_numpy(np.asarray(source.at(*at).integers(high, size=sizes)))
+    return drawn if out is None else out.copy_(drawn)
+
+
+def _fill_permutation(
+    source: Source, at: At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    drawn = torch.from_numpy(source.at(*at).permutation(sizes[0]))
+    return drawn if out is None else out.copy_(drawn)
+
+
+def _here(generator: Generator, out: Tensor | None) -> dict[str, Any]:
+    return {"generator": generator, "device": generator.device, "out": out}
+
+
+_UNIFORM = Kind(_fill_uniform, lambda g, sizes, high, dtype, out: torch.rand(sizes, dtype=dtype, **_here(g, out)))
+_NORMAL = Kind(_fill_normal, lambda g, sizes, high, dtype, out: torch.randn(sizes, dtype=dtype, **_here(g, out)))
+_INTEGERS = Kind(_fill_integers, lambda g, sizes, high, dtype, out: torch.randint(high, sizes, **_here(g, out)))
+_PERMUTATION = Kind(_fill_permutation, lambda g, sizes, high, dtype, out: torch.randperm(sizes[0], **_here(g, out)))
+
+_WORD = (1 << 64) - 1
+_OFFSETS = 14
+"""Bits of a GPU's offset that one draw may use: 2¹⁴ blocks of four numbers for each of its threads."""
+
+
+def _seed_cuda(generator: Generator, key: bytes, step: int, word: int, call: int) -> Generator:
+    """CUDA's Philox has a key of 64 bits and an offset: the key is the stream, phase and call, the offset the step."""
+    first, second = int.from_bytes(key[:8]), int.from_bytes(key[8:])
+    generator.manual_seed(_mix(_mix(first ^ _mix(second ^ word)) + call))
+    generator.set_offset(step << _OFFSETS)
+    return generator
+
+
+def _mix(word: int) -> int:
+    """The splitmix64 finalizer: a bijection of 64-bit words whose every output bit depends on every input bit."""
+    word = (word + 0x9E3779B97F4A7C15) & _WORD
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
+    return word ^ (word >> 31)
+
+
+# ---------------------------------------------------------------- the draws of a captured step
 
 
 @dataclass(frozen=True, slots=True)
-class _Draw:
+class Draw:
     """One draw of a step: from which stream, of what kind, and where in the step."""
 
-    rng: Rng
+    key: bytes
     kind: Kind
     sizes: Sequence[int]
     high: int
-    critic: int
     phase: str
+    word: int
     call: int
+    rng: Rng = field(compare=False)
 
-    def make(self, where: int, out: Tensor | None = None) -> Tensor:
-        rng = self.rng
-        rng._generator.manual_seed(_mix(_mix(rng._key ^ where) + self.call))
-        return self.kind(rng, self.sizes, self.high, out)
+    def make(self, step: int, out: Tensor | None = None) -> Tensor:
+        """The draw as it is in this step, into `out` where that is given."""
+        return self.rng._make(self.kind, self.sizes, self.high, step, self.phase, self.word, self.call, out)
 
 
 class Tape:
@@ -177,7 +357,7 @@ class Tape:
     """
 
     def __init__(self) -> None:
-        self._draws: list[tuple[_Draw, Tensor]] = []
+        self._draws: list[tuple[Draw, Tensor]] = []
         self._position: int | None = None
 
     def __len__(self) -> int:
@@ -189,12 +369,12 @@ class Tape:
     def fill(self, step: int) -> None:
         """Draw anew, in place, what the step after `step` finished ones draws."""
         for draw, tensor in self._draws:
-            draw.make(_where(step, draw.critic, draw.phase), tensor)
+            draw.make(step, tensor)
 
-    def next(self, draw: _Draw, step: int) -> Tensor:
+    def next(self, draw: Draw, step: int) -> Tensor:
         """The tensor of the next draw. Raises ValueError where a step draws otherwise than the recorded one."""
         if self._position is None:
-            tensor = draw.make(_where(step, draw.critic, draw.phase))
+            tensor = draw.make(step)
             self._draws.append((draw, tensor))
             return tensor
         if self._position >= len(self._draws) or self._draws[self._position][0] != draw:

@@ -381,12 +381,7 @@ class _Session:
         folder = self.run / "fault" / checkpoint.checkpoint_name(fault.step)
         before = {"step": fault.step - 1, "phase": fault.player, "images_seen": game.cursors[fault.step - 1]}
         checkpoint.save(folder, game.state(), game.counters() | before)
-        names = [
-            f"the norm of {fault.player.upper()}'s gradient"
-            if name == "gradient_norm"
-            else f"the loss term {fault.player}.{name}"
-            for name in fault.names
-        ]
+        names = [fault.told(name) for name in fault.names]
         raise Diverged(
             Problem(
                 f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not finite at step {fault.step}; "

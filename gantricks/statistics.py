@@ -1,10 +1,13 @@
-"""Paired comparisons: Student's t distribution as finite sums, intervals, and Holm's correction for many tests."""
+"""Comparisons: Student's t for pairs, exact tests of ranks and of shares, and Holm's correction for many tests."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 CONFIDENCE = 0.95
 
@@ -16,8 +19,8 @@ class Estimate:
     `n`: number of pairs. `sd`: standard deviation of the differences (n - 1 below the root), None for fewer than two.
     `interval`: of `CONFIDENCE`, by Student's t. `p`: two-sided, of the hypothesis that the mean is 0.
 
-    Differences that are all the same have no spread to judge by: there is no interval, and `p` is that of the sign
-    test, 2^(1 - n), or 1 where they are all 0.
+    Where all differences are the same, or all but one, nothing or one pair alone would say how far differences spread:
+    there is no interval and no p (`spread` is false).
     """
 
     n: int
@@ -25,19 +28,32 @@ class Estimate:
     sd: float | None
     interval: tuple[float, float] | None
     p: float | None
+    spread: bool = True
+
+
+def total(values: Sequence[float]) -> float:
+    """Their sum, rounded once; the largest number there is where it would be larger."""
+    by = _scale(values)
+    return _enlarged(math.fsum(math.ldexp(value, -by) for value in values), by)
 
 
 def mean(values: Sequence[float]) -> float:
     """Their sum over their number, rounded once."""
-    return math.fsum(values) / len(values)
+    by = _scale(values)
+    return _enlarged(math.fsum(math.ldexp(value, -by) for value in values) / len(values), by)
 
 
 def deviation(values: Sequence[float]) -> float | None:
     """The standard deviation of a sample, n - 1 below the root; None for fewer than two values."""
     if len(values) < 2:
         return None
-    centre = mean(values)
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+    by = _scale(values)
+    small = [math.ldexp(value, -by) for value in values]
+    centre = math.fsum(small) / len(small)
+    squares, by_squares = [value - centre for value in small], 0
+    by_squares = _scale(squares)  # squares of very small differences would be 0
+    squares = [math.ldexp(value, -by_squares) ** 2 for value in squares]
+    return _enlarged(math.sqrt(math.fsum(squares) / (len(small) - 1)), by + by_squares)
 
 
 def estimate(differences: Sequence[float], magnitude: float = 0.0, confidence: float = CONFIDENCE) -> Estimate:
@@ -50,11 +66,77 @@ def estimate(differences: Sequence[float], magnitude: float = 0.0, confidence: f
         return Estimate(n, differences[0] if n else None, None, None, None)
     centre = mean(differences)
     rounding = 16 * math.ulp(1.0) * max(magnitude, *map(abs, differences))
-    if sd <= rounding:
-        return Estimate(n, centre, 0.0, None, 1.0 if abs(centre) <= rounding else 2.0 ** (1 - n))
+    alike = _same(differences, rounding)
+    if alike == n or alike == n - 1 > 1:
+        return Estimate(n, centre, sd if sd > rounding else 0.0, None, None, spread=False)
     error = sd / math.sqrt(n)
     reach = t_quantile(confidence, n - 1) * error
-    return Estimate(n, centre, sd, (centre - reach, centre + reach), 1 - t_within(abs(centre) / error, n - 1))
+    low, high = (total([centre, side]) for side in (-reach, reach))
+    return Estimate(n, centre, sd, (low, high), 1 - t_within(abs(centre) / error, n - 1))
+
+
+def _same(values: Sequence[float], rounding: float) -> int:
+    """How many of them, at most, are one number and what lies within its rounding."""
+    ordered = sorted(values)
+    first, most = 0, 0
+    for last, value in enumerate(ordered):
+        while value - ordered[first] > rounding:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def _scale(values: Sequence[float]) -> int:
+    """The power of two that brings them to at most 1, where squares and sums are sure to be finite."""
+    return math.frexp(max(map(abs, values), default=0.0))[1]
+
+
+def _enlarged(value: float, by: int) -> float:
+    try:
+        return math.ldexp(value, by)
+    except OverflowError:
+        return math.copysign(sys.float_info.max, value)
+
+
+def rank_sum(a: Sequence[float], b: Sequence[float], rounding: float = 0.0) -> float:
+    """The two-sided p of Wilcoxon's rank-sum test that `a` and `b` are of one distribution, exact, ties or not.
+
+    It is the share, among all ways to choose len(a) of the values, of those whose sum of ranks is as far from what is
+    expected, or farther. Equal values, and those within `rounding`, share the mean of their ranks. Source: Wilcoxon
+    1945, "Individual comparisons by ranking methods"; Lehmann 1975, Nonparametrics, §1.4 (ties).
+    """
+    ordered = sorted([*((value, True) for value in a), *((value, False) for value in b)])
+    ranks: list[int] = []  # doubled, and so whole
+    start = 0
+    for place, (value, _) in enumerate(ordered):
+        if place + 1 == len(ordered) or ordered[place + 1][0] - value > rounding:
+            ranks += [start + place + 2] * (place + 1 - start)
+            start = place + 1
+    observed = sum(rank for rank, (_, of_a) in zip(ranks, ordered, strict=True) if of_a)
+    # ways[k, s]: how many choices of k values have the sum of ranks s
+    ways = np.zeros((len(a) + 1, sum(sorted(ranks)[-len(a) :]) + 1))
+    ways[0, 0] = 1
+    for rank in ranks:
+        ways[1:, rank:] += ways[:-1, :-rank].copy()
+    distances = np.abs(np.arange(ways.shape[1]) - len(a) * (len(ordered) + 1))
+    share = ways[-1][distances >= abs(observed - len(a) * (len(ordered) + 1))].sum() / ways[-1].sum()
+    return float(share)
+
+
+def fisher(hits_a: int, runs_a: int, hits_b: int, runs_b: int) -> float:
+    """The two-sided p of Fisher's exact test that hits are as likely in both: the probability, given their number in
+    all, of every division that is no more likely than the one at hand. Source: Fisher 1935, "The logic of inductive
+    inference".
+    """
+    hits = hits_a + hits_b
+    ways = [math.comb(runs_a, k) * math.comb(runs_b, hits - k) for k in range(hits + 1)]
+    return sum(count for count in ways if count <= ways[hits_a]) / math.comb(runs_a + runs_b, hits)
+
+
+def least_fisher(hits: int, runs_a: int, runs_b: int) -> float:
+    """The p of the most unequal division of so many hits: a test that cannot be below a level tests nothing at it."""
+    divisions = {min(hits, runs_a), hits - min(hits, runs_b)}
+    return min(fisher(k, runs_a, hits - k, runs_b) for k in divisions)
 
 
 def t_within(t: float, freedom: int) -> float:

@@ -100,6 +100,7 @@ class Step:
         frame.step = self
 
     def __call__(self) -> None:
+        self.frame.updates.clear()
         if self.hooks.play:
             notify(self.hooks.play)
         else:
@@ -109,7 +110,7 @@ class Step:
 
     def d_step(self, critic: int = 0, share_fakes: bool = False) -> None:
         hooks, frame = self.hooks, self.frame
-        frame.clock.enter("d", critic)
+        frame.clock.play("d", critic)
         frame.clear()
         frame.guard.begin()
         notify(hooks.before_d_step)
@@ -134,7 +135,7 @@ class Step:
 
     def g_step(self) -> None:
         hooks, frame = self.hooks, self.frame
-        frame.clock.enter("g")
+        frame.clock.play("g")
         frame.forget_all_but_real()
         frame.guard.begin()
         notify(hooks.before_g_step)
@@ -182,6 +183,7 @@ class Step:
         if gates:
             self.frame.updated = fold(gates, torch.ones_like(guard.healthy)) * guard.healthy
             player.held.copy_(1.0 - self.frame.updated)
+        self.frame.updates[player.name] = self.frame.updated
         player.move()
 
     def generate(self, count: int, attached: bool) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -36,8 +36,10 @@ class EarlyStopping(Trick):
     bit-identical to a run without this. It costs the measurements, and one more copy of everything.
 
     When it hurts: a metric of few samples is noisy, and the best of many noisy figures is partly luck; measure more
-    samples, or set `min_delta`. A figure that was picked is a little too good: report one that is measured afresh, with
-    another seed. A mode that the metric cannot see is not missed.
+    samples, or set `min_delta`. A figure that was picked is a little too good, so by default it watches the metric on
+    samples of its own (`stream`), and `evaluate` and `ablate` measure others. With `stream` = "evaluation" it picks the
+    very figure that `evaluate` finds with the run's seed: do not report that one. Either way it picks by the metric
+    that is compared, which a run without it does not. A mode that the metric cannot see is not missed.
 
     List it first, so that it measures what the step has left and not what other tricks prepare for the next one. With
     a schedule in the recipe, a run that stops early has not seen all of it.
@@ -60,6 +62,12 @@ class EarlyStopping(Trick):
             int, Field(ge=1, le=10_000, description="measurements in a row without an improvement that end the run")
         ] = 10
         min_delta: Annotated[float, Field(ge=0, description="what a figure must gain to count as an improvement")] = 0.0
+        stream: Annotated[
+            Literal["own", "evaluation"],
+            Field(
+                description='samples it is measured on: "own" ones, or those that evaluation draws with the run\'s seed'
+            ),
+        ] = "own"
 
     metric: str
     better: str
@@ -111,7 +119,7 @@ class EarlyStopping(Trick):
         """Measure the state at hand, unless that has been done, and keep it if it is the best so far."""
         if self.measured == ctx.step or not ctx.healthy:
             return
-        figure = ctx.evaluate(self.metric)
+        figure = ctx.evaluate(self.metric, own_samples=self.config.stream == "own")
         self.measured.fill_(ctx.step)
         if improves(figure, self.best.item(), self.better, self.config.min_delta):
             self.best.fill_(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
@@ -14,24 +15,25 @@ from gantricks import Context, Discriminator, Generator, Trick, hookimpl
 N = TypeVar("N", Generator, Discriminator)
 
 
-def decay_at(count: Tensor, decay: Tensor, warmup: bool, bias_correction: bool = False) -> Tensor:
-    """The decay of the next update after `count` = t others, 0-dim: min(decay, (1 + t)/(10 + t)) with `warmup`.
+def share_at(count: Tensor, decay: float, warmup: bool, bias_correction: bool = False) -> Tensor:
+    """The share of the newest weights in the average of t + 1, t = `count` of any shape and floating type.
 
-    The warm-up is that of TensorFlow's `ExponentialMovingAverage(num_updates=…)`. With `bias_correction` it is
-    decay (1 - decay^t) / (1 - decay^(t+1)), and the average is Σ_i decay^(t-i) θ_i over Σ_i decay^(t-i), without the
-    start: Adam's correction (Kingma & Ba 2015, §3) in one step.
+    It is 1 - decay, and with `warmup` 1 - min(decay, (1 + t) / (10 + t)), the warm-up of TensorFlow's
+    `ExponentialMovingAverage(num_updates=…)`. With `bias_correction` it is (1 - decay) / (1 - decay^(t+1)), and the
+    average is Σ_i decay^(t-i) θ_i over Σ_i decay^(t-i), without the start: Adam's correction (Kingma & Ba 2015, §3) in
+    one step.
     """
+    # what is left to 1 is taken in float64, on the host: float32 has few digits of it next to 1
+    share = 1 - decay
     if bias_correction:
-        # by expm1, for a decay next to 1 leaves few digits of 1 - decay^t, and one that is rounded to 1 leaves 0 / 0
-        rate = decay.clamp(min=torch.finfo(decay.dtype).tiny).log()
-        sums = torch.expm1(count * rate) / torch.expm1((count + 1) * rate)
-        return decay * torch.where(rate < 0, sums, count / (count + 1))
-    return torch.minimum(decay, count.add(1) / count.add(10)) if warmup else decay
+        rate = math.log(decay) if decay else -math.inf
+        return torch.where(count > 0, share / -torch.expm1((count + 1) * rate), 1)
+    return (9 / (count + 10)).clamp(min=share) if warmup else torch.full_like(count, share)
 
 
 @torch.no_grad()
 def follow_(averages: list[Tensor], parameters: list[Tensor], weight: Tensor) -> None:
-    """θ̄ ← θ̄ + weight · (θ − θ̄) in place, tensor by tensor; `weight` (0-dim) is 1 − decay.
+    """θ̄ ← θ̄ + weight · (θ − θ̄) in place, tensor by tensor; `weight` (0-dim) is the share of θ.
 
     Exact at both ends: at 0 nothing moves, at 1 `averages` become `parameters` bit for bit.
     """
@@ -70,8 +72,8 @@ class Ema(Trick):
     so samples improve and differ less from one checkpoint to the next. Training does not notice: G, D and their
     optimizers move exactly as without it.
 
-    Only weights are averaged. Buffers (batch norm's statistics, spectral norm's u and v, counters) are copied: they
-    belong together as they are, and an average of u is no singular vector. It costs one more copy of G.
+    Only weights are averaged. Buffers (batch norm's statistics, spectral norm's u and v, counters) are copied, with the
+    updates: they belong together as they are, and an average of u is no singular vector. It costs one more copy of G.
 
     `decay` is near 1: about 1/(1 − decay) steps are averaged. `warmup` starts lower, at (1 + t)/(10 + t) in step t, so
     that the initial weights are soon forgotten; `bias_correction`, in its place, leaves them out from the first step on
@@ -124,13 +126,12 @@ class Ema(Trick):
         if self.generator:
             self._follow(self.generator, ctx)
         if self.discriminator:  # its statistics have moved once more, with G's fakes
-            copy_where_(*self.discriminator.buffers, ctx.healthy > 0)
+            copy_where_(*self.discriminator.buffers, ctx.updated_in_step("d") > 0)
 
     def _follow(self, average: Average[Any], ctx: Context) -> None:
         options, updated = self.config, ctx.updated.to(ctx.dtype)
-        decay = decay_at(average.count.to(ctx.dtype), ctx.value(options.decay), options.warmup, options.bias_correction)
-        weight = torch.addcmul(updated, decay, updated, value=-1)  # 1 - decay, or 0
-        follow_(*average.weights, weight)
+        share = share_at(average.count.to(ctx.dtype), options.decay, options.warmup, options.bias_correction)
+        follow_(*average.weights, share * updated)
         if average.buffers[0]:
             copy_where_(*average.buffers, ctx.updated > 0)
         average.count.add_(updated)

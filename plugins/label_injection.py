@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gantricks import Context, Discriminator, Generator, Rng, Trick, hookimpl
+from gantricks import Context, Discriminator, Generator, Rng, SummedLayers, Trick, hookimpl
 
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
@@ -65,7 +66,7 @@ class Labels(nn.Module):
         return added
 
 
-class Labelled(nn.Module):
+class Labelled(SummedLayers):
     """`layer` on the concatenation of x and the label maps."""
 
     def __init__(self, layer: nn.Module, labels: Labels) -> None:
@@ -75,6 +76,10 @@ class Labelled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layer(x) + self.labels(x)
         return y
+
+    def summands(self) -> Iterator[nn.Module]:
+        yield from self.layer.summands() if isinstance(self.layer, SummedLayers) else [self.layer]
+        yield self.labels.layer
 
 
 class LabelInjection(Trick):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from gantricks import Context, Generator, Trick, hookimpl
+from gantricks import Context, Discriminator, Generator, Trick, hookimpl
 
+N = TypeVar("N", Generator, Discriminator)
 PLAYERS = ("d", "g")
 
 
@@ -38,7 +39,8 @@ class NetworkSwap(Trick):
     steps. The past player is not updated: its opponent learns against it. Then the present one returns, bit for bit,
     optimizer included. It is for networks what experience replay is for samples.
 
-    Samples are drawn from the present G, also during a swap, and moving averages do not take the past in. It costs
+    Samples are drawn from the present G and classes asked of the present D, also during a swap, and moving averages do
+    not take the past in, its batch norm statistics neither. It costs
     `capacity` + 1 copies of both networks, and no computation within a step. `away_d` and `away_g` tell in the logs who
     is away: losses of those steps are of the past player.
 
@@ -112,10 +114,18 @@ class NetworkSwap(Trick):
 
     @hookimpl
     def sampling_generator(self, network: Generator, ctx: Context) -> Generator:
-        if network is not ctx.generator or not self.away["g"]:
+        return self._own("g", network) if network is ctx.generator else network
+
+    @hookimpl
+    def evaluation_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
+        return self._own("d", network) if network is ctx.discriminator else network
+
+    def _own(self, player: str, network: N) -> N:
+        """The player's own network, which `network` is where nobody stands in for it."""
+        if not self.away[player]:
             return network
-        present = copy.deepcopy(network)
-        copy_([*present.state_dict().values()], self.present["g"])
+        present: N = copy.deepcopy(network)
+        copy_([*present.state_dict().values()], self.present[player])
         return present
 
     @hookimpl

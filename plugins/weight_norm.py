@@ -8,13 +8,33 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrize
 
-from gantricks import Context, Discriminator, Generator, Problem, Setting, Trick, UserError, hookimpl
+from gantricks import Context, Discriminator, Generator, Problem, Setting, SummedLayers, Trick, UserError, hookimpl
 
 _Layer = nn.Linear | nn.modules.conv._ConvNd
 _CONSTANT = 1e-6
 """A unit that deviates less than this from its mean gives the same everywhere."""
+
+
+class LengthAndDirection(nn.Module):
+    """g (a number for each row) and v, as large as the weight, to w = g · v / ‖v‖; rows lie along the axis `rows`."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        # in plain operations: torch's own kernel lays w out otherwise than its description says, and what is compiled
+        # from that description fails
+        return v * (g / self._lengths(v))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self._lengths(weight), weight
+
+    def _lengths(self, weight: Tensor) -> Tensor:
+        within = [axis for axis in range(weight.dim()) if axis != self.rows]
+        return torch.linalg.vector_norm(weight, dim=within, keepdim=True)
 
 
 def weight_norm(layer: _Layer) -> None:
@@ -24,7 +44,7 @@ def weight_norm(layer: _Layer) -> None:
     and v as w, so that w is what it was, to rounding. Source: Salimans & Kingma 2016, eq. 2.
     """
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    parametrizations.weight_norm(layer, dim=1 if transposed else 0)
+    parametrize.register_parametrization(layer, "weight", LengthAndDirection(1 if transposed else 0))
 
 
 @torch.no_grad()
@@ -32,28 +52,49 @@ def fit(network: nn.Module, *inputs: Tensor | None) -> None:
     """Set g and the biases of the layers with weight norm so that what each unit gives has mean 0 and variance 1.
 
     Means are over the samples of `inputs` and the places of a map, layer after layer: what one has become is what the
-    next is fitted to. A layer without a bias keeps its mean, and a unit that gives the same everywhere its length.
-    Nothing else in `network` changes. Source: Salimans & Kingma 2016, §3.
+    next is fitted to. Where layers are added up to one (`SummedLayers`), a unit gives their sum. A layer without a bias
+    keeps its mean, and a unit that gives the same everywhere its length. Nothing else in `network` changes. Source:
+    Salimans & Kingma 2016, §3.
     """
     twin = copy.deepcopy(network)  # its batch norm statistics are not the run's
-    for name, layer in network.named_modules():
-        if parametrize.is_parametrized(layer, "weight"):
+    for name, layers in _units(network).items():
 
-            def standardise(_: nn.Module, args: Any, out: Tensor, layer: Any = layer) -> Tensor:
-                axes = [axis for axis in range(out.dim()) if axis != 1]
-                wide = out.to(torch.promote_types(out.dtype, torch.float32))
-                std, mean = torch.std_mean(wide, axes, correction=0)
-                scale = torch.where(std > _CONSTANT, 1 / std, 1)
+        def standardise(_: nn.Module, args: Any, out: Tensor, layers: list[Any] = layers) -> Tensor:
+            axes = [axis for axis in range(out.dim()) if axis != 1]
+            wide = out.to(torch.promote_types(out.dtype, torch.float32))
+            std, mean = torch.std_mean(wide, axes, correction=0)
+            scale = torch.where(std > _CONSTANT, 1 / std, 1)
+            biases = [layer.bias for layer in layers if layer.bias is not None]
+            for layer in layers:
                 g = _parts(layer)[0]
                 g.mul_(scale.reshape(g.shape))
-                places = [1, -1, *[1] * (out.dim() - 2)]
-                if layer.bias is None:
-                    return out * scale.reshape(places).to(out.dtype)
-                layer.bias.copy_((layer.bias - mean) * scale)
-                return (out - mean.reshape(places).to(out.dtype)) * scale.reshape(places).to(out.dtype)
+            for bias in biases:
+                bias.mul_(scale)
+            if biases:
+                biases[0].sub_(mean * scale)
+                wide = wide - _per_unit(mean, out)
+            return (wide * _per_unit(scale, out)).to(out.dtype)
 
-            twin.get_submodule(name).register_forward_hook(standardise)
+        twin.get_submodule(name).register_forward_hook(standardise)
     twin(*inputs)
+
+
+def _per_unit(values: Tensor, out: Tensor) -> Tensor:
+    """Values (C,) for out (B, C, …)."""
+    return values.reshape([1, -1, *[1] * (out.dim() - 2)])
+
+
+def _units(network: nn.Module) -> dict[str, list[nn.Module]]:
+    """The layers with weight norm that give a unit's output together, under the name of the module that gives it."""
+    units: dict[str, list[nn.Module]] = {}
+    known: set[nn.Module] = set()
+    for name, module in network.named_modules():  # a sum comes before the sums and layers in it
+        layers = [*module.summands()] if isinstance(module, SummedLayers) else [module]
+        normed = [layer for layer in layers if parametrize.is_parametrized(layer, "weight") and layer not in known]
+        if normed:
+            units[name] = normed
+            known.update(normed)
+    return units
 
 
 class WeightNorm(Trick):
@@ -66,7 +107,8 @@ class WeightNorm(Trick):
     Every linear and convolutional layer is treated, embeddings are not. The networks start as the functions they would
     be without it, to rounding. `players` says whose layers: "generator", "discriminator" or "both". `data_init` = n
     starts from data instead: n real samples go through D, n latents through G, and lengths and biases are set so that
-    every unit has mean 0 and variance 1 over them, before its activation. `lengths` = "heads" learns the lengths of the
+    every unit has mean 0 and variance 1 over them, before its norm and activation; where surgery has given a layer
+    further inputs (label_injection), that is the sum over all of them. `lengths` = "heads" learns the lengths of the
     layers next to the output only; the others stay, so that no hidden layer can grow and so drown noise that is added
     to it (discriminator_noise).
 
@@ -102,6 +144,8 @@ class WeightNorm(Trick):
         self.replaces = {f"{player}_weights" for player in players}
         if config.lengths == "heads":
             self.conflicts = {**self.conflicts, "grow": "a block that joins would begin to learn its lengths"}
+        elif config.data_init:
+            self.conflicts = {**self.conflicts, "grow": "a block that joins later is not there to be fitted to data"}
 
     def problems(self, setting: Setting) -> list[str]:
         if self.config.data_init == 1:

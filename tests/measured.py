@@ -42,7 +42,7 @@ class Measured(TrickHost):
     def game(self, wrap: Any = None) -> Game:
         game = super().game(wrap)
 
-        def evaluate(metric: str) -> float:
+        def evaluate(metric: str, stream: str = "") -> float:
             assert metric == "figure"
             return self.figure(game)
 

@@ -123,34 +123,40 @@ def test_a_step_of_another_structure_is_captured_anew():
     assert len(announced) == 3
 
 
-def test_a_fault_stops_a_captured_run_where_it_stops_an_eager_one():
-    class Poison(Trick):
-        """Not finite from step 3 on."""
+class _PoisonLate(Trick):
+    """Not finite from step 3 on."""
 
-        @hookimpl
-        def on_setup(self, ctx):
-            self.count = torch.zeros(())
+    @hookimpl
+    def on_setup(self, ctx):
+        self.count = torch.zeros(())
 
-        @hookimpl
-        def d_loss_terms(self, ctx):
-            return {"x": torch.where(self.count > 1, torch.inf, 0.0).to(ctx.dtype)}
+    @hookimpl
+    def d_loss_terms(self, ctx):
+        return {"x": torch.where(self.count > 1, torch.inf, 0.0).to(ctx.dtype)}
 
-        @hookimpl
-        def after_g_step(self):
-            self.count.add_(1)
+    @hookimpl
+    def after_g_step(self):
+        self.count.add_(1)
 
-        def tensors(self):
-            return {"count": self.count}
+    def tensors(self):
+        return {"count": self.count}
 
-    host = TrickHost().with_trick(Poison, "poison").with_trick("ema", decay=0.5)
+
+@pytest.mark.parametrize("backend", [INTERPRETER, INDUCTOR])
+def test_a_fault_stops_a_captured_run_where_it_stops_an_eager_one(backend):
+    host = TrickHost().with_trick(_PoisonLate, "poison").with_trick("ema", decay=0.5)
     eager, captured = host.game(), host.game()
-    captured.backend = INTERPRETER
+    captured.backend = backend
     for _ in range(5):
         eager.advance()
         captured.advance()
+    assert captured.backend == backend, captured.frame.warnings
     assert eager.fault() == captured.fault()
     assert eager.fault().step == 3
-    assert not differences(snapshot(eager), snapshot(captured))
+    if backend == INTERPRETER:
+        assert not differences(snapshot(eager), snapshot(captured))
+    for tensors in snapshot(captured).values():
+        assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
 # ---------------------------------------------------------------- what cannot be captured
@@ -162,6 +168,33 @@ class Unfused(Trick):
     @hookimpl
     def transform_optimizer(self, optimizer, player):
         return torch.optim.Adam([p for group in optimizer.param_groups for p in group["params"]])
+
+
+class OwnMomentum(torch.optim.Optimizer):
+    """Momentum that grows with the steps, which it counts on the device: what a user may write."""
+
+    def __init__(self, parameters, lr=0.01):
+        super().__init__(list(parameters), {"lr": lr})
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] = {"step": torch.zeros((), dtype=p.dtype), "mean": torch.zeros_like(p)}
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["step"].add_(1)
+                state["mean"].lerp_(p.grad, 1 / state["step"])
+                p.sub_(group["lr"] * state["mean"])
+
+
+class Own(Trick):
+    """An optimizer of the user's, all of whose state is tensors."""
+
+    @hookimpl
+    def transform_optimizer(self, optimizer, player):
+        return OwnMomentum(p for group in optimizer.param_groups for p in group["params"])
 
 
 class Declares(Trick):
@@ -200,7 +233,7 @@ class Looks(Trick):
 @pytest.mark.parametrize(
     ("trick", "reason"),
     [
-        (Unfused, "D's optimizer, Adam, is not fused"),
+        (Unfused, "it cannot be traced"),
         (Declares, "the trick trick declares that it cannot be captured"),
         (Frozen, "it is not the step that was traced"),
         (Looks, "it cannot be traced"),
@@ -217,6 +250,95 @@ def test_what_cannot_be_captured_is_named_and_played_eagerly(trick, reason):
     if trick is not Frozen:  # its host counter has seen the rehearsal
         eager.advance()
         assert not differences(snapshot(eager), snapshot(game))
+
+
+def test_an_own_optimizer_whose_state_is_tensors_is_captured_and_held_by_the_guard():
+    host = TrickHost().with_trick(Own, "own").with_trick(_PoisonLate, "poison")
+    eager, captured = host.game(), host.game()
+    captured.backend = INTERPRETER
+    for _ in range(5):
+        eager.advance()
+        captured.advance()
+        assert not differences(snapshot(eager), snapshot(captured))
+    assert captured.backend == INTERPRETER, captured.frame.warnings
+    assert captured.fault() == eager.fault()
+    assert captured.fault().step == 3
+    assert all(state["step"] == 2 for state in captured.players["g"].optimizer.state.values())
+
+
+class TwiceEach(Trick):
+    """Two D steps and two G steps in one step; each leaves what it was played with."""
+
+    @hookimpl
+    def on_setup(self, ctx):
+        self.seen = torch.zeros(4, 8, dtype=ctx.dtype)
+        self.noise = torch.zeros(4, 2, dtype=ctx.dtype)
+
+    def tensors(self):
+        return {"seen": self.seen, "noise": self.noise}
+
+    @hookimpl
+    def play(self, ctx):
+        ctx.d_step(0)
+        ctx.g_step()
+        ctx.d_step(1)
+        ctx.g_step()
+
+    @hookimpl
+    def after_g_step(self, ctx):
+        self._note(ctx)
+
+    @hookimpl
+    def after_d_step(self, ctx):
+        self._note(ctx)
+
+    def _note(self, ctx):
+        self.seen.copy_(torch.cat([self.seen[1:], ctx.fake.images.detach().flatten()[None, :8]]))
+        self.noise.copy_(torch.cat([self.noise[1:], ctx.rng.fork("noise").uniform(2)[None]]))
+
+
+@pytest.mark.parametrize("backend", [None, INTERPRETER])
+def test_phases_that_are_played_twice_in_a_step_draw_anew_each_time(backend):
+    game = TrickHost().with_trick(TwiceEach, "twice").game()
+    game.backend = backend
+    rows = []
+    for _ in range(3):
+        game.advance()
+        trick = game.plan.tricks[0].trick
+        assert len(trick.noise.unique(dim=0)) == 4
+        assert len(trick.seen.unique(dim=0)) == 4
+        rows.append(trick.noise.clone())
+    assert game.backend == backend, game.frame.warnings
+    assert len(torch.cat(rows).unique(dim=0)) == 12
+
+
+def test_two_g_steps_in_one_play_are_captured_as_they_are_played():
+    host = TrickHost().with_trick(TwiceEach, "twice")
+    eager, captured = host.game(), host.game()
+    captured.backend = INTERPRETER
+    for _ in range(3):
+        eager.advance()
+        captured.advance()
+    assert not differences(snapshot(eager), snapshot(captured))
+
+
+class ForksInAHook(Trick):
+    """A stream of its own for each of two calls in one hook."""
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels - 0.1 * ctx.rng.fork("a").uniform(labels.shape) - 0.1 * ctx.rng.fork("a").uniform(labels.shape)
+
+
+def test_a_fork_inside_a_hook_is_captured():
+    host = TrickHost().with_trick(ForksInAHook, "forks")
+    eager, captured = host.game(), host.game()
+    captured.backend = INTERPRETER
+    for _ in range(3):
+        eager.advance()
+        captured.advance()
+    assert captured.backend == INTERPRETER, captured.frame.warnings
+    assert not differences(snapshot(eager), snapshot(captured))
 
 
 def test_a_run_does_not_change_its_way_in_the_middle():
@@ -252,6 +374,42 @@ def test_a_run_on_the_cpu_is_compiled_when_it_is_long_enough_or_the_recipe_says_
     assert backend(plan(long), FP64) is None
 
 
+@pytest.mark.parametrize("wanted", ["auto", "on", "off"])
+@pytest.mark.parametrize("host", [TrickHost(), TrickHost(**IMAGES)], ids=["vectors", "convolutions"])
+def test_every_precision_has_a_way_to_be_played(host, wanted):
+    for precision in ("fp32", "bf16", "fp64"):
+        made = host.but(steps=10**6).plan()
+        object.__setattr__(made.recipe, "train", made.recipe.train.model_copy(update={"capture": wanted}))
+        chosen = backend(made, place("cpu", precision))
+        assert chosen == {"on": INDUCTOR, "off": None}.get(wanted, None if precision == "fp64" else INDUCTOR)
+
+
+def test_a_compiled_step_that_moves_otherwise_than_the_eager_one_is_not_used(monkeypatch):
+    """Whatever the compiler does wrong: here it forgets how far D has moved."""
+
+    def wrong(graph, live):
+        def run(inputs):
+            kept = inputs[which].clone()
+            values = graph(*inputs)
+            inputs[which].copy_(kept)
+            return values
+
+        which = next(i for i, t in enumerate(live) if t.data_ptr() == weight.data_ptr())
+        return run
+
+    monkeypatch.setattr(capture, "_compiled", wrong)
+    host = TrickHost()
+    game, eager = host.game(), host.game()
+    weight = next(game.discriminator.parameters())
+    game.backend = INDUCTOR
+    game.advance()
+    eager.advance()
+    assert game.backend is None
+    (told,) = game.frame.warnings
+    assert "compiled, it is another step than the eager one: the discriminator moves otherwise" in told
+    assert not differences(snapshot(eager), snapshot(game))
+
+
 def test_a_run_on_a_gpu_is_captured_unless_the_recipe_says_not():
     gpu = Placement(torch.device("cuda", 0), torch.float32, None)
     assert backend(plan(10), gpu) == CUDA_GRAPH
@@ -284,7 +442,7 @@ def test_whatever_works_on_lists_of_tensors_is_fused_with_the_rest(name, monkeyp
     from torch._inductor import decomposition, lowering
 
     graphs = []
-    monkeypatch.setattr(capture, "_compiled", lambda graph, live: graphs.append(graph))
+    monkeypatch.setattr(capture, "_compiled", lambda graph, _: graphs.append(graph) or (lambda live: graph(*live)))
     capture.Captured(COMPILED[name].game(), INDUCTOR)
     capture._write_out(graphs[0])
     lists = {node.target for node in graphs[0].graph.nodes if "_foreach" in str(node.target)}

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from gantricks import optimizers
+from gantricks import Trick, hookimpl, optimizers
+from gantricks.capture import INTERPRETER
 from gantricks.guard import Fault, Guard
-from gantricks.testing.host import same_bits
+from gantricks.testing import TrickHost
+from gantricks.testing.host import differences, same_bits, snapshot
 
 BAD = [math.nan, math.inf, -math.inf]
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -259,3 +261,84 @@ def test_the_end_of_a_phase_does_not_void_a_graph_that_another_phase_walks():
     guard.end()
     shared.backward()
     assert torch.equal(weight.grad, buffer)
+
+
+# ---------------------------------------------------------------- weights that a trick trains itself
+
+
+class Further(Trick):
+    """A third network: its part of D's loss is finite, its gradient is not from step 2 on. `own` makes the loss its own
+    and walks it back itself, after D's step."""
+
+    class Config(Trick.Config):
+        own: bool = False
+        safe: bool = False
+
+    @hookimpl
+    def on_setup(self, ctx):
+        self.weight = torch.nn.Parameter(torch.ones(3, dtype=ctx.dtype))
+        self.mean = torch.zeros(3, dtype=ctx.dtype)
+        self.count = torch.zeros(())
+
+    def tensors(self):
+        return {"weight": self.weight, "mean": self.mean, "count": self.count}
+
+    def loss(self):
+        # sqrt has no derivative at 0, where it is finite
+        return torch.sqrt((self.weight * torch.where(self.count >= 1, 0.0, 1.0)).square().sum())
+
+    @hookimpl
+    def d_loss_terms(self, ctx):
+        self.weight.grad = None
+        return {} if self.config.own else {"further": self.loss()}
+
+    @hookimpl
+    def after_d_step(self, ctx):
+        if self.config.own:
+            with torch.enable_grad():
+                (self.weight.grad,) = torch.autograd.grad(self.loss(), self.weight)
+        with torch.no_grad():
+            self.mean.lerp_(self.weight.grad, 0.5)
+            self.weight.sub_(0.1 * self.mean)
+
+    @hookimpl
+    def after_g_step(self):
+        self.count.add_(1)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("backend", [None, INTERPRETER])
+def test_a_further_networks_gradient_that_is_not_finite_is_a_fault_and_nothing_of_it_stays(own, backend):
+    host = TrickHost().with_trick(Further, "further", own=own)
+    game, healthy = host.game(), host.game()
+    game.backend = backend
+    for step in range(4):
+        game.advance()
+        if step == 0:
+            healthy.advance()
+    fault = game.fault()
+    assert fault is not None
+    assert (fault.step, [fault.told(name) for name in fault.names]) == (
+        2,
+        ["the weights of further" if own else "the gradient of the weights of further"],
+    )
+    assert not differences({"tricks": snapshot(healthy)["tricks"]}, {"tricks": snapshot(game)["tricks"]})
+    if not own:  # its gradient was there before D moved
+        assert not differences(snapshot(healthy), snapshot(game))
+    assert "gradient of further" not in str(game.scalars()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", BAD)
+def test_a_compiled_guard_sees_what_an_eager_one_sees(bad):
+    def look(values: Tensor) -> Tensor:
+        guard = Guard(torch.device("cpu"), torch.float32)
+        guard.inspect("d", {"a": values[0], "b": values[1]}, [values])
+        return guard.flag
+
+    compiled = torch.compile(look)
+    for position in range(3):
+        values = torch.ones(3)
+        assert compiled(values) == look(values) == 0
+        values[position] = bad
+        assert compiled(values) == look(values) == 1

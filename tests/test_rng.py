@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gantricks.rng import PHASES, Clock, Rng
+from gantricks.rng import PHASES, Clock, Place, Rng, Source, _seed_cuda, key_of
 from gantricks.testing import strategies as gs
 
 DRAWS = {
@@ -109,11 +110,38 @@ def test_streams_do_not_move_each_other_in_whatever_order_they_draw(order):
         assert all(same(draw, alone.uniform(3)) for draw in draws)
 
 
-def test_two_streams_of_one_name_count_their_calls_apart():
-    clock = clock_at()
-    first, second = stream(clock=clock), stream(clock=clock)
-    first.uniform(3)
-    assert same(second.uniform(3), stream().uniform(3))
+@given(calls=st.integers(1, 4))
+def test_a_fork_that_is_made_again_goes_on_with_its_draws(calls):
+    once, again = stream(), stream()
+    fork = once.fork("part")
+    draws = [fork.uniform(3) for _ in range(calls)]
+    assert all(same(draw, again.fork("part").uniform(3)) for draw in draws)
+
+
+@given(turns=st.lists(st.sampled_from([("d", 0), ("d", 1), ("g", 0)]), max_size=9), step=st.integers(0, 1 << 40))
+def test_no_phase_that_is_played_twice_in_a_step_repeats_its_draws(turns, step):
+    clock = Clock()
+    rng = stream(clock=clock, dtype=torch.float64)
+    played = []
+    for _ in range(2):
+        clock.step = step
+        draws = []
+        for turn in turns:
+            clock.play(*turn)
+            draws += [rng.uniform(1).item(), rng.uniform(1).item()]
+        assert len(set(draws)) == len(draws)
+        played.append(draws)
+    assert played[0] == played[1], "the step played again is another step"
+
+
+def test_looking_aside_moves_no_turn():
+    clock = Clock()
+    rng = stream(clock=clock)
+    clock.play("g")
+    with clock.aside(3, "sample"):
+        rng.uniform(2)
+    clock.play("g")
+    assert clock.place.turn == 1
 
 
 def test_forks_are_independent_of_their_parent_and_of_each_other():
@@ -251,3 +279,137 @@ def test_a_seeded_stream_depends_on_its_seed_alone():
     clock.enter("d", 3)
     assert torch.equal(first, Rng(1, "tricks/b", clock).fork("deeper").seeded(7).uniform(5))
     assert not torch.equal(first, Rng(0, "tricks/a", clock).seeded(8).uniform(5))
+
+
+# ---------------------------------------------------------------- no two draws coincide
+
+wide = st.integers(0, (1 << 63) - 1)
+words = st.tuples(wide, st.sampled_from(sorted(PHASES)), st.integers(0, 1 << 30), st.integers(0, 1 << 20), wide)
+
+
+def first_block(seed: int, name: str, place: tuple[int, str, int, int, int]) -> tuple[int, ...]:
+    *where, call = place
+    source = Source()
+    place = Place(*where)
+    source.at(np.frombuffer(key_of(f"{seed}/{name}"), np.uint64), place.step, place.word, call)
+    return tuple(source._bits.random_raw(4).tolist())
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("ab"), words), min_size=2, max_size=6, unique=True))
+def test_distinct_places_begin_with_distinct_blocks(places):
+    assert len({first_block(*place) for place in places}) == len(places)
+
+
+def test_neighbours_in_every_bit_of_every_word_begin_with_distinct_blocks():
+    """A counter that dropped a bit of step, critic, turn or call would give two of these one block."""
+    bits = {0: range(63), 2: range(32), 3: range(24), 4: range(63)}
+    base = [0, "d", 0, 0, 0]
+    places = [tuple(base)]
+    for position, shifts in bits.items():
+        places += [(*base[:position], 1 << shift, *base[position + 1 :]) for shift in shifts]
+    places += [(0, phase, 0, 0, 0) for phase in PHASES if phase != "d"]
+    assert len({first_block(0, "tricks/a", place) for place in places}) == len(places)
+
+
+def test_the_draws_that_once_coincided_do_not():
+    """Soft labels at step 4,735 and latents at step 9,340 of seed 0, when a seed kept 32 bits."""
+    soft = stream(name="tricks/soft_labels", clock=clock_at(4735, "d"))
+    soft.uniform(6)
+    assert not same(soft.uniform(6), stream(name="latents", clock=clock_at(9340, "d")).uniform(6))
+
+
+def coincidences(draws: int, streams: int = 5, size: int = 2) -> int:
+    """How many of so many draws, over steps and phases of some streams, equal another bit for bit."""
+    clock = Clock()
+    rngs = [stream(name=f"tricks/{number}", clock=clock, dtype=torch.float64) for number in range(streams)]
+    seen = np.empty((draws, size))
+    row = 0
+    for step in range(1 << 40):
+        clock.step = step
+        for phase in ("d", "g"):
+            clock.play(phase)
+            for rng in rngs:
+                seen[row] = rng.uniform(size).numpy()
+                row += 1
+                if row == draws:
+                    return draws - len(np.unique(seen.view(f"V{8 * size}")))
+    raise AssertionError("unreachable")
+
+
+def test_no_two_of_many_draws_coincide():
+    assert coincidences(100_000) == 0
+
+
+@pytest.mark.slow
+def test_no_two_of_ten_million_draws_coincide():
+    assert coincidences(10_000_000) == 0
+
+
+def test_draws_are_uniform_and_independent_across_streams_phases_instances_and_seeds():
+    """One number from each of many places: their bits are as often set as not, and no two places' bits agree more often
+    than by chance."""
+    clock = Clock()
+    groups = []
+    for seed in (0, 1):
+        for name in ("tricks/a", "tricks/a_2", "latents"):
+            for phase in ("d", "g", "sample"):
+                rng = stream(seed, name, clock, dtype=torch.float64)
+                numbers = []
+                for step in range(2000):
+                    clock.step = step
+                    clock.enter(phase)
+                    numbers.append(rng.uniform(1))
+                groups.append(torch.cat(numbers))
+    drawn = torch.stack(groups)
+    assert drawn.shape == (18, 2000)
+    counts = torch.stack([torch.histc(row, 10, 0, 1) for row in drawn])
+    chi = ((counts - 200) ** 2 / 200).sum(1)
+    assert chi.max() < 50  # 9 degrees of freedom: beyond with probability 1e-7
+    correlations = torch.corrcoef(drawn).fill_diagonal_(0)
+    assert correlations.abs().max() < SIGMAS / math.sqrt(2000)
+
+
+# ---------------------------------------------------------------- many numbers, and a GPU's
+
+
+@pytest.mark.parametrize("count", [1, 1023, 1024, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_and_many_normals_are_stateless_alike(count, dtype):
+    clock = clock_at(7, "g")
+    rng = stream(clock=clock, dtype=dtype)
+    first, second = rng.normal(count), rng.normal(count)
+    clock.enter("g")
+    rng.permutation(3)
+    assert same(rng.normal(count), second)
+    clock.enter("g")
+    assert same(rng.normal(count), first)
+    assert not same(first, second)
+    assert first.data_ptr() % 64 == 0
+
+
+class _Recorded:
+    """Stands for a CUDA generator: remembers its key and offset."""
+
+    def manual_seed(self, seed: int) -> None:
+        assert 0 <= seed < 1 << 64
+        self.seed = seed
+
+    def set_offset(self, offset: int) -> None:
+        assert offset % 4 == 0
+        self.offset = offset
+
+
+def test_on_a_gpu_every_draw_of_the_step_has_a_key_or_a_range_of_offsets_of_its_own():
+    found = set()
+    steps = (0, 1, 2, 4735, 9340, 1 << 20, 1 << 40)
+    for name in ("latents", "tricks/soft_labels"):
+        for step in steps:
+            for phase in ("d", "g"):
+                for critic in range(3):
+                    for turn in range(2):
+                        for call in range(4):
+                            fake = _Recorded()
+                            _seed_cuda(fake, key_of(f"0/{name}"), step, Place(0, phase, critic, turn).word, call)
+                            found.add((fake.seed, fake.offset >> 14))
+                            assert fake.offset % (1 << 14) == 0
+    assert len(found) == 2 * len(steps) * 2 * 3 * 2 * 4

@@ -20,6 +20,7 @@ from gantricks.cli.progress import BETWEEN_DRAWINGS, clock
 from gantricks.study import Reporter, Table, ablate, words
 from gantricks.study.folder import Outcome
 from gantricks.study.study import Interrupted
+from gantricks.study.table import tone
 from gantricks.study.variants import Design, Mode
 
 
@@ -87,9 +88,7 @@ def _write_grid(console: Console, columns: Sequence[str], rows: Sequence[Sequenc
         grid.add_column(column, no_wrap=True, justify="right" if 0 < position < len(columns) - 1 else "left")
     for row in rows:
         *cells, verdict = row
-        style = "green" if verdict.endswith(("helps", "stronger together")) else ""
-        style = "red" if verdict.endswith(("hurts", "weaker together")) else style
-        grid.add_row(*cells, Text(verdict, style))
+        grid.add_row(*cells, Text(verdict, {"good": "green", "bad": "red", "open": ""}[tone(verdict)]))
     console.print(Padding(grid, (1, 0, 1, 2), expand=False))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from gantricks.options import Options
 from gantricks.records import Out
-from gantricks.rng import Rng
+from gantricks.rng import Clock, Rng
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class ClassEmbedding(nn.Embedding):
 
     def initialise(self, rng: Rng) -> None:
         self.weight.copy_(rng.normal(self.weight.shape))
+
+
+class SummedLayers(nn.Module):
+    """One layer in parts: it gives the sum of what several linear or convolutional layers give.
+
+    Surgery that gives a layer further inputs puts one of these in the layer's place. What a unit gives before its norm
+    and activation is then the sum, and whoever looks at units (weight norm's start from data) looks at that.
+    """
+
+    def summands(self) -> Iterable[nn.Module]:
+        """The layers that are added up."""
+        raise NotImplementedError
 
 
 class Generator(nn.Module):
@@ -193,17 +206,17 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
             held = {*module._parameters, *module._buffers}
             fill = getattr(module, "initialise", None)
             if fill is not None:
-                fill(rng.fork(name))
+                fill(_stream(rng, name))
             elif held <= _FILLED and isinstance(module, _CONSTANT_START):
                 module.reset_parameters()
                 if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
-                    module.weight.add_(0.02 * rng.fork(name).normal(module.weight.shape))
+                    module.weight.add_(0.02 * _stream(rng, name).normal(module.weight.shape))
             elif held <= _FILLED and isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd):
                 scale = std
                 if scale is None:
                     gain = 2 if name.startswith("body.") else 1
                     scale = math.sqrt(gain / _fan_in(module))
-                module.weight.copy_(scale * rng.fork(name).normal(module.weight.shape))
+                module.weight.copy_(scale * _stream(rng, name).normal(module.weight.shape))
                 bias = getattr(module, "bias", None)
                 if bias is not None:
                     bias.zero_()
@@ -212,6 +225,11 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
                     f"{type(module).__name__} {name!r} holds {', '.join(sorted(held))}, which nothing fills; "
                     "give it a method `initialise(rng)`"
                 )
+
+
+def _stream(rng: Rng, name: str) -> Rng:
+    """A layer's stream: by a clock of its own, so that a layer that is built again starts with the same values."""
+    return Rng(rng.seed, f"{rng.name}/{name}", Clock(), rng.device, rng.dtype)
 
 
 def _fan_in(layer: nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) -> float:

@@ -13,12 +13,13 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from gantricks.errors import Problem, UserError
 from gantricks.files import write_whole
@@ -29,7 +30,7 @@ PATIENCE = 15.0
 """Seconds to wait for the workers of a study that was killed: they save their runs and end."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False, extra="forbid"))
 class Outcome:
     """How one run of a study ended.
 
@@ -37,6 +38,7 @@ class Outcome:
     mend, or "failed", by a fault of ours: neither of the two is kept, and the run is made again. `value`: the study's
     figure of a run that is done, `values` every figure of its metric, `facts` how it was measured, `floor` the metric's
     figures of real samples against real ones, where it was asked for. `stopped`: why a trick ended the run early.
+    `collapsed`: the samples of a run that is done are one point.
     """
 
     variant: str
@@ -50,6 +52,7 @@ class Outcome:
     values: dict[str, float | None] = field(default_factory=dict)
     facts: dict[str, str | int | float] = field(default_factory=dict)
     floor: dict[str, float | None] | None = None
+    collapsed: bool = False
 
     @property
     def kept(self) -> bool:
@@ -60,22 +63,63 @@ class Outcome:
 _OUTCOME = TypeAdapter(Outcome)
 
 
+class _Study(BaseModel):
+    """What of study.json is read back."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    format: int
+    definition: dict[str, Any]
+
+
 def write_outcome(run: Path, outcome: Outcome) -> None:
     """Leave it in the run's folder."""
     write_whole(run / RESULT, json.dumps(asdict(outcome), indent=1, allow_nan=False) + "\n")
 
 
-def read_outcome(run: Path) -> Outcome | None:
-    """The outcome of a run that has one."""
+def read_outcome(run: Path, of: tuple[str, int] | None = None) -> Outcome | None:
+    """The outcome of a run that has one. `of`: the variant and the seed that it must be of.
+
+    Raises UserError where the file is not as it was written.
+    """
     path = run / RESULT
-    try:
-        return _OUTCOME.validate_json(path.read_bytes())
-    except FileNotFoundError:
+    advice = "remove it to measure the run anew"
+    text = _text(path, advice)
+    if text is None:
         return None
+    with _damaged(path, advice):
+        outcome = _OUTCOME.validate_json(text, strict=True)
+        if of and of != (outcome.variant, outcome.seed):
+            raise ValueError(f"it is of {outcome.variant}, seed {outcome.seed}")
+        if not outcome.kept or (outcome.status == "done") != (outcome.value is not None):
+            raise ValueError("a run that is done has a figure, and one that diverged has none")
+    return outcome
+
+
+def _text(path: Path, advice: str) -> str | None:
+    """What a file of a study says; None where there is none."""
+    with _damaged(path, advice):
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+
+@contextlib.contextmanager
+def _damaged(path: Path, advice: str) -> Iterator[None]:
+    """What cannot be read, or says something else than was written, is the user's to remove."""
+    try:
+        yield
+    except OSError as fault:
+        raise UserError(Problem(f"the file cannot be read: {fault.strerror}", str(path), advice)) from fault
     except ValidationError as fault:
-        raise UserError(
-            Problem(f"the file is damaged: {fault.errors()[0]['msg']}", str(path), "remove it to measure the run anew")
-        ) from fault
+        error = fault.errors()[0]
+        place = ".".join(map(str, error["loc"]))
+        what = f"{place}: {error['msg']}" if place else error["msg"]
+        raise UserError(Problem(f"the file is damaged: {what}", str(path), advice)) from fault
+    except ValueError as fault:
+        why = "it is not UTF-8" if isinstance(fault, UnicodeError) else str(fault)
+        raise UserError(Problem(f"the file is damaged: {why}", str(path), advice)) from fault
 
 
 class Folder:
@@ -93,16 +137,17 @@ class Folder:
     def study(self) -> dict[str, Any] | None:
         """What study.json says; None where there is none."""
         path = self.path / STUDY
-        try:
-            study: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            study["definition"]["seeds"]
-        except FileNotFoundError:
+        advice = "name another folder with --dir"
+        text = _text(path, advice)
+        if text is None:
             return None
-        except (ValueError, KeyError, TypeError) as fault:
+        with _damaged(path, advice):
+            study = _Study.model_validate_json(text)
+        if study.format != FORMAT:
             raise UserError(
-                Problem("the file is damaged: it is not as it was written", str(path), "name another folder with --dir")
-            ) from fault
-        return study
+                Problem(f"the study has format {study.format}; this version reads {FORMAT}", str(path), advice)
+            )
+        return study.model_dump()
 
     def write(self, study: Mapping[str, Any], recipes: Mapping[str, str]) -> None:
         """What is going to be done; `recipes`: the TOML text of each variant."""

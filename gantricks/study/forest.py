@@ -7,20 +7,22 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gantricks.study.table import APART, HELPS, HURTS, TOGETHER, Comparison, Table
+from gantricks.study.table import Comparison, Table
 from gantricks.study.words import counted, writer
 
 WIDTH, ROW, PLOT = 1200, 44, 520
 """Pixels: the picture's width, the height of a row, the width of the part with the intervals."""
 
 _FINE = 2
+_LARGEST = 1e300
+"""Beyond it a scale has no room for round ticks."""
 _MARGIN = 40
 _HEAD, _FOOT = 126, 84
 _PAPER, _INK, _FAINT, _RULE, _BAND = "#ffffff", "#1c2430", "#6b7480", "#c9ced6", "#f5f6f8"
 _GOOD, _BAD, _OPEN = "#1f8a5b", "#c8363f", "#6b7480"
 _IN_FONT = str.maketrans("−×", "-x")
 """What Pillow's own font has no picture of."""
-_COLOURS = {HELPS: _GOOD, TOGETHER: _GOOD, HURTS: _BAD, APART: _BAD}
+_COLOURS = {"good": _GOOD, "bad": _BAD, "open": _OPEN}
 
 
 def forest(table: Table) -> Image.Image:
@@ -51,19 +53,24 @@ def forest(table: Table) -> Image.Image:
     return sheet.image()
 
 
+def _within(value: float) -> float:
+    return max(-_LARGEST, min(_LARGEST, value))
+
+
 class _Scale:
     """Where differences lie on the picture: round ticks, 0 among them."""
 
     def __init__(self, found: Sequence[Comparison]) -> None:
-        ends = [0.0] + [v for c in found for v in (c.low, c.high, c.difference) if v is not None]
-        span = (max(ends) - min(ends)) or 1.0
+        ends = [0.0] + [_within(v) for c in found for v in (c.low, c.high, c.difference) if v is not None]
+        span = max(ends) - min(ends)
+        span = span if span > 1 / _LARGEST else 1.0
         self.step = _round(span / 5)
         self.low = math.floor(min(ends) / self.step - 0.2) * self.step
         self.high = math.ceil(max(ends) / self.step + 0.2) * self.step
         self.left = WIDTH - _MARGIN - 190 - PLOT
 
     def at(self, value: float) -> float:
-        return self.left + (value - self.low) / (self.high - self.low) * PLOT
+        return self.left + (_within(value) - self.low) / (self.high - self.low) * PLOT
 
     def ticks(self) -> list[float]:
         first, last = round(self.low / self.step), round(self.high / self.step)
@@ -100,7 +107,7 @@ class _Sheet:
 
 
 def _row(sheet: _Sheet, scale: _Scale, found: Comparison, top: float, band: bool, write: writer) -> None:
-    middle, colour = top + ROW / 2, _COLOURS.get(found.verdict, _OPEN)
+    middle, colour = top + ROW / 2, _COLOURS[found.tone]
     if band:
         sheet.box(_MARGIN - 14, top, WIDTH - _MARGIN + 14, top + ROW - 1, _BAND)
     zero = scale.at(0)
@@ -116,7 +123,7 @@ def _row(sheet: _Sheet, scale: _Scale, found: Comparison, top: float, band: bool
     lost = f", {found.lost} lost" if found.lost else ""
     right = WIDTH - _MARGIN
     sheet.text(right, middle - 8, f"{write(found.difference, sign=True)}{lost}", 17, _INK, "rm")
-    sheet.text(right, middle + 11, found.verdict, 15, colour, "rm")
+    sheet.text(right, middle + 11, found.verdict.partition(":")[0], 15, colour, "rm")
 
 
 def _axis(sheet: _Sheet, scale: _Scale, top: float, better: str) -> None:

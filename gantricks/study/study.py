@@ -130,7 +130,7 @@ class _Playing:
         self.device = planned.possible[planned.reference.name].train.device
         # a seed after the other: whenever the study is stopped, most pairs are whole
         every = [(variant, seed) for seed in seeds for variant in planned.possible]
-        found = {run: read_outcome(home.run(*run)) for run in every}
+        found = {run: read_outcome(home.run(*run), run) for run in every}
         self.outcomes = {run: outcome for run, outcome in found.items() if outcome}
         self.left = [run for run in every if not found[run]]
         self.total = len(every)
@@ -281,9 +281,18 @@ def _begin(home: Folder, planned: Design, definition: Mapping[str, Any], threads
 
 
 def _write(home: Folder, table: Table) -> None:
-    write_whole(home.path / "results.json", json.dumps(table.as_dict(), indent=1, ensure_ascii=False) + "\n")
-    write_whole(home.path / "results.md", as_markdown(table))
-    save_png(forest(table), home.path / "results.png")
+    try:
+        write_whole(home.path / "results.json", json.dumps(table.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        write_whole(home.path / "results.md", as_markdown(table))
+        save_png(forest(table), home.path / "results.png")
+    except OSError as fault:
+        raise UserError(
+            Problem(
+                f"the study's results cannot be written: {fault.strerror}",
+                str(fault.filename or home.path),
+                "its runs are kept: give the same command again",
+            )
+        ) from fault
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
-from gantricks.statistics import deviation, estimate, holm, mean
+from gantricks.statistics import Estimate, deviation, estimate, fisher, holm, least_fisher, mean, rank_sum, total
 from gantricks.study.folder import Outcome
 from gantricks.study.variants import Contrast
 
@@ -15,14 +16,19 @@ LEVEL = 0.05
 
 HELPS, HURTS, TOGETHER, APART, OPEN = "helps", "hurts", "stronger together", "weaker together", "no evidence"
 
+MORE, LESS = "more often", "less often"
+"""A trick with which runs diverge or collapse more or less often than without it: "diverges more often: 5 of 5 …"."""
+
+UNPAIRED = "its differences are the same but for one at most, so p is that of the exact rank-sum test, unpaired"
+
 Outcomes = Mapping[str, Mapping[int, Outcome]]
 """By variant and seed."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The figure of one variant: over `n` runs; `diverged` and `failed` more have none. `values` by seed; `figures`:
-    likewise every figure of the metric, by its name.
+    """The figure of one variant: over `n` runs, of which `collapsed` give one point; `diverged` and `failed` more have
+    none. `values` by seed; `figures`: likewise every figure of the metric, by its name.
     """
 
     variant: str
@@ -33,6 +39,7 @@ class Mean:
     failed: int
     values: dict[int, float]
     figures: dict[str, dict[int, float]] = field(default_factory=dict)
+    collapsed: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Comparison:
     """What a trick does: the mean over seeds of the figure with it less the figure without it.
 
     `n`: pairs of runs that both have a figure; `lost`: pairs in which one has none. `low`, `high`: the 95 % interval.
-    `holm`: `p` adjusted for the number of comparisons of its kind. `note`: why a clear difference is no verdict.
+    `holm`: `p` adjusted for the number of comparisons of its kind. `note`: what p and the verdict rest on where it is
+    not the t test, or why a clear difference is no verdict.
     """
 
     name: str
@@ -56,6 +64,11 @@ class Comparison:
     lost: int
     verdict: str
     note: str = ""
+
+    @property
+    def tone(self) -> Literal["good", "bad", "open"]:
+        """Whether the verdict is in favour of the trick, or of two together, against them, or neither."""
+        return tone(self.verdict)
 
 
 @dataclass(frozen=True)
@@ -85,25 +98,81 @@ class Table:
         return asdict(self)
 
 
+def tone(verdict: str) -> Literal["good", "bad", "open"]:
+    """Whether a verdict, with or without the trick's name before it, is in favour of the trick."""
+    word = verdict.partition(":")[0]
+    if word.endswith((HELPS, TOGETHER, LESS)):
+        return "good"
+    return "bad" if word.endswith((HURTS, APART, MORE)) else "open"
+
+
 def compare(contrasts: Sequence[Contrast], outcomes: Outcomes, seeds: Sequence[int], better: str) -> list[Comparison]:
-    """Estimate contrasts of one kind; their p are adjusted for one another."""
-    estimates = []
-    for contrast in contrasts:
-        values = [list(_signed(contrast, outcomes, seed)) for seed in seeds]
-        whole = [row for row in values if len(row) == len(contrast.variants)]
-        magnitude = max((abs(value) for row in whole for value in row), default=0.0)
-        estimates.append(estimate([sum(row) for row in whole], magnitude))
+    """Estimate contrasts of one kind; their p are adjusted for one another.
+
+    The shares of runs that diverged or collapsed are compared beside the figures, and are a family of their own: those
+    contrasts in which enough runs did for the test to say something.
+    """
+    estimates = [_estimate(contrast, outcomes, seeds) for contrast in contrasts]
     adjusted = holm([found.p for found in estimates])
+    lost_runs = [_Shares(contrast, outcomes) for contrast in contrasts]
+    adjusted_shares = holm([shares.p for shares in lost_runs])
     comparisons = []
-    for contrast, found, p in zip(contrasts, estimates, adjusted, strict=True):
+    for contrast, found, p, shares, p_shares in zip(
+        contrasts, estimates, adjusted, lost_runs, adjusted_shares, strict=True
+    ):
         low, high = found.interval or (None, None)
-        verdict, note = _verdict(contrast, found.mean, p, outcomes, better)
+        verdict, note = _verdict(contrast, found, p, outcomes, better)
+        if p_shares is not None and p_shares < LEVEL:
+            verdict, note = shares.verdict, f"Fisher's exact test of these shares: p {p_shares:.2g}, adjusted (Holm)"
+        elif verdict == OPEN and shares.differ:
+            note = "; ".join(part for part in (note, f"{shares.told}: no evidence by Fisher's exact test") if part)
         lost = sum(1 for seed in seeds if any(seed in outcomes[v] for v in contrast.variants)) - found.n
         sides = (contrast.name, contrast.plus, contrast.minus)
         comparisons.append(
             Comparison(*sides, found.mean, found.sd, low, high, found.p, p, found.n, lost, verdict, note)
         )
     return comparisons
+
+
+class _Shares:
+    """How many runs diverged or collapsed on either side of a contrast of two variants."""
+
+    def __init__(self, contrast: Contrast, outcomes: Outcomes) -> None:
+        self.p: float | None = None
+        self.differ = False
+        if contrast.interaction:
+            return  # a difference of differences of shares is not what the test is of
+        kept = [
+            [outcome for name in side for outcome in outcomes[name].values() if outcome.kept]
+            for side in (contrast.plus, contrast.minus)
+        ]
+        diverged = [sum(outcome.status == "diverged" for outcome in runs) for runs in kept]
+        collapsed = [sum(outcome.collapsed for outcome in runs) for runs in kept]
+        with_it, without = (sum(pair) for pair in zip(diverged, collapsed, strict=True))
+        runs_with, runs_without = map(len, kept)
+        if least_fisher(with_it + without, runs_with, runs_without) < LEVEL:
+            self.p = fisher(with_it, runs_with, without, runs_without)
+        more = with_it * runs_without > without * runs_with
+        self.differ = with_it * runs_without != without * runs_with
+        what = " or ".join(word for word, counts in (("diverge", diverged), ("collapse", collapsed)) if any(counts))
+        self.told = f"{with_it} of {runs_with} runs {what} against {without} of {runs_without}"
+        does = " or ".join(f"{word}s" for word in what.split(" or "))
+        self.verdict = f"{does} {MORE if more else LESS}: {with_it} of {runs_with} against {without} of {runs_without}"
+
+
+def _estimate(contrast: Contrast, outcomes: Outcomes, seeds: Sequence[int]) -> Estimate:
+    sides = []
+    for seed in seeds:
+        plus, minus = ([*_figures(names, outcomes, seed)] for names in (contrast.plus, contrast.minus))
+        if len(plus) + len(minus) == len(contrast.variants):
+            sides.append((plus, minus))
+    magnitude = max((abs(value) for pair in sides for side in pair for value in side), default=0.0)
+    found = estimate([total([*plus, *(-value for value in minus)]) for plus, minus in sides], magnitude)
+    if found.spread or found.n < 2:
+        return found
+    # without a spread of the differences a seed's two runs are no more alike than any two
+    plus_sums, minus_sums = ([total(side) for side in arm] for arm in zip(*sides, strict=True))
+    return replace(found, p=rank_sum(plus_sums, minus_sums, 16 * math.ulp(1.0) * magnitude))
 
 
 def summarise(variant: str, outcomes: Mapping[int, Outcome]) -> Mean:
@@ -125,31 +194,30 @@ def summarise(variant: str, outcomes: Mapping[int, Outcome]) -> Mean:
         len(kinds) - len(values) - diverged,
         values,
         figures,
+        sum(outcome.collapsed for outcome in outcomes.values()),
     )
 
 
-def _signed(contrast: Contrast, outcomes: Outcomes, seed: int) -> Iterator[float]:
-    """The figures of one seed with the signs of the contrast, of those runs that have one."""
-    for sign, names in ((1, contrast.plus), (-1, contrast.minus)):
-        for name in names:
-            outcome = outcomes[name].get(seed)
-            if outcome and outcome.value is not None:
-                yield sign * outcome.value
+def _figures(names: Sequence[str], outcomes: Outcomes, seed: int) -> Iterator[float]:
+    """The figures of one seed, of those runs that have one."""
+    for name in names:
+        outcome = outcomes[name].get(seed)
+        if outcome and outcome.value is not None:
+            yield outcome.value
 
 
-def _verdict(
-    contrast: Contrast, difference: float | None, p: float | None, outcomes: Outcomes, better: str
-) -> tuple[str, str]:
-    """A word, and why it is not a stronger one.
+def _verdict(contrast: Contrast, found: Estimate, p: float | None, outcomes: Outcomes, better: str) -> tuple[str, str]:
+    """A word, and what it rests on where that is not the t test, or why it is not a stronger one.
 
     Pairs of which a run has diverged are not in the difference, so it is not claimed to be in favour of a side that has
     diverged.
     """
     if p is None:
         return OPEN, "fewer than two pairs of runs have a figure"
-    if p >= LEVEL or not difference:
-        return OPEN, ""
-    good = (difference > 0) == (better == "higher")
+    rests_on = "" if found.spread or (not found.sd and not found.mean) else UNPAIRED
+    if p >= LEVEL or not found.mean:
+        return OPEN, rests_on
+    good = (found.mean > 0) == (better == "higher")
     diverged = {
         name: count
         for name in (contrast.plus if good else contrast.minus)
@@ -159,5 +227,5 @@ def _verdict(
         said = ", ".join(f"{count} of {name}" for name, count in diverged.items())
         return OPEN, f"runs on the better side have diverged ({said}), and their pairs are not in the difference"
     if contrast.interaction:
-        return (TOGETHER if good else APART), ""
-    return (HELPS if good else HURTS), ""
+        return (TOGETHER if good else APART), rests_on
+    return (HELPS if good else HURTS), rests_on

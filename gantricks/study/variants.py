@@ -69,11 +69,11 @@ class Design:
 def base_recipe(recipe: str | Path, overrides: Sequence[str], registry: Registry) -> tuple[Recipe, list[str]]:
     """The recipe as a study trains it, and the overrides that make it so.
 
-    A study's runs keep their end: one checkpoint, one picture, a few log lines, where `overrides` say nothing else.
+    A study's runs keep little: one picture, a few log lines, where `overrides` say nothing else. Checkpoints are those
+    of the recipe: a machine that is killed costs what a run has done since its last one.
     """
     steps = load_recipe(recipe, overrides, registry).train.steps
-    sparing = [f"train.log_every={max(1, steps // LOG_LINES)}"]
-    sparing += [f"train.{key}_every={steps}" for key in ("sample", "checkpoint")]
+    sparing = [f"train.log_every={max(1, steps // LOG_LINES)}", f"train.sample_every={steps}"]
     return load_recipe(recipe, [*sparing, *overrides], registry), [*sparing, *overrides]
 
 

@@ -99,7 +99,7 @@ class writer:
     def __call__(self, value: float | None, sign: bool = False) -> str:
         if value is None:
             return NOTHING
-        written = f"{value:{'+' if sign else ''}.{self.decimals}f}"
+        written = _decimal(value, self.decimals, "+" if sign else "")
         return "0" if not float(written) and sign else written.replace("-", "−")
 
 
@@ -125,11 +125,17 @@ def _spread(values: Sequence[float]) -> str:
         return NOTHING if not values else f"{values[0]:.4g}"
     error = sd / math.sqrt(len(values))
     decimals = min(6, max(0, 1 - math.floor(math.log10(error)))) if error else 2
-    return f"{mean(values):.{decimals}f} ± {error:.{decimals}f}".replace("-", "−")
+    return f"{_decimal(mean(values), decimals)} ± {_decimal(error, decimals)}".replace("-", "−")
+
+
+def _decimal(value: float, decimals: int, sign: str = "") -> str:
+    """In so many decimals; in powers of ten where that would be a row of digits that nobody reads."""
+    return f"{value:{sign}.3e}" if abs(value) >= 1e12 else f"{value:{sign}.{decimals}f}"
 
 
 def _count(row: Mean) -> str:
-    missing = [f"{count} {word}" for count, word in ((row.diverged, "diverged"), (row.failed, "failed")) if count]
+    kinds = ((row.collapsed, "collapsed"), (row.diverged, "diverged"), (row.failed, "failed"))
+    missing = [f"{count} {word}" for count, word in kinds if count]
     return f"{row.n} ({', '.join(missing)})" if missing else str(row.n)
 
 

@@ -25,12 +25,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from gantricks import checkpoint, run
 from gantricks.errors import Diverged, UserError
 from gantricks.study.folder import Outcome, read_outcome, write_outcome
+from gantricks.subject import GameSubject
 
 if TYPE_CHECKING:
     from gantricks.game import Game
+
+LOOKED_AT = 256
+"""Samples, generated and real, that tell whether a generator has collapsed."""
+POINT = 0.01
 
 BETWEEN_REPORTS = 0.5
 """Seconds between two lines on how far a run is."""
@@ -58,6 +65,25 @@ def evaluate(task: Mapping[str, Any]) -> Measured:
     return evaluation(task["run"], [task["metric"]], **facts)[0]
 
 
+def collapsed(task: Mapping[str, Any]) -> bool:
+    """Whether the samples of a finished run are one point, or one of each class where there are classes."""
+    game = run.load_game(task["run"], device=task["device"], plugins=task["plugins"])
+    subject = GameSubject(game, LOOKED_AT, 0)
+    reals = np.concatenate([samples for samples, _ in subject.reals(min(LOOKED_AT, len(game.dataset.samples)))])
+    fakes = np.concatenate([samples for samples, _ in subject.generated(LOOKED_AT)])
+    return one_point(fakes, reals, max(1, game.generator.classes))
+
+
+def one_point(fakes: np.ndarray, reals: np.ndarray, classes: int = 1) -> bool:
+    """Whether no number in `fakes` (n, …) varies by more than `POINT` of what those in `reals` vary by, all together.
+
+    Where there are `classes`, sample i is of class i modulo their number, and each is looked at by itself.
+    """
+    groups = [group for first in range(classes) if len(group := fakes[first::classes]) > 1]
+    spreads = [group.std(0).max() for group in groups]
+    return bool(spreads) and bool(max(spreads) <= POINT * np.sqrt(reals.var(0).mean()))
+
+
 def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measure = evaluate) -> Outcome | None:
     """Train, resume or only measure one run, as far as it is not done yet. None when a signal has interrupted it.
 
@@ -72,7 +98,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
         return ended
 
     try:
-        if earlier := read_outcome(folder):
+        if earlier := read_outcome(folder, (task["variant"], task["seed"])):
             return earlier
         result = _train(task, folder, _Reporter(stepped))
         if result.signal is not None:
@@ -91,6 +117,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
             values=values,
             facts=measured.measurement.facts,
             floor=_finite(measured.floor.values) if measured.floor else None,
+            collapsed=collapsed(task),
         )
     except Diverged as fault:
         return outcome("diverged", reason=fault.problems[0].what)
@@ -102,7 +129,8 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
 
 
 def _train(task: Mapping[str, Any], folder: Path, reporter: run.Reporter) -> run.Result:
-    if checkpoint.checkpoints(folder):
+    # one that was killed in its first seconds has a recipe and no checkpoint: it begins anew, in its place
+    if checkpoint.checkpoints(folder) or (folder / run.RECIPE).is_file():
         return run.resume(folder, plugins=task["plugins"], reporter=reporter)
     seed = f"seed={task['seed']}"
     return run.train(task["recipe"], overrides=[seed], run_dir=folder, plugins=task["plugins"], reporter=reporter)

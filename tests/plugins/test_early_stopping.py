@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,10 +17,11 @@ from measured import Measured, first_weight
 from pydantic import ValidationError
 
 import gantricks.run
-from gantricks import Trick, UserError, checkpoint, hookimpl, resume, train
+from gantricks import Measurement, Metric, Subject, Trick, UserError, checkpoint, hookimpl, resume, train
 from gantricks.game import Game
 from gantricks.plan import _Planning
 from gantricks.plugins.early_stopping import EarlyStopping, improves
+from gantricks.subject import GameSubject
 from gantricks.testing import TrickHost, trick_suite
 from gantricks.testing.host import differences, snapshot
 
@@ -124,6 +126,32 @@ def test_it_measures_where_it_says_and_at_the_end():
     host = HOST.but(steps=11, figure=lambda game: measured.append(game.finished) or 0.0)
     ended(stopping(host, every=3, patience=100).game())
     assert measured == [3, 6, 9, 11]
+
+
+class Mean(Metric):
+    """The mean of the generated samples."""
+
+    figures = {"mean": "higher"}
+
+    def measure(self, subject: Subject) -> Measurement:
+        return Measurement(
+            {"mean": float(np.mean([images.mean() for images, _ in subject.generated(subject.samples)]))}
+        )
+
+
+@pytest.mark.parametrize("stream", ["own", "evaluation"])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_it_watches_the_samples_that_evaluation_draws_where_it_is_told_to_and_others_otherwise(stream, seed):
+    host = TrickHost(steps=4, seed=seed).with_metric(Mean)
+    game = host.with_trick("early_stopping", every=2, stream=stream).game()
+    while game.finished < game.steps and game.advance():
+        pass
+    game.finish()
+    picked = game.trick_tensors["early_stopping/best"].item()
+    drawn = [Mean(Mean.Config()).measure(GameSubject(game, 64, number)).values["mean"] for number in range(20)]
+    assert picked in (drawn if stream == "evaluation" else [game.evaluate("mean", "early_stopping")])
+    assert (picked == drawn[seed]) == (stream == "evaluation")
+    assert (picked in drawn) == (stream == "evaluation")
 
 
 @pytest.mark.parametrize("steps", [11, 12])
@@ -265,7 +293,7 @@ def best_at(monkeypatch: pytest.MonkeyPatch):
         class Measuring(Game):
             def _start(self) -> None:
                 super()._start()
-                self.frame.evaluate = lambda metric: float(self.finished == step)
+                self.frame.evaluate = lambda metric, stream: float(self.finished == step)
 
         monkeypatch.setattr(gantricks.run, "Game", Measuring)
         monkeypatch.setattr(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gantricks import Rng, Trick, UserError, hookimpl
 from gantricks.plan import fold
-from gantricks.plugins.ema import Ema, copy_where_, decay_at, follow_
+from gantricks.plugins.ema import Ema, copy_where_, follow_, share_at
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits, snapshot
@@ -68,15 +68,47 @@ def test_the_average_of_a_constant_is_that_constant(weights, weight):
     assert torch.equal(average, weights)
 
 
+COUNTS = np.unique(np.round(np.logspace(0, 6, 600))).astype(np.float64) - 1
+NEXT_TO_1 = st.floats(0, 7).map(lambda digits: 1 - 10**-digits)
+DECAYS = NEXT_TO_1 | st.floats(0, 1, exclude_max=True)
+
+
+def formula(decay: float, warmup: bool, bias_correction: bool) -> np.ndarray:
+    """The share of the newest weights after each of `COUNTS`, in float64 and with no digit lost."""
+    if bias_correction:
+        with np.errstate(divide="ignore"):
+            return (1 - decay) / -np.expm1((COUNTS + 1) * np.log(decay))
+    return np.maximum(1 - decay, 9 / (10 + COUNTS)) if warmup else np.full_like(COUNTS, 1 - decay)
+
+
+@given(DECAYS, st.booleans(), st.booleans(), st.sampled_from([torch.float32, torch.float64]))
+@example(1 - 1e-7, False, False, torch.float32)
+@example(1 - 1e-7, False, True, torch.float32)
+@example(1 - 2**-53, False, True, torch.float32)
+@example(0.0, False, True, torch.float32)
+def test_the_share_is_the_formula_to_the_last_digits_of_its_type(decay, warmup, bias_correction, dtype):
+    found = share_at(torch.from_numpy(COUNTS).to(dtype), decay, warmup, bias_correction)
+    assert found.dtype == dtype
+    expected = formula(decay, warmup, bias_correction)
+    np.testing.assert_allclose(found.double().numpy(), expected, rtol=8 * torch.finfo(dtype).eps, atol=0)
+    assert (found <= 1).all()
+
+
+@given(st.integers(1, 2_000_000), DECAYS)
+def test_with_bias_correction_the_share_is_one_of_a_plain_mean_for_a_decay_next_to_1(count, decay):
+    share = share_at(torch.tensor(float(count)), decay, False, True).item()
+    assert max(1 - decay, 1 / (count + 1)) * (1 - 1e-6) <= share <= min(1.0, 1 / (count + 1) + 1 - decay) * (1 + 1e-6)
+
+
 @given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
 def test_the_warm_up_is_a_lower_decay_that_grows_to_the_final_one(count, decay):
     def after(updates: int, warmup: bool = True) -> float:
-        updates_done = torch.tensor(float(updates), dtype=torch.float64)
-        return decay_at(updates_done, torch.tensor(decay, dtype=torch.float64), warmup).item()
+        return 1 - share_at(torch.tensor(float(updates), dtype=torch.float64), decay, warmup).item()
 
-    assert after(count) == pytest.approx(float(min(Fraction(decay), Fraction(1 + count, 10 + count))), rel=1e-15)
-    assert after(count) <= after(count + 1) <= decay
-    assert after(count, warmup=False) == decay
+    expected = float(min(Fraction(decay), Fraction(1 + count, 10 + count)))
+    assert after(count) == pytest.approx(expected, rel=1e-15, abs=2**-52)
+    assert after(count) <= after(count + 1) <= decay + 2**-52
+    assert after(count, warmup=False) == pytest.approx(decay, rel=1e-15, abs=2**-52)
 
 
 @given(st.booleans())
@@ -93,17 +125,16 @@ def test_copies_of_any_type_are_exact_and_masked(condition):
 def test_with_bias_correction_the_start_has_no_weight_and_the_others_sum_to_one(path, decay):
     average = torch.full((5,), 1e6, dtype=torch.float64)
     for count, weights in enumerate(path):
-        kept = decay_at(torch.tensor(float(count), dtype=torch.float64), torch.tensor(decay), True, True)
-        follow_([average], [weights], 1 - kept.double())
-    shares = np.array([float(torch.tensor(decay)) ** age for age in range(len(path))][::-1])
+        share = share_at(torch.tensor(float(count)), decay, True, True)
+        follow_([average], [weights], share.double())
+    shares = np.array([decay**age for age in range(len(path))][::-1])
     expected = (shares[:, None] * np.stack([weights.numpy() for weights in path])).sum(0) / shares.sum()
     np.testing.assert_allclose(average.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_with_bias_correction_the_first_average_is_the_weights_bit_for_bit():
     for decay in (0.0, 0.5, 0.9999):
-        kept = decay_at(torch.zeros(()), torch.tensor(decay), False, True)
-        assert kept == 0
+        assert share_at(torch.zeros(()), decay, False, True) == 1
 
 
 # ---------------------------------------------------------------- in a run

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantricks import UserError
+from gantricks import Trick, UserError, hookimpl
+from gantricks.capture import INTERPRETER
 from gantricks.game import Game
+from gantricks.plan import fold
 from gantricks.plugins.network_swap import due
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot
@@ -113,6 +115,82 @@ def test_an_average_of_g_does_not_take_in_the_past():
         assert bool(shadow) == (away != "g")
         seen.add(away)
     assert seen == {None, "d", "g"}
+
+
+def present_of(game: Game, trick, player: str) -> dict[str, torch.Tensor]:
+    """The state of a player's own network, whoever plays."""
+    live = getattr(game, ROLES[player]).state_dict()
+    return dict(zip(trick.names[player], trick.present[player], strict=True)) if trick.away[player] else live
+
+
+BOTH_NORMED = HOST.but(discriminator={"batch_norm": True, "depth": 2}, n_critic=2)
+
+
+@pytest.mark.parametrize("swap_first", [True, False])
+@pytest.mark.parametrize("backend", [None, INTERPRETER])
+def test_averages_of_both_take_in_weights_and_statistics_of_the_present_players_alone(swap_first, backend):
+    host = BOTH_NORMED.but(precision="fp32")
+    host = host.with_trick("network_swap", **OPTIONS) if swap_first else host
+    host = host.with_trick("ema", decay=0.5, players="both")
+    game = (host if swap_first else host.with_trick("network_swap", **OPTIONS)).game()
+    game.backend = backend
+    swap, ema = (
+        next(planned.trick for planned in game.plan.tricks if planned.name == name) for name in ("network_swap", "ema")
+    )
+    seen = set()
+    for _ in range(23):
+        game.advance()
+        for player, average in (("d", ema.discriminator), ("g", ema.generator)):
+            shadow, present = average.shadow.state_dict(), present_of(game, swap, player)
+            buffers = [name for name, _ in average.shadow.named_buffers()]
+            assert buffers
+            away = bool(swap.away[player])
+            assert all(same_bits(shadow[name], present[name]) for name in buffers), (player, away)
+            live = getattr(game, ROLES[player]).state_dict()
+            assert all(same_bits(shadow[name], live[name]) for name in buffers) != away
+            seen.add((player, away))
+        assert game.evaluated_discriminator() is ema.discriminator.shadow
+    assert len(seen) == 4
+
+
+def test_evaluation_asks_the_present_players_also_during_a_swap():
+    game = BOTH_NORMED.with_trick("network_swap", **OPTIONS).game()
+    trick, seen = game.plan.tricks[0].trick, set()
+    for _ in range(13):
+        game.advance()
+        before = snapshot(game)
+        with game.aside(0):
+            generator = fold(game.hooks.sampling_generator, game.generator)
+        for player, asked in (("d", game.evaluated_discriminator()), ("g", generator)):
+            state, present = asked.state_dict(), present_of(game, trick, player)
+            assert all(same_bits(state[name], present[name]) for name in present)
+            assert (asked is getattr(game, ROLES[player])) == (not trick.away[player])
+            seen.add((player, bool(trick.away[player])))
+        assert not differences(before, snapshot(game))
+    assert len(seen) == 4
+
+
+class GeneratorFirst(Trick):
+    """G's step, then D's."""
+
+    @hookimpl
+    def play(self, ctx) -> None:
+        ctx.g_step()
+        ctx.d_step(0)
+
+
+def test_averages_follow_the_present_players_whatever_the_order_of_the_phases():
+    host = BOTH_NORMED.but(n_critic=1, reuse_fakes=False).with_trick("separate_batches")
+    host = host.with_trick("network_swap", **OPTIONS)
+    game = host.with_trick("ema", decay=0.5, players="discriminator").with_trick(GeneratorFirst).game()
+    swap, ema = (planned.trick for planned in game.plan.tricks[1:3])
+    seen = set()
+    for _ in range(23):
+        game.advance()
+        shadow, present = ema.discriminator.shadow.state_dict(), present_of(game, swap, "d")
+        assert all(same_bits(shadow[n], present[n]) for n, _ in ema.discriminator.shadow.named_buffers())
+        seen.add(bool(swap.away["d"]))
+    assert len(seen) == 2
 
 
 def test_without_a_kept_state_nothing_is_swapped():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 
@@ -13,9 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from gantricks import Trick, UserError, hookimpl
+from gantricks import SummedLayers, Trick, UserError, hookimpl
+from gantricks.capture import INDUCTOR, Captured
 from gantricks.networks.base import Discriminator
+from gantricks.plugins import weight_norm as module
 from gantricks.plugins.weight_norm import WeightNorm, fit, weight_norm
+from gantricks.registry import index
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits
@@ -268,6 +272,113 @@ def test_beside_batch_norm_lengths_are_fitted_and_its_statistics_are_not_touched
     game = host.with_trick("weight_norm", data_init=host.count).game()
     for name, out in outputs_of(game.discriminator, *game.feed.take(torch.arange(host.count))).items():
         np.testing.assert_allclose(out.std(0, correction=0).numpy(), 1, rtol=1e-9, err_msg=name)
+
+
+CARDS = index()["tricks"]
+SURGERY = sorted(
+    {n for n, c in CARDS.items() if {"transform_generator", "transform_discriminator", "d_entrance"} & {*c["hooks"]}}
+    - {"weight_norm", "grow"}  # refused: below
+)
+
+
+def of_network(name: str, batch_norm: bool) -> TrickHost:
+    """A conditional host whose D is of this network, and G too, where there is such a G."""
+    sides: dict[str, dict] = {"generator": {}, "discriminator": {}}
+    for role, side in sides.items():
+        network = "dcgan" if (name, role) == ("densenet", "generator") else name
+        size = {"hidden": [8, 8]} if name == "mlp" else {"channels": 4, "depth": 2}
+        side |= {"network": network, "batch_norm": batch_norm, **size}
+    if name in ("resnet", "densenet"):
+        sides["discriminator"]["pool"] = "max"
+    return TrickHost(count=40, classes=3, sample=(2,) if name == "mlp" else (1, 8, 8), **sides)
+
+
+def conditional(host: TrickHost) -> TrickHost:
+    return host.but(**{role: {**getattr(host, role), "conditional": True} for role in ("generator", "discriminator")})
+
+
+@pytest.mark.parametrize("batch_norm", [False, True], ids=["plain", "batch-norm"])
+@pytest.mark.parametrize("network", ["mlp", "dcgan", "resnet", "densenet"])
+@pytest.mark.parametrize("surgery", SURGERY)
+def test_beside_any_surgery_every_unit_starts_with_mean_0_and_variance_1(surgery, network, batch_norm, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(module, "fit", lambda *given: (fitted.append(given), fit(*given)))
+    plain = of_network(network, batch_norm)
+    for host in (plain, conditional(plain)):
+        host = host.with_trick(surgery, **CARDS[surgery].get("trial", {})).with_trick("weight_norm", data_init=40)
+        with contextlib.suppress(UserError):
+            game = host.game()
+            break
+    else:
+        pytest.skip("it does not go with this network")
+    assert len(fitted) == 2
+    for player, *inputs in fitted:
+        game.clock.enter("setup")  # noise and masks are drawn again as they were in the fit
+        with torch.no_grad():
+            found = unit_outputs(player, *inputs)
+        assert {name for layers, _ in found.values() for name in layers} == {
+            name.removesuffix(".parametrizations.weight") for name in treated(player)
+        }
+        for unit, (layers, out) in found.items():
+            std = out.std(0, correction=0).numpy()
+            np.testing.assert_allclose(std[std > 1e-5], 1, rtol=1e-6, err_msg=unit)
+            if any(player.get_submodule(name).bias is not None for name in layers):
+                np.testing.assert_allclose(out.mean(0).numpy(), 0, atol=1e-6, err_msg=unit)
+
+
+def unit_outputs(network: nn.Module, *inputs) -> dict[str, tuple[list[str], torch.Tensor]]:
+    """What units give before norm and activation, (n, units), where several layers are added up their sum, by the name
+    of what gives it, with the layers that take part.
+    """
+    seen: dict[str, tuple[list[str], torch.Tensor]] = {}
+    layers: dict[str, list[str]] = {}
+    for weight in treated(network):
+        layer = weight.removesuffix(".parametrizations.weight")
+        parts = layer.split(".")
+        around = [".".join(parts[:n]) for n in range(1, len(parts))]
+        sums = [name for name in around if isinstance(network.get_submodule(name), SummedLayers)]
+        layers.setdefault((sums or [layer])[0], []).append(layer)
+    for name in layers:
+
+        def note(_: nn.Module, args: object, out: torch.Tensor, name: str = name) -> None:
+            seen[name] = layers[name], out.movedim(1, -1).reshape(-1, out.shape[1])
+
+        network.get_submodule(name).register_forward_hook(note)
+    network(*inputs)
+    return seen
+
+
+def test_where_labels_are_injected_twice_the_units_are_the_sums_of_all_three_layers():
+    host = conditional(of_network("dcgan", batch_norm=False)).with_trick("label_injection")
+    host = host.with_trick("label_injection", "again", dim=3).with_trick("weight_norm", data_init=40)
+    game = host.game()
+    found = unit_outputs(game.discriminator, *game.feed.take(torch.arange(40)))
+    assert [len(layers) for layers, _ in found.values()] == [3, 3, 1]
+    for unit, (_, out) in found.items():
+        np.testing.assert_allclose(out.std(0, correction=0).detach().numpy(), 1, rtol=1e-9, err_msg=unit)
+        np.testing.assert_allclose(out.mean(0).detach().numpy(), 0, atol=1e-9, err_msg=unit)
+
+
+def test_a_start_from_data_is_refused_beside_growing():
+    with pytest.raises(UserError, match="is not there to be fitted to data"):
+        TrickHost(sample=(1, 16, 16)).with_trick("grow").with_trick("weight_norm", data_init=8).plan()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["dcgan", "resnet"])
+def test_the_step_compiles(network):
+    game = of_network(network, batch_norm=True).but(precision="fp32").with_trick("weight_norm").game()
+    Captured(game, INDUCTOR)()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_keep_the_layout_of_v(layout):
+    layer = nn.Conv2d(3, 4, 3).to(memory_format=layout)
+    weight_norm(layer)
+    assert layer.weight.is_contiguous(memory_format=layout)
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        described = module.LengthAndDirection(0)(*(fake.from_tensor(part.detach()) for part in parts(layer)))
+    assert described.stride() == layer.weight.stride()
 
 
 def test_a_unit_that_never_varies_keeps_its_length():

@@ -96,6 +96,47 @@ def test_a_folder_that_holds_something_else_is_left_alone(pretend: Any) -> None:
         pretend(folder=path)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "definition": 3}', '{"format": "1", "definition": {}}', "�"]
+)
+def test_a_study_that_is_not_as_it_was_written_is_said_to_be_damaged(pretend: Any, text: str) -> None:
+    path, _ = pretend()
+    (path / "study.json").write_bytes(text.encode("utf-16" if text == "�" else "utf-8"))
+    with pytest.raises(UserError, match="the file is damaged: ") as fault:
+        pretend(folder=path)
+    (problem,) = fault.value.problems
+    assert (problem.where, problem.mend) == (str(path / "study.json"), "name another folder with --dir")
+
+
+def test_a_study_of_another_format_is_refused(pretend: Any) -> None:
+    path, _ = pretend()
+    (path / "study.json").write_text('{"format": 2, "definition": {}}')
+    with pytest.raises(UserError, match="the study has format 2; this version reads 1"):
+        pretend(folder=path)
+
+
+def test_results_that_cannot_be_written_are_a_sentence_and_the_runs_are_kept(pretend: Any) -> None:
+    path, _ = pretend()
+    (path / "results.json").unlink()
+    (path / "results.json").mkdir()
+    with pytest.raises(UserError, match="results cannot be written") as fault:
+        pretend()
+    assert fault.value.problems[0].mend == "its runs are kept: give the same command again"
+    (path / "results.json").rmdir()
+    pretend.played()
+    pretend()
+    assert pretend.played() == []
+
+
+def test_a_trick_with_which_every_run_diverges_is_said_to(pretend: Any) -> None:
+    tricks = ["instance_noise"]
+    path, table = pretend({"with-instance_noise": "diverged"}, mode="add-one", tricks=tricks, seeds=5)
+    assert table.comparisons[0].verdict == "diverges more often: 5 of 5 against 0 of 5"
+    text = (path / "results.md").read_text()
+    assert "| instance_noise diverges more often: 5 of 5 against 0 of 5 |" in text
+    assert "- instance_noise: Fisher's exact test of these shares: p 0.0079, adjusted (Holm)." in text
+
+
 def test_a_run_that_diverged_is_a_result_and_one_that_failed_is_made_again(pretend: Any) -> None:
     values = {"full": 1, "without-ema 1": "diverged", "bare 0": "failed", "bare 2": "refused"}
     _, table = pretend(values)

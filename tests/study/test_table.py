@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks.study.folder import Outcome
+from gantricks.study.forest import forest
 from gantricks.study.table import Comparison, Table, compare, summarise
 from gantricks.study.variants import Contrast
-from gantricks.study.words import counted, figures
+from gantricks.study.words import as_markdown, counted, figures
 
 SEEDS = range(6)
 ONE = Contrast("ema", ("full",), ("without-ema",))
@@ -105,19 +109,135 @@ def test_no_side_that_diverged_is_claimed_to_be_the_better_one() -> None:
     assert one("higher", full=[*worse[:5], None], without_ema=[2.0, 2.1, 2.2, 2.1, 2.0, 1.9]).verdict == "hurts"
 
 
-@pytest.mark.parametrize("row", [[None] * 6, [1.0, None, None, None, None, None]])
+@pytest.mark.parametrize("row", [[None] * 3, [1.0, None, None]])
 def test_too_few_pairs_are_no_evidence_and_say_so(row: list[float | None]) -> None:
-    found = one(full=row, without_ema=[0.0] * 6)
+    (found,) = compare([ONE], done(full=row, without_ema=[0.0] * 3), range(3), "higher")
     assert (found.verdict, found.p, found.holm) == ("no evidence", None, None)
     assert "fewer than two" in found.note
 
 
-def test_saturated_figures_claim_no_more_than_their_signs_allow() -> None:
+def test_figures_that_never_vary_are_compared_as_two_samples() -> None:
     found = one(full=[8.0] * 6, without_ema=[8.0] * 6)
-    assert (found.difference, found.p, found.verdict) == (0, 1, "no evidence")
+    assert (found.difference, found.p, found.verdict, found.note) == (0, 1, "no evidence", "")
     assert one(full=[8.0] * 6, without_ema=[7.0] * 6).verdict == "helps"
-    (few,) = compare([ONE], done(full=[8.0] * 4, without_ema=[7.0] * 4), range(4), "higher")
-    assert (few.p, few.verdict) == (0.125, "no evidence")
+    (five,) = compare([ONE], done(full=[8.0] * 5, without_ema=[1.0] * 5), range(5), "higher")
+    assert (round(five.p or 1, 4), five.verdict, five.low) == (0.0079, "helps", None)
+    assert "exact rank-sum test, unpaired" in five.note
+    (few,) = compare([ONE], done(full=[8.0] * 3, without_ema=[1.0] * 3), range(3), "higher")
+    assert (round(few.p or 1, 4), few.verdict) == (0.1, "no evidence")
+
+
+@given(st.integers(1, 7), st.integers(0, 4), st.sampled_from([5, 8]))
+def test_one_pair_that_deviates_claims_no_more_than_none(size: int, at: int, n: int) -> None:
+    """A t test gives 8 modes against 1 p = 4e-6 with one 7 among the eights, and none without it."""
+    low, high = [1.0] * n, [8.0] * n
+    constant = compare([ONE], done(full=high, without_ema=low), range(n), "higher")[0]
+    deviating = [*high[:at], high[at] - size, *high[at + 1 :]]
+    found = compare([ONE], done(full=deviating, without_ema=low), range(n), "higher")[0]
+    assert (found.p or 0) >= (constant.p or 1)
+    assert (found.p or 0) > 1e-4
+    # and where it is the only difference at all, it is none
+    alone = compare([ONE], done(full=deviating, without_ema=high), range(n), "higher")[0]
+    assert (alone.verdict, alone.p) == ("no evidence", 1)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e160, 1e300])
+def test_figures_of_any_size_are_compared(scale: float) -> None:
+    better, worse = [2.0, 2.1, 2.2, 2.1, 2.0, 1.9], [1.0, 1.1, 1.0, 1.05, 1.0, 1.0]
+    found = one(full=[scale * v for v in better], without_ema=[scale * v for v in worse])
+    assert found.verdict == "helps"
+    assert found.p == pytest.approx(one(full=better, without_ema=worse).p, rel=1e-6)
+    rows = tuple(summarise(name, runs) for name, runs in done(full=[v * scale for v in better]).items())
+    table = Table("t", "add-one", "m", "f", "higher", 9, (0, 1), None, rows, (found,), (), {}, {}, 12, 1.0)
+    json.dumps(table.as_dict(), allow_nan=False)
+    assert max(map(len, as_markdown(table).splitlines())) < 300
+    forest(table)
+
+
+def test_opposite_figures_next_to_the_largest_number_are_still_compared() -> None:
+    top = sys.float_info.max
+    found = one(full=[top, 0.9 * top, top, 0.8 * top, top, top], without_ema=[-top] * 6)
+    assert found.verdict == "helps"
+    assert all(math.isfinite(number or 0) for number in (found.difference, found.sd, found.low, found.high))
+
+
+# ---------------------------------------------------------------- runs that diverge or collapse
+
+
+def runs(statuses: str) -> dict[int, Outcome]:
+    """A letter for each seed: d, diverged; c, collapsed; a dot, done; f, failed and to be made again."""
+    made = {
+        "d": lambda seed: Outcome("", seed, "diverged"),
+        "c": lambda seed: Outcome("", seed, "done", 1 + 0.01 * seed, collapsed=True),
+        ".": lambda seed: Outcome("", seed, "done", 1 + 0.01 * seed + 0.001 * (seed % 3)),
+        "f": lambda seed: Outcome("", seed, "failed"),
+    }
+    return {seed: made[letter](seed) for seed, letter in enumerate(statuses)}
+
+
+@pytest.mark.parametrize(
+    ("full", "without", "verdict"),
+    [
+        ("ddddd", ".....", "diverges more often: 5 of 5 against 0 of 5"),
+        (".....", "ddddd", "diverges less often: 0 of 5 against 5 of 5"),
+        ("ccccc", ".....", "collapses more often: 5 of 5 against 0 of 5"),
+        ("dcdcd", ".....", "diverges or collapses more often: 5 of 5 against 0 of 5"),
+        ("dddddd", ".....d", "diverges more often: 6 of 6 against 1 of 6"),
+        ("dddd.", ".....", "diverges more often: 4 of 5 against 0 of 5"),
+        ("ddddf", ".....", "diverges more often: 4 of 4 against 0 of 5"),
+        ("ddd..", ".....", "no evidence"),
+        ("ddd", "...", "no evidence"),
+        ("ddddd", "ddddd", "no evidence"),
+        (".....", ".....", "no evidence"),
+    ],
+)
+def test_a_share_of_lost_runs_that_differs_is_the_verdict(full: str, without: str, verdict: str) -> None:
+    outcomes = {"full": runs(full), "without-ema": runs(without)}
+    (found,) = compare([ONE], outcomes, range(len(full)), "higher")
+    assert found.verdict == verdict
+    if verdict != "no evidence":
+        assert "Fisher's exact test" in found.note
+        assert found.tone == ("bad" if "more often" in verdict else "good")
+    elif full != without:
+        assert "runs diverge against" in found.note
+        assert "no evidence by Fisher's exact test" in found.note
+
+
+def test_tricks_with_which_nothing_is_lost_do_not_weaken_the_verdict_on_one_with_which_all_is() -> None:
+    names = [f"t{i}" for i in range(30)]
+    outcomes = {"plain": runs("....d")} | {f"with-{name}": runs(".....") for name in names}
+    outcomes["with-t3"] = runs("ddddd")
+    contrasts = [Contrast(name, (f"with-{name}",), ("plain",)) for name in names]
+    found = compare(contrasts, outcomes, range(5), "higher")
+    assert [c.name for c in found if "diverges" in c.verdict] == ["t3"]
+    outcomes["with-t3"] = runs(".....")
+    assert not [c for c in compare(contrasts, outcomes, range(5), "higher") if "diverges" in c.verdict]
+
+
+def test_lost_runs_are_claimed_to_differ_as_rarely_as_the_level_however_many_tricks() -> None:
+    draw, trials, tricks, claims = np.random.default_rng(7), 500, 6, 0
+    contrasts = [Contrast(f"t{i}", (f"with-t{i}",), ("plain",)) for i in range(tricks)]
+    for _ in range(trials):
+        chance = draw.uniform(0.1, 0.9)
+        outcomes = {
+            name: runs("".join("d" if lost else "." for lost in draw.uniform(size=8) < chance))
+            for name in ("plain", *(f"with-t{i}" for i in range(tricks)))
+        }
+        claims += any("diverges" in found.verdict for found in compare(contrasts, outcomes, range(8), "higher"))
+    assert claims / trials <= 0.05 + 3.4 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_an_interaction_is_not_judged_by_shares() -> None:
+    outcomes = {name: runs("ddddd" if name == "full" else ".....") for name in TWO.variants}
+    (found,) = compare([TWO], outcomes, range(5), "higher")
+    assert found.verdict == "no evidence"
+
+
+def test_runs_that_collapsed_are_counted_beside_the_mean() -> None:
+    row = summarise("full", runs("c.dc"))
+    assert (row.n, row.collapsed, row.diverged) == (3, 2, 1)
+    table = Table("t", "add-one", "m", "f", "higher", 9, (0, 1), None, (row,), (), (), {}, {}, 4, 1.0)
+    assert "| 3 (2 collapsed, 1 diverged) |" in as_markdown(table)
 
 
 def test_more_comparisons_ask_for_more_evidence() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gantricks import checkpoint
@@ -59,6 +60,41 @@ class Interrupt(Trick):
 '''
 
 
+DIE = """
+import os, signal
+from pathlib import Path
+from gantricks import Trick, hookimpl
+
+
+class Die(Trick):
+    \"\"\"The machine goes off in the sixth step of the first attempt.\"\"\"
+
+    @hookimpl
+    def on_boundary(self, ctx):
+        told = Path(__file__).with_name("died")
+        if ctx.step == 5 and not told.exists():
+            told.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+CONSTANT = '''
+import copy
+import torch
+from gantricks import Trick, hookimpl
+
+
+class Constant(Trick):
+    """Samples from a generator that has forgotten its latents."""
+
+    @hookimpl
+    def sampling_generator(self, network):
+        twin = copy.deepcopy(network)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.zero_()
+        return twin
+'''
+
+
 def measured(value: float, floor: float | None = None) -> Any:
     return SimpleNamespace(
         measurement=SimpleNamespace(values={"d": value, "other": 1.0}, facts={"samples": 7}),
@@ -91,7 +127,7 @@ class Bench:
 
     def play(self, value: Any = 0.25, **task: Any) -> Outcome | None:
         def measure(task: Any) -> Any:
-            assert (task["run"], task["metric"]) == (str(self.run), "loss")
+            assert task["metric"] == "loss"
             self.measurements += 1
             if isinstance(value, Exception):
                 raise value
@@ -144,6 +180,85 @@ def test_a_run_that_was_interrupted_is_resumed_from_its_checkpoint(tmp_path: Pat
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
 
 
+def state_of(run: Path) -> dict[str, bytes]:
+    """What a run leaves that depends on nothing but the recipe."""
+    (last,) = (path for step, path in checkpoint.checkpoints(run).items() if step == 7)
+    files = [*last.glob("*.safetensors"), run / "metrics.jsonl", run / "recipe.toml"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is killed so there")
+def test_a_run_whose_machine_went_off_goes_on_from_its_last_checkpoint_to_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "die.py").write_text(DIE)
+    bench = Bench(tmp_path, "die", plugins=(str(tmp_path / "die.py"),))
+    bench.recipe.write_text(bench.recipe.read_text().replace("steps = 5", "steps = 7"))
+    words = [sys.executable, "-P", "-m", "gantricks.study.worker"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stdin
+        process.stdin.write(json.dumps(bench.task) + "\n")
+        process.stdin.flush()
+        assert process.wait(120) == -9
+    steps = [*checkpoint.checkpoints(bench.run)]
+    assert steps in ([2], [2, 4])  # the last is written beside the training
+    outcome = bench.play()
+    assert outcome
+    assert (outcome.status, outcome.steps) == ("done", 7)
+    disturbed = state_of(bench.run)
+    sessions = json.loads((bench.run / "manifest.json").read_text())["sessions"]
+    assert sessions[-1]["from_step"] == steps[-1]
+
+    calm = tmp_path / "calm" / "seed-4"
+    assert bench.play(run=str(calm))
+    assert state_of(calm) == disturbed
+
+
+@pytest.mark.parametrize("left", [("recipe.toml",), ("recipe.toml", "manifest.json", "metrics.jsonl"), ()])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, left: tuple[str, ...]) -> None:
+    bench = Bench(tmp_path)
+    calm = tmp_path / "calm" / "seed-4"
+    first = bench.play(run=str(calm))
+    bench.run.mkdir()
+    for name in left:
+        (bench.run / name).write_bytes((calm / name).read_bytes())
+    if "metrics.jsonl" in left:
+        (bench.run / "metrics.jsonl").write_text('{"step": 1, "loss/d": 7}\n{"step": 2, "lo')
+    outcome = bench.play()
+    assert outcome
+    assert first
+    assert (outcome.status, outcome.steps) == ("done", 5)
+    last = "checkpoints/000005"
+    for path in [*(calm / last).glob("*.safetensors"), calm / "metrics.jsonl"]:
+        assert (bench.run / path.relative_to(calm)).read_bytes() == path.read_bytes()
+
+
+def test_a_generator_that_gives_one_point_has_collapsed(tmp_path: Path) -> None:
+    (tmp_path / "constant.py").write_text(CONSTANT)
+    bench = Bench(tmp_path, "constant", plugins=(str(tmp_path / "constant.py"),))
+    outcome = bench.play()
+    assert outcome
+    assert (outcome.status, outcome.value, outcome.collapsed) == ("done", 0.25, True)
+    assert read_outcome(bench.run) == outcome
+    other = tmp_path / "other"
+    other.mkdir()
+    outcome = Bench(other).play()
+    assert outcome
+    assert not outcome.collapsed
+
+
+def test_one_point_is_told_from_one_mode_and_each_class_looked_at_by_itself() -> None:
+    draw = np.random.default_rng(0)
+    reals = draw.normal(0, 0.7, (200, 2))
+    point = np.tile([0.3, -1.0], (64, 1))
+    assert worker.one_point(point, reals)
+    assert worker.one_point(point + draw.normal(0, 1e-4, point.shape), reals)
+    assert not worker.one_point(point + draw.normal(0, 0.02, point.shape), reals), "a mode of the ring has a width"
+    classes = np.tile(draw.normal(0, 1, (4, 2)), (16, 1))
+    assert not worker.one_point(classes, reals)
+    assert worker.one_point(classes, reals, classes=4)
+    assert not worker.one_point(draw.normal(0, 1, (64, 2)), reals, classes=4)
+    assert not worker.one_point(draw.normal(0, 1, (64, 2)), reals, classes=1000)
+
+
 def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
     (tmp_path / "explode.py").write_text(EXPLODE)
     bench = Bench(tmp_path, "explode", plugins=(str(tmp_path / "explode.py"),))
@@ -179,14 +294,45 @@ def test_what_goes_wrong_is_told_and_is_no_result(tmp_path: Path, fault: Excepti
     assert again.status == "done"
 
 
-def test_a_damaged_result_is_said_to_be_one(tmp_path: Path) -> None:
+DAMAGED = {
+    "cut off": b'{"variant": "full"',
+    "empty": b"",
+    "not UTF-8": b"\xff\xfe{}",
+    "a list": b"[]",
+    "of another run": b'{"variant": "full", "seed": 5, "status": "done", "value": 1.0}',
+    "of another variant": b'{"variant": "bare", "seed": 4, "status": "done", "value": 1.0}',
+    "no number": b'{"variant": "full", "seed": 4, "status": "done", "value": "1.0"}',
+    "not finite": b'{"variant": "full", "seed": 4, "status": "done", "value": Infinity}',
+    "no figure": b'{"variant": "full", "seed": 4, "status": "done", "value": null}',
+    "diverged with a figure": b'{"variant": "full", "seed": 4, "status": "diverged", "value": 1.0}',
+    "no result": b'{"variant": "full", "seed": 4, "status": "failed"}',
+    "unknown key": b'{"variant": "full", "seed": 4, "status": "done", "value": 1.0, "valeu": 2.0}',
+    "a huge number": b'{"variant": "full", "seed": ' + b"9" * 5000 + b', "status": "done", "value": 1.0}',
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_result_is_said_to_be_one(tmp_path: Path, text: bytes) -> None:
     bench = Bench(tmp_path)
-    bench.play()
-    (bench.run / "result.json").write_text('{"variant": "full"')
+    bench.run.mkdir()
+    (bench.run / "result.json").write_bytes(text)
     outcome = bench.play()
     assert outcome
     assert outcome.status == "refused"
-    assert "damaged" in outcome.reason
+    assert "the file is damaged: " in outcome.reason
+    assert str(bench.run / "result.json") in outcome.reason
+    assert "remove it to measure the run anew" in outcome.reason
+    assert bench.measurements == 0
+
+
+def test_a_result_that_is_a_folder_cannot_be_read(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    (bench.run / "result.json").mkdir(parents=True)
+    outcome = bench.play()
+    assert outcome
+    assert outcome.status == "refused"
+    assert "the file cannot be read" in outcome.reason
 
 
 def test_the_protocol_is_a_line_in_and_lines_out(tmp_path: Path) -> None:
