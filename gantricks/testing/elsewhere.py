@@ -85,7 +85,7 @@ class _Other:
             env={
                 **os.environ,
                 "PYTHONHASHSEED": seed,
-                "PYTHONPATH": os.pathsep.join(map(str, filter(None, sys.path))),
+                "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
                 _INSIDE: "1",
             },
         )

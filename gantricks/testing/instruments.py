@@ -6,7 +6,7 @@ import random
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -22,6 +22,7 @@ from gantricks.game import Game
 from gantricks.hooks import hookimpl
 from gantricks.plan import notify
 from gantricks.records import Batch, Out
+from gantricks.rng import Rng
 from gantricks.testing.host import same_bits
 from gantricks.trick import Setting, Trick
 
@@ -124,16 +125,37 @@ def boundary(game: Game) -> None:
 
 
 @contextmanager
-def feed_unseen(game: Game) -> Iterator[None]:
+def batches_unseen(game: Game) -> Iterator[None]:
     """Real batches come as ever, and no mode sees how: that is the host's part of a step."""
-    draw = game.feed.draw
-
-    def unseen() -> Any:
-        with _disable_current_modes():
-            return draw()
-
-    with mock.patch.object(game.feed, "draw", unseen):
+    with mock.patch.object(game.feed, "draw", _unseen(game.feed.draw)):
         yield
+
+
+@contextmanager
+def host_unseen(game: Game, note: Callable[[Any], None] = lambda drawn: None) -> Iterator[None]:
+    """Real batches and random numbers come as ever, and no mode sees how. `note` is told of every draw."""
+
+    def noted(name: str, draw: Callable[..., Any]) -> Callable[..., Any]:
+        unseen = _unseen(draw)
+
+        def drawn(rng: Rng, *arguments: Any) -> Any:
+            note((name, rng.name, shown(arguments)))
+            return unseen(rng, *arguments)
+
+        return drawn
+
+    with batches_unseen(game), ExitStack() as stack:
+        for name in ("uniform", "normal", "randint", "permutation"):
+            stack.enter_context(mock.patch.object(Rng, name, noted(name, getattr(Rng, name))))
+        yield
+
+
+def _unseen(function: Callable[..., Any]) -> Callable[..., Any]:
+    def unseen(*arguments: Any) -> Any:
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            return function(*arguments)
+
+    return unseen
 
 
 # ---------------------------------------------------------------- global generators, modes

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from gantricks.capture import INDUCTOR, INTERPRETER
 from gantricks.errors import UserError
 from gantricks.game import Game, Tensors, at_rest
+from gantricks.guard import Fault
 from gantricks.hooks import KINDS
 from gantricks.networks.base import mixes_samples
 from gantricks.plan import contract_problems, fold, hooks_of
@@ -38,11 +39,12 @@ from gantricks.testing.instruments import (
     Resized,
     SecondPass,
     Shut,
+    batches_unseen,
     boundary,
-    feed_unseen,
     global_generators_at_rest,
     held_by,
     host_numbers,
+    host_unseen,
     modes_kept,
     never_asked_in_training_mode,
     shown,
@@ -63,11 +65,15 @@ def _plays(case: Case) -> None:
         raise NotApplicable("its hooks break the contract, which is a law of its own")
     whole = case.whole
     fault = whole.played.game.fault()
-    assert fault is None, f"in step {fault.step}, {', '.join(fault.names)} of {fault.player.upper()} is not finite"
+    assert fault is None, f"in step {fault.step}, {_told(fault)} is not finite"
     for name, tensors in whole.state.items():
         for key, tensor in tensors.items():
             assert not tensor.is_floating_point() or torch.isfinite(tensor).all(), f"{name}/{key} is not finite"
     assert torch.isfinite(whole.samples).all(), "its samples are not finite"
+
+
+def _told(fault: Fault) -> str:
+    return " and ".join(map(fault.told, fault.names))
 
 
 @law("contract", "name and sign hooks as in gantricks.hooks; declare state in tensors(), update it in place")
@@ -579,14 +585,14 @@ def _late(case: Case) -> None:
         assert not changed, f"resumed at step {LATE} of {LAST}, these differ two steps later: {changed[:3]}"
         assert same_bits(samples_of(whole), samples_of(resumed)), f"resumed at step {LATE}, it samples differently"
         boundary(whole)
-        with NoSync():
+        with host_unseen(whole), NoSync():
             whole.step()
         whole._at(whole.finished + 1)
         if not _pass_by(whole, LAST - 1) or not whole.advance():
             return
         whole.finish()
     fault = whole.fault()
-    assert fault is None, f"late in a run, in step {fault.step}, {', '.join(fault.names)} is not finite"
+    assert fault is None, f"late in a run, in step {fault.step}, {_told(fault)} is not finite"
 
 
 LATE, LAST = 150, 200
@@ -651,7 +657,7 @@ def _process(case: Case) -> None:
 @law("no-sync", "inside the step no .item(), .cpu(), bool(tensor), .tolist(), and no shape that depends on values")
 def _no_sync(case: Case) -> None:
     game = case.with_it.game()
-    with game.training():
+    with game.training(), host_unseen(game):
         for _ in range(3):
             boundary(game)
             with NoSync():
@@ -671,11 +677,12 @@ def _same_step(case: Case) -> None:
         raise NotApplicable("it declares capturable = False")
     game = case.with_it.game()
     firsts: dict[tuple[int, ...], tuple[int, list[Any]]] = {}
-    with game.training(), feed_unseen(game):
+    with game.training():
         game.advance()
         for number in range(2, 6):
             boundary(game)
-            with OpTrace() as trace:
+            trace = OpTrace()
+            with host_unseen(game, trace.ops.append), trace:
                 game.step()
             game._at(game.finished + 1)
             # a step of another structure is captured anew
@@ -708,7 +715,7 @@ def _captured(case: Case) -> None:
 @law("memory", "keep no tensor of a step beyond the next one: what accumulates fills the memory in a long run")
 def _memory(case: Case) -> None:
     game = case.with_it.game()
-    with game.training(), feed_unseen(game):
+    with game.training(), batches_unseen(game):
         for _ in range(2):
             game.advance()
         with Made() as made:
