@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -15,7 +16,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -32,10 +32,6 @@ _STALE_SECONDS = 24 * 3600
 _PART = 2**24
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOT_THERE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-
-
-class _Unkept(Exception):
-    """The cache cannot be written, for this reason."""
 
 
 def cache_name(kind: str, *parts: object) -> str:
@@ -76,20 +72,19 @@ def store(name: str, shape: Shape, blocks: Callable[[], Iterator[np.ndarray]]) -
     `blocks` raises passes through, and nothing is kept. Raises `UserError` when neither the folder nor the memory has
     room.
     """
-    try:
-        if obstacle := _obstacle(shape):
-            raise _Unkept(obstacle)
-        return _written(name, shape, blocks()), ()
-    except _Unkept as error:
-        _need_memory(shape, str(error))
-        note = f"decoded images cannot be kept in {cache_folder()}: {error}; they are held in memory, and each run "
-        note += f"decodes them anew; {_MEND}"
-        samples = np.empty(shape, np.uint8)
-        done = 0
-        for block in blocks():
-            samples[done : done + len(block)] = block
-            done += len(block)
-        return samples, (note,)
+    obstacle = _obstacle(shape)
+    if obstacle is None:
+        try:
+            return _written(name, shape, blocks()), ()
+        except OSError as error:
+            obstacle = error.strerror or str(error)
+    _need_memory(shape, obstacle)
+    note = f"decoded images cannot be kept in {cache_folder()}: {obstacle}; they are held in memory, and each run "
+    samples, done = np.empty(shape, np.uint8), 0
+    for block in blocks():
+        samples[done : done + len(block)] = block
+        done += len(block)
+    return samples, (f"{note}decodes them anew; {_MEND}",)
 
 
 _MEND = f"make room or make it writable, or set {CACHE_VARIABLE} to another folder"
@@ -112,10 +107,10 @@ def available_memory() -> int | None:
     """Bytes that this process can hold beside what it has, by what the system says; None where it does not say."""
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     with contextlib.suppress(OSError, ValueError):  # "max" where a container has no bound
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     if not found:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -146,20 +141,19 @@ def _mapped(name: str, count: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _written(name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> np.ndarray:
     entry = _entry(name)
-    with _unkept():
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(entry.parent)
-        written = entry.with_name(f"{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-        # open to whom the user's umask allows, for a cache may be shared
-        handle = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(entry.parent)
+    written = entry.with_name(f"{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    # open to whom the user's umask allows, for a cache may be shared
+    handle = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
     try:
-        with os.fdopen(handle, "wb") as file:
+        # unbuffered: what is left in a buffer would fail once more when the file is closed
+        with os.fdopen(handle, "wb", buffering=0) as file:
             _write(file, name, shape, blocks)
-        with _unkept():
-            os.replace(written, entry)
+        os.replace(written, entry)
         mapped = _mapped(name, shape[0])
         if mapped is None:
-            raise _Unkept("what was written cannot be read back")
+            raise OSError("what was written cannot be read back")
         return mapped[0]
     except BaseException:
         with contextlib.suppress(OSError):
@@ -167,29 +161,27 @@ def _written(name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> np.ndarra
         raise
 
 
-def _write(file: BinaryIO, name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> None:
+def _write(file: io.RawIOBase, name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> None:
+    """Plain writes, not a writable map: on a full disk these raise where a map kills the process."""
     digest = hashlib.sha256(name.encode())
 
-    class Summed:
-        """Plain writes, not a writable map: on a full disk these raise where a map kills the process."""
+    def write(data: bytes | memoryview) -> None:
+        digest.update(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
 
-        def write(self, data: bytes | memoryview) -> int:
-            digest.update(data)
-            with _unkept():
-                return file.write(data)
-
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(Summed(), header)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    write(header.getvalue())
     for block in blocks:
-        Summed().write(np.ascontiguousarray(block).data.cast("B"))
-    with _unkept():
-        file.write(digest.digest())
-        file.flush()
-        try:
-            os.fsync(file.fileno())
-        except OSError as error:
-            if error.errno not in _NOT_THERE:  # some file systems have no fsync; the sum tells what a crash has done
-                raise
+        write(np.ascontiguousarray(block).data.cast("B"))
+    write(digest.digest())
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _NOT_THERE:  # some file systems have no fsync; the sum tells what a crash has done
+            raise
 
 
 def _obstacle(shape: Shape) -> str | None:
@@ -230,11 +222,3 @@ def _sweep(folder: Path) -> None:
             status = partial.lstat()
             if time.time() - status.st_mtime > _STALE_SECONDS and not stat.S_ISDIR(status.st_mode):
                 partial.unlink()
-
-
-@contextlib.contextmanager
-def _unkept() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _Unkept(error.strerror or str(error)) from error

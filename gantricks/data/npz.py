@@ -131,10 +131,8 @@ class Npz(Source):
             what = f"not an .npz archive: {_said(error)}"
             with contextlib.suppress(OSError), path.open("rb") as file:
                 if file.read(6) == np.lib.format.MAGIC_PREFIX:
-                    what, mend = (
-                        "not an .npz archive but a single array",
-                        "numpy.savez(path, images=numpy.load(this file))",
-                    )
+                    what = "not an .npz archive but a single array"
+                    mend = "save it with numpy.savez(path, images=numpy.load(this file))"
             raise UserError(Problem(what, str(path), mend)) from error
 
     def _examined(self, archive: zipfile.ZipFile) -> tuple[_Layout, np.ndarray | None]:

@@ -1,8 +1,5 @@
 """Decoding: every mode, size and orientation comes out upright, opaque, square and 8-bit."""
 
-import os
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +7,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from gantricks.data import images
-from gantricks.errors import UserError
 
 PARTS = st.lists(st.text("a\n'", max_size=3) | st.integers(0, 2), max_size=3)
 
