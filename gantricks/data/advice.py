@@ -66,11 +66,11 @@ def for_images(source: str, dtype: np.dtype, values: Values) -> str:
         if low >= 0 and high <= 255:
             return f"save {source}.astype(numpy.uint8)"
         if low >= -128 and high <= 127:
-            centred = f"save ({source}.astype(numpy.int16) + 128).astype(numpy.uint8), where 0 is the middle grey"
-            return f"{centred}; or {source}.astype(numpy.int8).view(numpy.uint8), where they were bytes once"
+            centred = f"save ({source}.astype(numpy.int16) + 128).astype(numpy.uint8)"
+            return f"{centred}; where they were bytes once, {source}.astype(numpy.int8).view(numpy.uint8)"
         if low >= 0 and high <= 65535:
             return _of_depth(source, high)
-        return f"save {_stretched(source, low, high)}, or choose the bounds of black and white yourself"
+        return f"save {_stretched(source, low, high)}; or choose the bounds of black and white yourself"
     return _for_floats(source, values, low, high)
 
 
@@ -80,7 +80,7 @@ def _for_floats(source: str, values: Values, low: float, high: float) -> str:
             return source
         return f"numpy.nan_to_num({source}, nan={black}, posinf={white}, neginf={black})"
 
-    note = "" if values.all_finite else ", where NaN is black"
+    note = "" if values.all_finite else "; NaN becomes black"
     if low >= -_SLACK and high <= 1 + _SLACK:
         within = low >= 0 and high <= 1
         return f"save {clean(0, 1)}{'' if within else '.clip(0, 1)'}{note}"
@@ -90,7 +90,7 @@ def _for_floats(source: str, values: Values, low: float, high: float) -> str:
     if (low >= -0.5 and 16 < high <= 255.5) or (low >= -32 and 128 < high <= 288):
         return f"save {clean(0, 255)}.round().clip(0, 255).astype(numpy.uint8){note}"
     if low >= 0 and 255.5 < high <= 65535:
-        return f"{_of_depth(clean(0, 65535), high)}{note}"
+        return f"{_of_depth(clean(0, _shortest(high)), high)}{note}"
     made = _stretched(clean(_shortest(low), _shortest(high)), low, high)
     return f"undo the normalization they went through, or save {made}{note}"
 
@@ -102,7 +102,7 @@ def _of_depth(source: str, high: float) -> str:
     if depth == 16:
         return f"save {full}"
     made = f"numpy.interp({source}, (0, {2**depth - 1}), (0, 255)).round().astype(numpy.uint8)"
-    return f"save {made}, if white is {2**depth - 1}, the most of {depth} bits; or {full}, if it is 65535"
+    return f"save {made}; that is for {depth} bits, where white is {2**depth - 1}; where it is 65535, {full}"
 
 
 def _stretched(source: str, low: float, high: float) -> str:
@@ -119,8 +119,7 @@ def for_labels(source: str, labels: np.ndarray) -> tuple[str, str]:
     if kind in "USMm":
         return f"labels are whole numbers, not {found}", f"number them in order: save {numbered}"
     if kind == "f" and not np.isfinite(labels).all():
-        kept = f"labelled = numpy.isfinite({source})"
-        mend = f"leave out what has none: {kept}, and save the images [labelled] with {source}[labelled]"
+        mend = f"leave out what has none: labelled = numpy.isfinite({source}), images[labelled], labels[labelled]"
         return f"labels are whole numbers, not {found}, and some of these are NaN or infinite", mend
     different = len(np.unique(labels))
     if kind == "f" and (labels == np.rint(labels)).all() and labels.min() >= 0 and labels.max() < 65_536:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,15 +59,12 @@ class Npz(Source):
     def describe(self) -> Description:
         """Read the arrays' headers and the labels; the images stay unread.
 
-        Raises `UserError` with everything that is wrong with the file, except values of float images. What is wrong
-        with a test split that is only held out becomes a note: training does without it.
+        Raises `UserError` with everything that is wrong with the file, except values of more than 64 MiB of float
+        images. What is wrong with a test split that is only held out becomes a note: training does without it.
         """
         with self._opened() as archive:
-            layout, labels = self._examined(archive)
-            shape = self._shape(layout)
-            if layout.dtype.kind == "f" and layout.bytes <= _IN_MEMORY:
-                self._check_floats(layout, self._values(archive, layout.name, layout.dtype))
-        classes = _classes(labels)
+            layout, labels = self._examined(archive, floats=True)
+        shape, classes = self._shape(layout), _classes(labels)
         held_out, notes = self._held_out(shape, classes)
         if not self._as_stored(layout) and layout.count * math.prod(shape) > _IN_MEMORY:
             channels, height, width = shape
@@ -107,7 +105,7 @@ class Npz(Source):
             if self.config.split == "test" or "x_test.npy" not in archive.namelist():
                 return 0, ()
             try:
-                layout, labels = self._test_split()._examined(archive)
+                layout, labels = self._test_split()._examined(archive, floats=True)
             except UserError as fault:
                 return 0, tuple(f"x_test is left aside: {problem.what}" for problem in fault.problems)
         faults = []
@@ -135,8 +133,8 @@ class Npz(Source):
                     mend = "save it with numpy.savez(path, images=numpy.load(this file))"
             raise UserError(Problem(what, str(path), mend)) from error
 
-    def _examined(self, archive: zipfile.ZipFile) -> tuple[_Layout, np.ndarray | None]:
-        """The layout of the images, and the labels as int64 (N,)."""
+    def _examined(self, archive: zipfile.ZipFile, *, floats: bool = False) -> tuple[_Layout, np.ndarray | None]:
+        """The layout of the images, and the labels as int64 (N,). With `floats`, few float images are looked at too."""
         found = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         split = self.config.split
         images_name, labels_name = f"x_{split}", f"y_{split}"
@@ -157,6 +155,13 @@ class Npz(Source):
             labels = self._labels(archive, labels_name, layout.count if layout else None, problems)
         if layout is None or problems:
             raise UserError(*problems)
+        if floats and layout.dtype.kind == "f" and layout.bytes <= _IN_MEMORY:
+            try:
+                values = self._values(archive, layout.name, layout.dtype)
+            except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
+                where = f"{self._path}, array {layout.name}"
+                raise UserError(Problem(f"cannot be read: {_said(error)}", where, _AGAIN)) from error
+            self._check_floats(layout, values)
         return layout, labels
 
     def _layout(self, archive: zipfile.ZipFile, name: str, problems: list[Problem]) -> _Layout | None:
@@ -222,7 +227,7 @@ class Npz(Source):
             if dtype.hasobject:
                 what = "labels are whole numbers, not Python objects, which are never read"
                 names = f"numpy.unique({name}.astype(str), return_inverse=True)[1]"
-                mend = f"save {name}.astype(numpy.int64), with classes numbered from 0; of names, save {names}"
+                mend = f"save {name}.astype(numpy.int64); where they are names, {names}"
                 problems.append(Problem(what, where, mend))
                 return None
             if shape[1:] not in ((), (1,)) or not shape:
@@ -367,14 +372,16 @@ def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dt
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"unknown version {version} of the .npy format")
-    return shape, dtype
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        version = np.lib.format.read_magic(file)
+        if version in read:
+            with _quietly():
+                shape, _, dtype = read[version](file)
+            return shape, dtype
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:  # NumPy's words are of its parser
+        raise ValueError("its header is damaged") from error
+    raise ValueError(f"its format, version {version[0]}.{version[1]} of .npy, is unknown")
 
 
 def _parts(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> Iterator[np.ndarray]:
@@ -386,8 +393,16 @@ def _parts(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> Iterator[np.
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as file:
+    with _quietly(), archive.open(f"{name}.npy") as file:
         return np.lib.format.read_array(file, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without NumPy's warning of a header that Python 2 wrote, which is read all the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _said(error: Exception) -> str:
