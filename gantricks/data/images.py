@@ -235,10 +235,14 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         grey = np.array(image).astype(np.int32)
         clear = image.info.get("transparency")
-        # Pillow's own conversion clips at 255, which turns a 16-bit picture white
-        levels = ((grey.clip(0, 65535) + 128) // 257).astype(np.uint8)
-        if isinstance(clear, int):
-            levels[grey == clear] = 255
+        hidden = grey == clear if isinstance(clear, int) else None
+        # Pillow's own conversion clips at 255, which turns a 16-bit picture white; in place, for it may be large
+        grey.clip(0, 65535, out=grey)
+        grey += 128
+        grey //= 257
+        levels = grey.astype(np.uint8)
+        if hidden is not None:
+            levels[hidden] = 255
         return Image.fromarray(levels)
     if not image.has_transparency_data:
         return image

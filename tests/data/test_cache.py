@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -122,6 +123,20 @@ def test_entries_have_the_mode_that_the_umask_says(cache, umask, mode):
     finally:
         os.umask(before)
     assert stat.S_IMODE((cache / "a.npy").stat().st_mode) == mode
+
+
+def test_several_that_store_at_once_leave_one_entry(cache):
+    def slowly():
+        yield PIXELS[:2]
+        time.sleep(0.02)
+        yield PIXELS[2:]
+
+    with ThreadPoolExecutor(6) as pool:
+        stored = list(pool.map(lambda _: module.store("a", PIXELS.shape, slowly), range(6)))
+    for kept, notes in stored:
+        np.testing.assert_array_equal(kept, PIXELS)
+        assert notes == ()
+    assert [path.name for path in cache.iterdir()] == ["a.npy"]
 
 
 def test_nothing_is_kept_when_the_blocks_stop_short(cache):
