@@ -223,7 +223,7 @@ class Context:
         the first reading and shared."""
         frame = self._frame
         if frame.real_out is None:
-            if frame.clock.phase != "g" or frame.real is None:
+            if frame.clock.phase != "g":
                 raise TrickError(f"{self.name}: ctx.real_out does not exist at this point of phase {self.phase!r}")
             frame.real_out = frame.step.score_reals_again()
         return frame.real_out

@@ -316,6 +316,8 @@ class _Session:
             self._write_manifest(parameters, first, None, began)
             log = Log(self.run, self.plan.recipe, first)
             self.reporter.started(game, self.run, parameters)
+            for note in self.dataset.notes:
+                self.reporter.warn(f"[data]: {note}")
             try:
                 with checkpoint.Writer() as self.writer, game.training():
                     self._loop(game, log)

@@ -101,6 +101,7 @@ class Step:
 
     def __call__(self) -> None:
         self.frame.updates.clear()
+        self.frame.clear()
         if self.hooks.play:
             notify(self.hooks.play)
         else:
@@ -205,16 +206,21 @@ class Step:
         frame = self.frame
         if self.separate or not self.mixes:
             return frame.discriminator(*fake)
-        assert frame.real is not None
-        real_out, fake_out = score_jointly(frame.discriminator, fold(self.hooks.d_input, frame.real, True), fake)
+        real = fold(self.hooks.d_input, self.real_batch(), True)
+        real_out, fake_out = score_jointly(frame.discriminator, real, fake)
         frame.real_out = real_out.detach()
         return fake_out
 
     def score_reals_again(self) -> Out:
         """The D step's real batch through the updated D, for tricks that read `ctx.real_out` in the G step."""
-        assert self.frame.real is not None
         with torch.no_grad():
-            return self.discriminate(self.frame.real, True)
+            return self.discriminate(self.real_batch(), True)
+
+    def real_batch(self) -> Batch:
+        """The last D step's; one for itself where no D step came first in this step."""
+        if self.frame.real is None:
+            self.frame.real = self.frame.feed.next()
+        return self.frame.real
 
     def discriminate(self, batch: Batch, is_real: bool) -> Out:
         return self.frame.discriminator(*fold(self.hooks.d_input, batch, is_real))

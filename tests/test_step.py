@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from gantricks import Trick, TrickError, hookimpl
+from gantricks.capture import INTERPRETER
 from gantricks.game import Game
 from gantricks.rng import Clock, Rng
 from gantricks.testing import TrickHost
@@ -581,6 +582,39 @@ def test_a_loss_without_gradient_is_told_with_its_terms(player):
 
     with pytest.raises(TrickError, match=rf"no term of {player}'s loss has a gradient \("):
         TrickHost().with_trick(Vanished, "trick").train(1)
+
+
+class GFirst(Trick):
+    """G steps before D does, and is asked for D's scores of reals."""
+
+    @hookimpl
+    def on_setup(self, ctx):
+        self.seen = torch.zeros((), dtype=ctx.dtype)
+
+    def tensors(self):
+        return {"seen": self.seen}
+
+    @hookimpl
+    def play(self, ctx):
+        ctx.g_step()
+        ctx.d_step(0)
+
+    @hookimpl
+    def after_g_step(self, ctx):
+        self.seen.copy_(ctx.real_out.logits.mean())
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+@pytest.mark.parametrize("backend", [None, INTERPRETER])
+def test_a_g_step_that_comes_first_has_a_real_batch_of_its_own(mixes, backend):
+    images = {"sample": (1, 8, 8), "discriminator": {"batch_norm": mixes, "depth": 2}}
+    game = TrickHost(**images).with_trick(GFirst, "first").game()
+    game.backend = backend
+    for step in range(3):
+        game.advance()
+        assert game.feed.cursor == (step + 1) * 2 * game.feed.batch_size
+    assert game.backend == backend, game.frame.warnings
+    assert game.plan.tricks[0].trick.seen != 0
 
 
 # ---------------------------------------------------------------- start and end

@@ -47,11 +47,13 @@ class Dataset:
     """The samples.
 
     `samples`: uint8 (N, H, W, C) for images, float32 (N, D) for vectors; may be a read-only memory map. `classes`:
-    int64 (N,) or None.
+    int64 (N,) or None, numbered in the order of `Description.class_names`. `notes`: sentences the user should see that
+    only reading could tell.
     """
 
     samples: np.ndarray
     classes: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Source:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from gantricks.data import images
+from gantricks.data import cache, images
 from gantricks.data.base import Dataset, Description, Progress, Source, silent
 from gantricks.data.images import ImageSize, PathText
 from gantricks.errors import Problem, UserError
@@ -24,14 +26,18 @@ class Folder(Source):
     """A folder of PNG, JPEG and WebP images of any sizes and modes, searched through all its sub-folders.
 
     Every image is turned upright (EXIF), laid on white where it is transparent, cropped to its central square
-    and resized with antialiasing. 16-bit grey is scaled to 8 bits. When all images lie in sub-folders, the
-    first-level sub-folders that hold any are the classes, in the order of their names; otherwise there are no
-    classes. Hidden files are ignored, files of other kinds passed over and mentioned. A folder that several
-    links lead to is read once.
+    and resized with antialiasing. 16-bit grey is scaled to 8 bits. Only pixels and their orientation are read:
+    texts and colour profiles of any size are skipped. A picture of more than 2²⁸ pixels is refused; a JPEG counts
+    as large as it is decoded, at least at an eighth of its sides.
+
+    When all images lie in sub-folders, the first-level sub-folders that hold any are the classes, in the order of
+    their names; otherwise there are no classes. Hidden files are ignored; files of other kinds, and what a NAS, a
+    desktop or an archiver adds (`@eaDir`, `__MACOSX`, `._*` …), are passed over and mentioned. A folder that
+    several links lead to is read once.
 
     The images are decoded once, into `$GANTRICKS_CACHE` (else `$XDG_CACHE_HOME/gantricks`, else
     `~/.cache/gantricks`), and mapped from there by later runs until a file or an option changes. The cache
-    may be deleted at any time.
+    may be deleted at any time. Where it cannot be written, the images are held in memory.
     """
 
     paths = ("path",)
@@ -51,15 +57,15 @@ class Folder(Source):
 
         Raises `UserError` for a path that is no folder, a folder without images, and every unreadable header.
         """
-        listing = self._listing()
-        kept = images.recall(self._cache_name(listing), len(listing.files))
+        listing, size = self._listing(), self.config.image_size
+        kept = cache.glance(self._cache_name(listing), len(listing.files))
         if kept is not None:
-            channels = kept.shape[3]  # every file was decoded once, so every header is sound
+            channels = kept[3]  # every file was decoded once, so every header is sound
         else:
             channels, problems = self._headers(listing, silent)
             if problems:
                 raise images.all_of(problems)
-        size = self.config.image_size
+            cache.need_room((len(listing.files), size, size, channels))
         return Description((channels, size, size), len(listing.files), listing.class_names, listing.notes)
 
     def load(self, progress: Progress = silent) -> Dataset:
@@ -67,38 +73,36 @@ class Folder(Source):
 
         Raises `UserError` with every file that cannot be decoded, and keeps nothing then.
         """
-        listing = self._listing()
+        listing, notes = self._listing(), tuple[str, ...]()
         name, count, size = self._cache_name(listing), len(listing.files), self.config.image_size
-        samples = images.recall(name, count)
+        samples = cache.recall(name, count, progress)
         if samples is None:
             # unreadable headers are met again by the decoder, which reports them with all the others
             channels = self._headers(listing, progress)[0] if self.config.channels == "auto" else self.config.channels
-            decoded = _decoded(listing, size, channels, progress)
-            samples = images.store(name, (count, size, size, channels), decoded)
-        return Dataset(samples, listing.classes)
+            decoded = partial(_decoded, listing, size, channels, progress)
+            samples, notes = cache.store(name, (count, size, size, channels), decoded)
+        return Dataset(samples, listing.classes, notes)
 
     def _listing(self) -> _Listing:
-        root = Path(self.config.path).expanduser()
-        if not root.is_dir():
-            what = "not a folder" if root.exists() else "no such folder"
-            raise UserError(Problem(what, str(root), "set data.path to a folder of images"))
+        root = images.at(self.config.path, folder=True, mend="set data.path to a folder of images")
         listing = _Listing.of(root)
         if not listing.files:
-            found = f"; passed over {_some(listing.others)}" if listing.others else ""
+            found = f"; passed over {listing.others}" if listing.others.count else ""
             what = f"no {images.KINDS} image in this folder or below it{found}"
             raise UserError(Problem(what, str(root), "set data.path to a folder of images, or convert the files"))
         return listing
 
     def _cache_name(self, listing: _Listing) -> str:
         options = (self.config.image_size, self.config.channels)
-        return images.cache_name("folder", str(listing.root.resolve()), options, *(tuple(f) for f in listing.files))
+        return cache.cache_name("folder", str(listing.root.resolve()), options, *listing.files)
 
     def _headers(self, listing: _Listing, progress: Progress) -> tuple[int, list[Problem]]:
         """The number of channels that the options and the headers lead to, and the headers' faults."""
         all_grey, problems = True, []
-        for done, path in enumerate(listing.image_paths):
+        for done, file in enumerate(listing.files):
             if done % 256 == 0:
                 progress("reading headers", done, len(listing.files))
+            path = os.path.join(listing.root, file.name)
             try:
                 all_grey &= images.is_grey(path)
             except Exception as error:  # Pillow's parsers raise anything at bytes they do not expect
@@ -109,16 +113,22 @@ class Folder(Source):
 
 
 def _decoded(listing: _Listing, size: int, channels: int, progress: Progress) -> Iterator[np.ndarray]:
-    def attempt(path: str) -> np.ndarray | Problem:
+    def attempt(file: _File) -> np.ndarray | Problem:
+        path = os.path.join(listing.root, file.name)
         try:
-            return images.decode(path, size, channels)
+            pixels = images.decode(path, size, channels)
+            status = os.stat(path)
         except Exception as error:  # Pillow's decoders raise anything at bytes they do not expect
             return images.fault(error, _shown(path))
+        if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+            mend = "start again when nothing writes into the folder any more"
+            return Problem("changed while the folder was read", _shown(path), mend)
+        return pixels
 
     problems: list[Problem] = []
     done, total = 0, len(listing.files)
     progress("decoding", 0, total)
-    for block in images.in_blocks(attempt, listing.image_paths):
+    for block in images.in_blocks(attempt, listing.files):
         pictures = [result for result in block if not isinstance(result, Problem)]
         problems += [result for result in block if isinstance(result, Problem)]
         if not problems:
@@ -137,19 +147,41 @@ class _File(NamedTuple):
     mtime_ns: int
 
 
+class _Names:
+    """How many names there are, and the first few: all that a sentence says of them."""
+
+    def __init__(self, names: Iterable[str] = (), thing: str = "file", few: int = 3) -> None:
+        self.count, self._first, self._thing, self._few = 0, list[str](), thing, few
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        bisect.insort(self._first, name)
+        del self._first[self._few :]
+
+    def __str__(self) -> str:
+        more = ", …" * (self.count > self._few)
+        return f"{self.count:,} {self._thing}{'s' * (self.count != 1)} ({', '.join(map(_shown, self._first))}{more})"
+
+
 @dataclass(frozen=True)
 class _Listing:
     root: Path
     files: list[_File]
-    others: list[str]
+    others: _Names
+    litter: _Names
+    first_level: frozenset[str]
+    """The sub-folders that were looked into."""
 
     @classmethod
     def of(cls, root: Path) -> _Listing:
         """Everything below `root`, sorted by name. Raises `UserError` with every folder that stays closed."""
         files: list[_File] = []
-        others: list[str] = []
+        others, litter = _Names(), _Names(thing="name")
         closed: list[Problem] = []
         seen: set[tuple[int, int]] = set()
+        first_level: set[str] = set()
         # links wait until every real folder was read, so that a folder goes by its own name where it has one
         real, links = deque([""]), deque[str]()
         while real or links:
@@ -159,47 +191,47 @@ class _Listing:
                 if (place.st_dev, place.st_ino) in seen:
                     continue
                 seen.add((place.st_dev, place.st_ino))
-                entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+                if folder and "/" not in folder:
+                    first_level.add(folder)
+                with os.scandir(root / folder) as entries:
+                    for entry in sorted(entries, key=lambda each: each.name):
+                        name = f"{folder}/{entry.name}" if folder else entry.name
+                        if _is_litter(entry.name):
+                            litter.add(name)
+                            continue
+                        if entry.name.startswith("."):
+                            continue
+                        is_image = os.path.splitext(entry.name)[1].lower() in images.SUFFIXES
+                        status = _status(entry)
+                        if status is None and not entry.is_symlink():
+                            continue  # removed just now
+                        if status is not None and stat.S_ISDIR(status.st_mode):
+                            (links if entry.is_symlink() else real).append(name)
+                        elif is_image and status is None:  # a link to nowhere: reported when it is opened
+                            files.append(_File(name, -1, 0))
+                        elif is_image and status is not None and stat.S_ISREG(status.st_mode):
+                            files.append(_File(name, status.st_size, status.st_mtime_ns))
+                        else:
+                            others.add(name)
+            except FileNotFoundError as error:
+                if not folder:
+                    raise UserError(Problem("removed just now", _shown(root), "set data.path to a folder")) from error
             except OSError as error:
                 where = _shown(root / folder)
-                closed.append(
-                    Problem(f"cannot be opened: {error.strerror}", where, "make it readable, or move it away")
-                )
-                continue
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                try:
-                    status = os.stat(entry.path)
-                except OSError:
-                    status = None  # a link to nowhere: listed all the same, and reported when it is opened
-                is_image = os.path.splitext(entry.name)[1].lower() in images.SUFFIXES
-                if status is not None and stat.S_ISDIR(status.st_mode):
-                    (links if entry.is_symlink() else real).append(name)
-                elif is_image and status is None:
-                    files.append(_File(name, -1, 0))
-                elif is_image and status is not None and stat.S_ISREG(status.st_mode):
-                    files.append(_File(name, status.st_size, status.st_mtime_ns))
-                else:
-                    others.append(name)
+                mend = "make it readable, or move it away"
+                closed.append(Problem(f"cannot be opened: {error.strerror}", where, mend))
         if closed:
             raise images.all_of(closed, "folders")
-        return cls(root, sorted(files), sorted(others))
+        return cls(root, sorted(files), others, litter, frozenset(first_level))
 
-    @property
-    def image_paths(self) -> list[str]:
-        return [os.path.join(self.root, file.name) for file in self.files]
-
-    @property
+    @cached_property
     def class_names(self) -> tuple[str, ...]:
-        if self._outside:
-            return ()
-        return tuple(sorted({_first_level(file.name) for file in self.files}))
+        """As they are shown: a name that is no text has its odd bytes written out."""
+        return tuple(map(_shown, self._class_folders))
 
     @property
     def classes(self) -> np.ndarray | None:
-        index = {name: number for number, name in enumerate(self.class_names)}
+        index = {name: number for number, name in enumerate(self._class_folders)}
         if not index:
             return None
         return np.array([index[_first_level(file.name)] for file in self.files], dtype=np.int64)
@@ -207,26 +239,54 @@ class _Listing:
     @property
     def notes(self) -> tuple[str, ...]:
         notes = []
-        if self.others:
-            notes.append(f"passed over, being no {images.KINDS}: {_some(self.others)}")
-        if 0 < len(self._outside) < len(self.files):
-            notes.append(f"no classes: images lie outside the sub-folders: {_some(self._outside)}")
+        if self.others.count:
+            notes.append(f"passed over, being no {images.KINDS}: {self.others}")
+        if self.litter.count:
+            notes.append(f"passed over, being what a NAS, a desktop or an archiver adds: {self.litter}")
+        outside = _Names(file.name for file in self.files if "/" not in file.name)
+        if 0 < outside.count < len(self.files):
+            notes.append(f"no classes: images lie outside the sub-folders: {outside}")
+        empty = _Names(self.first_level.difference(self._class_folders), thing="sub-folder")
+        if self._class_folders and empty.count:
+            notes.append(f"no class, being without an image: {empty}")
         return tuple(notes)
 
-    @property
-    def _outside(self) -> list[str]:
-        return [file.name for file in self.files if "/" not in file.name]
+    @cached_property
+    def _class_folders(self) -> tuple[str, ...]:
+        folders = set()
+        for file in self.files:
+            if "/" not in file.name:
+                return ()
+            folders.add(_first_level(file.name))
+        return tuple(sorted(folders))
+
+
+# of a Synology, a QNAP, Linux desktops, macOS and its archiver, and Windows; in lower case
+_LITTER = frozenset(
+    {"@eadir", "#recycle", "#snapshot", "@recycle", ".@__thumb", ".thumbnails", ".appledouble", "__macosx"}
+    | {"lost+found", ".trashes", "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+)
+
+
+def _is_litter(name: str) -> bool:
+    return name.lower() in _LITTER or name.startswith(("._", ".Trash-"))
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Of what an entry leads to; None where it leads nowhere. Raises OSError where the folder does not let it be
+    known."""
+    try:
+        return os.stat(entry.path)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or entry.is_symlink():
+            return None
+        raise
 
 
 def _first_level(name: str) -> str:
     return name.split("/", 1)[0]
 
 
-def _some(names: Sequence[str], few: int = 3) -> str:
-    count = f"{len(names)} file{'s' * (len(names) != 1)}"
-    return f"{count} ({', '.join(map(_shown, names[:few]))}{', …' * (len(names) > few)})"
-
-
 def _shown(path: str | Path) -> str:
-    """A name fit for printing: file systems hold bytes that no terminal can show."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """A name fit for printing: file systems hold bytes that are no text."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,22 +1,24 @@
-"""Image files to square uint8 arrays, and the memory-mapped cache that keeps what was decoded."""
+"""Image files to square uint8 arrays, and the folder that keeps what was decoded."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import itertools
 import math
 import os
-import tempfile
-import time
+import stat
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import IO, Annotated, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
+from gantricks.data import png
 from gantricks.errors import Problem, UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -29,64 +31,129 @@ ImageSize = Annotated[
 ]
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 
-# part of every cache name: raise it whenever the same file would decode to other pixels than before
-_FORMAT = 1
+MOST_PIXELS = 2**28
+"""Larger pictures are refused. A JPEG counts as large as it is decoded, at least at an eighth of its sides."""
+
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 _BLOCK = 256
 _LISTED = 20
-_STALE_SECONDS = 24 * 3600
+_OTHERS = {
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"ftypavif": "AVIF",
+    b"ftyphei": "HEIC",
+    b"ftypmif1": "HEIF",
+    b"ftypmsf1": "HEIF",
+    b"8BPS": "Photoshop's",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<html": "a web page",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"version https://git-lfs": "a pointer of Git LFS",
+}
+
+# decoded, a picture of 2**24 pixels takes 64 MiB, and several copies are at work: larger ones wait for each other
+_LARGE = 2**24
+_one_at_a_time = threading.Lock()
+
+_readers = 0
+_readers_lock = threading.Lock()
+_own_settings = contextlib.ExitStack()
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class Unfit(Exception):
+    """A file that is no picture, or none that can be decoded: what is the matter, and what to do."""
+
+    def __init__(self, what: str, mend: str) -> None:
+        super().__init__(what)
+        self.what, self.mend = what, mend
+
+
 def is_grey(path: str | os.PathLike[str]) -> bool:
     """Whether the header of an image file says that it has no colour; no pixel is read.
 
-    A palette counts as colour whatever its entries. Raises whatever Pillow raises at an unreadable header.
+    A palette counts as colour whatever its entries. Raises `Unfit`, or whatever Pillow raises, at a header that is
+    unreadable or tells of more than `MOST_PIXELS`.
     """
-    with Image.open(path, formats=_FORMATS) as image:
-        return image.mode in _GREY_MODES
+    with _lenient(), open(path, "rb") as file:
+        if _signature(file) == "PNG":
+            header, grey = png.header_alone(file)
+            with _picture(header):
+                return grey
+        with _picture(file) as image:
+            return image.mode in _GREY_MODES
 
 
 def decode(path: str | os.PathLike[str], size: int, channels: int) -> np.ndarray:
     """Read an image file as uint8 (size, size, channels): opaque on white, cropped, resized, upright.
 
-    Raises whatever Pillow raises at a file that is corrupt, truncated or no image; `fault` puts it in words.
+    Raises `Unfit`, or whatever Pillow raises, at a file that is corrupt, truncated, too large or no image; `fault` puts
+    it in words.
     """
-    with _opened(path) as image:
-        # a JPEG decodes fast at 1/2, 1/4 or 1/8 of its size; twice the wanted one leaves the filter its work
-        draft = image.draft(image.mode, (2 * size, 2 * size))
-        # the last row and column of a draft may be covered in part: its true extent is no whole number
-        extent = draft[1][2:] if draft else image.size
-        image.load()
-        square = _fit(_opaque(image).convert("L" if channels == 1 else "RGB"), size, extent)
-        _turn_upright(square)
-        return _as_array(square)
+    with _lenient(), open(path, "rb") as file:
+        # the checksums of a PNG are looked at as well: Pillow skips those of pixels, and a flipped bit would pass
+        source = png.pixels_alone(file) if _signature(file) == "PNG" else file
+        with _picture(source) as image:
+            # a JPEG decodes fast at 1/2, 1/4 or 1/8 of its size; twice the wanted one leaves the filter its work
+            draft = image.draft(image.mode, (2 * size, 2 * size))
+            # the last row and column of a draft may be covered in part: its true extent is no whole number
+            extent = draft[1][2:] if draft else image.size
+            with _one_at_a_time if math.prod(image.size) > _LARGE else contextlib.nullcontext():
+                image.load()
+                square = _fit(image, size, extent, "L" if channels == 1 else "RGB")
+            _turn_upright(square)
+            return _as_array(square)
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     """Crop uint8 (H, W, 1 or 3) to its central square and resize it with antialiasing to (size, size, …)."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return _as_array(_fit(image, size, image.size))
+    return _as_array(_fit(image, size, image.size, image.mode))
 
 
-def in_blocks(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[list[Result]]:
+def in_blocks(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
     """`function` of each item, in order, some hundred at a time, on threads: Pillow frees the GIL."""
+    coming = iter(items)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        for start in range(0, len(items), _BLOCK):
-            yield list(pool.map(function, items[start : start + _BLOCK]))
+        while block := list(itertools.islice(coming, _BLOCK)):
+            yield list(pool.map(function, block))
 
 
 def fault(error: Exception, where: str) -> Problem:
     """What a user is told of a file that `is_grey` or `decode` failed on."""
     mend = "remove it, or replace it by a sound copy"
-    if isinstance(error, UnidentifiedImageError):
-        return Problem(f"not an image: its content is no {KINDS}", where, mend)
+    if isinstance(error, Unfit):
+        return Problem(error.what, where, error.mend)
     if isinstance(error, FileNotFoundError):
         return Problem("a link to a file that does not exist, or removed just now", where, mend)
-    return Problem(f"cannot be decoded: {error or type(error).__name__}", where, mend)
+    if isinstance(error, MemoryError):
+        return Problem("too large for the memory of this machine", where, "make it smaller, or cut it into several")
+    if isinstance(error, OSError) and error.strerror:
+        return Problem(f"cannot be read: {error.strerror}", where, "make it readable, or move it away")
+    said = " ".join(str(error).split())[:200]
+    return Problem(f"cannot be decoded: {said or type(error).__name__}", where, mend)
+
+
+def at(path: str, *, folder: bool, mend: str) -> Path:
+    """What a recipe's path leads to. Raises `UserError` where that is no folder, or no file, as `folder` says."""
+    try:
+        found = Path(path).expanduser()
+        mode = os.stat(found).st_mode
+    except FileNotFoundError as error:
+        raise UserError(Problem(f"no such {'folder' if folder else 'file'}", path, mend)) from error
+    except (OSError, ValueError, RuntimeError) as error:  # names of any length, with any character, of any home
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(Problem(f"cannot be opened: {said}", path, mend)) from error
+    if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
+        raise UserError(Problem(f"not a {'folder' if folder else 'file'}", str(found), mend))
+    return found
 
 
 def all_of(problems: Sequence[Problem], things: str = "files") -> UserError:
@@ -96,14 +163,65 @@ def all_of(problems: Sequence[Problem], things: str = "files") -> UserError:
     return UserError(*problems[:_LISTED], *more)
 
 
-def _opened(path: str | os.PathLike[str]) -> Image.Image:
-    image = Image.open(path, formats=_FORMATS)
-    if image.format != "PNG":
-        return image
-    with image:
-        # Pillow skips the checksums of pixel data when it decodes: a flipped bit would pass as a picture
-        image.verify()
-    return Image.open(path, formats=_FORMATS)
+def _signature(file: BinaryIO) -> str:
+    """The format of an image file at its beginning, where it is left. Raises `Unfit` where it is none that is read."""
+    start = file.read(32)
+    file.seek(0)
+    if start.startswith(png.SIGNATURE):
+        return "PNG"
+    if start.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WEBP"
+    mend = "remove it, or replace it by a sound copy"
+    if not start:
+        raise Unfit("an empty file", mend)
+    for other, name in _OTHERS.items():
+        if start.startswith(other) or start[4:].startswith(other):
+            raise Unfit(f"not an image: its content is {name}, no {KINDS}", f"convert it to PNG; or {mend}")
+    raise Unfit(f"not an image: its content is no {KINDS}", mend)
+
+
+def _picture(file: IO[bytes]) -> Image.Image:
+    """An opened image of at most `MOST_PIXELS`. Raises `Unfit`, or whatever Pillow raises."""
+    try:
+        image = Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        # the signature was right; Pillow's own words name an object in memory
+        raise Unfit("its header is damaged or cut off", "replace it by a sound copy, or remove it") from error
+    width, height = image.size
+    # a JPEG beyond the bound is decoded at an eighth of its sides, but a progressive one needs its whole size first
+    shrinks = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+    if width * height > MOST_PIXELS * (64 if shrinks else 1):
+        image.close()
+        raise Unfit(
+            f"a picture of {width:,} × {height:,} pixels is too large: at most {MOST_PIXELS:,} are decoded",
+            "make it smaller, or cut it into several",
+        )
+    return image
+
+
+@contextlib.contextmanager
+def _lenient() -> Iterator[None]:
+    """Pillow without its bound of pixels, which is `MOST_PIXELS` here, and without warnings, which name no file.
+
+    Both are of the whole process: the first thread that reads changes them, and the last one restores them.
+    """
+    global _readers
+    with _readers_lock:
+        _readers += 1
+        if _readers == 1:
+            _own_settings.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _own_settings.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _readers_lock:
+            _readers -= 1
+            if _readers == 0:
+                _own_settings.close()
 
 
 def _turn_upright(image: Image.Image) -> None:
@@ -115,11 +233,17 @@ def _turn_upright(image: Image.Image) -> None:
 def _opaque(image: Image.Image) -> Image.Image:
     """An 8-bit image without transparency; what showed through becomes white."""
     if image.mode.startswith("I"):
-        grey = np.array(image).astype(np.int64)
-        if isinstance(image.info.get("transparency"), int):
-            grey[grey == image.info["transparency"]] = 65535
-        # Pillow's own conversion clips at 255, which turns a 16-bit picture white
-        return Image.fromarray(((grey.clip(0, 65535) + 128) // 257).astype(np.uint8))
+        grey = np.array(image).astype(np.int32)
+        clear = image.info.get("transparency")
+        hidden = grey == clear if isinstance(clear, int) else None
+        # Pillow's own conversion clips at 255, which turns a 16-bit picture white; in place, for it may be large
+        grey.clip(0, 65535, out=grey)
+        grey += 128
+        grey //= 257
+        levels = grey.astype(np.uint8)
+        if hidden is not None:
+            levels[hidden] = 255
+        return Image.fromarray(levels)
     if not image.has_transparency_data:
         return image
     layer = image.convert("LA" if image.mode in _GREY_MODES else "RGBA")
@@ -129,14 +253,20 @@ def _opaque(image: Image.Image) -> Image.Image:
     return Image.composite(layer.getchannel(0), white.getchannel(0), layer.getchannel(1))
 
 
-def _fit(image: Image.Image, size: int, extent: tuple[float, float]) -> Image.Image:
+def _fit(image: Image.Image, size: int, extent: tuple[float, float], mode: str) -> Image.Image:
+    """The central square of an image that is `extent` wide and high, opaque, as `mode`, at (size, size)."""
     width, height = extent
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    if side == size:
-        return image.crop((int(left), int(top), int(left) + size, int(top) + size))
     # half a pixel matters in a JPEG that was decoded at an eighth, so the exact square is cut by the filter
-    image = image.crop((math.floor(left), math.floor(top), math.ceil(left + side), math.ceil(top + side)))
+    box = (math.floor(left), math.floor(top), math.ceil(left + side), math.ceil(top + side))
+    if side == size:
+        box = (int(left), int(top), int(left) + size, int(top) + size)
+    # cut first: a panorama is mostly outside
+    image = _opaque(image if box == (0, 0, *image.size) else image.crop(box))
+    image = image if image.mode == mode else image.convert(mode)
+    if side == size:
+        return image
     square = (left % 1, top % 1, left % 1 + side, top % 1 + side)
     return image.resize((size, size), Image.Resampling.LANCZOS, box=square, reducing_gap=3.0)
 
@@ -152,79 +282,3 @@ def cache_folder() -> Path:
         return Path(own).expanduser()
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "gantricks"
-
-
-def cache_name(kind: str, *parts: object) -> str:
-    """A name for the pixels that a `kind` of source makes of `parts`: all they depend on, as plain values."""
-    digest = hashlib.sha256(f"{kind} {_FORMAT}".encode())
-    for part in parts:
-        digest.update(b"\n" + repr(part).encode())
-    return f"{kind}-{digest.hexdigest()[:32]}"
-
-
-def recall(name: str, count: int) -> np.ndarray | None:
-    """The stored uint8 (count, H, W, 1 or 3), mapped read-only; None when absent, truncated or different."""
-    try:
-        kept = np.lib.format.open_memmap(_entry(name), mode="r")
-    except (OSError, ValueError):
-        return None
-    sound = kept.dtype == np.uint8 and kept.ndim == 4 and kept.shape[0] == count and kept.shape[3] in (1, 3)
-    return kept if sound else None
-
-
-def store(name: str, shape: tuple[int, int, int, int], blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Keep uint8 `blocks`, which together have `shape`, and return them mapped read-only.
-
-    They are written beside and renamed when complete, so an interrupted run leaves nothing that `recall`
-    would take. What `blocks` raises passes through, and nothing is kept. Raises `UserError` when the folder
-    cannot be written.
-    """
-    with _cache_faults():
-        entry = _entry(name)
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(entry.parent)
-        handle, written = tempfile.mkstemp(dir=entry.parent, prefix=f"{name}.", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # plain writes, not a writable map: on a full disk these raise where a map kills the process
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            with _cache_faults():
-                np.lib.format.write_array_header_1_0(file, header)
-            for block in blocks:
-                with _cache_faults():
-                    file.write(np.ascontiguousarray(block).data)
-            with _cache_faults():
-                file.flush()
-                os.fsync(file.fileno())
-        with _cache_faults():
-            os.replace(written, entry)
-            return np.lib.format.open_memmap(entry, mode="r")
-    except BaseException:
-        Path(written).unlink(missing_ok=True)
-        raise
-
-
-def _entry(name: str) -> Path:
-    return cache_folder() / f"{name}.npy"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left half written; a file that is still growing is younger than this."""
-    for partial in folder.glob("*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
-                partial.unlink()
-
-
-@contextlib.contextmanager
-def _cache_faults() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            Problem(
-                f"decoded images cannot be kept here: {error.strerror or error}",
-                str(cache_folder()),
-                f"make room or make it writable, or set {CACHE_VARIABLE} to another folder",
-            )
-        ) from error

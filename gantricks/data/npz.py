@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from gantricks.data import images
+from gantricks.data import advice, cache, images
 from gantricks.data.base import Dataset, Description, Progress, Source, silent
 from gantricks.data.images import ImageSize, PathText
 from gantricks.errors import Problem, UserError
@@ -20,7 +23,8 @@ from gantricks.options import Options
 
 _IN_MEMORY = 64 * 2**20
 _MOST_CLASSES = 65_536
-_BROKEN = (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, MemoryError)
+_PART = 2**22
+_AGAIN = "write the file again"
 
 
 class Npz(Source):
@@ -55,36 +59,41 @@ class Npz(Source):
     def describe(self) -> Description:
         """Read the arrays' headers and the labels; the images stay unread.
 
-        Raises `UserError` with everything that is wrong with the file, except values of float images. What is wrong
-        with a test split that is only held out becomes a note: training does without it.
+        Raises `UserError` with everything that is wrong with the file, except values of more than 64 MiB of float
+        images. What is wrong with a test split that is only held out becomes a note: training does without it.
         """
         with self._opened() as archive:
-            layout, labels = self._examined(archive)
-        classes = _classes(labels)
-        held_out, notes = self._held_out(self._shape(layout), classes)
-        return Description(self._shape(layout), layout.count, tuple(map(str, range(classes))), notes, held_out)
+            layout, labels = self._examined(archive, floats=True)
+        shape, classes = self._shape(layout), _classes(labels)
+        held_out, notes = self._held_out(shape, classes)
+        if not self._as_stored(layout) and layout.count * math.prod(shape) > _IN_MEMORY:
+            channels, height, width = shape
+            cache.need_room((layout.count, height, width, channels))
+        notes = (*_gaps(labels, layout.labels), *notes)
+        return Description(shape, layout.count, tuple(map(str, range(classes))), notes, held_out)
 
     def load(self, progress: Progress = silent) -> Dataset:
         """Read the images and bring them into shape, or map what an earlier run converted.
 
         Raises `UserError` with everything that is wrong with the file.
         """
+        notes: tuple[str, ...] = ()
         with self._opened() as archive:
             layout, labels = self._examined(archive)
             channels, height, width = self._shape(layout)
             shape = (layout.count, height, width, channels)
-            if layout.as_stored and (height, width) == (layout.height, layout.width):
+            if self._as_stored(layout):
                 progress("reading", 0, layout.count)
                 samples = layout.channels_last(self._images(archive, layout))
-            elif int(np.prod(shape)) <= _IN_MEMORY:
+            elif math.prod(shape) <= _IN_MEMORY:
                 samples = np.concatenate(list(self._converted(archive, layout, progress)))
             else:
                 name = self._cache_name()
-                kept = images.recall(name, layout.count)
+                kept = cache.recall(name, layout.count, progress)
                 if kept is None:
-                    kept = images.store(name, shape, self._converted(archive, layout, progress))
+                    kept, notes = cache.store(name, shape, partial(self._converted, archive, layout, progress))
                 samples = kept
-        return Dataset(samples, labels)
+        return Dataset(samples, labels, notes)
 
     def held_out(self, progress: Progress = silent) -> Dataset | None:
         """The test split, where training has the other one."""
@@ -96,7 +105,7 @@ class Npz(Source):
             if self.config.split == "test" or "x_test.npy" not in archive.namelist():
                 return 0, ()
             try:
-                layout, labels = self._test_split()._examined(archive)
+                layout, labels = self._test_split()._examined(archive, floats=True)
             except UserError as fault:
                 return 0, tuple(f"x_test is left aside: {problem.what}" for problem in fault.problems)
         faults = []
@@ -112,18 +121,20 @@ class Npz(Source):
         return Npz(self.config.model_copy(update={"split": "test"}))
 
     def _opened(self) -> zipfile.ZipFile:
-        path = self._path
-        if not path.is_file():
-            what = "not a file" if path.exists() else "no such file"
-            raise UserError(Problem(what, str(path), "set data.path to an .npz file"))
+        mend = "write one with numpy.savez(path, images=..., labels=...)"
+        path = images.at(self.config.path, folder=False, mend="set data.path to an .npz file")
         try:
             return zipfile.ZipFile(path)
-        except _BROKEN as error:
-            mend = "write one with numpy.savez(path, images=..., labels=...)"
-            raise UserError(Problem(f"not an .npz archive: {error}", str(path), mend)) from error
+        except Exception as error:  # a damaged directory of members raises anything
+            what = f"not an .npz archive: {_said(error)}"
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                    what = "not an .npz archive but a single array"
+                    mend = "save it with numpy.savez(path, images=numpy.load(this file))"
+            raise UserError(Problem(what, str(path), mend)) from error
 
-    def _examined(self, archive: zipfile.ZipFile) -> tuple[_Layout, np.ndarray | None]:
-        """The layout of the images, and the labels as int64 (N,)."""
+    def _examined(self, archive: zipfile.ZipFile, *, floats: bool = False) -> tuple[_Layout, np.ndarray | None]:
+        """The layout of the images, and the labels as int64 (N,). With `floats`, few float images are looked at too."""
         found = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         split = self.config.split
         images_name, labels_name = f"x_{split}", f"y_{split}"
@@ -131,7 +142,7 @@ class Npz(Source):
             images_name, labels_name = "images", "labels"
         if images_name not in found:
             wanted = f"neither images nor {images_name}" if split == "train" else f"no {images_name}"
-            names = ", ".join(found[:20]) or "none"
+            names = ", ".join(each[:60] for each in found[:20]) or "none"
             other = {"train": "x_test", "test": "x_train"}[split]
             mend = "name the array of images so when saving: numpy.savez(path, images=..., labels=...)"
             if other in found or (split == "test" and "images" in found):
@@ -144,25 +155,44 @@ class Npz(Source):
             labels = self._labels(archive, labels_name, layout.count if layout else None, problems)
         if layout is None or problems:
             raise UserError(*problems)
+        if floats and layout.dtype.kind == "f" and layout.bytes <= _IN_MEMORY:
+            try:
+                values = self._values(archive, layout.name, layout.dtype)
+            except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
+                where = f"{self._path}, array {layout.name}"
+                raise UserError(Problem(f"cannot be read: {_said(error)}", where, _AGAIN)) from error
+            self._check_floats(layout, values)
         return layout, labels
 
     def _layout(self, archive: zipfile.ZipFile, name: str, problems: list[Problem]) -> _Layout | None:
         where = f"{self._path}, array {name}"
         try:
             shape, dtype = _header(archive, name)
-        except _BROKEN as error:
-            problems.append(Problem(f"cannot be read: {error}", where, "write the file again"))
+        except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
+            problems.append(Problem(f"cannot be read: {_said(error)}", where, _AGAIN))
             return None
         before = len(problems)
-        if dtype.hasobject:
-            mend = "save numbers: numpy.stack the images into one uint8 array"
-            problems.append(Problem("holds Python objects, which are never read", where, mend))
-        elif dtype != np.uint8 and dtype.kind != "f":
-            mend = f"save {name}.astype(numpy.uint8), with values from 0 to 255"
-            problems.append(Problem(f"images are uint8 or floats, not {dtype}", where, mend))
         axes = _axes(shape)
+        size, free = math.prod(shape) * dtype.itemsize, cache.available_memory()
+        if dtype.hasobject:
+            mend = f"save numpy.stack({name}); pictures of several sizes go in a folder, as PNG files"
+            problems.append(Problem("holds Python objects, which are never read", where, mend))
+        elif free is not None and size > free:
+            what = f"{size / 2**30:,.1f} GiB of images do not fit in the memory, {free / 2**30:,.1f} GiB"
+            problems.append(Problem(what, where, "save them smaller, or as pictures in a folder"))
+        elif dtype != np.uint8 and dtype.kind != "f" and 0 not in shape:
+            what, mend = f"images are uint8 or floats, not {dtype}", "save numbers: uint8, or floats within [0, 1]"
+            if dtype.kind in "biuc":
+                try:
+                    said, mend = self._numbers(archive, name, dtype)
+                    what += f"; {said}"
+                except Exception as error:  # as above
+                    what, mend = f"cannot be read: {_said(error)}", _AGAIN
+            problems.append(Problem(what, where, mend))
         if axes is None:
             mend = "shape it (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W)"
+            if len(shape) == 4 and shape[3] in (2, 4):
+                mend = f"{mend}; an alpha channel is not read: lay the images on white first"
             problems.append(Problem(f"images cannot have the shape {shape}", where, mend))
         elif 0 in shape:
             problems.append(Problem(f"no image in an array of shape {shape}", where, "save at least one"))
@@ -170,7 +200,23 @@ class Npz(Source):
             return None
         channel, row, column = axes
         channels = 1 if channel is None else shape[channel]
-        return _Layout(name, dtype, shape[0], channels, shape[row], shape[column], channel)
+        labels = "labels" if name == "images" else f"y_{name.removeprefix('x_')}"
+        return _Layout(name, labels, dtype, shape[0], channels, shape[row], shape[column], channel)
+
+    def _numbers(self, archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> tuple[str, str]:
+        """How the values of an array that is not read as it is lie, and what to save instead."""
+        if dtype.kind != "c":
+            values = self._values(archive, name, dtype)
+            return str(values), advice.for_images(name, dtype, values)
+        real = not any(part.imag.any() for part in _parts(archive, name, dtype))
+        source = f"{name}.real" if real else f"numpy.abs({name})"
+        parts = (part.real if real else np.abs(part) for part in _parts(archive, name, dtype))
+        values = advice.Values.of(parts)
+        said = f"their {'real parts' if real else 'magnitudes'}: {values}"
+        return said, advice.for_images(source, np.dtype(np.float64), values)
+
+    def _values(self, archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> advice.Values:
+        return advice.Values.of(_parts(archive, name, dtype))
 
     def _labels(
         self, archive: zipfile.ZipFile, name: str, count: int | None, problems: list[Problem]
@@ -178,45 +224,63 @@ class Npz(Source):
         where = f"{self._path}, array {name}"
         try:
             shape, dtype = _header(archive, name)
-            if dtype.kind not in "iu":
-                found = "Python objects, which are never read" if dtype.hasobject else str(dtype)
-                mend = f"save {name}.astype(numpy.int64), with classes numbered from 0"
-                problems.append(Problem(f"labels are whole numbers, not {found}", where, mend))
+            if dtype.hasobject:
+                what = "labels are whole numbers, not Python objects, which are never read"
+                names = f"numpy.unique({name}.astype(str), return_inverse=True)[1]"
+                mend = f"save {name}.astype(numpy.int64); where they are names, {names}"
+                problems.append(Problem(what, where, mend))
                 return None
             if shape[1:] not in ((), (1,)) or not shape:
                 mend = "save one label per image, shape (N,)"
+                if len(shape) == 2 and shape[0] == 1 and shape[1] == count:
+                    mend = f"save {name}.reshape(-1)"
+                elif len(shape) == 2 and math.prod(shape) * dtype.itemsize <= _IN_MEMORY:
+                    mend = advice.for_rows_of_labels(name, _array(archive, name))
                 problems.append(Problem(f"labels cannot have the shape {shape}", where, mend))
                 return None
             if count is not None and shape[0] != count:
                 mend = "save one label per image, or leave the labels out"
                 problems.append(Problem(f"{shape[0]} labels for {count} images", where, mend))
                 return None
+            free = cache.available_memory()
+            if free is not None and math.prod(shape) * dtype.itemsize > free:
+                problems.append(Problem("the labels do not fit in the memory", where, f"save {name} as numpy.int64"))
+                return None
             labels = _array(archive, name).reshape(-1)
-        except _BROKEN as error:
-            problems.append(Problem(f"cannot be read: {error}", where, "write the file again"))
+        except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
+            problems.append(Problem(f"cannot be read: {_said(error)}", where, _AGAIN))
             return None
         if labels.size == 0:
             return None
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0:
-            problems.append(Problem(f"a label is negative: {low}", where, "number the classes from 0"))
-        if high >= _MOST_CLASSES:
-            mend = f"number the classes 0, 1, 2, …; at most {_MOST_CLASSES}"
-            problems.append(Problem(f"a label is {high}, which is no class number", where, mend))
-        return labels.astype(np.int64)
+        if dtype.kind in "biufUSMm":
+            if dtype.kind in "iu" and labels.min() >= 0 and labels.max() < _MOST_CLASSES:
+                return labels.astype(np.int64)
+            what, mend = advice.for_labels(name if len(shape) == 1 else f"{name}.reshape(-1)", labels)
+        else:
+            what, mend = f"labels are whole numbers, not {dtype}", "number the classes from 0, or leave the labels out"
+        problems.append(Problem(what, where, mend))
+        return None
 
     def _images(self, archive: zipfile.ZipFile, layout: _Layout) -> np.ndarray:
-        where = f"{self._path}, array {layout.name}"
         try:
             stored = _array(archive, layout.name)
-        except _BROKEN as error:
-            raise UserError(Problem(f"cannot be read: {error}", where, "write the file again")) from error
+        except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
+            where = f"{self._path}, array {layout.name}"
+            raise UserError(Problem(f"cannot be read: {_said(error)}", where, _AGAIN)) from error
         if layout.dtype.kind == "f":
-            low, high = float(stored.min()), float(stored.max())
-            if not (low >= 0 and high <= 1):  # NaN fails both
-                mend = f"scale them to [0, 1], or save {_as_uint8(layout.name, low, high)}"
-                raise UserError(Problem(f"float images must lie in [0, 1]; these go from {low} to {high}", where, mend))
+            self._check_floats(layout, advice.Values.of(stored[i : i + 256] for i in range(0, len(stored), 256)))
         return stored
+
+    def _check_floats(self, layout: _Layout, values: advice.Values) -> None:
+        if not values.within_0_to_1:
+            where = f"{self._path}, array {layout.name}"
+            mend = advice.for_images(layout.name, layout.dtype, values)
+            raise UserError(Problem(f"float images must lie in [0, 1]; {values}", where, mend))
+
+    def _as_stored(self, layout: _Layout) -> bool:
+        """Whether a view of the stored array is what training reads."""
+        unscaled = self._shape(layout)[1:] == (layout.height, layout.width)
+        return unscaled and layout.dtype == np.uint8 and layout.channel != 1
 
     def _converted(self, archive: zipfile.ZipFile, layout: _Layout, progress: Progress) -> Iterator[np.ndarray]:
         progress("reading", 0, layout.count)
@@ -229,7 +293,7 @@ class Npz(Source):
             return picture if size is None else images.resize(picture, size)
 
         done = 0
-        for block in images.in_blocks(convert, list(stored)):
+        for block in images.in_blocks(convert, stored):
             yield np.stack(block)
             done += len(block)
             progress("converting", done, layout.count)
@@ -241,7 +305,7 @@ class Npz(Source):
     def _cache_name(self) -> str:
         path, status = self._path.resolve(), self._path.stat()
         options = (self.config.image_size, self.config.split)
-        return images.cache_name("npz", str(path), options, status.st_size, status.st_mtime_ns)
+        return cache.cache_name("npz", str(path), options, status.st_size, status.st_mtime_ns)
 
     @property
     def _path(self) -> Path:
@@ -253,6 +317,7 @@ class _Layout:
     """How the images lie in their array; `channel` is the axis of the channels, None when there is none."""
 
     name: str
+    labels: str
     dtype: np.dtype
     count: int
     channels: int
@@ -261,9 +326,8 @@ class _Layout:
     channel: int | None
 
     @property
-    def as_stored(self) -> bool:
-        """Whether a view of the stored array is what training reads."""
-        return self.dtype == np.uint8 and self.channel != 1
+    def bytes(self) -> int:
+        return self.count * self.channels * self.height * self.width * self.dtype.itemsize
 
     def channels_last(self, stored: np.ndarray) -> np.ndarray:
         return stored[..., None] if self.channel is None else np.moveaxis(stored, self.channel, -1)
@@ -284,27 +348,62 @@ def _axes(shape: tuple[int, ...]) -> tuple[int | None, int, int] | None:
     return None
 
 
+def _gaps(labels: np.ndarray | None, name: str) -> tuple[str, ...]:
+    """What to say of class numbers that no image has."""
+    if labels is None:
+        return ()
+    missing = np.flatnonzero(np.bincount(labels) == 0)
+    if not len(missing):
+        return ()
+    few = ", ".join(map(str, missing[:3])) + ", …" * (len(missing) > 3)
+    what = f"no image of {len(missing):,} of the {_classes(labels):,} classes ({few}), of which nothing can be learnt"
+    return (f"{what}; to number the classes without gaps, save numpy.unique({name}, return_inverse=True)[1]",)
+
+
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array, from its first bytes."""
+    """Shape and dtype of an array, from its first bytes. Raises ValueError where they promise more or less than the
+    archive holds: nothing is allocated for a promise."""
     with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            raise ValueError(f"unknown version {version} of the .npy format")
+        shape, dtype = _read_header(file)
+        held = archive.getinfo(f"{name}.npy").file_size - file.tell()
+    if not dtype.hasobject and (min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held):
+        raise ValueError(f"its header tells of an array of shape {shape} and {dtype}, its {held:,} bytes are no such")
     return shape, dtype
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    file: IO[bytes]
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        version = np.lib.format.read_magic(file)
+        if version in read:
+            with _quietly():
+                shape, _, dtype = read[version](file)
+            return shape, dtype
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:  # NumPy's words are of its parser
+        raise ValueError("its header is damaged") from error
+    raise ValueError(f"its format, version {version[0]}.{version[1]} of .npy, is unknown")
+
+
+def _parts(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The numbers of an array in the order they are stored, some at a time."""
     with archive.open(f"{name}.npy") as file:
+        _read_header(file)
+        while part := file.read(_PART - _PART % dtype.itemsize):
+            yield np.frombuffer(part, dtype)
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with _quietly(), archive.open(f"{name}.npy") as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _as_uint8(name: str, low: float, high: float) -> str:
-    """The expression that most likely makes bytes of floats within [low, high]."""
-    if low >= -1 and high <= 1:
-        return f"(({name} + 1) * 127.5).round().astype(numpy.uint8)"
-    return f"numpy.nan_to_num({name}).round().clip(0, 255).astype(numpy.uint8)"
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without NumPy's warning of a header that Python 2 wrote, which is read all the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

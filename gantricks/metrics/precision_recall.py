@@ -55,9 +55,11 @@ def precision_recall(reals: np.ndarray, fakes: np.ndarray, k: int = 3, density_k
     """The four figures of features `fakes` (M, A) beside `reals` (N, A), from balls that reach to the k-th neighbour.
 
     precision: share of fakes within the ball of any real; recall: share of reals within the ball of any fake
-    (Kynkäänniemi et al. 2019, eq. 1 and 2). With balls of `density_k`: density, the mean number of reals whose balls
-    hold a fake, over `density_k`; coverage, the share of reals whose ball holds any fake (Naeem et al. 2020, eq. 3 and
-    6).
+    (Kynkäänniemi et al. 2019, eq. 1 and 2, with `≤`: the edge is part of the ball). With balls of `density_k`: density,
+    the mean number of reals whose balls hold a fake, over `density_k`; coverage, the share of reals whose ball holds
+    any fake (Naeem et al. 2020, eq. 3 and 6). Their balls are open, as in the authors' code: a ball holds its centre
+    and `density_k` − 1 neighbours, which makes the density of copied reals 1. A real that has `density_k` copies among
+    the reals has an empty ball.
     """
     radii, density_radii = torch.from_numpy(neighbour_radii(reals, (k, density_k)))
     fake_radii = torch.from_numpy(neighbour_radii(fakes, (k,))[0])
@@ -66,7 +68,7 @@ def precision_recall(reals: np.ndarray, fakes: np.ndarray, k: int = 3, density_k
     for start, distances in _distances(fakes, reals):
         precise += int((distances <= radii).any(1).sum())
         recalled |= (distances <= fake_radii[start : start + len(distances), None]).any(0)
-        within = distances <= density_radii
+        within = distances < density_radii
         held += int(within.sum())
         covered |= within.any(0)
     return Fidelity(
@@ -81,7 +83,8 @@ def _distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[int, Ten
     """Blocks of Euclidean distances (n, N), each with the index of its first row.
 
     Differences are squared one by one, never expanded to |x|² + |y|² − 2xy: that way a pair has the same distance to
-    the bit wherever it is met, and a sample exactly on the edge of a ball, such as a copy of a neighbour, stays in.
+    the bit wherever it is met, and a sample exactly on the edge of a ball, such as a copy of a neighbour, is known to
+    lie there.
     """
     first, second = (torch.from_numpy(np.ascontiguousarray(side, np.float64)) for side in (rows, columns))
     step = max(1, _BLOCK // len(second))

@@ -1,9 +1,11 @@
 """A folder of images: what is found, what is refused, what is kept."""
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -295,3 +297,160 @@ def test_names_that_are_no_text_can_be_loaded_and_printed(root):
     (root / name).write_bytes(b"")
     (problem,) = refused(folder(root).describe)
     assert str(problem).encode()
+
+
+def test_what_a_nas_or_a_desktop_adds_is_no_picture_and_no_class(root):
+    put(root / "cats" / "1.png")
+    for name in ("@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", "cats/@EADIR/x.jpg", "__MACOSX/cats/._1.png", "#recycle/2.png"):
+        put(root / name)
+    put(root / "cats" / "._1.png")
+    description = folder(root).describe()
+    assert description.count == 1
+    assert description.class_names == ("cats",)
+    (note,) = description.notes
+    assert "5 names (#recycle, @eaDir, __MACOSX, …)" in note
+
+
+def test_a_class_without_pictures_is_none_and_is_mentioned(root):
+    put(root / "cats" / "1.png")
+    (root / "dogs" / "deep").mkdir(parents=True)
+    (root / "fish").mkdir()
+    (root / "fish" / "notes.txt").touch()
+    description = folder(root).describe()
+    assert description.class_names == ("cats",)
+    assert folder(root).load().classes.tolist() == [0]
+    assert any("without an image: 2 sub-folders (dogs, fish)" in note for note in description.notes)
+
+
+def test_class_names_and_numbers_are_the_same_in_every_session(root, monkeypatch):
+    for name in ("b", "a", "10", "9", "Z", "é"):
+        put(root / name / "1.png")
+    scandir = os.scandir
+    seen = set()
+    for order in (sorted, lambda entries, key: sorted(entries, key=key, reverse=True)):
+
+        class Entries(list):
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                pass
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", lambda path, order=order: Entries(order(scandir(path), key=lambda e: e.name)))
+            source = folder(root)
+            seen.add((source.describe().class_names, tuple(source.load().classes)))
+    assert seen == {(("10", "9", "Z", "a", "b", "é"), (0, 1, 2, 3, 4, 5))}
+
+
+def test_names_that_are_no_text_are_classes_that_can_be_written_as_json(root):
+    for name in (b"caf\xe8", b"caf\xe9"):
+        put(root / os.fsdecode(name) / "1.png")
+        (root / os.fsdecode(name) / "notes.txt").touch()
+    description = folder(root).describe()
+    assert description.class_names == ("caf\\xe8", "caf\\xe9")
+    assert json.dumps([description.class_names, description.notes], ensure_ascii=False).encode()
+    assert folder(root).load().classes.tolist() == [0, 1]
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(root, cache, monkeypatch):
+    put(root / "a.png")
+    decode = images.decode
+
+    def slowly(path, *options):
+        pixels = decode(path, *options)
+        put(root / "a.png", (200, 200, 200), size=(20, 20))
+        return pixels
+
+    monkeypatch.setattr(images, "decode", slowly)
+    (problem,) = refused(folder(root).load)
+    assert "changed" in problem.what
+    assert list(cache.glob("*")) == []
+    monkeypatch.undo()
+
+
+def test_a_file_that_goes_while_the_folder_is_read_was_never_there(root, monkeypatch):
+    put(root / "a.png")
+    put(root / "b.png")
+    stat = os.stat
+
+    def gone(path, *args, **options):
+        if str(path).endswith("b.png"):
+            (root / "b.png").unlink(missing_ok=True)
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", gone)
+    assert folder(root).describe().count == 1
+
+
+def test_a_file_that_goes_before_it_is_decoded_is_named(root, monkeypatch):
+    put(root / "a.png")
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda path, *options: (os.unlink(path), decode(path, *options)))
+    (problem,) = refused(folder(root, channels=3).load)
+    assert "removed" in problem.what
+    assert problem.where.endswith("a.png")
+
+
+@pytest.mark.parametrize("call", ["describe", "load"])
+def test_closed_files_and_folders_are_named_with_the_reason(root, monkeypatch, call):
+    put(root / "a.png")
+    put(root / "closed" / "b.png")
+    scandir, opened = os.scandir, open
+
+    def denied(path, real):
+        if os.fspath(path).endswith(("closed", "a.png")):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda path: denied(path, scandir))
+        (problem,) = refused(getattr(folder(root), call))
+    assert problem.where.endswith("closed")
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "open", lambda path, mode: denied(path, lambda p: opened(p, mode)), raising=False)
+        (problem,) = refused(getattr(folder(root), call))
+    assert problem.where.endswith("a.png")
+    assert problem.what == "cannot be read: Permission denied"
+
+
+def test_a_folder_that_tells_names_and_nothing_else_is_named(root, monkeypatch):
+    """Readable and not searchable: every file in it is there and can be neither measured nor opened."""
+    put(root / "a.png")
+    put(root / "closed" / "b.png")
+    stat = os.stat
+
+    def denied(path, *args, **options):
+        if "closed/" in str(path):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", denied)
+    (problem,) = refused(folder(root).describe)
+    assert problem.where.endswith("closed")
+    assert "Permission denied" in problem.what
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(root, monkeypatch):
+    """Beyond a block of decoded pictures and the names."""
+    monkeypatch.setattr(images, "decode", lambda path, size, channels: np.zeros((size, size, channels), np.uint8))
+    peaks = []
+    for count in (600, 3000):
+        for index in range(count):
+            (root / f"{index:04}.png").touch()
+        source = Folder(Folder.Config(path=str(root), image_size=64, channels=3))
+        tracemalloc.start()
+        assert len(source.load().samples) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 2400 * 1000, "a picture takes 12,288 bytes, and its name some hundreds"
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(root, tmp_path, monkeypatch):
+    put(root / "a.png", (7, 7, 7))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GANTRICKS_CACHE", str(tmp_path / "file" / "cache"))
+    assert folder(root).describe().count == 1
+    dataset = folder(root).load()
+    assert (dataset.samples == 7).all()
+    assert "held in memory" in dataset.notes[0]

@@ -1,7 +1,10 @@
 """Decoding: every mode, size and orientation comes out upright, opaque, square and 8-bit."""
 
-import os
+import struct
 import time
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -165,86 +168,125 @@ def test_resizing_keeps_a_flat_image_flat(height, width, channels, size, level):
     assert (resized == level).all()
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("GANTRICKS_CACHE", str(folder))
-    return folder
+def test_the_settings_of_pillow_and_of_warnings_are_as_before(tmp_path):
+    path = saved(tmp_path / "a.png", plain((1, 2, 3)))
+    before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: images.decode(path, 8, 3), range(200)))
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
+    with pytest.raises(images.Unfit):
+        images.decode(saved(tmp_path / "b.png", plain(3, "P"), format="GIF"), 8, 3)
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
 
 
-def test_the_cache_lies_where_the_environment_says(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for variable in ("GANTRICKS_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(variable, raising=False)
-    assert images.cache_folder() == tmp_path / "home" / ".cache" / "gantricks"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert images.cache_folder() == tmp_path / "xdg" / "gantricks"
-    monkeypatch.setenv("GANTRICKS_CACHE", str(tmp_path / "own"))
-    assert images.cache_folder() == tmp_path / "own"
+@pytest.mark.parametrize("look", [images.is_grey, lambda path: images.decode(path, 8, 3)])
+def test_more_pixels_than_are_decoded_are_refused_and_a_jpeg_is_decoded_small(tmp_path, monkeypatch, look):
+    picture = plain((1, 2, 3), size=(200, 160))
+    png, jpeg = saved(tmp_path / "a.png", picture), saved(tmp_path / "a.jpg", picture)
+    progressive = saved(tmp_path / "b.jpg", picture, progressive=True)
+    monkeypatch.setattr(images, "MOST_PIXELS", 200 * 160 - 1)
+    look(jpeg)
+    for path in (png, progressive):
+        with pytest.raises(images.Unfit, match=r"200 × 160 pixels is too large: at most 31,999 are"):
+            look(path)
+    monkeypatch.setattr(images, "MOST_PIXELS", 200 * 160 // 64 - 1)
+    with pytest.raises(images.Unfit, match="too large"):
+        look(jpeg)
+    monkeypatch.setattr(images, "MOST_PIXELS", 200 * 160)
+    for path in (png, progressive):
+        look(path)
 
 
-def test_what_is_stored_is_recalled_read_only(cache):
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
-    stored = images.store("a", pixels.shape, [pixels[:2], pixels[2:]])
-    for kept in (stored, images.recall("a", 5)):
-        assert isinstance(kept, np.memmap)
-        np.testing.assert_array_equal(kept, pixels)
-        assert not kept.flags.writeable
-    assert images.recall("a", 4) is None
-    assert images.recall("b", 5) is None
+def test_large_pictures_wait_for_each_other(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", plain((1, 2, 3)))
+    active, most = [], []
+    fit = images._fit
+
+    def counted(*args):
+        active.append(1)
+        most.append(len(active))
+        time.sleep(0.005)
+        active.pop()
+        return fit(*args)
+
+    monkeypatch.setattr(images, "_fit", counted)
+    monkeypatch.setattr(images, "_LARGE", 399)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: images.decode(path, 8, 3), range(20)))
+    assert max(most) == 1
 
 
-def test_an_entry_cut_at_any_byte_is_not_recalled(cache):
-    images.store("a", (2, 2, 2, 1), [np.ones((2, 2, 2, 1), np.uint8)])
-    entry = cache / "a.npy"
-    whole = entry.read_bytes()
-    for length in range(len(whole)):
-        entry.write_bytes(whole[:length])
-        assert images.recall("a", 2) is None
+def test_grey_with_alpha_is_grey_at_any_depth(tmp_path):
+    path = tmp_path / "a.png"
+    header = struct.pack(">IIBBBBB", 9, 9, 16, 4, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + b"\x5a\x5a\xff\xff" * 9) * 9)
+    pieces = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*piece) for piece in pieces))
+    assert images.is_grey(path)
+    assert (images.decode(path, 8, 1) == 0x5A).all()
 
 
-def test_nothing_is_kept_when_the_blocks_stop_short(cache):
-    def blocks():
-        yield np.zeros((1, 2, 2, 1), np.uint8)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        images.store("a", (2, 2, 2, 1), blocks())
-    assert list(cache.iterdir()) == []
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def test_half_written_files_of_killed_runs_are_swept_when_old(cache):
-    cache.mkdir()
-    old, young = cache / "a.x.partial", cache / "b.y.partial"
-    old.touch()
-    young.touch()
-    os.utime(old, (time.time() - 2 * 86400,) * 2)
-    images.store("c", (1, 2, 2, 1), [np.zeros((1, 2, 2, 1), np.uint8)])
-    assert not old.exists()
-    assert young.exists()
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="3"/></x:xmpmeta>'
+TURNED = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\3\0\0\0\0\0\0"
+RAW = b"\nexif\n%8d\n" % (len(TURNED) + 6) + (b"Exif\0\0" + TURNED).hex().encode() + b"\n"
 
 
-def test_a_cache_that_cannot_be_written_names_the_folder_and_the_variable(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("GANTRICKS_CACHE", str(tmp_path / "file" / "below"))
+@pytest.mark.parametrize(
+    "text",
+    [
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)),
+        chunk(b"tEXt", b"Raw profile type exif\0" + RAW),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(RAW)),
+        chunk(b"eXIf", TURNED),
+    ],
+    ids=["XMP", "packed XMP", "raw", "packed raw", "EXIF"],
+)
+@pytest.mark.parametrize("place", ["before the pixels", "after the pixels"])
+def test_the_orientation_is_found_in_the_texts_of_a_png(tmp_path, text, place):
+    picture = Image.new("L", (16, 16))
+    picture.paste(255, (0, 0, 16, 8))
+    whole = saved(tmp_path / "a.png", picture).read_bytes()
+    at = 33 if place == "before the pixels" else len(whole) - 12
+    (tmp_path / "a.png").write_bytes(whole[:at] + text + whole[at:])
+    decoded = images.decode(tmp_path / "a.png", 16, 1)
+    assert not decoded[:8].any()
+    assert (decoded[8:] == 255).all()
+
+
+@pytest.mark.parametrize("cut", range(8, 33))
+def test_a_png_header_cut_at_any_byte_is_refused(tmp_path, cut):
+    path = saved(tmp_path / "a.png", plain((9, 9, 9)))
+    path.write_bytes(path.read_bytes()[:cut])
+    for look in (images.is_grey, lambda path: images.decode(path, 8, 3)):
+        with pytest.raises(ValueError, match="cut off"):
+            look(path)
+
+
+def test_items_are_taken_a_block_at_a_time():
+    taken = []
+
+    def items():
+        for number in range(10 * images._BLOCK):
+            taken.append(number)
+            yield number
+
+    blocks = images.in_blocks(lambda number: number, items())
+    assert next(blocks) == list(range(images._BLOCK))
+    assert len(taken) <= images._BLOCK
+    assert sum(map(len, blocks)) == 9 * images._BLOCK
+
+
+@pytest.mark.parametrize("path", ["gone", "a" * 300, "a\0b", "~nobody-of-this-name/a", "a.png/b"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_path_that_leads_nowhere_is_a_sentence(tmp_path, monkeypatch, path, folder):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "a.png", plain((9, 9, 9)))
     with pytest.raises(UserError) as caught:
-        images.store("a", (1, 2, 2, 1), [])
-    assert str(tmp_path / "file" / "below") in str(caught.value)
-    assert "GANTRICKS_CACHE" in caught.value.problems[0].mend
-
-
-def test_a_full_disk_is_the_users_problem_and_leaves_nothing(cache, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left"):
-        images.store("a", (1, 2, 2, 1), [np.zeros((1, 2, 2, 1), np.uint8)])
-    assert list(cache.iterdir()) == []
-
-
-@settings(max_examples=200, deadline=None)
-@given(PARTS, PARTS)
-def test_different_parts_give_different_names(some, others):
-    same = images.cache_name("folder", *some) == images.cache_name("folder", *others)
-    assert same == (some == others)
+        images.at(path, folder=folder, mend="set data.path")
+    assert caught.value.problems[0].where == path
+    assert caught.value.problems[0].mend == "set data.path"

@@ -125,6 +125,7 @@ def test_a_test_split_without_labels_is_held_out_where_training_has_none_either(
         ({"x_test": pixels(4, 6, 8)}, "its images have the shape (1, 6, 8), those for training (1, 8, 8)"),
         ({"x_test": pixels(4, 8, 8, 3)}, "its images have the shape (3, 8, 8)"),
         ({"x_test": pixels(4, 8)}, "images cannot have the shape (4, 8)"),
+        ({"x_train": pixels(5, 8, 8) / 255, "x_test": pixels(4, 8, 8) / 100}, "float images must lie in [0, 1]"),
         ({"y_test": None}, "it has no labels, y_test"),
         ({"y_test": np.array([0, 3, 1, 1])}, "it has the class 3, which those for training have not"),
         ({"y_test": np.array([0, 1])}, "2 labels for 4 images"),
@@ -276,3 +277,22 @@ def test_damage_inside_the_archive_is_refused(archive):
     content[middle : middle + 50] = bytes(50)
     path.write_bytes(content)
     assert "cannot be read" in refused(path, "load")
+
+
+def test_floats_that_cannot_be_read_are_refused_before_training(archive):
+    path = archive(images=np.linspace(0, 1, 3200).reshape(50, 8, 8), save=np.savez)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "cannot be read" in refused(path)
+
+
+def test_big_conversions_without_a_cache_are_held_in_memory(archive, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GANTRICKS_CACHE", str(tmp_path / "file" / "cache"))
+    stored = pixels(300, 9, 9, 3)
+    path = archive(images=stored.transpose(0, 3, 1, 2))
+    monkeypatch.setattr(module, "_IN_MEMORY", 1000)
+    dataset = npz(path).load()
+    np.testing.assert_array_equal(dataset.samples, stored)
+    assert "held in memory" in dataset.notes[0]

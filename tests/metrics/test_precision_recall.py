@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,14 +25,16 @@ def radius(features, index, k):
 
 
 def reference(reals, fakes, k, density_k):
-    def within(points, centres, k):
+    """Closed balls for precision and recall, open ones for density and coverage, as the papers' own code has them."""
+
+    def within(points, centres, k, inside):
         return np.array(
-            [[distance(p, c) <= radius(centres, i, k) for i, c in enumerate(centres)] for p in points], dtype=bool
+            [[inside(distance(p, c), radius(centres, i, k)) for i, c in enumerate(centres)] for p in points], dtype=bool
         )
 
-    precision = within(fakes, reals, k).any(1).mean()
-    recall = within(reals, fakes, k).any(1).mean()
-    inside = within(fakes, reals, density_k)
+    precision = within(fakes, reals, k, operator.le).any(1).mean()
+    recall = within(reals, fakes, k, operator.le).any(1).mean()
+    inside = within(fakes, reals, density_k, operator.lt)
     return precision, recall, inside.sum() / (density_k * len(fakes)), inside.any(0).mean()
 
 
@@ -44,12 +48,31 @@ def test_the_reference(seed, n, m, k, density_k, digits):
     assert precision_recall(reals, fakes, k, density_k) == pytest.approx(reference(reals, fakes, k, density_k))
 
 
+@given(seeds, st.integers(6, 12), st.integers(1, 4), st.sampled_from([0.0, 1e-12, 1e-7]))
+def test_copies_and_near_copies_of_the_data_follow_the_reference(seed, n, density_k, nudge):
+    """Samples at, within and beyond the edge of a ball by the last bits that a number has."""
+    rng = np.random.default_rng(seed)
+    reals = rng.normal(size=(n, 3))
+    fakes = reals[rng.integers(n, size=15)] * (1 + nudge * rng.choice([-1, 0, 1], size=(15, 3)))
+    found = precision_recall(reals, fakes, 3, density_k)
+    assert found == pytest.approx(reference(reals, fakes, 3, density_k))
+
+
+@given(seeds, st.integers(6, 12), st.integers(1, 4))
+def test_float32_features_are_measured_in_float64(seed, n, density_k):
+    k = 3
+    reals = (1000 + np.random.default_rng(seed).normal(size=(n, 3))).astype(np.float32)
+    fakes = reals[::-1]
+    wide = reference(reals.astype(np.float64), fakes.astype(np.float64), k, density_k)
+    assert precision_recall(reals, fakes, k, density_k) == pytest.approx(wide)
+
+
 @given(seeds, st.integers(1, 5))
 def test_a_copy_of_the_data_has_all_of_it(seed, k):
     features = np.random.default_rng(seed).normal(size=(20, 3))
     found = precision_recall(features, features[::-1], k, k)
     assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
-    assert found.density == pytest.approx((k + 1) / k), "each ball holds its centre and k neighbours, edge included"
+    assert found.density == pytest.approx(1), "each ball holds its centre and k − 1 neighbours, the edge excluded"
 
 
 @given(seeds)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
 from gantricks import checkpoint
-from gantricks.data import images as cache
+from gantricks.data import cache, images
 from gantricks.data.base import Dataset, Description, Progress, silent
 from gantricks.errors import Problem, UserError
 from gantricks.metrics.base import Subject
@@ -168,7 +168,7 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
     """
     assert dataset.classes is not None
     name = cache.cache_name("classifier", _FORMAT, WIDTHS, SIDES, count, options.steps, _fingerprint(dataset))
-    folder = cache.cache_folder() / name
+    folder = images.cache_folder() / name
     channels = dataset.samples.shape[3]
     try:
         tensors, facts = checkpoint.load(folder)
@@ -203,7 +203,7 @@ def _cache_faults(folder: Path) -> Iterator[None]:
             Problem(
                 f"the classifier cannot be kept here: {fault.strerror or fault}",
                 str(folder.parent),
-                f"make room or make it writable, or set {cache.CACHE_VARIABLE} to another folder",
+                f"make room or make it writable, or set {images.CACHE_VARIABLE} to another folder",
             )
         ) from fault
 

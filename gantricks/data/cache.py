@@ -1,0 +1,224 @@
+"""The cache of decoded images: memory-mapped, checked by sums, and never needed: without it a run keeps them in memory.
+
+An entry is an `.npy` file of uint8 (N, H, W, C) with 32 bytes behind it, the SHA-256 of its name and of all before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gantricks.data.base import Progress, silent
+from gantricks.data.images import CACHE_VARIABLE, cache_folder
+from gantricks.errors import Problem, UserError
+
+Shape = tuple[int, int, int, int]
+
+# part of every name: raise it whenever the same file would decode to other pixels than before
+_FORMAT = 2
+_SUM_BYTES = 32
+_STALE_SECONDS = 24 * 3600
+_PART = 2**24
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NOT_THERE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def cache_name(kind: str, *parts: object) -> str:
+    """A name for the pixels that a `kind` of source makes of `parts`: all they depend on, as plain values."""
+    digest = hashlib.sha256(f"{kind} {_FORMAT}".encode())
+    for part in parts:
+        digest.update(b"\n" + repr(part).encode())
+    return f"{kind}-{digest.hexdigest()[:32]}"
+
+
+def glance(name: str, count: int) -> Shape | None:
+    """The shape of the entry with `count` images, as far as its header and size tell; None where there is none."""
+    mapped = _mapped(name, count)
+    return None if mapped is None else mapped[0].shape
+
+
+def recall(name: str, count: int, progress: Progress = silent) -> np.ndarray | None:
+    """The stored uint8 (count, H, W, 1 or 3), mapped read-only; None when absent, damaged, different or not ours to
+    read."""
+    mapped = _mapped(name, count)
+    if mapped is None:
+        return None
+    kept, whole = mapped
+    digest = hashlib.sha256(name.encode())
+    end = len(whole) - _SUM_BYTES
+    for start in range(0, end, _PART):
+        digest.update(whole[start : min(start + _PART, end)].data)
+        if end > 64 * _PART:
+            progress("checking the cache", count * start // end, count)
+    return kept if digest.digest() == whole[end:].tobytes() else None
+
+
+def store(name: str, shape: Shape, blocks: Callable[[], Iterator[np.ndarray]]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Keep the uint8 blocks that `blocks` makes, which together have `shape`: the whole, mapped read-only, and notes.
+
+    Where the folder cannot be written or fills up, they are made again, held in memory, and a note says so. They are
+    written beside and renamed when complete, so an interrupted run leaves nothing that `recall` would take. What
+    `blocks` raises passes through, and nothing is kept. Raises `UserError` when neither the folder nor the memory has
+    room.
+    """
+    obstacle = _obstacle(shape)
+    if obstacle is None:
+        try:
+            return _written(name, shape, blocks()), ()
+        except OSError as error:
+            obstacle = error.strerror or str(error)
+    _need_memory(shape, obstacle)
+    note = f"decoded images cannot be kept in {cache_folder()}: {obstacle}; they are held in memory, and each run "
+    samples, done = np.empty(shape, np.uint8), 0
+    for block in blocks():
+        samples[done : done + len(block)] = block
+        done += len(block)
+    return samples, (f"{note}decodes them anew; {_MEND}",)
+
+
+_MEND = f"make room or make it writable, or set {CACHE_VARIABLE} to another folder"
+
+
+def need_room(shape: Shape) -> None:
+    """Raise the `UserError` that `store` would raise for images of this shape, as far as can be known before."""
+    if obstacle := _obstacle(shape):
+        _need_memory(shape, obstacle)
+
+
+def _need_memory(shape: Shape, obstacle: str) -> None:
+    needed, free = _bytes(shape), available_memory()
+    if free is not None and needed > free:
+        what = f"decoded images cannot be kept here: {obstacle}; nor do their {_gib(needed)} fit in the memory"
+        raise UserError(Problem(what, str(cache_folder()), _MEND))
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can hold beside what it has, by what the system says; None where it does not say."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # "max" where a container has no bound
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    if not found:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=None)
+
+
+def _mapped(name: str, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The images of an entry, and all its bytes."""
+    try:
+        # a link may lead anywhere, and a pipe would wait for a writer
+        handle = os.open(_entry(name), os.O_RDONLY | _NO_LINKS | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or np.lib.format.read_magic(file) != (1, 0):
+                return None
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+            sound = dtype == np.uint8 and not fortran_order and len(shape) == 4 and shape[0] == count
+            if not sound or shape[3] not in (1, 3) or min(shape) < 1:
+                return None
+            start, size = file.tell(), _bytes(shape)
+            if status.st_size != start + size + _SUM_BYTES:
+                return None
+            whole = np.memmap(file, np.uint8, mode="r", shape=(status.st_size,))
+    except Exception:  # a foreign file may hold anything, and NumPy's parser raise anything
+        return None
+    return whole[start : start + size].reshape(shape), whole
+
+
+def _written(name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> np.ndarray:
+    entry = _entry(name)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(entry.parent)
+    written = entry.with_name(f"{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    # open to whom the user's umask allows, for a cache may be shared
+    handle = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
+    try:
+        # unbuffered: what is left in a buffer would fail once more when the file is closed
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            _write(file, name, shape, blocks)
+        os.replace(written, entry)
+        mapped = _mapped(name, shape[0])
+        if mapped is None:
+            raise OSError("what was written cannot be read back")
+        return mapped[0]
+    except BaseException:
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
+        raise
+
+
+def _write(file: io.RawIOBase, name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> None:
+    """Plain writes, not a writable map: on a full disk these raise where a map kills the process."""
+    digest = hashlib.sha256(name.encode())
+
+    def write(data: bytes | memoryview) -> None:
+        digest.update(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    write(header.getvalue())
+    for block in blocks:
+        write(np.ascontiguousarray(block).data.cast("B"))
+    write(digest.digest())
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _NOT_THERE:  # some file systems have no fsync; the sum tells what a crash has done
+            raise
+
+
+def _obstacle(shape: Shape) -> str | None:
+    """Why the cache cannot take images of this shape, as far as can be known before they are written."""
+    folder = cache_folder()
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not os.path.isdir(folder):
+        return f"{folder} is not a folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "it is not writable"
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        if free < _bytes(shape):
+            return f"they take {_gib(_bytes(shape))}, and {_gib(free)} are free"
+    return None
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:  # whole numbers of any length: a damaged header holds any
+        size *= side
+    return size
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"
+
+
+def _entry(name: str) -> Path:
+    return cache_folder() / f"{name}.npy"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left half written; a file that is still growing is younger than this."""
+    for partial in folder.glob("*.partial"):
+        with contextlib.suppress(OSError):
+            status = partial.lstat()
+            if time.time() - status.st_mtime > _STALE_SECONDS and not stat.S_ISDIR(status.st_mode):
+                partial.unlink()
