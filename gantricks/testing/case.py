@@ -77,11 +77,21 @@ class Case:
         plain: Whole = self._once("plain", lambda: _whole(self.without))
         return plain
 
-    @property
-    def obstacle(self) -> str | None:
-        """Why the trick does not play, or None."""
-        obstacle: str | None = self._once("obstacle", lambda: _obstacle(self))
-        return obstacle
+    def outcome(self, law: Law) -> Exception | None:
+        """What the law raises, asked once: AssertionError or any other where it is broken, NotApplicable, or None where
+        it holds.
+        """
+        outcome: Exception | None = self._once(f"law {law.id}", lambda: _outcome(law, self))
+        return outcome
+
+    def presumed(self, law: Law) -> str | None:
+        """The id of a law that must hold before this one says anything, and does not; or None."""
+        for identity in law.presumes:
+            outcome = self.outcome(LAWS[identity])
+            # hooks that break the contract are not played, and then nothing is
+            if outcome and (identity == "plays" or not isinstance(outcome, NotApplicable)):
+                return identity
+        return None
 
     def _once(self, what: str, find: Callable[[], Any]) -> Any:
         if what not in self._known:
@@ -94,13 +104,11 @@ def _whole(host: TrickHost) -> Whole:
     return Whole(played, played.state, samples_of(played.game))
 
 
-def _obstacle(case: Case) -> str | None:
+def _outcome(law: Law, case: Case) -> Exception | None:
     try:
-        LAWS["plays"].check(case)
-    except NotApplicable as reason:
-        return str(reason)
-    except Exception as broken:
-        return told(broken, case.trick)
+        law.check(case)
+    except Exception as outcome:  # whatever a wrong trick raises is its failure
+        return outcome
     return None
 
 
@@ -125,13 +133,15 @@ def samples_of(game: Game) -> Tensor:
 class Law:
     """`check(case)` raises AssertionError where the law is broken and NotApplicable where it says nothing.
 
-    A `convention` may be broken on purpose: by a trick that says so in `deliberate`.
+    A `convention` may be broken on purpose: by a trick that says so in `deliberate`. `presumes` names the laws that
+    must hold first: where one of them is broken, this one would only say the same in other words.
     """
 
     id: str
     mend: str
     check: Callable[[Case], None]
     convention: bool = False
+    presumes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.id
@@ -144,7 +154,9 @@ LAWS: dict[str, Law] = {}
 Check = Callable[[Case], None]
 
 
-def law(identity: str, mend: str, convention: bool = False) -> Callable[[Check], Check]:
+def law(
+    identity: str, mend: str, convention: bool = False, presumes: tuple[str, ...] = ("plays",)
+) -> Callable[[Check], Check]:
     """Adds a check to the laws."""
 
     def add(check: Check) -> Check:
@@ -153,7 +165,7 @@ def law(identity: str, mend: str, convention: bool = False) -> Callable[[Check],
                 raise NotApplicable(f"it breaks this on purpose: {case.instance.deliberate[identity]}")
             check(case)
 
-        LAWS[identity] = Law(identity, mend, unless_deliberate if convention else check, convention)
+        LAWS[identity] = Law(identity, mend, unless_deliberate if convention else check, convention, presumes)
         return check
 
     return add

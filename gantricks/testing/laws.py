@@ -59,7 +59,7 @@ OTHER = {"d": "generator", "g": "discriminator"}
 # ---------------------------------------------------------------- first of all
 
 
-@law("plays", "mend what it raises here; the other laws are asked once it plays")
+@law("plays", "mend what it raises here; the other laws are asked once it plays", presumes=())
 def _plays(case: Case) -> None:
     if list(contract_problems(case.trick)):
         raise NotApplicable("its hooks break the contract, which is a law of its own")
@@ -76,7 +76,7 @@ def _told(fault: Fault) -> str:
     return " and ".join(map(fault.told, fault.names))
 
 
-@law("contract", "name and sign hooks as in gantricks.hooks; declare state in tensors(), update it in place")
+@law("contract", "name and sign hooks as in gantricks.hooks, and write a card; give options a default", presumes=())
 def _contract(case: Case) -> None:
     problems = list(contract_problems(case.trick))
     assert not problems, "; ".join(problems)
@@ -568,6 +568,7 @@ def _shared_numbers(case: Case, host: TrickHost) -> dict[str, float]:
 @law(
     "late",
     "let what changes in the course of a run follow from tensors() or from ctx.step, never from what was seen before",
+    presumes=("plays", "resume"),
 )
 def _late(case: Case) -> None:
     host = case.with_it.but(steps=LAST)
@@ -640,7 +641,11 @@ def _seed(case: Case) -> None:
     assert first.played.scalars == second.scalars, "the logged values differ"
 
 
-@law("process", "iterate over lists and dicts, never over a set, and seed nothing by hash() or id()")
+@law(
+    "process",
+    "iterate over lists and dicts, never over a set, and seed nothing by hash() or id()",
+    presumes=("plays", "seed"),
+)
 def _process(case: Case) -> None:
     try:
         elsewhere = play_elsewhere(case.with_it)
@@ -732,7 +737,9 @@ def _memory(case: Case) -> None:
 
 
 @law(
-    "evaluation", "move no state and no mode while logging, sampling or evaluating; in a layer, look at module.training"
+    "evaluation",
+    "move no state and no mode while logging, sampling or evaluating; in a layer, look at module.training",
+    presumes=("plays", "seed"),
 )
 def _evaluation(case: Case) -> None:
     game, undisturbed = case.with_it.game(), case.with_it.game()
@@ -786,14 +793,22 @@ def _judged(game: Game, network: Any) -> Tensor:
 # ---------------------------------------------------------------- other runs
 
 
-@law("critics", "work for every D step of a step: their number is the recipe's, and tricks may change it")
+@law(
+    "critics",
+    "work for every D step of a step: their number is the recipe's, and tricks may change it",
+    presumes=("plays", "fold", "resume"),
+)
 def _critics(case: Case) -> None:
     if "play" in hooks_of(case.trick):
         raise NotApplicable("it decides itself how many D steps there are")
     _goes_on(case.with_it.but(n_critic=3), "3 D steps in each step")
 
 
-@law("batch-size", "take sizes from the tensors at hand, for the batch size may change; or refuse it in problems()")
+@law(
+    "batch-size",
+    "take sizes from the tensors at hand, for the batch size may change; or refuse it in problems()",
+    presumes=("plays", "fold", "resume"),
+)
 def _batch_size(case: Case) -> None:
     host = case.with_it
     size, refusal = host.batch_size, None
@@ -886,7 +901,11 @@ def _passes(host: TrickHost) -> tuple[Counter[str], Counter[tuple[str, str]]]:
     return phases, passes
 
 
-@law("fault", "scale updates by ctx.healthy, or leave fault_safe = False: after a fault nothing moves")
+@law(
+    "fault",
+    "scale updates by ctx.healthy, or leave fault_safe = False: after a fault nothing moves",
+    presumes=("plays", "seed"),
+)
 def _fault(case: Case) -> None:
     for player in ("d", "g"):
         game = case.with_it.with_trick(Poison, "poison", at=3, player=player).game()

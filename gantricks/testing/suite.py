@@ -124,7 +124,8 @@ def _pair(name: str, other: type[Trick]) -> Law:
         except UserError as refusal:
             raise AssertionError(f"the pair is refused: {refusal}") from refusal
 
-    return Law(f"pair:{name}", "make them compose, or declare why not in conflicts, needs or replaces", check)
+    mend = "make them compose, or declare why not in conflicts, needs or replaces"
+    return Law(f"pair:{name}", mend, check, presumes=("plays",))
 
 
 def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: int = 3) -> None:
@@ -154,35 +155,31 @@ def _keeps_its_law(case: Case, played: Played) -> None:
             raise AssertionError(f"{case.name} breaks its own law: {broken}") from broken
 
 
-_FIRST = ("plays", "contract")
-"""What is asked of a trick that does not play."""
-
-
 _OWN_LAW = Law(
     "trace",
     "mend the trick; or the law, where it asks for more than a recorded run can show",
     lambda case: _keeps_its_law(case, case.with_it.train()),
+    presumes=("plays",),
 )
 
 
 def _outcome(law: Law, case: Case, expected: str | None) -> Outcome:
-    if law.id not in _FIRST and case.obstacle:
-        return Outcome(law.id, "skipped", "it is asked once the trick plays")
-    try:
-        law.check(case)
-    except NotApplicable as reason:
+    if expected is None and (first := case.presumed(law)):
+        return Outcome(law.id, "skipped", f"it is asked once the law {first!r} holds")
+    outcome = case.outcome(law)
+    if isinstance(outcome, NotApplicable):
         if expected is not None:
             return Outcome(
                 law.id,
                 "unexpected",
-                f"a failure was declared ({expected}), and it says nothing: {reason}",
+                f"a failure was declared ({expected}), and it says nothing: {outcome}",
                 "remove it from expected_failures",
             )
-        return Outcome(law.id, "skipped", str(reason))
-    except Exception as broken:  # whatever a wrong trick raises is its failure, not the report's
+        return Outcome(law.id, "skipped", str(outcome))
+    if outcome:
         if expected is not None:
             return Outcome(law.id, "expected", expected)
-        return Outcome(law.id, "failed", told(broken, case.trick), law.mend)
+        return Outcome(law.id, "failed", told(outcome, case.trick), law.mend)
     if expected is not None:
         return Outcome(law.id, "unexpected", f"a failure was declared ({expected})", "remove it from expected_failures")
     return Outcome(law.id, "passed")
