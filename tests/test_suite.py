@@ -1241,7 +1241,7 @@ class AsItsOptionsHaveIt(Trick):
     def d_loss_terms(self, ctx):
         if not self.config.classes:
             return {"scores": 0.1 * ctx.real_out.logits.square().mean()}
-        share = 1 + ctx.real.classes.double().mean()
+        share = 1 + ctx.real.classes.to(ctx.dtype).mean()
         return {"again": share * ctx.discriminate(ctx.real, True).logits.square().mean()}
 
 
@@ -1270,7 +1270,7 @@ def test_one_exception_is_told_once_and_with_its_line() -> None:
     assert "has no attribute 'strenght'" in outcomes[0].detail
     assert "in d_labels, line " in outcomes[0].detail
     assert {outcome.status for outcome in outcomes[2:]} == {"skipped"}
-    assert {outcome.detail for outcome in outcomes[2:]} == {"it is asked once the trick plays"}
+    assert {outcome.detail for outcome in outcomes[2:]} == {"it is asked once the law 'plays' holds"}
 
 
 def test_hooks_that_break_the_contract_are_told_once() -> None:
