@@ -86,7 +86,7 @@ def _said(verb: str, value: Any) -> str:
 
 def _mend(key: str, then: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> str:
     if key == "train.steps":
-        return f"put {then[key]} back; a run is lengthened with: gantricks resume {run} --steps {now[key]}"
+        return f"put {then[key]} back and write: gantricks resume {run} --steps {now[key]}"
     if key == "train.device":
         return f"put it back; for this session it can be said with --device {now[key]}"
     return "put it back, or begin a run of its own with it"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gantricks.data.base import Description
 from gantricks.errors import Problem, UserError
@@ -18,7 +19,19 @@ FORMAT = 1
 data."""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Side = Annotated[int, Field(ge=1, le=1 << 20)]
+LARGEST = 1 << 26
+"""Numbers that a sample can have."""
+
+
+def _no_larger(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > LARGEST:
+        raise ValueError("there are no samples as large as that")
+    return shape
+
+
+Shape = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=LARGEST)], ...], Field(min_length=1, max_length=3), AfterValidator(_no_larger)
+]
 
 
 class _Facts(BaseModel):
@@ -41,7 +54,7 @@ class DataFacts(_Facts):
     """
 
     count: Count | None = None
-    shape: Annotated[tuple[Side, ...], Field(min_length=1, max_length=3)] | None = None
+    shape: Shape | None = None
     class_names: tuple[str, ...] | None = None
     held_out: Count = 0
     fingerprint: str | None = None
@@ -69,6 +82,7 @@ class Manifest(_Facts):
     """Those facts of a manifest that are read back. `recipe` is the resolved recipe that the run was begun with."""
 
     format: Count = 0
+    id: str | None = None
     gantricks: str | None = None
     torch: str | None = None
     numpy: str | None = None

@@ -260,7 +260,13 @@ def saved_game(opened: Opened, step: int | None = None, dataset: Dataset | None 
     trained, budget = opened.manifest.data.description, None
     if trained and (trained.is_images or (points := read_reference(run, trained)) is not None):
         dataset, budget = stand_in(trained, None if trained.is_images else points), 0
-    game = Game(plan, dataset or plan.source.load(), opened.placement, budget=budget)
+    try:
+        game = Game(plan, dataset or plan.source.load(), opened.placement, budget=budget)
+    except (MemoryError, RuntimeError) as fault:
+        if out_of_memory(fault) is None:
+            raise
+        what = f"the memory of {opened.placement.device} does not suffice for the networks of this run"
+        raise UserError(Problem(what, str(run))) from fault
     _take_up(game, saved, run)
     return game
 

@@ -42,7 +42,7 @@ def stand_in(description: Description, points: np.ndarray | None = None) -> Stan
     strides = (row.itemsize, *(row.itemsize * stride for stride in within))
     samples = as_strided(row, (count, *shape), strides, writeable=False)
     classes = np.arange(count) % description.classes if description.classes else None
-    return StandIn(samples, classes, points)
+    return StandIn(samples, classes, points=points)
 
 
 def reference_points(dataset: Dataset) -> np.ndarray | None:

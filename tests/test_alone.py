@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from PIL import Image
 from gantricks import Trick, UserError, hookimpl, registry, resume, sample, train
 from gantricks.data.base import Description
 from gantricks.data.ring import Ring
+from gantricks.errors import Problem
 from gantricks.evaluation import evaluate
 from gantricks.game import Game
 from gantricks.interpolation import interpolate, walk
@@ -30,7 +32,7 @@ from gantricks.networks.base import Discriminator
 from gantricks.plan import make_plan
 from gantricks.registry import Registry, shipped
 from gantricks.report import page, read_run
-from gantricks.run import Reporter, load_game
+from gantricks.run import Reporter, load_game, open_run
 from gantricks.stand_in import POINTS, REFERENCE, reference_points, stand_in
 from gantricks.testing import TrickHost
 from gantricks.testing.host import MadeUp, differences, snapshot
@@ -313,6 +315,41 @@ def test_what_others_have_written_into_a_manifest_stays(tmp_path: Path) -> None:
     assert now["note"] == manifest["note"]
     assert now["sessions"][0] == manifest["sessions"][0]
     assert len(now["sessions"]) == 2
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("points")
+    return train(of_points(folder, "[tricks.ema]"), run_dir=folder / "run").run
+
+
+ODD_VALUES = [None, -1, 0, 1.5, 2**70, "", "x", [], [1 << 20] * 3, {}, {"a": {}}, [[]]]
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES, ids=range(len(ODD_VALUES)))
+def test_a_manifest_with_an_odd_value_is_refused_in_a_sentence_or_does_no_harm(
+    points: Path, tmp_path: Path, odd: Any
+) -> None:
+    run = Path(shutil.copytree(points, tmp_path / "run"))
+    sound = json.loads((run / MANIFEST).read_text())
+
+    def changes(value: Any) -> Iterator[Any]:
+        yield odd
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            yield from ({**value, key: changed} for changed in changes(inner))
+
+    before, refusals = sample(run, 4).tobytes(), list[Problem]()
+    for manifest in changes({key: value for key, value in sound.items() if key != "recipe"}):
+        (run / MANIFEST).write_text(json.dumps(manifest))
+        for look in (open_run, load_game):
+            try:
+                look(run, device="cpu", plugins=())  # type: ignore[operator]
+            except UserError as fault:
+                refusals += fault.problems
+    assert refusals
+    assert all(problem.what and problem.where for problem in refusals)
+    (run / MANIFEST).write_text(json.dumps(sound))
+    assert sample(run, 4).tobytes() == before
 
 
 # ---------------------------------------------------------------- data that has moved, and other data

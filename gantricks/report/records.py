@@ -177,7 +177,9 @@ def _curves(path: Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     if not path.exists():
         return curves
-    for number, text in enumerate(_text(path).splitlines(), 1):
+    text = _text(path)
+    whole = text[: text.rfind("\n") + 1]  # a run that is at work, or was killed, has not written its last line yet
+    for number, text in enumerate(whole.splitlines(), 1):
         try:
             line = _Line.model_validate_json(text)
         except ValidationError as fault:
