@@ -242,7 +242,8 @@ def key_of(name: str) -> bytes:
 
 def permutation(name: str, n: int) -> Tensor:
     """A random order of 0 … n - 1 that depends on `name` alone, int64 (n,)."""
-    return torch.from_numpy(Source().at(np.frombuffer(key_of(name), np.uint64), 0, 0, 0).permutation(n))
+    words = np.random.Generator(np.random.Philox(key=int.from_bytes(key_of(name))))
+    return torch.from_numpy(words.permutation(n))
 
 
 # ---------------------------------------------------------------- kinds of draws
