@@ -46,7 +46,7 @@ def backend(plan: Plan, placement: Placement) -> str | None:
     """How the step of this recipe is captured, or None where it is to be played eagerly: a matter of the recipe and the
     device alone, so that a recipe that is run twice is played in one way.
     """
-    wanted, steps = plan.recipe.train.capture, plan.recipe.train.steps
+    wanted, steps = plan.recipe.train.capture, plan.recipe.train.length
     if placement.device.type == "cuda":
         return CUDA_GRAPH if wanted != "off" else None
     if wanted == "on":

@@ -124,7 +124,7 @@ class Frame:
             setattr(self, name, value)
 
     def at(self, finished: int, steps: int) -> None:
-        """`finished` of `steps` steps are done; progress is 0 in the first step and exactly 1 in the last."""
+        """`finished` steps are done; progress is 0 in the first step and exactly 1 in step number `steps` and after."""
         self.finished = self.clock.step = finished
         self.progress = min(finished / (steps - 1), 1.0) if steps > 1 else 1.0
         self.progress_tensor.fill_(self.progress)
@@ -292,7 +292,8 @@ class Context:
 
     @property
     def progress(self) -> float:
-        """0 at the first step, 1 at the last, a host number."""
+        """0 at the first step, 1 at the last and, where a run was lengthened, from the end of its schedules on; a host
+        number."""
         return self._host("progress", self._frame.progress)
 
     @property

@@ -47,3 +47,8 @@ def nearest(word: str, known: Iterable[str], label: str = "did you mean") -> str
     """Return "did you mean 'x'?" for the known word closest to `word`, or "" when none is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"{label} {close[0]!r}?" if close else ""
+
+
+def legible(text: str) -> str:
+    """`text` with \\udcXX in place of what is not Unicode: bytes of file names that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

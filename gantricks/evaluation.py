@@ -11,7 +11,7 @@ from typing import Any
 from gantricks.data.base import Progress, silent
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.metrics.base import Direction, Measurement, Metric, obstacles
-from gantricks.plan import Plan, PlannedMetric
+from gantricks.plan import Plan, PlannedMetric, on_data
 from gantricks.recipe import check_options
 from gantricks.registry import Found, Registry
 from gantricks.run import open_run, saved_game
@@ -62,25 +62,38 @@ def evaluate(
 
     `metrics` name instances of the recipe, or any metric at its defaults; without them, all of the recipe's are
     measured, and where it has none, those that suit its data. `samples` goes over the recipe's number, and `overrides`,
-    `KEY=VALUE` strings, over its keys in [evaluate]. The same arguments give the same figures. `warn` is told what
-    stops nothing. Raises UserError with everything that stands in the way, before anything is generated.
+    `KEY=VALUE` strings, over its keys in [evaluate] and in [data], as long as samples and classes keep their form. The
+    same arguments give the same figures. `warn` is told what stops nothing. Raises UserError with everything that
+    stands in the way, before anything is generated.
     """
-    folder = Path(run)
-    ours = [override for override in overrides if override.startswith("evaluate.")]
-    what = "a run is measured as it was trained: only keys of [evaluate] can be set"
+    ours = [override for override in overrides if override.startswith(("evaluate.", "data."))]
+    what = (
+        "a run is measured as it was trained: only keys of [evaluate] can be set, and of [data] to say where it is now"
+    )
     problems = [Problem(what, f"--set {one}", "such as evaluate.samples=10000") for one in overrides if one not in ours]
     try:
-        plan, placement, registry = open_run(folder, device, plugins, ours)
+        opened = open_run(Path(run), device, plugins, ours)
     except UserError as fault:
         raise UserError(*problems, *fault.problems) from None
-    if problems:
-        raise UserError(*problems)
+    plan, chosen = opened.plan, []
+    try:
+        plan = on_data(plan, opened.describe())
+    except UserError as fault:
+        problems += fault.problems
     if samples is not None:
         plan = replace(plan, facts=replace(plan.facts, samples=samples))
-    chosen = _chosen(plan, registry, metrics, warn)
-    game = saved_game(folder, plan, placement, step, progress, warn)
+    try:
+        chosen = _chosen(plan, opened.registry, metrics, warn)
+    except UserError as fault:
+        problems += fault.problems
+    if problems:
+        raise UserError(*problems)
+    dataset = plan.source.load(progress)
+    game = saved_game(replace(opened, plan=plan), step, dataset)
+    if changed := opened.other_data(dataset, plan.description):
+        warn(changed)
     # one for all: what is computed of it once need not be computed again by another metric
-    subject = GameSubject(game, plan.facts.samples, seed, progress)
+    subject = GameSubject(game, plan.facts.samples, seed, progress, dataset)
     return [_evaluated(planned, subject, floor, game.finished) for planned in chosen]
 
 

@@ -51,7 +51,7 @@ class Game:
     ) -> None:
         recipe = plan.recipe
         self.plan, self.dataset, self.placement = plan, dataset, placement
-        self.seed, self.steps = recipe.seed, recipe.train.steps
+        self.seed, self.steps, self._length = recipe.seed, recipe.train.steps, recipe.train.length
         self.clock = Clock()
         self.guard = Guard(placement.device, placement.dtype)
         self.feed = Feed(dataset, recipe.seed, recipe.data.keys.batch_size, placement, plan.description.classes, budget)
@@ -161,7 +161,7 @@ class Game:
         self._at(0)
         self.clock.enter("setup")
         notify(self.hooks.on_setup)
-        self.frame.at(0, self.steps)
+        self.frame.at(0, self._length)
         self.trick_tensors = self._collect_trick_tensors()
         self.guard.watch(self._unmasked())
         trained = {planned.name: _trained(planned.trick.tensors()) for planned in self.plan.tricks}
@@ -251,7 +251,7 @@ class Game:
         return list({tensor.data_ptr(): tensor.detach() for tensor in tensors if tensor.numel()}.values())
 
     def _at(self, finished: int) -> None:
-        self.frame.at(finished, self.steps)
+        self.frame.at(finished, self._length)
         self.guard.step.fill_(finished + 1)
 
     def finish(self) -> None:

@@ -96,7 +96,8 @@ class HookSpecs:
     @event
     def on_setup(self, ctx: Context) -> None:
         """Networks and optimizers exist, saved state is not loaded yet: allocate the trick's tensors here. Called once
-        wherever a run is built: to train, to resume, to sample, to evaluate.
+        wherever a run is built: to train, to resume, to sample, to evaluate. To sample or to evaluate a run, `ctx.data`
+        is made up: what sampling needs of the real samples must be among the trick's tensors.
         """
 
     @event

@@ -15,7 +15,8 @@ from gantricks.latents import paths
 from gantricks.networks.base import Generator
 from gantricks.plan import fold
 from gantricks.rng import Clock, Rng
-from gantricks.run import POINTS, load_game
+from gantricks.run import load_game
+from gantricks.stand_in import reference_points
 
 IMAGES, VECTORS = 10, 250
 """How many samples a path has, of images and of points."""
@@ -40,7 +41,7 @@ def interpolate(
     flat = samples.reshape(-1, *samples.shape[2:])
     if game.feed.is_images:
         return pictures.image_grid(pictures.to_pixels(flat), columns=samples.shape[1])
-    return pictures.scatter(flat, reference=np.asarray(game.dataset.samples[:POINTS]))
+    return pictures.scatter(flat, reference=reference_points(game.dataset))
 
 
 def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:

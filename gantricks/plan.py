@@ -14,7 +14,7 @@ from gantricks.data.mixtures import Mixture
 from gantricks.errors import Problem, TrickError, UserError, nearest
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import EvaluationFacts, Metric, obstacles
-from gantricks.recipe import Recipe
+from gantricks.recipe import Places, Recipe
 from gantricks.trick import CAPABILITIES, Setting, Trick
 
 if TYPE_CHECKING:
@@ -112,13 +112,47 @@ class Hooks:
         def __getattr__(self, hook: str) -> HookTuple: ...
 
 
-def make_plan(recipe: Recipe, warnings: Collection[str] = (), *, to_train: bool = True) -> Plan:
+def make_plan(
+    recipe: Recipe, warnings: Collection[str] = (), *, to_train: bool = True, trained: Description | None = None
+) -> Plan:
     """Instantiate the recipe's tricks and metrics and check everything that can be known before a tensor exists.
 
-    A run that is only to be looked at (`to_train` is false) is not refused for a metric that nobody asks for. Raises
-    UserError with every problem found.
+    A run that is only to be looked at (`to_train` is false) is not refused for a metric that nobody asks for. `trained`
+    describes the data that a run was trained on, in place of the source, which is not asked then. Raises UserError with
+    every problem found.
     """
-    return _Planning(recipe).plan(warnings, to_train)
+    return _Planning(recipe).plan(warnings, to_train, trained)
+
+
+def describe(source: Source, places: Places) -> Description:
+    """What the source says of its data. Raises UserError, with the key of the recipe that says where the data is."""
+    try:
+        return source.describe()
+    except UserError as fault:
+        place = places.of("data", *source.paths[:1])
+        problems = [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.mend) for p in fault.problems]
+        raise UserError(*problems) from fault
+
+
+def on_data(plan: Plan, description: Description) -> Plan:
+    """The plan of a run that is to be measured on this data. Raises UserError where samples or classes are not of the
+    form of those that the run was trained on."""
+    trained, problems = plan.description, []
+    where = plan.recipe.places.of("data", *plan.source.paths[:1])
+    if description.shape != trained.shape:
+        what = f"the samples are {_size(description)}, and the run was trained on {_size(trained)}"
+        problems.append(Problem(what, where, "set the keys of [data] so that they are the same"))
+    if description.classes != trained.classes:
+        what = f"the data has {description.classes} classes, and the run was trained on {trained.classes}"
+        problems.append(Problem(what, where, "set the keys of [data] to data with as many classes"))
+    if problems:
+        raise UserError(*problems)
+    provided = (plan.facts.provided - {"held_out"}) | ({"held_out"} if description.held_out else set())
+    return replace(plan, description=description, facts=replace(plan.facts, description=description, provided=provided))
+
+
+def _size(description: Description) -> str:
+    return " × ".join(map(str, description.shape))
 
 
 class _Planning:
@@ -127,7 +161,7 @@ class _Planning:
         self.places = recipe.places
         self.problems: list[Problem] = []
 
-    def plan(self, warnings: Collection[str], to_train: bool) -> Plan:
+    def plan(self, warnings: Collection[str], to_train: bool, trained: Description | None) -> Plan:
         recipe = self.recipe
         tricks = tuple(
             PlannedTrick(
@@ -146,12 +180,12 @@ class _Planning:
             for part in recipe.metrics
         )
         source: Source = recipe.data.found.cls(recipe.data.options)
-        try:
-            description = source.describe()
-        except UserError as fault:
-            place = self.places.of("data", *source.paths[:1])
-            self.problems += [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.mend) for p in fault.problems]
-            description = None
+        description = trained
+        if not trained:
+            try:
+                description = describe(source, self.places)
+            except UserError as fault:
+                self.problems += fault.problems
         on = self._hooks(tricks)
         self._choices(on)
         self._replacements(tricks)

@@ -14,11 +14,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
-from gantricks.errors import Problem, UserError, nearest
+from gantricks.errors import Problem, UserError, legible, nearest
 from gantricks.optimizers import Adam, Optimizer
 from gantricks.options import Options
 from gantricks.registry import SINGULAR, Found, Registry
 from gantricks.toml_lines import key_lines, line_of
+
+NAME_IT_ANEW = "rename the file or folder, or make a link to it whose name is UTF-8"
 
 KeyPath = tuple[str, ...]
 K = TypeVar("K", bound=Options)
@@ -60,6 +62,9 @@ class TrainKeys(Options):
     """`[train]`."""
 
     steps: Annotated[int, Field(ge=1, description="generator updates")]
+    schedule_steps: Annotated[
+        int | None, Field(ge=1, description="steps that schedules run over, to rest then at their end; left out: all")
+    ] = None
     n_critic: Annotated[int, Field(ge=1, le=1000, description="D steps per G step")] = 1
     reuse_fakes: Annotated[bool, Field(description="the last D step and the G step share one generator forward")] = True
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")] = "auto"
@@ -73,6 +78,11 @@ class TrainKeys(Options):
     log_every: Annotated[int, Field(ge=1, description="steps between two lines of metrics.jsonl")] = 50
     sample_every: Annotated[int, Field(ge=1, description="steps between two pictures")] = 500
     checkpoint_every: Annotated[int, Field(ge=1, description="steps between two checkpoints")] = 500
+
+    @property
+    def length(self) -> int:
+        """Steps that schedules run over."""
+        return self.schedule_steps or self.steps
 
 
 class EvaluateKeys(Options):
@@ -320,7 +330,9 @@ def _selector(path: KeyPath) -> str | None:
 
 
 def _override(raw: dict[str, Any], override: str, places: Places) -> None:
-    label = f"--set {override}"
+    label = legible(f"--set {override}")
+    if label != f"--set {override}":
+        raise UserError(Problem("it is not UTF-8, as recipes are", label, NAME_IT_ANEW))
     dotted, equals, written = override.partition("=")
     keys = tuple(part.strip() for part in dotted.split("."))
     if not equals or not all(keys):

@@ -60,7 +60,9 @@ class Source:
             "has_uint32": 0,
             "uinteger": 0,
         }
-        self._torch: Generator | None = None
+        self._torch = Generator().manual_seed(0)
+        self._mersenne = self._torch.get_state()
+        self._mersenne_words = self._mersenne.numpy().view(np.uint64)[3:627]
 
     def at(self, key: Words, step: int, word: int, call: int) -> np.random.Generator:
         """Numpy's generator, about to give the numbers of this draw: of a stream's key, at a step and a place in it."""
@@ -75,10 +77,6 @@ class Source:
     def torch_at(self, key: Words, step: int, word: int, call: int) -> Generator:
         """Torch's generator, a Mersenne twister all of whose 624 words of state are drawn here: its seed would keep 32
         bits of the place."""
-        if self._torch is None:
-            self._torch = Generator().manual_seed(0)
-            self._mersenne = self._torch.get_state()
-            self._mersenne_words = self._mersenne.numpy().view(np.uint64)[3:627]
         self.at(key, step, word, call)
         self._mersenne_words[:] = self._bits.random_raw(312).view(np.uint32)
         self._torch.set_state(self._mersenne)
@@ -244,7 +242,8 @@ def key_of(name: str) -> bytes:
 
 def permutation(name: str, n: int) -> Tensor:
     """A random order of 0 … n - 1 that depends on `name` alone, int64 (n,)."""
-    return torch.from_numpy(Source().at(np.frombuffer(key_of(name), np.uint64), 0, 0, 0).permutation(n))
+    words = np.random.Generator(np.random.Philox(key=int.from_bytes(key_of(name))))
+    return torch.from_numpy(words.permutation(n))
 
 
 # ---------------------------------------------------------------- kinds of draws
@@ -265,13 +264,23 @@ class Kind:
 _FLOATS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 
 
+def _aligned(sizes: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
+    """An empty array that begins as torch's memory does: at another alignment a matrix product rounds otherwise."""
+    count, size = math.prod(sizes), np.dtype(dtype).itemsize
+    room = np.empty(count + 64 // size, dtype)
+    start = -room.__array_interface__["data"][0] % 64 // size
+    return room[start : start + count].reshape(sizes)
+
+
 def _fill_uniform(
     source: Source, at: At, sizes: Sequence[int], high: int, dtype: torch.dtype, out: Tensor | None
 ) -> Tensor:
-    # torch's own memory: matrix products may round otherwise where numpy's begins at another alignment
-    out = torch.empty(sizes, dtype=dtype) if out is None else out
-    source.at(*at).random(None, _FLOATS[dtype], out.numpy())
-    return out
+    if out is not None:
+        source.at(*at).random(None, _FLOATS[dtype], out.numpy())
+        return out
+    drawn = _aligned(sizes, _FLOATS[dtype])
+    source.at(*at).random(None, _FLOATS[dtype], drawn)
+    return torch.from_numpy(drawn)
 
 
 def _fill_normal(
@@ -279,9 +288,12 @@ def _fill_normal(
 ) -> Tensor:
     if math.prod(sizes) >= _MANY:
         return torch.randn(sizes, generator=source.torch_at(*at), dtype=dtype, out=out)
-    out = torch.empty(sizes, dtype=dtype) if out is None else out
-    source.at(*at).standard_normal(None, _FLOATS[dtype], out.numpy())
-    return out
+    if out is not None:
+        source.at(*at).standard_normal(None, _FLOATS[dtype], out.numpy())
+        return out
+    drawn = _aligned(sizes, _FLOATS[dtype])
+    source.at(*at).standard_normal(None, _FLOATS[dtype], drawn)
+    return torch.from_numpy(drawn)
 
 
 def _fill_integers(

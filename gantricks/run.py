@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import platform
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import gantricks
 from gantricks import capture, checkpoint, pictures
-from gantricks.data.base import Dataset, Progress, silent
+from gantricks.data.base import Dataset, Description
 from gantricks.device import Placement, out_of_memory, peak_memory, place
-from gantricks.errors import Diverged, Problem, UserError
+from gantricks.edits import edits, lengthened, not_places
+from gantricks.errors import Diverged, Problem, UserError, legible
 from gantricks.files import write_whole
 from gantricks.game import Game
 from gantricks.guard import Fault
+from gantricks.manifest import MANIFEST, DataFacts, Manifest, read_manifest, write_manifest
 from gantricks.networks.base import count_parameters
-from gantricks.plan import Plan, make_plan
-from gantricks.recipe import Recipe, RecipeError, load_recipe
+from gantricks.plan import Plan, describe, make_plan, on_data
+from gantricks.recipe import NAME_IT_ANEW, Recipe, RecipeError, load_recipe
 from gantricks.registry import Registry
+from gantricks.stand_in import POINTS, REFERENCE, keep_reference, read_reference, reference_points, stand_in
 
-RECIPE, MANIFEST, LOCK = "recipe.toml", "manifest.json", ".lock"
+RECIPE, LOCK = "recipe.toml", ".lock"
 GRID = 64
 
 
@@ -104,6 +105,8 @@ def train(
     that is wrong with the recipe, the data, the device or the folder.
     """
     reporter = reporter or Reporter()
+    if run_dir and legible(str(run_dir)) != str(run_dir):
+        raise UserError(Problem("the folder's name is not UTF-8", f"--run-dir {legible(str(run_dir))}", "name another"))
     plan, placement = plan_recipe(recipe, overrides, Registry([Path(p) for p in plugins]))
     reporter.planned(plan, placement)
     run = _new_folder(Path(run_dir) if run_dir else None, plan.recipe.name)
@@ -116,40 +119,73 @@ def train(
             raise
         _set_aside(run)
         write_whole(run / RECIPE, plan.recipe.as_toml())
-        return _Session(run, plan, dataset, placement, reporter).play(None)
+        keep_reference(run, dataset)
+        facts = {"recipe": plan.recipe.as_dict(), "data": _data_facts(dataset, plan.description)}
+        return _Session(run, plan, dataset, placement, reporter, facts).play(None)
 
 
 def resume(
     run: str | Path,
     *,
     step: int | None = None,
+    steps: int | None = None,
     device: str | None = None,
     plugins: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> Result:
     """Continue a run from its newest checkpoint, or from the one at `step`; from the beginning when it has none.
 
     The result is bit-identical to a run that was never stopped, on the same machine, torch version, device and number
-    of threads. Raises UserError when the folder is not a run, or the checkpoint is damaged.
+    of threads. `steps` lengthens the run, or ends it earlier: schedules run over as many steps as before, and rest at
+    their end. `overrides` are `KEY=VALUE` strings that say where the data is now. Both are written into the run's
+    recipe. Raises UserError when the folder is not a run, when its recipe was edited, or the checkpoint is damaged.
     """
     reporter = reporter or Reporter()
     folder = Path(run)
-    recipe, manifest, registry = _open(folder, device, plugins)
-    plan, placement = prepare(recipe, registry)
-    placement = replace(placement, threads=manifest.get("threads", placement.threads))
+    manifest, registry = _opened(folder, plugins)
+    found = load_recipe(folder / RECIPE, (), registry)
+    problems = edits(found, manifest.recipe, registry, folder) if manifest.recipe is not None else []
+    problems += not_places(overrides, getattr(found.data.found.cls, "paths", ()))
+    if problems:
+        raise UserError(*problems)
+    recipe = load_recipe(folder / RECIPE, overrides, registry)
+    played = load_recipe(folder / RECIPE, [*overrides, *_as_begun(manifest, device)], registry)
+    if steps is not None:
+        recipe, played = lengthened(recipe, steps), lengthened(played, steps)
     with _locked(folder):
         start = _checkpoint(folder, step) if step is not None or checkpoint.checkpoints(folder) else None
         saved = checkpoint.load(start) if start else None
-        if saved and saved[1]["step"] >= recipe.train.steps:
-            step, steps = saved[1]["step"], recipe.train.steps
-            return Result(folder, step, steps, state_from=saved[1].get("state_from_step"))
+        done = saved[1]["step"] if saved else 0
+        if steps is not None and steps <= done and steps != found.train.steps:
+            what = f"the run has done {done} steps already"
+            raise UserError(Problem(what, f"--steps {steps}", f"write {done + 1} at least"))
+        if saved and done >= recipe.train.steps:
+            return Result(folder, done, recipe.train.steps, state_from=saved[1].get("state_from_step"))
+        with _where_data_is(folder, played, "resume"):
+            plan, placement = prepare(played, registry)
+        placement = replace(placement, threads=manifest.threads or placement.threads)
         reporter.planned(plan, placement)
+        _same_form(plan, manifest.data.description)
         dataset = plan.source.load(reporter.reading)
-        for sentence in _differences(manifest, plan, placement, dataset):
+        facts: dict[str, Any] = {"recipe": recipe.as_dict(), "data": _data_facts(dataset, plan.description)}
+        for sentence in _differences(manifest, plan, placement, facts["data"]):
             reporter.warn(sentence)
         if saved:
-            checkpoint.set_aside_after(folder, saved[1]["step"])
-        return _Session(folder, plan, dataset, placement, reporter).play(saved)
+            if (state_from := saved[1].get("state_from_step")) is not None:
+                reporter.warn(f"the run goes on from the state after step {state_from}, which a trick has brought back")
+            checkpoint.set_aside_after(folder, done)
+        if not (folder / REFERENCE).exists():
+            keep_reference(folder, dataset)
+        # first the recipe: until the manifest follows, the run has the same schedules and data as before
+        _rewrite(folder, found, recipe)
+        given = [*overrides, *([f"train.steps={steps}"] if steps is not None else [])]
+        session = {"set": given} if given else {}
+        began_with = manifest.data.model_dump(mode="json", exclude_unset=True)
+        if facts["data"] != facts["data"] | began_with:
+            session["data"] = facts["data"]
+        facts |= {"data": facts["data"] | began_with}
+        return _Session(folder, plan, dataset, placement, reporter, facts, session).play(saved)
 
 
 def sample(
@@ -169,46 +205,68 @@ def sample(
 def load_game(
     run: str | Path, *, step: int | None = None, device: str = "cpu", plugins: Sequence[str | Path] = ()
 ) -> Game:
-    """The game of a run at its newest checkpoint, or the one at `step`; nothing is written.
+    """The game of a run at its newest checkpoint, or the one at `step`; nothing is written, and no data is opened.
 
     Raises UserError when the folder is not a run, or its checkpoint is damaged or not there.
     """
-    folder = Path(run)
-    plan, placement, _ = open_run(folder, device, plugins)
-    return saved_game(folder, plan, placement, step)
+    return saved_game(open_run(Path(run), device, plugins), step)
 
 
-def open_run(
-    run: Path, device: str, plugins: Sequence[str | Path], overrides: Sequence[str] = ()
-) -> tuple[Plan, Placement, Registry]:
-    """The plan of a run that is to be looked at, where to compute, and what its names were found in.
+@dataclass(frozen=True)
+class Opened:
+    """A run that is to be looked at: its plan, where to compute, what its names were found in, what it says of itself.
+
+    The plan's description is that of the data it was trained on.
+    """
+
+    run: Path
+    plan: Plan
+    placement: Placement
+    registry: Registry
+    manifest: Manifest
+
+    def describe(self) -> Description:
+        """What the data is like that the recipe names now. Raises UserError where it cannot be opened."""
+        with _where_data_is(self.run, self.plan.recipe, "evaluate"):
+            return describe(self.plan.source, self.plan.recipe.places)
+
+    def other_data(self, dataset: Dataset, description: Description) -> str:
+        """A sentence where this is not the data that the run was trained on."""
+        return _other_data(self.manifest.data, _data_facts(dataset, description))
+
+
+def open_run(run: Path, device: str, plugins: Sequence[str | Path], overrides: Sequence[str] = ()) -> Opened:
+    """The plan of a run that is to be looked at; no data is opened, unless the run does not say what its data was like.
 
     `overrides` are `KEY=VALUE` strings that go over the run's recipe.
 
     Raises UserError when the folder is not a run, or what its recipe names is not there.
     """
-    recipe, _, registry = _open(run, device, plugins, overrides)
-    return *prepare(recipe, registry, to_train=False), registry
+    manifest, registry = _opened(run, plugins)
+    recipe = load_recipe(run / RECIPE, [*overrides, *_as_begun(manifest, device)], registry)
+    plan, placement = prepare(recipe, registry, to_train=False, trained=manifest.data.description)
+    return Opened(run, plan, placement, registry, manifest)
 
 
-def saved_game(
-    run: Path,
-    plan: Plan,
-    placement: Placement,
-    step: int | None = None,
-    reading: Progress = silent,
-    warn: Callable[[str], None] = lambda sentence: None,
-) -> Game:
+def saved_game(opened: Opened, step: int | None = None, dataset: Dataset | None = None) -> Game:
     """The game of a run at its newest checkpoint, or the one at `step`; nothing is written.
 
-    `warn` is told where the data is not that of the training. Raises UserError when there is no such checkpoint, when
-    it is damaged, or when it does not fit the recipe.
+    It has made-up samples in the place of the data, which no state depends on. `dataset` is the data, for runs that do
+    not hold what is needed of it; where it is left out, those load it. Raises UserError when there is no such
+    checkpoint, when it is damaged, or when it does not fit the recipe.
     """
+    run, plan = opened.run, opened.plan
     saved = checkpoint.load(_checkpoint(run, step))
-    dataset = plan.source.load(reading)
-    if changed := _other_data(_read_manifest(run), dataset):
-        warn(changed)
-    game = Game(plan, dataset, placement)
+    trained, budget = opened.manifest.data.description, None
+    if trained and (trained.is_images or (points := read_reference(run, trained)) is not None):
+        dataset, budget = stand_in(trained, None if trained.is_images else points), 0
+    try:
+        game = Game(plan, dataset or plan.source.load(), opened.placement, budget=budget)
+    except (MemoryError, RuntimeError) as fault:
+        if out_of_memory(fault) is None:
+            raise
+        what = f"the memory of {opened.placement.device} does not suffice for the networks of this run"
+        raise UserError(Problem(what, str(run))) from fault
     _take_up(game, saved, run)
     return game
 
@@ -230,14 +288,18 @@ def plan_recipe(recipe: str | Path, overrides: Iterable[str], registry: Registry
         raise UserError(*problems) from None
 
 
-def prepare(recipe: Recipe, registry: Registry, *, to_train: bool = True) -> tuple[Plan, Placement]:
-    """The plan of a recipe and where it computes. Raises UserError with the problems of both."""
-    problems: list[Problem] = []
+def prepare(
+    recipe: Recipe, registry: Registry, *, to_train: bool = True, trained: Description | None = None
+) -> tuple[Plan, Placement]:
+    """The plan of a recipe and where it computes. `trained` describes the data that a run was trained on, where nothing
+    is to be opened. Raises UserError with the problems of both.
+    """
+    problems = list(_unwritable(recipe)) if to_train else []
     plan = placement = None
     try:
         parts: list[Any] = [recipe.data, recipe.generator, recipe.discriminator, *recipe.tricks, *recipe.metrics]
         named = [part.found.name for part in parts]
-        plan = make_plan(recipe, registry.warnings(named), to_train=to_train)
+        plan = make_plan(recipe, registry.warnings(named), to_train=to_train, trained=trained)
     except UserError as fault:
         problems += fault.problems
     try:
@@ -247,9 +309,17 @@ def prepare(recipe: Recipe, registry: Registry, *, to_train: bool = True) -> tup
         placement = place(recipe.train.device, recipe.train.precision, where, convolutions, products)
     except UserError as fault:
         problems += fault.problems
-    if not plan or not placement:
+    if problems or not plan or not placement:
         raise UserError(*problems)
     return plan, placement
+
+
+def _unwritable(recipe: Recipe) -> Iterator[Problem]:
+    """Paths that no recipe can hold, which is UTF-8."""
+    for key in getattr(recipe.data.found.cls, "paths", ()):
+        path = str(Path(getattr(recipe.data.options, key)).absolute())
+        if path != legible(path):
+            yield Problem(f"{legible(path)} is not UTF-8, as recipes are", recipe.places.of("data", key), NAME_IT_ANEW)
 
 
 class _Surgery(Game):
@@ -264,14 +334,8 @@ def try_surgery(plan: Plan) -> None:
 
     Raises UserError with what the first of them says.
     """
-    draw, shape = np.random.default_rng(0), plan.description.shape
-    count, classes = min(plan.description.count, 64), plan.description.classes
-    if plan.description.is_images:
-        channels, height, width = shape
-        samples = draw.integers(0, 256, (count, height, width, channels), dtype=np.uint8)
-    else:
-        samples = draw.standard_normal((count, *shape)).astype(np.float32)
-    _Surgery(plan, Dataset(samples, np.arange(count) % classes if classes else None), place("cpu", "fp32"))
+    few = replace(plan.description, count=min(plan.description.count, 64))
+    _Surgery(plan, stand_in(few), place("cpu", "fp32"), budget=0)
 
 
 def picture(game: Game, count: int, seed: int) -> Image:
@@ -282,21 +346,29 @@ def picture(game: Game, count: int, seed: int) -> Image:
         # a column holds one class, and the grid is as near to a square as that allows
         columns = classes * max(1, round(math.sqrt(count) / classes)) if 0 < classes <= count else None
         return pictures.image_grid(pictures.to_pixels(samples), columns=columns)
-    return pictures.scatter(samples, reference=np.asarray(game.dataset.samples[:POINTS]))
+    return pictures.scatter(samples, reference=reference_points(game.dataset))
 
 
 FINGERPRINTED = 1 << 28
 """Bytes of samples up to which the manifest's fingerprint covers all of them."""
 
-POINTS = 2500
-"""How many points a scatter plot shows of each distribution."""
-
 
 class _Session:
     """One process's part of a run."""
 
-    def __init__(self, run: Path, plan: Plan, dataset: Dataset, placement: Placement, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        run: Path,
+        plan: Plan,
+        dataset: Dataset,
+        placement: Placement,
+        reporter: Reporter,
+        facts: Mapping[str, Any],
+        session: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`facts` go into the manifest as they are, `session` into its account of this session."""
         self.run, self.plan, self.dataset, self.reporter = run, plan, dataset, reporter
+        self.facts, self.session = facts, session or {}
         self.train = plan.recipe.train
         self.placement = placement
         self.signal: int | None = None
@@ -396,18 +468,18 @@ class _Session:
 
     def _write_manifest(self, parameters: dict[str, int], first: int, finished: int | None, began: float) -> None:
         assert self.game
-        path = self.run / MANIFEST
-        manifest = _read_manifest(self.run)
-        earlier = [session for session in manifest.get("sessions", []) if session.get("began") != _date(began)]
+        there = read_manifest(self.run).sessions
+        earlier = [each.model_dump(mode="json", exclude_unset=True) for each in there if each.began != _date(began)]
         session = {
-            "argv": sys.argv,
+            "argv": [legible(word) for word in sys.argv],
             "began": _date(began),
             "ended": _date(time.time()) if finished is not None else None,
             "from_step": first,
             "to_step": finished,
             "peak_memory": peak_memory(self.placement.device) if finished is not None else None,
+            **self.session,
         } | ({"state_from_step": self.game.state_from} if self.game.state_from is not None else {})
-        manifest = {
+        facts = {
             **versions(),
             "device": str(self.placement.device),
             "device_name": str(self.placement),
@@ -416,11 +488,11 @@ class _Session:
             "threads": self.placement.threads,
             "seed": self.plan.recipe.seed,
             "parameters": parameters,
-            "tricks": {p.name: {"use": p.use, "origin": p.origin} for p in self.plan.tricks},
-            "data": {"count": len(self.dataset.samples), "fingerprint": _fingerprint(self.dataset)},
+            "tricks": {p.name: {"use": p.use, "origin": legible(p.origin)} for p in self.plan.tricks},
+            **self.facts,
             "sessions": [*earlier, session],
         }
-        write_whole(path, json.dumps(manifest, indent=1) + "\n")
+        write_manifest(self.run, facts)
 
     @contextlib.contextmanager
     def _memory_suffices(self) -> Iterator[None]:
@@ -472,7 +544,7 @@ def _take_up(game: Game, saved: tuple[dict[str, Any], dict[str, Any]], run: Path
             Problem(
                 f"the checkpoint does not fit the recipe: {fault.args[0]}",
                 str(run / RECIPE),
-                "the recipe has changed since the checkpoint was written; put it back, or train afresh",
+                "the recipe, a plugin or the data has changed since it was written; put it back, or train afresh",
             )
         ) from fault
 
@@ -519,9 +591,8 @@ def _give_back(folder: Path) -> None:
 
 def _set_aside(folder: Path) -> None:
     """Move what an attempt without checkpoints has left into a folder of its own."""
-    left = [
-        p for p in folder.iterdir() if p.name in (RECIPE, MANIFEST, "metrics.jsonl", "samples") or "tfevents" in p.name
-    ]
+    ours = (RECIPE, MANIFEST, REFERENCE, "metrics.jsonl", "samples")
+    left = [path for path in folder.iterdir() if path.name in ours or "tfevents" in path.name]
     if not left:
         return
     if not (folder / MANIFEST).exists():
@@ -563,57 +634,75 @@ def _locked(run: Path) -> Iterator[None]:
         yield
 
 
-def _open(
-    run: Path, device: str | None, plugins: Sequence[str | Path], overrides: Sequence[str] = ()
-) -> tuple[Recipe, dict[str, Any], Registry]:
+def _opened(run: Path, plugins: Sequence[str | Path]) -> tuple[Manifest, Registry]:
+    """What a run says of itself, and what its recipe's names are found in. Raises UserError where it is no run."""
     if not (run / RECIPE).is_file():
         what = "the folder is not a run: it has no recipe.toml" if run.is_dir() else "there is no such folder"
-        raise UserError(Problem(what, str(run), "name a folder that `gantricks train` made, such as runs/dcgan"))
-    manifest = _read_manifest(run)
+        where = legible(str(run))
+        raise UserError(Problem(what, where, "name a folder that `gantricks train` made, such as runs/dcgan"))
+    if legible(str(run)) != str(run):  # safetensors opens no such file
+        mend = "rename it, or change into it and name it from there"
+        raise UserError(Problem("the folder's name is not UTF-8", legible(str(run)), mend))
+    manifest = read_manifest(run)
     registry = Registry([Path(p) for p in plugins])
     known = registry.names("tricks")
-    for name, trick in manifest.get("tricks", {}).items():
-        if trick["use"] not in known and "sha256:" in trick["origin"]:
-            path = trick["origin"].partition(" sha256:")[0]
-            raise UserError(
-                Problem(f"the run uses the trick {name!r} from a file", str(run), f"add --plugin {path} to the command")
-            )
-    overrides = [*overrides, *([f"train.device={device}"] if device else [])]
-    if "precision" in manifest:  # "auto" was resolved when the run began, perhaps on another machine
-        overrides.append(f"train.precision={manifest['precision']}")
-    if "capture" in manifest:
-        overrides.append(f"train.capture={'off' if manifest['capture'] == 'off' else 'on'}")
-    return load_recipe(run / RECIPE, overrides, registry), manifest, registry
+    problems = []
+    for name, trick in manifest.tricks.items():
+        if trick.use not in known and "sha256:" in trick.origin:
+            path = trick.origin.partition(" sha256:")[0]
+            mend = f"add --plugin {path} to the command"
+            if not Path(path).is_file():
+                mend += f", or where {Path(path).name} is now"
+            problems.append(Problem(f"the run uses the trick {name!r} from a file", str(run), mend))
+    if problems:
+        raise UserError(*problems)
+    return manifest, registry
 
 
-def _read_manifest(run: Path) -> dict[str, Any]:
-    """What a run's manifest says; nothing where a run has not got as far as writing one."""
-    path = run / MANIFEST
+def _as_begun(manifest: Manifest, device: str | None) -> list[str]:
+    """Overrides that keep what "auto" was resolved to when the run began, perhaps on another machine."""
+    overrides = [f"train.device={device}"] if device else []
+    if manifest.precision:
+        overrides.append(f"train.precision={manifest.precision}")
+    if manifest.capture:
+        overrides.append(f"train.capture={'off' if manifest.capture == 'off' else 'on'}")
+    return overrides
+
+
+@contextlib.contextmanager
+def _where_data_is(run: Path, recipe: Recipe, command: str) -> Iterator[None]:
+    """Where the data of a run is not found, the user hears how to say where it is now."""
     try:
-        return _Manifest.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
-    except FileNotFoundError:
-        return {}
-    except ValidationError as fault:
+        yield
+    except UserError as fault:
+        keys = getattr(recipe.data.found.cls, "paths", ())
+        place = recipe.places.of("data", *keys[:1])
+        if not keys or place.startswith("--set"):
+            raise
+        how = f"where the data has moved: gantricks {command} {run} --set data.{keys[0]}=PATH"
         raise UserError(
-            Problem(
-                f"the file is damaged: {fault.errors()[0]['msg']}",
-                str(path),
-                "without it the run can be resumed, but not with the certainty of the same numbers: rename it",
+            *(
+                replace(problem, mend=f"{problem.mend}; {how}" if problem.mend else how)
+                if problem.where.startswith(f"{place}:")
+                else problem
+                for problem in fault.problems
             )
         ) from fault
 
 
-class _Manifest(BaseModel):
-    """Those facts of a manifest that are read back."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    threads: int = Field(default=1, ge=1, le=4096)
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    capture: Literal["off", "inductor", "cuda-graph"] = "off"
-    tricks: dict[str, dict[Literal["use", "origin"], str]] = {}
-    data: dict[str, str | int] = {}
-    sessions: list[dict[str, Any]] = []
+def _rewrite(run: Path, former: Recipe, recipe: Recipe) -> None:
+    """Write the run's recipe anew where it has changed. One that the user has written in is kept beside it."""
+    if recipe.as_dict() == former.as_dict():
+        return
+    path = run / RECIPE
+    there = path.read_bytes()
+    if there != former.as_toml().encode():
+        number, kept = 1, path.with_name(f"{RECIPE}.replaced")
+        while kept.exists():
+            number += 1
+            kept = path.with_name(f"{RECIPE}.replaced-{number}")
+        write_whole(kept, there)
+    write_whole(path, recipe.as_toml())
 
 
 def _checkpoint(run: Path, step: int | None) -> Path:
@@ -638,34 +727,59 @@ def versions() -> dict[str, str]:
     }
 
 
-def _differences(manifest: dict[str, Any], plan: Plan, placement: Placement, dataset: Dataset) -> Iterator[str]:
+def _differences(manifest: Manifest, plan: Plan, placement: Placement, data: dict[str, Any]) -> Iterator[str]:
     """What has changed since the run began and may change its numbers."""
     for planned in plan.tricks:
-        then = manifest.get("tricks", {}).get(planned.name, {}).get("origin", planned.origin)
-        if then != planned.origin:
+        then = manifest.tricks[planned.name].origin if planned.name in manifest.tricks else planned.origin
+        if _identity(then) != _identity(legible(planned.origin)):
             yield f"the trick {planned.name} was {then} and is now {planned.origin}; the run goes on differently"
-    if changed := _other_data(manifest, dataset):
+    if changed := _other_data(manifest.data, data):
         yield f"{changed}; the run goes on differently"
     now = {**versions(), "device": str(placement.device), "precision": placement.precision}
     for fact in ("gantricks", "torch", "device", "precision"):
-        if fact in manifest and manifest[fact] != now[fact]:
-            yield (
-                f"the run began with {fact} {manifest[fact]} and goes on with {now[fact]}; "
-                "its numbers may differ in the last bits"
-            )
+        then = getattr(manifest, fact)
+        if then is not None and then != now[fact]:
+            changed = f"the run began with {fact} {then} and goes on with {now[fact]}"
+            yield f"{changed}; its numbers may differ in the last bits"
 
 
-def _other_data(manifest: dict[str, Any], dataset: Dataset) -> str:
-    """A sentence where the data is not that with which the run began."""
-    if manifest.get("data", {}).get("fingerprint", fingerprint := _fingerprint(dataset)) == fingerprint:
-        return ""
-    then, now = manifest["data"].get("count"), len(dataset.samples)
-    return f"the data is not that of the beginning: {then} samples then, {now} now"
+def _identity(origin: str) -> str:
+    """What makes a trick of this origin the same: of a file its content, wherever it is."""
+    return origin.rpartition(" sha256:")[2]
 
 
-def _fingerprint(dataset: Dataset) -> str:
+def _data_facts(dataset: Dataset, description: Description) -> dict[str, Any]:
+    """The manifest's account of the data."""
+    return {
+        "count": len(dataset.samples),
+        "shape": list(description.shape),
+        "class_names": [legible(name) for name in description.class_names],
+        "held_out": description.held_out,
+        "fingerprint": _fingerprint(dataset.samples),
+        "labels": None if dataset.classes is None else _fingerprint(dataset.classes),
+    }
+
+
+def _other_data(then: DataFacts, now: Mapping[str, Any]) -> str:
+    """A sentence where the data is not that with which the run began, as far as that is known."""
+    if then.fingerprint not in (None, now["fingerprint"]):
+        return f"the data is not that of the beginning: {then.count} samples then, {now['count']} now"
+    if then.class_names is not None and list(then.class_names) != now["class_names"]:
+        names = (", ".join(names) or "none" for names in (then.class_names, now["class_names"]))
+        return "the classes of the data are not those of the beginning: {} then, {} now".format(*names)
+    if then.labels is not None and then.labels != now["labels"]:
+        return "the data is not that of the beginning: the same samples have other classes now"
+    return ""
+
+
+def _same_form(plan: Plan, trained: Description | None) -> None:
+    """Raises UserError where the samples are not of the shape of those that the run was begun with."""
+    if trained and trained.shape != plan.description.shape:
+        on_data(replace(plan, description=replace(plan.description, shape=trained.shape)), plan.description)
+
+
+def _fingerprint(rows: np.ndarray) -> str:
     """A sum over the samples: all of them, or a thousand spread over a set that is large."""
-    rows = dataset.samples
     if rows.nbytes > FINGERPRINTED:
         rows = rows[np.linspace(0, len(rows) - 1, 1000).astype(int)]
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()

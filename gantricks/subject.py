@@ -20,14 +20,18 @@ BATCH = 256
 
 
 class GameSubject(Subject):
-    """A live game. It is to stand still as long as it is looked at, and is left as it was."""
+    """A live game. It is to stand still as long as it is looked at, and is left as it was. `dataset` is the data that
+    it is measured against, the game's own when left out.
+    """
 
-    def __init__(self, game: Game, samples: int, seed: int, progress: Progress = silent) -> None:
+    def __init__(
+        self, game: Game, samples: int, seed: int, progress: Progress = silent, dataset: Dataset | None = None
+    ) -> None:
         self._game, self._progress = game, progress
         self.samples, self.seed = samples, seed
         self.device = game.placement.device
         self.source, self.description = game.plan.source, game.plan.description
-        self.dataset = game.dataset
+        self.dataset = dataset or game.dataset
 
     @cached_property
     def held_out(self) -> Dataset | None:

@@ -112,5 +112,6 @@ class Trick:
         return ()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The trick's mutable state, by name; the same tensors at every call."""
+        """The trick's mutable state, by name, and what it has taken from the data and samples with; the same tensors at
+        every call."""
         return {}

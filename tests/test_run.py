@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gantricks import UserError, checkpoint, resume, sample, train
+from gantricks.metrics.base import Measurement, Metric
 from gantricks.recipe import load_recipe, shipped_recipes
 from gantricks.registry import Registry, shipped
 from gantricks.run import Reporter, plan_recipe
@@ -483,8 +485,222 @@ def test_a_recipe_that_no_longer_fits_its_checkpoint_is_named(recipe: Path, tmp_
     run = cut(train(recipe, run_dir=tmp_path / "run").run, 4, tmp_path / "cut")
     text = (run / "recipe.toml").read_text()
     (run / "recipe.toml").write_text(text.replace("channels = 4", "channels = 5"))
-    with pytest.raises(UserError, match="does not fit the recipe"):
+    (run / "manifest.json").unlink()  # else resume compares the recipe with the one that it was begun with
+    for look in (resume, sample):
+        with pytest.raises(UserError, match="does not fit the recipe"):
+            look(run)
+
+
+# ---------------------------------------------------------------- edited and lengthened
+
+
+def edited(run: Path, folder: Path, *changes: tuple[str, str]) -> Path:
+    """A copy of a run whose recipe was written in."""
+    shutil.copytree(run, folder)
+    text = (folder / "recipe.toml").read_text()
+    for former, new in changes:
+        assert former in text
+        text = text.replace(former, new, 1)
+    (folder / "recipe.toml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two tricks that was stopped after four of its eight steps."""
+    folder = tmp_path_factory.mktemp("stopped")
+    path = written(data, folder, {"soft_labels": "", "instance_noise": "sigma = 0.1", "late": 'use = "label_flipping"'})
+    return train(path, run_dir=folder / "run", reporter=_StopAt(4)).run
+
+
+EDITS = {
+    "generator.optimizer.lr": ("lr = 0.0002", "lr = 0.05", "is 0.05 and was 0.0002"),
+    "data.batch_size": ("batch_size = 4", "batch_size = 5", "is 5 and was 4"),
+    "train.n_critic": ("n_critic = 1", "n_critic = 3", "is 3 and was 1"),
+    "train.steps": ("steps = 8", "steps = 12", "is 12 and was 8"),
+    "train.log_every": ("log_every = 1\n", "", "is 50 and was 1"),
+    "train.schedule_steps": ("steps = 8", "steps = 8\nschedule_steps = 9", "is 9 and was 8"),
+    "train.device": ('device = "cpu"', 'device = "auto"', 'is "auto" and was "cpu"'),
+    "tricks.instance_noise.sigma": ("sigma = 0.1", "sigma = 0.2", "is 0.2 and was 0.1"),
+    "tricks.late.p": ("p = 0.05", "p = 0.5", "is 0.5 and was 0.05"),
+    "tricks.ema.decay": ("[tricks.late]", "[tricks.ema]\n[tricks.late]", "is 0.999 and was not there"),
+    "seed": ("seed = 3", "seed = 4", "is 4 and was 3"),
+    "evaluate.samples": ("samples = 5000", "samples = 10", "is 10 and was 5000"),
+}
+
+
+@pytest.mark.parametrize("key", EDITS)
+def test_an_edited_key_is_refused_with_both_values(stopped: Path, tmp_path: Path, key: str) -> None:
+    former, new, said = EDITS[key]
+    run = edited(stopped, tmp_path / "run", (former, new))
+    before = files_of(run)
+    with pytest.raises(UserError) as refused:
         resume(run)
+    (problem,) = [each for each in refused.value.problems if each.what.startswith(f"{key} ")]
+    assert said in problem.what
+    assert f"{run / 'recipe.toml'}:" in problem.where
+    assert problem.mend
+    assert files_of(run) == before
+    assert ("--steps 12" in problem.mend) == (key == "train.steps")
+
+
+def files_of(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_all_edits_are_refused_at_once_and_so_is_another_order_of_tricks(stopped: Path, tmp_path: Path) -> None:
+    run = edited(stopped, tmp_path / "a", ("seed = 3", "seed = 4"), ("batch_size = 4", "batch_size = 5"))
+    with pytest.raises(UserError) as refused:
+        resume(run, overrides=["train.n_critic=2"])
+    assert [problem.what.partition(" ")[0] for problem in refused.value.problems[:2]] == ["seed", "data.batch_size"]
+    assert len(refused.value.problems) == 3
+    text = (stopped / "recipe.toml").read_text()
+    head, *tables = text.split("[tricks.")
+    run = edited(
+        stopped, tmp_path / "b", (text, "[tricks.".join([head, tables[1], tables[0].rstrip() + "\n\n", tables[2]]))
+    )
+    with pytest.raises(
+        UserError, match="order instance_noise, soft_labels, late, and stood in the order soft_labels, "
+    ):
+        resume(run)
+
+
+def test_formatting_comments_and_defaults_are_no_edits(stopped: Path, tmp_path: Path) -> None:
+    whole = resume(edited(stopped, tmp_path / "whole")).run
+    changes = (("seed = 3", "seed  =  3  # mine"), ("n_critic = 1\n", ""), ("lr = 0.0002", "lr = 2e-4"))
+    run = resume(edited(stopped, tmp_path / "run", *changes)).run
+    there, here = hashes(whole), hashes(run)
+    assert {name for name in there if there[name] != here[name]} == {"recipe.toml"}
+    assert "# mine" in (run / "recipe.toml").read_text()
+
+
+def test_a_run_of_an_earlier_version_that_knew_a_key_less_is_no_edited_one(stopped: Path, tmp_path: Path) -> None:
+    run = edited(stopped, tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["recipe"]["train"]["reuse_fakes"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert resume(run).finished == STEPS
+
+
+@pytest.mark.parametrize("begun", [[], 5, {}, {"name": 3}, {"name": "a", "data": []}])
+def test_a_manifest_whose_recipe_is_none_is_refused_by_name(stopped: Path, tmp_path: Path, begun: object) -> None:
+    run = edited(stopped, tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"recipe": begun}))
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        resume(run)
+
+
+def lasting(data: Path, folder: Path) -> Path:
+    """A recipe whose schedules, batch size and learning rate are still on the move at its end."""
+    schedules = {
+        "instance_noise": "sigma = { start = 0.5, end = 0.1 }",
+        "lr_decay": "",
+        "batch_size_schedule": "start = 2\nend = 5",
+        "ema": "decay = 0.7",
+    }
+    return written(data, folder, schedules)
+
+
+def test_a_lengthened_run_keeps_its_past_and_is_what_its_recipe_says(data: Path, tmp_path: Path) -> None:
+    short = train(lasting(data, tmp_path), run_dir=tmp_path / "run").run
+    before = files_of(short)
+    assert resume(short, steps=11).finished == 11
+    assert resume(short, steps=13).finished == 13, "lengthened twice"
+    for path, content in before.items():
+        if path.parent.parent == short / "checkpoints" or path.parent == short / "samples":
+            assert path.read_bytes() == content, f"{path} stays"
+    assert files_of(short)[short / "metrics.jsonl"].startswith(before[short / "metrics.jsonl"])
+    keys = tomllib.loads((short / "recipe.toml").read_text())["train"]
+    assert (keys["steps"], keys["schedule_steps"]) == (13, STEPS)
+    anew = train(short / "recipe.toml", run_dir=tmp_path / "anew").run
+    for step in (STEPS, 11, 13):
+        assert state_of(short, step) == state_of(anew, step), f"after step {step}"
+    rates = [json.loads(line)["learning_rate/g"] for line in (short / "metrics.jsonl").read_text().splitlines()]
+    assert len(set(rates[: STEPS - 1])) == STEPS - 1, "the schedule is that of the shorter run"
+    assert len(set(rates[STEPS - 1 :])) == 1, "and rests at its end"
+    sessions = json.loads((short / "manifest.json").read_text())["sessions"]
+    assert [session.get("set") for session in sessions] == [None, ["train.steps=11"], ["train.steps=13"]]
+
+
+def state_of(run: Path, step: int) -> dict[str, str]:
+    folder = run / "checkpoints" / checkpoint.checkpoint_name(step)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("at", [9, 12])
+def test_a_lengthened_run_that_is_stopped_goes_on_to_the_same_bytes(data: Path, tmp_path: Path, at: int) -> None:
+    path = lasting(data, tmp_path)
+    short = train(path, run_dir=tmp_path / "run").run
+    copy = Path(shutil.copytree(short, tmp_path / "copy"))
+    resume(short, steps=13)
+    assert resume(copy, steps=13, reporter=_StopAt(at)).finished == at
+    assert resume(copy).finished == 13
+    assert hashes(copy, 13) == hashes(short, 13)
+
+
+def test_a_kill_between_the_recipe_and_the_manifest_leaves_a_run_that_goes_on(data: Path, tmp_path: Path) -> None:
+    short = train(lasting(data, tmp_path), run_dir=tmp_path / "run").run
+    copy = Path(shutil.copytree(short, tmp_path / "copy"))
+    manifest = (short / "manifest.json").read_bytes()
+    resume(short, steps=11)
+    shutil.copy(short / "recipe.toml", copy / "recipe.toml")
+    assert (copy / "manifest.json").read_bytes() == manifest
+    assert resume(copy).finished == 11
+    assert state_of(copy, 11) == state_of(short, 11)
+
+
+def test_a_run_is_ended_earlier_and_not_before_what_is_done(stopped: Path, tmp_path: Path) -> None:
+    run = edited(stopped, tmp_path / "run")
+    for steps in (1, 3, 4):
+        with pytest.raises(UserError, match=rf"--steps {steps}: the run has done 4 steps already\n +write 5"):
+            resume(run, steps=steps)
+    assert resume(run, steps=6).finished == 6
+    assert resume(run, steps=8).finished == 8, "and on to where it was to end"
+    whole = resume(edited(stopped, tmp_path / "whole")).run
+    assert state_of(run, 8) == state_of(whole, 8)
+    assert (run / "recipe.toml").read_bytes() == (whole / "recipe.toml").read_bytes()
+    assert resume(run, steps=8).finished == 8, "nothing is left to do"
+
+
+def test_what_the_user_wrote_in_a_recipe_is_kept_when_the_run_is_lengthened(stopped: Path, tmp_path: Path) -> None:
+    run = edited(stopped, tmp_path / "run", ("seed = 3", "seed = 3  # my favourite"))
+    text = (run / "recipe.toml").read_bytes()
+    resume(run, steps=9)
+    assert (run / "recipe.toml.replaced").read_bytes() == text
+    assert load_recipe(run / "recipe.toml").train.steps == 9
+
+
+def test_lengthening_a_run_that_ended_with_an_earlier_state_is_told(data: Path, tmp_path: Path) -> None:
+    text = "[evaluate.spread]\n"
+    path = written(data, tmp_path, {"early_stopping": 'metric = "spread"\nevery = 1\npatience = 100'})
+    path.write_text(path.read_text() + text)
+    told: list[str] = []
+
+    class Listens(Reporter):
+        def warn(self, sentence: str) -> None:
+            told.append(sentence)
+
+    registry = {"metrics": {"spread": Falling}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gantricks.run.Registry", lambda plugins=(): Registry(plugins, given=registry))
+        run = train(path, run_dir=tmp_path / "run").run
+        state = json.loads((run / "checkpoints" / "000008" / "state.json").read_text())
+        resume(run, steps=9, reporter=Listens())
+    assert told == [
+        f"the run goes on from the state after step {state['state_from_step']}, which a trick has brought back"
+    ]
+
+
+class Falling(Metric):
+    """The first state is the best one."""
+
+    figures = {"value": "higher"}
+    seen = 0
+
+    def measure(self, subject: object) -> Measurement:
+        Falling.seen += 1
+        return Measurement({"value": float(-Falling.seen)})
 
 
 def test_a_run_can_train_in_a_thread(recipe: Path, tmp_path: Path) -> None:

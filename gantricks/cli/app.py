@@ -73,11 +73,24 @@ def train(
 
 
 @app.command()
-def resume(run: RunFolder, step: AtStep = None, device: Device = None, plugin: Plugins = None) -> None:
-    """Continue a run that was interrupted, as if it had never stopped."""
+def resume(
+    run: RunFolder,
+    step: AtStep = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Lengthen the run to this many steps in all. Its schedules keep their length."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Where the data is now, such as data.path=DIR. Repeatable."),
+    ] = None,
+    device: Device = None,
+    plugin: Plugins = None,
+) -> None:
+    """Continue a run that was interrupted, as if it had never stopped; or lengthen it."""
     from gantricks.cli.training import resume
 
-    raise typer.Exit(resume(run, step, device, plugin or []))
+    raise typer.Exit(resume(run, step, steps, device, overrides or [], plugin or []))
 
 
 @app.command()
@@ -130,7 +143,7 @@ def evaluate(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Override a key of [evaluate], such as "
+            help="Override a key of [evaluate] or [data], such as data.path=DIR or "
             '\'evaluate.frechet_distance.extractor={name="inception",weights="…"}\'. Repeatable.',
         ),
     ] = None,

@@ -86,7 +86,8 @@ def _facts(plan: Plan) -> Table:
         )
     n_critic = recipe.train.n_critic
     each = f", each {n_critic} D steps and a G step" if n_critic > 1 else ""
-    facts.add_row("run", f"{recipe.train.steps:,} steps{each}, seed {recipe.seed}")
+    over = f", schedules over {recipe.train.length:,}" if recipe.train.length != recipe.train.steps else ""
+    facts.add_row("run", f"{recipe.train.steps:,} steps{over}{each}, seed {recipe.seed}")
     if plan.metrics:
         facts.add_row("metrics", ", ".join(_instance(planned.name, planned.use) for planned in plan.metrics))
     if not plan.tricks:

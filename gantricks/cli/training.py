@@ -28,11 +28,20 @@ def train(recipe: str, run_dir: Path | None, overrides: Sequence[str], plugins: 
     return _ended(result, screen, plugins)
 
 
-def resume(folder: Path, step: int | None, device: str | None, plugins: Sequence[Path]) -> int:
+def resume(
+    folder: Path,
+    step: int | None,
+    steps: int | None,
+    device: str | None,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+) -> int:
     """Continue and say how it ended. Returns the exit status."""
     screen = Screen(output())
     try:
-        result = run.resume(folder, step=step, device=device, plugins=plugins, reporter=screen)
+        result = run.resume(
+            folder, step=step, steps=steps, device=device, plugins=plugins, overrides=overrides, reporter=screen
+        )
     finally:
         screen.close()
     return _ended(result, screen, plugins)

@@ -71,7 +71,8 @@ def _thinned(curve: Curve) -> Curve:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers, the first at or below `low`, the last at or above `high`."""
-    span = (high - low) or abs(high) or 1.0
+    # of a span that floats hardly resolve, ticks would fall together
+    span = max(high - low, 1e-12 * abs(high), 1e-12 * abs(low), 1e-300) if high > low else abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 4 >= span * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

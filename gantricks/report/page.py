@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
-from typing import Any
 
+from gantricks.errors import legible
+from gantricks.manifest import Manifest
 from gantricks.report.chart import chart
 from gantricks.report.records import Curve, Record, differing
 
@@ -25,11 +27,11 @@ GROUPS = {
 
 def page(records: Sequence[Record]) -> str:
     """The page about these runs: what they are, how they differ, what they made, how they went."""
-    title = " · ".join(dict.fromkeys(record.recipe.get("name", record.folder.name) for record in records))
+    title = " · ".join(dict.fromkeys(record.recipe.name or record.folder.name for record in records))
     body = [_heading(records, title), _differences(list(records)), _pictures(records), _evaluations(records)]
     body += [_curves(records), _recipes(records), _environments(records)]
     style = (files("gantricks.report") / "style.css").read_text(encoding="utf-8")
-    return (
+    return legible(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
@@ -49,11 +51,10 @@ def _heading(records: Sequence[Record], title: str) -> str:
 
 
 def _summary(record: Record) -> str:
-    recipe = record.recipe
-    steps = recipe.get("train", {}).get("steps")
-    parts = [f"{recipe.get('data', {}).get('source', '?')}, seed {recipe.get('seed', 0)}"]
-    parts.append(f"{record.steps:,} of {steps:,} steps" if isinstance(steps, int) else f"{record.steps:,} steps")
-    tricks = ", ".join(recipe.get("tricks", {})) or "no tricks"
+    recipe, steps = record.recipe, record.recipe.train.steps
+    parts = [f"{recipe.data.source}, seed {recipe.seed}"]
+    parts.append(f"{record.steps:,} of {steps:,} steps" if steps is not None else f"{record.steps:,} steps")
+    tricks = ", ".join(recipe.tricks) or "no tricks"
     return escape(f"{' · '.join(parts)} · {tricks}")
 
 
@@ -97,15 +98,14 @@ def _evaluations(records: Sequence[Record]) -> str:
 
 
 def _figures(record: Record) -> Iterator[tuple[str, str, str]]:
-    for entry in record.evaluation.get("metrics", []):
-        for name, figure in entry["figures"].items():
-            label = f"{entry['metric']}: {name}, {figure['better']} is better"
-            floor = figure["floor"]
-            yield label, _figure(figure["value"]), "" if floor is None else _figure(floor)
+    for entry in record.evaluation.metrics:
+        for name, figure in entry.figures.items():
+            label = f"{entry.metric}: {name}, {figure.better} is better"
+            yield label, _figure(figure.value), "" if figure.floor is None else _figure(figure.floor)
 
 
-def _figure(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, int | float) else "not finite"
+def _figure(value: float | None) -> str:
+    return f"{value:.5g}" if value is not None and math.isfinite(value) else "not finite"
 
 
 def _curves(records: Sequence[Record]) -> str:
@@ -171,18 +171,18 @@ def _environments(records: Sequence[Record]) -> str:
     return _section("Environment", _table(["", *names], [[key, *values] for key, values in facts.items()]))
 
 
-def _environment(manifest: dict[str, Any]) -> dict[str, str]:
+def _environment(manifest: Manifest) -> dict[str, str]:
     plain = ("gantricks", "torch", "numpy", "python", "platform", "device_name", "precision", "capture", "threads")
-    facts = {key.replace("_", " "): str(manifest[key]) for key in plain if key in manifest}
-    for role, count in manifest.get("parameters", {}).items():
+    found = {key: getattr(manifest, key) for key in plain}
+    facts = {key.replace("_", " "): str(value) for key, value in found.items() if value is not None}
+    for role, count in manifest.parameters.items():
         facts[f"parameters of the {role}"] = f"{count:,}"
-    origins = {name: trick["origin"] for name, trick in manifest.get("tricks", {}).items()}
-    others = [f"{name} from {origin}" for name, origin in origins.items() if origin != "gantricks"]
+    others = [f"{name} from {trick.origin}" for name, trick in manifest.tricks.items() if trick.origin != "gantricks"]
     if others:
         facts["tricks of others"] = ", ".join(others)
-    for session in manifest.get("sessions", [])[-1:]:
-        began = session.get("began", "")[:19].replace("T", " ")
-        facts["last session"] = f"{began}, {' '.join(session.get('argv', []))}"
+    for session in manifest.sessions[-1:]:
+        began = (session.began or "")[:19].replace("T", " ")
+        facts["last session"] = f"{began}, {' '.join(session.argv)}"
     return facts
 
 

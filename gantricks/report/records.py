@@ -2,37 +2,99 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gantricks.errors import Problem, UserError
+from gantricks.manifest import Manifest, in_words, read_manifest
+
+M = TypeVar("M", bound=BaseModel)
 
 Curve = list[tuple[int, float | None]]
 """(step, value); None where the value was not finite."""
 
+LARGEST = 1e300
+"""Values from here on are as good as infinite: no axis reaches from one to another."""
+
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""What a Windows shell writes in front of a text, by the encoding that it writes."""
+
+
+class _File(BaseModel):
+    """A file of a run, or a part of one, as far as the page reads it; what else is in it is let be."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Figure(_File):
+    """One number of a metric, None where it is not finite, and the same for real samples."""
+
+    value: float | None
+    better: str
+    floor: float | None = None
+
+
+class Measured(_File):
+    """One metric's figures."""
+
+    metric: str
+    figures: dict[str, Figure]
+
+
+class Evaluation(_File):
+    """What `gantricks evaluate RUN --json` prints."""
+
+    metrics: list[Measured] = []
+
+
+class _Line(_File):
+    """A line of metrics.jsonl: a step, and every other key a scalar."""
+
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
+
+    step: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Section(_File):
+    source: str = "?"
+
+
+class _Train(_File):
+    steps: int | None = None
+
+
+class RecipeFacts(_File):
+    """Those keys of a recipe that the page says in its own words."""
+
+    name: str | None = None
+    seed: int = 0
+    data: _Section = _Section()
+    train: _Train = _Train()
+    tricks: dict[str, Any] = {}
+
 
 @dataclass(frozen=True)
 class Record:
-    """A run's folder as data. `recipe` is the resolved one, `settings` its keys in dotted form, `curves` the scalars of
-    metrics.jsonl by name, `picture` the last one of its samples and the step it was drawn at, `evaluation` what
-    `gantricks evaluate RUN --json > RUN/evaluation.json` has left there.
+    """A run's folder as data. `recipe` is the resolved one, `text` its file and `settings` its keys in dotted form;
+    `curves` are the scalars of metrics.jsonl by name, `picture` is the last one of its samples and the step it was
+    drawn at, `evaluation` what `gantricks evaluate RUN --json > RUN/evaluation.json` has left there.
     """
 
     folder: Path
-    recipe: dict[str, Any]
+    recipe: RecipeFacts
     text: str
-    manifest: dict[str, Any]
+    settings: dict[str, str]
+    manifest: Manifest
     curves: dict[str, Curve]
     picture: tuple[int, bytes] | None
-    evaluation: dict[str, Any]
-
-    @property
-    def settings(self) -> dict[str, str]:
-        return flat(self.recipe)
+    evaluation: Evaluation
 
     @property
     def steps(self) -> int:
@@ -46,19 +108,25 @@ def read_run(folder: Path) -> Record:
     if not path.is_file():
         what = "the folder is not a run: it has no recipe.toml" if folder.is_dir() else "there is no such folder"
         raise UserError(Problem(what, str(folder), "name a folder that `gantricks train` made, such as runs/dcgan"))
-    text = path.read_text(encoding="utf-8")
+    text = _text(path)
     try:
-        recipe = tomllib.loads(text)
+        table = tomllib.loads(text)
+        recipe, settings = RecipeFacts.model_validate(table), flat(table)
     except tomllib.TOMLDecodeError as fault:
         raise UserError(Problem(f"not valid TOML: {fault}", str(path))) from fault
+    except ValidationError as fault:
+        raise UserError(Problem(f"the file is damaged: {in_words(fault)}", str(path))) from fault
+    except (ValueError, RecursionError) as fault:  # numbers and tables that nothing can show
+        raise UserError(Problem(f"no TOML that can be read: {fault}", str(path))) from fault
     return Record(
         folder,
         recipe,
         text,
-        _json(folder / "manifest.json", {}),
+        settings,
+        read_manifest(folder),
         _curves(folder / "metrics.jsonl"),
         _last_picture(folder / "samples"),
-        _json(folder / "evaluation.json", {}),
+        _evaluation(folder / "evaluation.json"),
     )
 
 
@@ -69,7 +137,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             found |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
+            found[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False, default=str)
     return found
 
 
@@ -84,30 +152,47 @@ def differing(records: list[Record]) -> dict[str, list[str | None]]:
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
-def _json(path: Path, missing: Any) -> Any:
+def _text(path: Path) -> str:
+    """The text of a file. Raises UserError when it is none."""
+    content = path.read_bytes()
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return missing
-    except ValueError as fault:
-        raise UserError(Problem(f"the file is damaged: {fault}", str(path))) from fault
+        return content.decode(encoding)
+    except UnicodeDecodeError as fault:
+        what = f"the file is damaged: it is not {encoding.removesuffix('-sig').upper()} text"
+        raise UserError(Problem(what, str(path), "write it as UTF-8")) from fault
+
+
+def _evaluation(path: Path) -> Evaluation:
+    if not path.exists():
+        return Evaluation()
+    try:
+        return Evaluation.model_validate_json(_text(path))
+    except ValidationError as fault:
+        mend = f"write it anew: gantricks evaluate {path.parent} --json > {path}"
+        raise UserError(Problem(f"the file is damaged: {in_words(fault)}", str(path), mend)) from fault
 
 
 def _curves(path: Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     if not path.exists():
         return curves
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    text = _text(path)
+    whole = text[: text.rfind("\n") + 1]  # a run that is at work, or was killed, has not written its last line yet
+    for number, text in enumerate(whole.splitlines(), 1):
         try:
-            scalars = json.loads(line)
-            step = scalars.pop("step")
-        except (ValueError, KeyError, AttributeError) as fault:
-            raise UserError(Problem("the line is damaged", f"{path}:{number}", "remove the line")) from fault
-        for name, value in scalars.items():
-            curves.setdefault(name, []).append((step, value))
+            line = _Line.model_validate_json(text)
+        except ValidationError as fault:
+            what = f"the line is damaged: {in_words(fault)}"
+            raise UserError(Problem(what, f"{path}:{number}", "remove the line")) from fault
+        for name, value in line.__pydantic_extra__.items():
+            shown = value if value is not None and abs(value) < LARGEST else None
+            curves.setdefault(name, []).append((line.step, shown))
     return curves
 
 
 def _last_picture(folder: Path) -> tuple[int, bytes] | None:
-    found = sorted((int(path.stem), path) for path in folder.glob("*.png") if path.stem.isdecimal())
+    # a step has no more digits than this, and Python reads no more than some thousands
+    there = (path for path in folder.glob("*.png") if path.stem.isdecimal() and len(path.stem) < 20 and path.is_file())
+    found = sorted((int(path.stem), path) for path in there)
     return (found[-1][0], found[-1][1].read_bytes()) if found else None

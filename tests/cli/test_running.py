@@ -79,6 +79,32 @@ def test_resume_from_an_earlier_step_goes_on_from_there(gantricks: Any, run: Pat
     assert "Done: 4 of 4 steps" in outcome.out
 
 
+def test_resume_lengthens_a_run_and_says_how_long_its_schedules_are(gantricks: Any, run: Path) -> None:
+    outcome = gantricks("resume", run, "--steps", 6)
+    assert outcome.status == 0, outcome.err
+    assert "6 steps, schedules over 4" in outcome.out
+    assert "Done: 6 of 6 steps" in outcome.out
+    refused = gantricks("resume", run, "--steps", 5)
+    assert refused.status == 2
+    assert "--steps 5: the run has done 6 steps already" in refused.err
+    assert gantricks("resume", run, "--steps", 0).status == 2
+    assert gantricks("train", run / "recipe.toml", "--run-dir", "again").status == 0
+
+
+def test_an_edited_recipe_is_refused_and_nothing_is_trained(gantricks: Any, run: Path) -> None:
+    text = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(
+        text.replace("steps = 4", "steps = 6").replace("batch_size = 16", "batch_size = 8")
+    )
+    outcome = gantricks("resume", run, "--set", "seed=5")
+    assert outcome.status == 2
+    assert "data.batch_size is 8 and was 16 when the run began" in outcome.err
+    assert f"gantricks resume {run} --steps 6" in outcome.err
+    assert "--set seed=5: a run goes on as it was begun" in outcome.err
+    assert "3 problems" in outcome.err
+    assert gantricks("sample", run, "--out", "one.png").status == 0
+
+
 def test_check_plans_without_writing_anything(gantricks: Any) -> None:
     more = ("--set", "tricks.label_flipping={}", "--set", "tricks.again={use='label_flipping'}")
     outcome = gantricks("check", "dcgan_soft_labels", *more)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
+import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 from gantricks import UserError
 from gantricks.report import page, read_run
 from gantricks.report.chart import HEIGHT, WIDTH, chart
-from gantricks.report.records import differing
+from gantricks.report.records import LARGEST, differing
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -155,7 +158,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     [
         ("recipe.toml", "= 3"),
         ("manifest.json", "{"),
-        ("metrics.jsonl", '{"step": 1}\n{"loss'),
+        ("metrics.jsonl", '{"step": 1}\n{"loss\n'),
         ("evaluation.json", "no"),
     ],
 )
@@ -165,6 +168,182 @@ def test_damage_is_named(tmp_path: Path, file: str, text: str) -> None:
     with pytest.raises(UserError) as fault:
         read_run(run)
     assert file in fault.value.problems[0].where
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    10**5000,
+    math.nan,
+    -math.inf,
+    1e308,
+    5e-324,
+    "",
+    "\x1b[31m",
+    "<b>",
+    [],
+    [[]],
+    {},
+    {"a": {}},
+]
+MANIFEST = {
+    "format": 1,
+    "gantricks": "0.1.0",
+    "torch": "2.13.0",
+    "capture": "off",
+    "threads": 1,
+    "parameters": {"generator": 5},
+    "tricks": {"a": {"use": "a", "origin": "gantricks"}, "b": {"use": "c", "origin": "c.py sha256:5"}},
+    "data": {"count": 3, "shape": [1, 8, 8], "class_names": ["a"], "held_out": 0, "fingerprint": "f", "labels": None},
+    "recipe": {"name": "a"},
+    "sessions": [{"argv": ["a"], "began": "2026-01-02", "from_step": 0, "to_step": None}],
+}
+LINES = [{"step": 1, "loss/d": 1.0, "loss/g": None}, {"step": 2, "loss/d": 2.0, "x": 3}]
+
+
+def within(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from within(inner, (*path, key))
+
+
+def changed(value: Any, path: tuple[Any, ...], odd: Any) -> Any:
+    """`value` with `odd` at that path."""
+    if not path:
+        return odd
+    copy: Any = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = changed(value[path[0]], path[1:], odd)
+    return copy
+
+
+def shown_or_refused(run: Path, file: str) -> bool:
+    """A page of sound HTML, or a sentence about that very file."""
+    try:
+        record = read_run(run)
+    except UserError as fault:
+        (problem,) = fault.problems
+    else:
+        Reader(page([record])).close()
+        return True
+    assert file in problem.where
+    assert len(problem.what) < 300
+    return False
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_one_odd_value_in_a_file_is_a_page_or_a_sentence(tmp_path: Path, odd: Any) -> None:
+    sys.set_int_max_str_digits(0)
+    try:
+        for file, value in {"manifest.json": MANIFEST, "evaluation.json": EVALUATION, "metrics.jsonl": LINES}.items():
+            run = make_run(tmp_path / file)
+            for path in within(value):
+                found = changed(value, path, odd)
+                text = json.dumps(found)
+                if file == "metrics.jsonl" and isinstance(found, list):
+                    text = "".join(json.dumps(line) + "\n" for line in found)
+                (run / file).write_text(text)
+                sys.set_int_max_str_digits(4300)
+                shown_or_refused(run, file)
+                sys.set_int_max_str_digits(0)
+    finally:
+        sys.set_int_max_str_digits(4300)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from([*MANIFEST, "step", "metrics"]), inner),
+)
+
+
+@given(st.sampled_from(["manifest.json", "evaluation.json", "metrics.jsonl", "recipe.toml"]), JSON | st.binary())
+def test_whatever_is_in_a_file_is_a_page_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, file: str, content: Any
+) -> None:
+    run = make_run(tmp_path_factory.mktemp("runs") / "run")
+    (run / file).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    shown_or_refused(run, file)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("recipe.toml", b"name = 3"),
+        ("recipe.toml", b"\xff"),
+        ("recipe.toml", b'name = "a"\ntrain = 5'),
+        ("recipe.toml", b"a = " + b"[" * 5000),
+        ("recipe.toml", b"a" + b".a" * 5000 + b" = 1"),
+        ("recipe.toml", b"a = 0x" + b"f" * 9000),
+        ("recipe.toml", b"seed = " + b"9" * 9000),
+        ("manifest.json", b"[" * 100_000),
+        ("manifest.json", b'{"sessions": null}'),
+        ("manifest.json", b'{"tricks": {"a": {"use": "x"}}}'),
+        ("manifest.json", b'{"format": 99}'),
+        ("metrics.jsonl", b'{"step": -1}\n'),
+        ("metrics.jsonl", b'{"step": 1, "loss/d": "1"}\n'),
+        ("metrics.jsonl", b'{"step": 1, "loss/d": [1]}\n'),
+        ("metrics.jsonl", b"[1]\n"),
+        ("metrics.jsonl", b"\xff\n"),
+        ("evaluation.json", b'{"metrics": [{}]}'),
+        ("evaluation.json", b"\xff\xfe\xff"),
+        ("evaluation.json", b'{"metrics": [{"metric": "a", "figures": {"b": {"value": "1", "better": "lower"}}}]}'),
+    ],
+)
+def test_damage_of_every_kind_is_a_sentence(tmp_path: Path, file: str, content: bytes) -> None:
+    run = make_run(tmp_path / "run")
+    (run / file).write_bytes(content)
+    assert not shown_or_refused(run, file)
+
+
+def test_dates_in_a_recipe_are_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "recipe.toml").write_text("name = 'dated'\nday = 2026-01-02\n")
+    other = make_run(tmp_path / "other")
+    assert "2026-01-02" in page([read_run(run), read_run(other)])
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_a_windows_shell_has_written_is_read(tmp_path: Path, codec: str) -> None:
+    run = make_run(tmp_path / "run")
+    for file in ("recipe.toml", "metrics.jsonl"):
+        (run / file).write_text((run / file).read_text(), encoding=codec)
+    (run / "evaluation.json").write_text(json.dumps(EVALUATION), encoding=codec)
+    html = page([read_run(run)])
+    assert "coverage: modes" in html
+    assert "soft_labels, separate_batches" in html
+    assert "Losses" in html
+
+
+def test_values_that_are_no_numbers_are_gaps(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "metrics.jsonl").write_text(
+        '{"step": 1, "a": NaN}\n{"step": 2, "a": Infinity}\n{"step": 3, "a": 1e305}\n{"step": 4, "a": 2}\n'
+    )
+    (run / "evaluation.json").write_text(
+        json.dumps(changed(EVALUATION, ("metrics", 0, "figures", "kl", "value"), math.nan))
+    )
+    record = read_run(run)
+    assert record.curves["a"] == [(1, None), (2, None), (3, None), (4, 2.0)]
+    assert "<td>not finite</td><td></td>" in page([record])
+
+
+def test_a_last_line_that_is_being_written_is_passed_over(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    whole = read_run(run).curves
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "loss/d"')
+    assert read_run(run).curves == whole
+
+
+def test_pictures_with_names_that_are_no_steps_are_passed_over(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "samples" / f"{'9' * 200}.png").write_bytes(b"x")
+    (run / "samples" / "000040.png").mkdir()
+    assert read_run(run).picture == (30, PNG)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -194,6 +373,13 @@ def test_every_point_lies_on_the_chart_and_gaps_stay_gaps(values: list[float | N
     order = sorted(range(len(finite)), key=lambda i: finite[i])
     heights = [points[i][1] for i in order]
     assert heights == sorted(heights, reverse=True)
+
+
+@given(st.lists(st.floats(-LARGEST, LARGEST), min_size=2, max_size=9))
+def test_any_curve_can_be_drawn(values: list[float]) -> None:
+    numbers = re.findall(r"[ML]([0-9.]+) ([0-9.]+)", chart("a", [("", 0, list(enumerate(values)))]))
+    assert len(numbers) == len(values)
+    assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in numbers)
 
 
 @given(st.integers(0, 2000), st.integers(700, 5000))

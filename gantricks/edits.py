@@ -1,0 +1,92 @@
+"""What may change in a run's recipe between two of its sessions, and what may not. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gantricks.errors import Problem, UserError
+from gantricks.manifest import MANIFEST
+from gantricks.recipe import Places, Recipe, TrainKeys, check_options, validate_recipe
+from gantricks.registry import Registry
+
+
+def edits(recipe: Recipe, begun: Mapping[str, Any], registry: Registry, run: Path) -> list[Problem]:
+    """Every key in which `recipe`, the one that stands in `run`, trains something else than `begun`, the resolved one
+    that the run was begun with.
+
+    Where the data is may change, and how long the run is, as long as its schedules run over the same steps. Raises
+    UserError where `begun` is no recipe.
+    """
+    places = Places()
+    places.file = str(run / MANIFEST)
+    before = validate_recipe(begun, registry, places)
+    # what schedules run over, under the name that the user knows it by
+    length = "schedule_steps" if before.train.schedule_steps or recipe.train.schedule_steps else "steps"
+    then, now = _compared(before, length), _compared(recipe, length)
+    problems = []
+    for key in {**then, **now}:
+        if then.get(key) != now.get(key):
+            what = f"{key} {_said('is', now.get(key))} and {_said('was', then.get(key))} when the run began"
+            problems.append(Problem(what, recipe.places.of(*key.split(".")), _mend(key, then, now, run)))
+    names, former = ([part.name for part in each.tricks] for each in (recipe, before))
+    if names != former and sorted(names) == sorted(former):
+        what = f"the tricks stand in the order {', '.join(names)}, and stood in the order {', '.join(former)}"
+        problems.append(Problem(f"{what} when the run began", recipe.places.of("tricks"), "put them back"))
+    return problems
+
+
+def lengthened(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with so many steps, and schedules that run over as many as before."""
+    keys: dict[str, Any] = recipe.train.model_dump(mode="json", exclude_none=True) | {"steps": steps}
+    keys |= {"schedule_steps": recipe.train.length}
+    if recipe.train.length == steps:
+        del keys["schedule_steps"]
+    if problems := [Problem(what, f"--steps {steps}", mend) for _, what, mend in check_options(TrainKeys, keys)]:
+        raise UserError(*problems)
+    return replace(recipe, train=TrainKeys(**keys))
+
+
+def not_places(overrides: Collection[str], paths: Collection[str]) -> Iterator[Problem]:
+    """Overrides of a run to be resumed that say more than where its data is; `paths`: the source's options that do."""
+    allowed = [f"data.{key}" for key in paths]
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key not in allowed:
+            mend = f"{allowed[0]} can be set" if allowed else "this source has no such key"
+            if key in ("train.steps", "train.device"):
+                mend = f"say it with --{key.partition('.')[2]}"
+            what = "a run goes on as it was begun: only where its data is can be set"
+            yield Problem(what, f"--set {override}", mend)
+
+
+def _compared(recipe: Recipe, length: str) -> dict[str, Any]:
+    """The keys that a run's numbers depend on, dotted, with their values."""
+    table = recipe.as_dict()
+    for key in getattr(recipe.data.found.cls, "paths", ()):
+        table["data"].pop(key, None)
+    train = {key: value for key, value in table["train"].items() if key not in ("steps", "schedule_steps")}
+    return dict(_flat(table | {"train": train | {length: recipe.train.length}}))
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _said(verb: str, value: Any) -> str:
+    return f"{verb} not there" if value is None else f"{verb} {json.dumps(value, ensure_ascii=False)}"
+
+
+def _mend(key: str, then: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> str:
+    if key == "train.steps":
+        return f"put {then[key]} back and write: gantricks resume {run} --steps {now[key]}"
+    if key == "train.device":
+        return f"put it back; for this session it can be said with --device {now[key]}"
+    return "put it back, or begin a run of its own with it"

@@ -1,0 +1,76 @@
+"""Made-up samples in the place of data that is not opened, and the real points that a run keeps for pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from gantricks.data.base import Dataset, Description
+from gantricks.errors import Problem, UserError
+from gantricks.files import write_whole
+
+REFERENCE = "reference.safetensors"
+POINTS = 2500
+"""How many points a scatter plot shows of each distribution."""
+
+
+@dataclass(frozen=True)
+class StandIn(Dataset):
+    """Samples that nothing is learnt from. `points`: the first real ones (n, D), where the data is vectors."""
+
+    points: np.ndarray | None = None
+
+
+def stand_in(description: Description, points: np.ndarray | None = None) -> StandIn:
+    """As many samples as the data has, of its shape and with its classes in turn, which take next to no memory: each is
+    a window on one row of random numbers. Give `Game` a budget of 0 with them, or it makes copies.
+    """
+    count, shape = description.count, description.shape
+    draw, length = np.random.default_rng(0), count + int(np.prod(shape)) - 1
+    if description.is_images:
+        channels, height, width = shape
+        shape = (height, width, channels)
+        row: np.ndarray = draw.integers(0, 256, length, dtype=np.uint8)
+    else:
+        row = draw.standard_normal(length, dtype=np.float32)
+    within = np.empty(shape, np.bool_).strides
+    strides = (row.itemsize, *(row.itemsize * stride for stride in within))
+    samples = as_strided(row, (count, *shape), strides, writeable=False)
+    classes = np.arange(count) % description.classes if description.classes else None
+    return StandIn(samples, classes, points=points)
+
+
+def reference_points(dataset: Dataset) -> np.ndarray | None:
+    """The real points (n, D) that pictures of vectors are drawn over."""
+    if isinstance(dataset, StandIn):
+        return dataset.points
+    return np.asarray(dataset.samples[:POINTS])
+
+
+def keep_reference(run: Path, dataset: Dataset) -> None:
+    """Leave in the run's folder what its pictures need of the data."""
+    if dataset.samples.ndim == 2:
+        write_whole(run / REFERENCE, save({"points": np.ascontiguousarray(dataset.samples[:POINTS])}))
+
+
+def read_reference(run: Path, description: Description) -> np.ndarray | None:
+    """The real points that a run keeps, or None where it keeps none. Raises UserError when the file is damaged."""
+    path = run / REFERENCE
+    try:
+        points = load(path.read_bytes())["points"]
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError) as fault:
+        raise UserError(_damaged(path)) from fault
+    if points.shape[1:] != description.shape or points.dtype != np.float32:
+        raise UserError(_damaged(path))
+    return points
+
+
+def _damaged(path: Path) -> Problem:
+    return Problem("the file is damaged: it is not as it was written", str(path), "rename it; the data is opened then")
