@@ -170,15 +170,15 @@ MISTAKES = [
     ("batch_size_schedule", "progress < at", "progress < at / 2"),
     ("discriminator_dropout", "if self.training else x", "if True else x"),
     ("discriminator_dropout", "1 - p) / (1 - p)", "1 - p)"),
-    ("discriminator_dropout", "ctx.rng.fork(name)", "ctx.rng.fork('input')"),
+    ("discriminator_dropout", "ctx.rng.fork(name)", "ctx.rng.seeded(0)"),
     ("early_stopping", "self.waited.zero_()\n            ctx.keep()", "self.waited.zero_()"),
     ("early_stopping", "gain > min_delta", "gain < min_delta"),
-    ("discriminator_noise", "ctx.rng.fork(name)", "ctx.rng.fork('neck')"),
+    ("discriminator_noise", "(self.config.hidden, ctx.rng.fork(name))", "(self.config.hidden**2, ctx.rng.fork(name))"),
     ("discriminator_noise", "in blocks[:-1]:", "in blocks:"),
-    ("ema", "count.add(1) / count.add(10)", "count.add(1) / count.add(11)"),
+    ("ema", "(9 / (count + 10))", "(10 / (count + 11))"),
     ("ema", "copy_where_(*average.buffers, ctx.updated > 0)", "pass"),
-    ("ema/both", "torch.expm1(count * rate) /", "-1 /"),
-    ("ema/both", "copy_where_(*self.discriminator.buffers, ctx.healthy > 0)", "pass"),
+    ("ema/both", "share / -torch.expm1((count + 1) * rate)", "share"),
+    ("ema/both", 'copy_where_(*self.discriminator.buffers, ctx.updated_in_step("d") > 0)', "pass"),
     ("experience_replay", "chosen = rng.bernoulli(batch.size, p)", "chosen = rng.bernoulli(1, p)"),
     (
         "experience_replay/conditional",
@@ -193,7 +193,7 @@ MISTAKES = [
         "return drop(x, self.p, self.rng) if self.training else x",
     ),
     ("generator_noise", "LayerNoise(self.config.sigma,", "LayerNoise(self.config.sigma**2,"),
-    ("generator_noise", "ctx.rng.fork(name)", "ctx.rng.fork('layer')"),
+    ("generator_noise", "ctx.rng.fork(name)", "ctx.rng.seeded(0)"),
     (
         "gradient_clipping",
         "torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))",
@@ -243,7 +243,7 @@ MISTAKES = [
     ("strided_downsampling", "nn.Conv2d(channels, channels, window,", "nn.Conv2d(channels, channels, 1,"),
     ("virtual_batch_norm", "moment[:n].mean(0, keepdim=True)", "moment[:n].mean(0, keepdim=True).detach()"),
     ("virtual_batch_norm", "moment[:n].mean(0, keepdim=True)", "moment.mean(0, keepdim=True)"),
-    ("weight_norm/conditional", "dim=1 if transposed else 0", "dim=0"),
+    ("weight_norm/conditional", "LengthAndDirection(1 if transposed else 0)", "LengthAndDirection(0)"),
 ]
 
 

@@ -539,16 +539,15 @@ MISTAKES = [
     Mistake(
         "plugins.weight_norm",
         "g and v along the inputs of a transposed convolution",
-        "dim=1 if transposed else 0",
-        "dim=0",
+        "LengthAndDirection(1 if transposed else 0)",
+        "LengthAndDirection(0)",
         "test_the_weight_is_g_times_the_direction_of_v",
     ),
     Mistake(
         "plugins.weight_norm",
         "g starts at 1: the network is not what it was",
-        "parametrizations.weight_norm(layer, dim=1 if transposed else 0)",
-        """parametrizations.weight_norm(layer, dim=1 if transposed else 0)
-    nn.init.ones_(layer.parametrizations.weight.original0)""",
+        "return self._lengths(weight), weight",
+        "return torch.ones_like(self._lengths(weight)), weight",
         "test_the_start_is_the_plain_layer_to_rounding",
     ),
     Mistake(
@@ -727,14 +726,14 @@ MISTAKES = [
         "plugins.ema",
         "buffers are averaged",
         "copy_where_(*average.buffers, ctx.updated > 0)",
-        "follow_(*([b for b in of if b.is_floating_point()] for of in average.buffers), weight)",
+        "follow_(*([b for b in of if b.is_floating_point()] for of in average.buffers), share * updated)",
         "test_buffers_are_copied_and_not_averaged",
     ),
     Mistake(
         "plugins.ema",
         "decay is the weight of the new",
-        "weight = torch.addcmul(updated, decay, updated, value=-1)",
-        "weight = decay * updated",
+        "follow_(*average.weights, share * updated)",
+        "follow_(*average.weights, (1 - share) * updated)",
         "test_the_shadow_follows_every_update_of_the_generator",
     ),
     Mistake(
@@ -784,15 +783,15 @@ MISTAKES = [
     Mistake(
         "plugins.weight_norm",
         "data are fitted to after each layer's own start, not layer after layer",
-        "return (out - mean.reshape(places).to(out.dtype)) * scale.reshape(places).to(out.dtype)",
+        "return (wide * _per_unit(scale, out)).to(out.dtype)",
         "return out",
         "test_every_unit_has_mean_0_and_variance_1_over_the_samples_that_d_was_fitted_to",
     ),
     Mistake(
         "plugins.weight_norm",
         "the mean stays",
-        "layer.bias.copy_((layer.bias - mean) * scale)",
-        "layer.bias.copy_(layer.bias * scale)",
+        "biases[0].sub_(mean * scale)",
+        "pass",
         "test_every_unit_has_mean_0_and_variance_1_over_the_samples_that_d_was_fitted_to",
     ),
     Mistake(
@@ -906,7 +905,7 @@ MISTAKES = [
     Mistake(
         "plugins.network_swap",
         "samples are drawn from the past",
-        'copy_([*present.state_dict().values()], self.present["g"])',
+        "copy_([*present.state_dict().values()], self.present[player])",
         "pass",
         "test_samples_are_of_the_present_g_while_it_is_away",
     ),
