@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
+import os
 import platform
-import signal
+import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -24,11 +24,14 @@ from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import gantricks
-from gantricks import capture, checkpoint, pictures
+from gantricks import capture, checkpoint, pictures, signals
+from gantricks import folder as folders
 from gantricks.data.base import Dataset, Progress, silent
+from gantricks.data.images import cache_folder
 from gantricks.device import Placement, out_of_memory, peak_memory, place
 from gantricks.errors import Diverged, Problem, UserError
 from gantricks.files import write_whole
+from gantricks.folder import MANIFEST, RECIPE
 from gantricks.game import Game
 from gantricks.guard import Fault
 from gantricks.networks.base import count_parameters
@@ -36,8 +39,8 @@ from gantricks.plan import Plan, make_plan
 from gantricks.recipe import Recipe, RecipeError, load_recipe
 from gantricks.registry import Registry
 
-RECIPE, MANIFEST, LOCK = "recipe.toml", "manifest.json", ".lock"
 GRID = 64
+TRAINING = "training this run"
 
 
 class Reporter:
@@ -87,7 +90,8 @@ class Result:
 
     @property
     def pictures(self) -> list[Path]:
-        return sorted((self.run / "samples").glob("*.png"))
+        found = [path for path in (self.run / "samples").glob("*.png") if re.fullmatch("[0-9]{1,18}", path.stem)]
+        return sorted(found, key=lambda path: int(path.stem))
 
 
 def train(
@@ -106,17 +110,21 @@ def train(
     reporter = reporter or Reporter()
     plan, placement = plan_recipe(recipe, overrides, Registry([Path(p) for p in plugins]))
     reporter.planned(plan, placement)
-    run = _new_folder(Path(run_dir) if run_dir else None, plan.recipe.name)
-    with _locked(run):
+    run, made = folders.new_run(Path(run_dir) if run_dir else None, plan.recipe.name)
+    if not made:
+        _may_begin(run)  # before a lock is left there
+    with signals.heard() as ending, folders.locked(run, TRAINING, reporter.warn):
         try:
-            with _sigterm_raises():
-                dataset = plan.source.load(reporter.reading)
+            left = _may_begin(run)
+            folders.sweep(run)
+            dataset = plan.source.load(reporter.reading)
+            folders.set_aside(run, left)
+            write_whole(run / RECIPE, plan.recipe.as_toml())
         except BaseException:
-            _give_back(run)
+            if made:
+                folders.give_back(run)
             raise
-        _set_aside(run)
-        write_whole(run / RECIPE, plan.recipe.as_toml())
-        return _Session(run, plan, dataset, placement, reporter).play(None)
+        return _Session(run, plan, dataset, placement, reporter, ending).play(None)
 
 
 def resume(
@@ -135,11 +143,14 @@ def resume(
     reporter = reporter or Reporter()
     folder = Path(run)
     recipe, manifest, registry = _open(folder, device, plugins)
+    if "keep" not in recipe.train.model_fields_set:  # the run began when all checkpoints were kept
+        recipe = replace(recipe, train=recipe.train.model_copy(update={"keep": "all"}))
     plan, placement = prepare(recipe, registry)
     placement = replace(placement, threads=manifest.get("threads", placement.threads))
-    with _locked(folder):
+    with signals.heard() as ending, folders.locked(folder, TRAINING, reporter.warn):
+        folders.sweep(folder)
         start = _checkpoint(folder, step) if step is not None or checkpoint.checkpoints(folder) else None
-        saved = checkpoint.load(start) if start else None
+        saved = checkpoint.load(start, manifest.get("id")) if start else None
         if saved and saved[1]["step"] >= recipe.train.steps:
             step, steps = saved[1]["step"], recipe.train.steps
             return Result(folder, step, steps, state_from=saved[1].get("state_from_step"))
@@ -149,7 +160,7 @@ def resume(
             reporter.warn(sentence)
         if saved:
             checkpoint.set_aside_after(folder, saved[1]["step"])
-        return _Session(folder, plan, dataset, placement, reporter).play(saved)
+        return _Session(folder, plan, dataset, placement, reporter, ending).play(saved)
 
 
 def sample(
@@ -204,9 +215,10 @@ def saved_game(
     `warn` is told where the data is not that of the training. Raises UserError when there is no such checkpoint, when
     it is damaged, or when it does not fit the recipe.
     """
-    saved = checkpoint.load(_checkpoint(run, step))
+    manifest = _read_manifest(run)
+    saved = checkpoint.load(_checkpoint(run, step), manifest.get("id"))
     dataset = plan.source.load(reading)
-    if changed := _other_data(_read_manifest(run), dataset):
+    if changed := _other_data(manifest, dataset):
         warn(changed)
     game = Game(plan, dataset, placement)
     _take_up(game, saved, run)
@@ -292,46 +304,92 @@ POINTS = 2500
 """How many points a scatter plot shows of each distribution."""
 
 
+_INTERVALS = ("log_every", "sample_every", "checkpoint_every")
+
+
 class _Session:
     """One process's part of a run."""
 
-    def __init__(self, run: Path, plan: Plan, dataset: Dataset, placement: Placement, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        run: Path,
+        plan: Plan,
+        dataset: Dataset,
+        placement: Placement,
+        reporter: Reporter,
+        ending: signals.Ending,
+    ) -> None:
         self.run, self.plan, self.dataset, self.reporter = run, plan, dataset, reporter
         self.train = plan.recipe.train
         self.placement = placement
-        self.signal: int | None = None
+        self.ending = ending
         self.game: Game | None = None
+        self.fingerprint = _fingerprint(dataset)
+        self._own: dict[str, str] = {}
 
     def play(self, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> Result:
-        from gantricks.logs import Log  # imports TensorBoard, which only a run needs
-
-        with self._signals(), self.placement.computing(), self._memory_suffices():
+        backend = capture.backend(self.plan, self.placement)
+        if backend == capture.INDUCTOR:  # before an optimizer is made: torch imports its compiler there and chooses
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+        with self.ending.patiently(), self.placement.computing(), self._memory_suffices(), self._disk_suffices():
             self.game = game = Game(self.plan, self.dataset, self.placement)
-            game.backend = capture.backend(self.plan, self.placement)
+            game.backend = backend
             game.announce = self.reporter.capturing
             if saved:
                 _take_up(game, saved, self.run)
-            parameters = {role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")}
-            began, first = time.time(), game.finished
-            self._write_manifest(parameters, first, None, began)
-            log = Log(self.run, self.plan.recipe, first)
-            self.reporter.started(game, self.run, parameters)
-            try:
-                with checkpoint.Writer() as self.writer, game.training():
-                    self._loop(game, log)
-            finally:
-                self.reporter.close()
-                log.close()
-                self._write_manifest(parameters, first, game.finished, began)
+            self._play(game, saved)
         return Result(
             self.run,
             game.finished,
             game.steps,
-            self.signal,
+            self.ending.number,
             game.frame.stop_reason,
             peak_memory(self.placement.device),
             game.state_from,
         )
+
+    def _play(self, game: Game, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+        from gantricks.logs import Log  # imports TensorBoard, which only a run needs
+
+        parameters = {role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")}
+        began, first = time.time(), game.finished
+        identity = self._identity(saved)
+        self._own = {"run": identity} if identity else {}
+        self._write_manifest(parameters, first, None, began)
+        log = Log(self.run, self.plan.recipe, first)
+        try:
+            self.reporter.started(game, self.run, parameters)
+            with checkpoint.Writer() as self.writer, game.training():
+                self._loop(game, log)
+        except BaseException:
+            # what has gone wrong is told, and not what goes wrong because of it
+            with contextlib.suppress(OSError):
+                log.close()
+            with contextlib.suppress(OSError):
+                self._write_manifest(parameters, first, game.finished, began)
+            raise
+        finally:
+            self.reporter.close()
+        log.close()
+        self._write_manifest(parameters, first, game.finished, began)
+
+    def _identity(self, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> str | None:
+        """The run's id, which its manifest and its checkpoints bear: a sum over what its numbers depend on, so that two
+        runs of one id make the same checkpoints. None in a run that has checkpoints from before there were ids."""
+        manifest = _read_manifest(self.run)
+        if "id" in manifest or saved:
+            found: str | None = manifest.get("id") or (saved[1].get("run") if saved else None)
+            return found
+        recipe = self.plan.recipe.as_dict()
+        data, train = recipe["data"], recipe["train"]
+        recipe["data"] = {key: data[key] for key in data.keys() - set(self.plan.source.paths)}
+        recipe["train"] = {key: train[key] for key in train.keys() - {*_INTERVALS, "keep"}}
+        recipe["tricks"] = list(recipe.get("tricks", {}).items())  # their order counts
+        now = versions()
+        facts = [recipe | {"name": ""}, self.fingerprint, now["gantricks"], now["torch"], str(self.placement)]
+        facts += [planned.origin.rpartition(" sha256:")[2] for planned in self.plan.tricks]
+        text = json.dumps(facts, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def _loop(self, game: Game, log: Any) -> None:
         train = self.train
@@ -357,7 +415,7 @@ class _Session:
                 break  # a signal that comes now finds a run that ends anyway
             if step % train.sample_every == 0:
                 self._picture(game, log)
-            interrupted = self.signal is not None  # looked at once: a signal that comes later has its own step
+            interrupted = self.ending.number is not None  # looked at once: a signal that comes later has its own step
             if step % train.checkpoint_every == 0 or interrupted:
                 self._save(game, log)
             if interrupted:
@@ -374,13 +432,23 @@ class _Session:
         if fault := game.fault():
             self._stop_at(fault, game)
         name = checkpoint.checkpoint_name(game.finished)
-        self.writer.save(self.run / "checkpoints" / name, game.state(), game.counters(), first=log.flush)
+        self.writer.save(
+            self.run / "checkpoints" / name,
+            game.state(),
+            self._own | game.counters(),
+            first=log.flush,
+            then=self._remove_oldest,
+        )
+
+    def _remove_oldest(self) -> None:
+        if self.train.keep != "all":
+            checkpoint.keep_newest(self.run, self.train.keep)
 
     def _stop_at(self, fault: Fault, game: Game) -> None:
         """Leave the state from before the fault where it can be looked at, and say what happened."""
         folder = self.run / "fault" / checkpoint.checkpoint_name(fault.step)
         before = {"step": fault.step - 1, "phase": fault.player, "images_seen": game.cursors[fault.step - 1]}
-        checkpoint.save(folder, game.state(), game.counters() | before)
+        checkpoint.save(folder, game.state(), self._own | game.counters() | before)
         names = [
             f"the norm of {fault.player.upper()}'s gradient"
             if name == "gradient_norm"
@@ -411,6 +479,7 @@ class _Session:
             "peak_memory": peak_memory(self.placement.device) if finished is not None else None,
         } | ({"state_from_step": self.game.state_from} if self.game.state_from is not None else {})
         manifest = {
+            **({"id": self._own["run"]} if self._own else {}),
             **versions(),
             "device": str(self.placement.device),
             "device_name": str(self.placement),
@@ -420,7 +489,7 @@ class _Session:
             "seed": self.plan.recipe.seed,
             "parameters": parameters,
             "tricks": {p.name: {"use": p.use, "origin": p.origin} for p in self.plan.tricks},
-            "data": {"count": len(self.dataset.samples), "fingerprint": _fingerprint(self.dataset)},
+            "data": {"count": len(self.dataset.samples), "fingerprint": self.fingerprint},
             "sessions": [*earlier, session],
         }
         write_whole(path, json.dumps(manifest, indent=1) + "\n")
@@ -448,27 +517,27 @@ class _Session:
             ) from fault
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the present step, saved; a second one ends it at once."""
-
-        def caught(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None:
-                raise KeyboardInterrupt
-            self.signal = number
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        former = {number: signal.signal(number, caught) for number in (signal.SIGINT, signal.SIGTERM)}
+    def _disk_suffices(self) -> Iterator[None]:
+        """Where it does not, the user hears of the file, of how far the run is saved and of how to go on."""
         try:
             yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
+        except OSError as fault:
+            where = Path(fault.filename) if isinstance(fault.filename, str) else self.run
+            # what fails elsewhere, such as a data set that has gone, is told as it is
+            if fault.errno is None or not where.is_relative_to(self.run):
+                raise
+            step = max(checkpoint.checkpoints(self.run), default=None)
+            saved = "is not saved yet" if step is None else f"is saved up to step {step}"
+            full = fault.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "make room on the disk, then" if full else "when it can be written again"
+            raise UserError(
+                Problem(f"{fault.strerror}; the run {saved}", str(where), f"{mend}: gantricks resume {self.run}")
+            ) from fault
 
 
 def _take_up(game: Game, saved: tuple[dict[str, Any], dict[str, Any]], run: Path) -> None:
     try:
+        _refuse_unfit(game, *saved)
         game.load(*saved)
     except (KeyError, ValueError) as fault:
         raise UserError(
@@ -480,90 +549,61 @@ def _take_up(game: Game, saved: tuple[dict[str, Any], dict[str, Any]], run: Path
         ) from fault
 
 
-def _new_folder(wanted: Path | None, name: str) -> Path:
-    """A folder for a new run; nothing that is there already is touched."""
-    try:
-        if wanted is None:
-            Path("runs").mkdir(exist_ok=True)
-            number = 1
-            while True:
-                folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
-                with contextlib.suppress(FileExistsError):
-                    folder.mkdir()
-                    return folder
-                number += 1
-        if checkpoint.checkpoints(wanted):
-            raise UserError(
-                Problem(
-                    "the folder holds a run with checkpoints",
-                    f"--run-dir {wanted}",
-                    f"continue it with: gantricks resume {wanted}, or name another folder",
-                )
-            )
-        wanted.mkdir(parents=True, exist_ok=True)
-        return wanted
-    except OSError as fault:
+def _refuse_unfit(game: Game, tensors: dict[str, dict[str, torch.Tensor]], counters: dict[str, Any]) -> None:
+    """Raise ValueError where a checkpoint holds what no game of this recipe does and `Game.load` takes on trust."""
+    live = game.state()
+    if differing := ", ".join(sorted((live.keys() ^ tensors.keys()) - {"kept"})):
+        raise ValueError(f"it holds other groups of tensors than this recipe makes: {differing}")
+    if ("kept" in tensors) != ("kept" in counters):
+        raise ValueError("of the state to come back to it holds a half")
+    for numbers in (counters, counters.get("kept", counters)):
+        _refuse_other_numbers(game.counters()["optimizers"], numbers["optimizers"])
+    flat = {f"{group}/{name}": tensor for group, named in live.items() for name, tensor in named.items()}
+    for name, tensor in tensors.get("kept", {}).items():
+        if name not in flat:
+            # what an optimizer makes at its first step is there only after loading
+            if not name.partition("/")[0].endswith("_optimizer"):
+                raise ValueError(f"the state to come back to holds {name}, which this recipe does not make")
+        elif (tensor.shape, tensor.dtype) != (flat[name].shape, flat[name].dtype):
+            raise ValueError(f"the state to come back to: {name} is {tuple(tensor.shape)} of {tensor.dtype}")
+    networks = {name for name in flat if name.partition("/")[0] in ("generator", "discriminator")}
+    if "kept" in tensors and (missing := networks - tensors["kept"].keys()):
+        raise ValueError(f"the state to come back to lacks {', '.join(sorted(missing))}")
+
+
+def _refuse_other_numbers(live: dict[str, list[dict[str, Any]]], saved: dict[str, list[dict[str, Any]]]) -> None:
+    """Raise ValueError where the settings of optimizers are not of the kind that these optimizers have."""
+    if live.keys() != saved.keys() or any(len(live[name]) != len(saved[name]) for name in live):
+        raise ValueError("it has other optimizers than this recipe makes")
+    for name, groups in live.items():
+        for group, other in zip(groups, saved[name], strict=True):
+            for key, value in group.items():
+                if key in other and not _alike(value, other[key]):
+                    raise ValueError(f"{key} of {name.upper()}'s optimizer is {other[key]!r:.100}")
+
+
+def _alike(live: Any, saved: Any) -> bool:
+    if isinstance(live, list | tuple):
+        return isinstance(saved, list) and len(saved) == len(live) and all(map(_alike, live, saved))
+    if isinstance(live, bool) or not isinstance(live, int | float):
+        return type(saved) is type(live)
+    if isinstance(saved, bool) or not isinstance(saved, int | float):
+        return False
+    return math.isfinite(saved) or not math.isfinite(live)
+
+
+def _may_begin(run: Path) -> list[Path]:
+    """What an earlier attempt has left in the folder of a run that is to begin. Raises UserError where there is a run
+    to be continued, or anything that is not a run's."""
+    if checkpoint.checkpoints(run):
         raise UserError(
             Problem(
-                f"the run's folder cannot be written: {fault.strerror}",
-                str(fault.filename),
-                "name another with --run-dir",
-            )
-        ) from fault
-
-
-def _give_back(folder: Path) -> None:
-    """Remove a folder that was made for a run which did not come about, unless it holds something."""
-    with contextlib.suppress(OSError):
-        if [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
-            folder.rmdir()
-
-
-def _set_aside(folder: Path) -> None:
-    """Move what an attempt without checkpoints has left into a folder of its own."""
-    left = [
-        p for p in folder.iterdir() if p.name in (RECIPE, MANIFEST, "metrics.jsonl", "samples") or "tfevents" in p.name
-    ]
-    if not left:
-        return
-    if not (folder / MANIFEST).exists():
-        names = ", ".join(sorted(path.name for path in left))
-        raise UserError(
-            Problem(
-                f"the folder is no run of gantricks, and a run would overwrite what is in it: {names}",
-                f"--run-dir {folder}",
-                "name another folder",
+                "the folder holds a run with checkpoints",
+                f"--run-dir {run}",
+                f"continue it with: gantricks resume {run}, or name another folder",
             )
         )
-    number = 1
-    while (aside := folder / f"earlier-{number}").exists():
-        number += 1
-    aside.mkdir()
-    for path in left:
-        path.rename(aside / path.name)
-
-
-@contextlib.contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    try:
-        file = (run / LOCK).open("w")
-    except OSError as fault:
-        raise UserError(Problem(f"the run's folder cannot be written: {fault.strerror}", str(run))) from fault
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
-            raise UserError(
-                Problem("another process is training this run", str(run), "wait for it, or stop it")
-            ) from fault
-        yield
+    return folders.leavings(run)
 
 
 def _open(
@@ -611,6 +651,7 @@ class _Manifest(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
+    id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] = ""
     threads: int = Field(default=1, ge=1, le=4096)
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     capture: Literal["off", "inductor", "cuda-graph"] = "off"
@@ -672,23 +713,6 @@ def _fingerprint(dataset: Dataset) -> str:
     if rows.nbytes > FINGERPRINTED:
         rows = rows[np.linspace(0, len(rows) - 1, 1000).astype(int)]
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """While nothing is there to be saved, SIGTERM ends the process as Ctrl-C does: cleaning up on the way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def caught(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    former = signal.signal(signal.SIGTERM, caught)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 def _date(seconds: float) -> str:

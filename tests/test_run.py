@@ -52,6 +52,7 @@ steps = 8
 log_every = 1
 sample_every = 8
 checkpoint_every = 1
+keep = "all"
 precision = "fp32"
 device = "cpu"
 """
@@ -139,10 +140,10 @@ def test_a_folder_without_checkpoint_is_started_afresh_and_its_files_are_kept(re
     (run / "samples").mkdir(parents=True)
     (run / "metrics.jsonl").write_text('{"step": 1}\n')
     (run / "manifest.json").write_text("{}")
-    (run / "notes.txt").write_text("mine")
+    (run / "slurm-17.out").write_text("a queue's")
     train(recipe, overrides=["train.steps=2"], run_dir=run)
     assert (run / "earlier-1" / "metrics.jsonl").read_text() == '{"step": 1}\n'
-    assert (run / "notes.txt").read_text() == "mine"
+    assert (run / "slurm-17.out").read_text() == "a queue's"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -355,12 +356,19 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 def test_a_disk_that_fills_while_a_checkpoint_is_written_stops_the_run(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    save = checkpoint.save
+
+    def full(folder: Path, *state: object) -> Path:
+        if folder.name == "000009":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(folder, *state)
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        train(recipe, overrides=["train.steps=100000", "train.checkpoint_every=3"], run_dir=tmp_path / "run")
+    run = tmp_path / "run"
+    with pytest.raises(UserError) as caught:
+        train(recipe, overrides=["train.steps=100000", "train.checkpoint_every=3"], run_dir=run)
+    assert "No space left on device; the run is saved up to step 6" in str(caught.value)
+    assert f"gantricks resume {run}" in str(caught.value)
 
 
 def test_a_run_without_checkpoint_resumes_from_its_beginning(recipe: Path, tmp_path: Path) -> None:
@@ -446,6 +454,7 @@ def test_a_folder_of_the_users_own_is_left_alone(recipe: Path, tmp_path: Path) -
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(UserError, match=r"no run of gantricks[\s\S]*recipe\.toml"):
         train(recipe, run_dir=tmp_path)
+    assert not (tmp_path / ".lock").exists()
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import math
 import os
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from gantricks.errors import Problem, UserError
+from gantricks.files import sweep, whole
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 KINDS = "PNG, JPEG or WebP"
@@ -35,7 +34,6 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 _BLOCK = 256
 _LISTED = 20
-_STALE_SECONDS = 24 * 3600
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -182,38 +180,23 @@ def store(name: str, shape: tuple[int, int, int, int], blocks: Iterable[np.ndarr
     with _cache_faults():
         entry = _entry(name)
         entry.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(entry.parent)
-        handle, written = tempfile.mkstemp(dir=entry.parent, prefix=f"{name}.", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
+        sweep(entry.parent)
+    with contextlib.ExitStack() as stack:
+        with _cache_faults():
+            file = stack.enter_context(whole(entry))
             # plain writes, not a writable map: on a full disk these raise where a map kills the process
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
             with _cache_faults():
-                np.lib.format.write_array_header_1_0(file, header)
-            for block in blocks:
-                with _cache_faults():
-                    file.write(np.ascontiguousarray(block).data)
-            with _cache_faults():
-                file.flush()
-                os.fsync(file.fileno())
+                file.write(np.ascontiguousarray(block).data)
         with _cache_faults():
-            os.replace(written, entry)
+            stack.close()
             return np.lib.format.open_memmap(entry, mode="r")
-    except BaseException:
-        Path(written).unlink(missing_ok=True)
-        raise
 
 
 def _entry(name: str) -> Path:
     return cache_folder() / f"{name}.npy"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left half written; a file that is still growing is younger than this."""
-    for partial in folder.glob("*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
-                partial.unlink()
 
 
 @contextlib.contextmanager

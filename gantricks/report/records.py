@@ -97,7 +97,9 @@ def _curves(path: Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     if not path.exists():
         return curves
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # a run that was killed while it wrote the last line
+    for number, line in enumerate(whole.splitlines(), 1):
         try:
             scalars = json.loads(line)
             step = scalars.pop("step")
