@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -70,7 +71,7 @@ class State(Sealed, Numbers):
     def _earlier_states_are_earlier(self) -> State:
         for earlier in (self.kept.step if self.kept else None, self.state_from_step):
             if earlier is not None and earlier > self.step:
-                raise ValueError("a state of a later step is kept in it")
+                raise PydanticCustomError("later", "a state of a later step is kept in it")
         return self
 
 

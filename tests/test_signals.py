@@ -76,9 +76,12 @@ def test_a_signal_that_is_ignored_or_the_programs_own_is_left_alone(number: sign
 
 
 def test_before_there_is_anything_to_save_the_first_signal_ends_the_process() -> None:
-    with pytest.raises(SystemExit) as caught, signals.heard():
+    def waits() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
+
+    with pytest.raises(SystemExit) as caught, signals.heard():
+        waits()
     assert caught.value.code == 143
 
 
