@@ -33,7 +33,10 @@ _NO_FSYNC = {
 _NO_LINK = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 
 _PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part", re.DOTALL)
-_FORMER_PART = re.compile(r"\.(\d{6,})\.\d+|\.(.+)\.writing|\.(\d{6,}\.png)\.\d+\.tmp|(metrics)\.rewriting", re.DOTALL)
+_FORMER_PART = re.compile(
+    r"\.(\d{6,})\.\d+|\.(.+)\.writing|\.(\d{6,}\.png)\.\d+\.tmp|(metrics)\.rewriting|(.+)\.[a-z0-9_]{8}\.partial",
+    re.DOTALL,
+)
 """Names of parts before they were all alike; runs that were killed then still hold them."""
 
 STALE = 24 * 3600.0
@@ -59,11 +62,16 @@ def whole(path: Path, *, fresh: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 flush(file.fileno())
         with naming(path):
-            if fresh:
-                _place_new(part, path)
-            else:
+            if not fresh:
                 os.replace(part, path)
-            flush_folder(path.parent)
+                flush_folder(path.parent)
+                return
+            _place_new(part, path)
+            try:
+                flush_folder(path.parent)
+            except OSError:
+                path.unlink()  # or the next try would find something there
+                raise
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

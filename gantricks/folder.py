@@ -69,8 +69,8 @@ def locked(
             if fault.errno not in _ELSEWHERE:
                 os.close(descriptor)
                 warn(
-                    f"{folder}: the file system cannot lock files ({fault.strerror}); see to it that nothing else works "
-                    "there at the same time"
+                    f"{folder}: the file system cannot lock files ({fault.strerror}); see to it that nothing else "
+                    "works there at the same time"
                 )
                 yield ()
                 return

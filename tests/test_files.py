@@ -124,6 +124,20 @@ def test_a_disk_that_refuses_is_told_with_the_file_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_fresh_file_whose_folder_cannot_be_flushed_does_not_block_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "flush_folder", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_whole(tmp_path / "a", "x", fresh=True)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    files.write_whole(tmp_path / "a", "x", fresh=True)
+
+
 def test_a_folder_is_removed_in_one_moment(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_text("")

@@ -215,12 +215,14 @@ def test_nothing_is_kept_when_the_blocks_stop_short(cache):
 
 def test_half_written_files_of_killed_runs_are_swept_when_old(cache):
     cache.mkdir()
-    old, young = cache / "a.x.partial", cache / "b.y.partial"
-    old.touch()
-    young.touch()
-    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    old, young, former = cache / ".a.npy.01234567.part", cache / ".b.npy.01234567.part", cache / "a.x_7w2k4q.partial"
+    for path in (old, young, former):
+        path.touch()
+    for path in (old, former):
+        os.utime(path, (time.time() - 2 * 86400,) * 2)
     images.store("c", (1, 2, 2, 1), [np.zeros((1, 2, 2, 1), np.uint8)])
     assert not old.exists()
+    assert not former.exists()
     assert young.exists()
 
 

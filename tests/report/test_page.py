@@ -155,7 +155,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     [
         ("recipe.toml", "= 3"),
         ("manifest.json", "{"),
-        ("metrics.jsonl", '{"step": 1}\n{"loss'),
+        ("metrics.jsonl", '{"step": 1}\n{"loss\n'),
         ("evaluation.json", "no"),
     ],
 )
@@ -165,6 +165,14 @@ def test_damage_is_named(tmp_path: Path, file: str, text: str) -> None:
     with pytest.raises(UserError) as fault:
         read_run(run)
     assert file in fault.value.problems[0].where
+
+
+def test_a_last_line_that_was_cut_off_costs_that_line_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    before = read_run(run).curves
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 900, "loss')
+    assert read_run(run).curves == before
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
