@@ -536,9 +536,9 @@ def disk(count: int, seed: int, folder: Path) -> Figures:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
-    def at(name: str) -> Path:
+    def afresh() -> Path:
         os.chdir(former)
-        home = folder / "at" / name
+        home = folder / "home"
         shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(source, home)
         os.chdir(home)
@@ -547,7 +547,7 @@ def disk(count: int, seed: int, folder: Path) -> Figures:
 
     try:
         for name, argv in COMMANDS.items():
-            home, counting = at("whole"), Disk()
+            home, counting = afresh(), Disk()
             status, words = told(argv, counting)
             assert status == 0, words
             expected = finish(home)
@@ -557,7 +557,7 @@ def disk(count: int, seed: int, folder: Path) -> Figures:
                 places = sorted(draw.sample(places, count))
             for place in places:
                 for lasting in (False, True):
-                    home, case = at("struck"), f"{name}, request {place}{' and all after it' * lasting}"
+                    home, case = afresh(), f"{name}, request {place}{' and all after it' * lasting}"
                     status, words = told(argv, Disk(place, full, lasting))
                     figures["refused" if status else "went_on"][name] += 1
                     if status not in (0, 2) or "Traceback" in words or (status and "No space left" not in words):

@@ -849,6 +849,7 @@ def test_kill_9_at_thirty_random_moments_leaves_loadable_checkpoints_and_the_ide
         if process.returncode == 0:
             finished += 1
             assert hashes(run, 300) == expected
+            assert not [path for path in run.rglob(".*") if path.name != ".lock"], "nothing is left behind"
             number += 1
             continue
         assert process.returncode == -signal.SIGKILL, complaint.decode()
