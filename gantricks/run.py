@@ -304,6 +304,7 @@ POINTS = 2500
 """How many points a scatter plot shows of each distribution."""
 
 
+_OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _INTERVALS = ("log_every", "sample_every", "checkpoint_every")
 
 
@@ -523,8 +524,9 @@ class _Session:
             yield
         except OSError as fault:
             where = Path(fault.filename) if isinstance(fault.filename, str) else self.run
+            named = where != self.run or fault.errno in _OF_A_DISK
             # what fails elsewhere, such as a data set that has gone, is told as it is
-            if fault.errno is None or not where.is_relative_to(self.run):
+            if not named or not where.is_relative_to(self.run):
                 raise
             step = max(checkpoint.checkpoints(self.run), default=None)
             saved = "is not saved yet" if step is None else f"is saved up to step {step}"
