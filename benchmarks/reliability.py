@@ -587,10 +587,10 @@ def disk_in_words(figures: Figures) -> str:
     )
     tried = sum(figures["refused"].values()) + sum(figures["went_on"].values())
     return (
-        f"{tried:,} times a request to the disk, each of a command or some of them, was refused, alone or with all after "
-        "it: no space left. Right: the command ends with status 2 and a sentence that names the file, nothing half written is left, and the same "
-        "command, or `resume`, does its work when there is room; what a run then ends with is what it would have ended "
-        "with. A removal that is refused stops nothing.\n\n"
+        f"{tried:,} times a request to the disk, each of a command or some of them, was refused, alone or with all "
+        "after it: no space left. Right: the command ends with status 2 and a sentence that names the file, nothing "
+        "half written is left, and the same command, or `resume`, does its work when there is room; what a run then "
+        "ends with is what it would have ended with. A removal that is refused stops nothing.\n\n"
         "| command | requests | ended with a sentence | went on |\n|---|---|---|---|\n" + rows
     )
 

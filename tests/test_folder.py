@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gantricks import UserError, checkpoint, files, folder, resume, train
-from gantricks.recipe import load_recipe
+from gantricks.recipe import load_recipe, shipped_recipes
 
 TINY = [
     *("train.steps=4", "train.checkpoint_every=2", "train.log_every=1", "train.sample_every=2", "train.capture=off"),
@@ -163,6 +163,19 @@ def test_what_a_run_leaves_before_its_first_checkpoint_is_set_aside(tmp_path: Pa
     moved = {name: content for name, content in before.items() if name not in {*tolerated, "lost+found"}}
     assert tree(run / "earlier-1") == moved
     assert all((run / name).read_text() == text for name, text in tolerated.items())
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_a_recipe_as_a_run_writes_it_is_known_and_one_that_a_person_writes_is_not(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(shipped_recipes()[name].read_bytes())
+    assert not folder._is_resolved(path)
+    text = path.read_text(encoding="utf-8")
+    more = (
+        ["data.path=/x"] if 'source = "folder"' in text or 'source = "npz"' in text or name.startswith("folder") else []
+    )
+    files.write_whole(path, load_recipe(name, more).as_toml())
+    assert folder._is_resolved(path)
 
 
 OTHERS = {
