@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gantricks.errors import Problem, UserError
-from gantricks.manifest import MANIFEST
+from gantricks.folder import MANIFEST
 from gantricks.recipe import Places, Recipe, TrainKeys, check_options, validate_recipe
 from gantricks.registry import Registry
 

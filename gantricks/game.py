@@ -518,6 +518,8 @@ def _copy_into(live: Tensors, saved: Tensors, what: str) -> None:
     for name, tensor in live.items():
         if tensor.shape != saved[name].shape:
             raise ValueError(f"{what}: {name} is {tuple(saved[name].shape)}, expected {tuple(tensor.shape)}")
+        if tensor.dtype != saved[name].dtype:
+            raise ValueError(f"{what}: {name} is {saved[name].dtype}, expected {tensor.dtype}")
         tensor.copy_(saved[name])
 
 

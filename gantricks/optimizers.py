@@ -73,6 +73,11 @@ def build(config: Any, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimi
     return optimizer
 
 
+def remembered(config: Any) -> int:
+    """How many numbers the optimizer that `config` describes remembers of each parameter."""
+    return int(config.momentum > 0) if config.name == "sgd" else 2
+
+
 def direct_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], None] | None:
     """The update of a fused Adam or AdamW as a function of `held` (0-dim, 1 where it must not happen), or None.
 

@@ -78,6 +78,10 @@ class TrainKeys(Options):
     log_every: Annotated[int, Field(ge=1, description="steps between two lines of metrics.jsonl")] = 50
     sample_every: Annotated[int, Field(ge=1, description="steps between two pictures")] = 500
     checkpoint_every: Annotated[int, Field(ge=1, description="steps between two checkpoints")] = 500
+    keep: Annotated[
+        Annotated[int, Field(ge=1, le=1_000_000)] | Literal["all"],
+        Field(description='how many checkpoints are kept, the newest of them; "all": every one'),
+    ] = 3
 
     @property
     def length(self) -> int:

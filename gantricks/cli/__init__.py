@@ -9,8 +9,8 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: done. 1: a fault of ours, with its traceback. 2: the user's input is wrong, with the mend. 130 and 143: ended by
-    SIGINT or SIGTERM, the state saved where a run had begun.
+    0: done. 1: a fault of ours, with its traceback. 2: the user's input is wrong, with the mend. 128 + the number of
+    the signal that ended it (SIGINT 130, SIGTERM 143, SIGHUP 129, SIGUSR1 138), the state saved where a run had begun.
     """
     for stream in (sys.stdout, sys.stderr):
         # names of files may hold what no terminal can show

@@ -65,7 +65,8 @@ def train(
 ) -> None:
     """Train a recipe in a new folder.
 
-    Shows the plan, then trains. Ctrl-C saves the run and ends it; `gantricks resume` goes on from there.
+    Shows the plan, then trains. Ctrl-C saves the run and ends it, as SIGTERM, SIGHUP and SIGUSR1 do; a second one ends
+    it at once. `gantricks resume` goes on from there.
     """
     from gantricks.cli.training import train
 

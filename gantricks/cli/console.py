@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -27,6 +28,14 @@ class _Patient(Console):
         # the blanks that fill a table's last column are of no use in a file
         lines = [line.rstrip() for line in captured.get().removesuffix("\n").split("\n")]
         super().print(Text("\n".join(lines)), soft_wrap=True)
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as fault:
+            if fault.errno != errno.EIO:
+                raise
+            self.on_broken_pipe()  # the terminal was closed; who is told of it by a signal still saves the run
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

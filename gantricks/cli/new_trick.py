@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import keyword
+import os
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ from string import Template
 
 from gantricks.cli.console import output, write_command
 from gantricks.errors import Problem, UserError
+from gantricks.files import naming, part_folder
 from gantricks.registry import shipped
 
 _TAKEN = {"Annotated", "Config", "Context", "Field", "Rng", "Tensor", "Trick"}
@@ -179,16 +181,14 @@ def new_trick(name: str, folder: Path) -> None:
         "title": re.sub("_+", " ", name).strip().capitalize(),
     }
     root = folder / facts["distribution"]
-    try:
-        root.mkdir()
-    except FileExistsError as fault:
+    if os.path.lexists(root):
         raise UserError(
             Problem(
                 "it is there already, and nothing is overwritten",
                 str(root),
                 "name another folder with --dir, or move it away",
             )
-        ) from fault
+        )
     trick, tests = Path("src", facts["package"], f"{name}.py"), Path("tests", f"test_{name}.py")
     made = {
         trick: (_TRICK, "the trick: change this one"),
@@ -197,10 +197,13 @@ def new_trick(name: str, folder: Path) -> None:
         Path("README.md"): (_README, "how to use it"),
         trick.with_name("__init__.py"): (_INIT, ""),
     }
-    for path, (text, _) in made.items():
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(Template(text).substitute(facts), encoding="utf-8", newline="\n")
+    with part_folder(root) as part:
+        for path, (text, _) in made.items():
+            with naming(root / path):
+                (part / path).parent.mkdir(parents=True, exist_ok=True)
+                (part / path).write_text(Template(text).substitute(facts), encoding="utf-8", newline="\n")
+        with naming(root):
+            part.rename(root)
     _tell(name, root, root / trick, {str(root / path): told for path, (_, told) in made.items() if told})
 
 

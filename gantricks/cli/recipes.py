@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gantricks.cli.console import output, write_command, write_json
 from gantricks.errors import Problem, UserError, nearest
+from gantricks.files import write_whole
 from gantricks.recipe import shipped_recipes
 
 
@@ -57,8 +58,7 @@ def copy_recipe(name: str | None, folder: Path, json: bool) -> None:
         raise UserError(Problem(what, where, f"make it first: mkdir -p {shlex.quote(str(folder))}"))
     target = folder / source.name
     try:
-        with target.open("xb") as file:
-            file.write(source.read_bytes())
+        write_whole(target, source.read_bytes(), fresh=True)
     except FileExistsError as fault:
         raise UserError(
             Problem(

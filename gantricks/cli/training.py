@@ -6,15 +6,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL.Image import Image
 from rich.text import Text
 
 from gantricks import run
 from gantricks.cli.console import output, write_command, write_json
 from gantricks.cli.faults import problems_of, write_problems
-from gantricks.cli.files import free_for
+from gantricks.cli.files import free_for, writing_new
 from gantricks.cli.plans import as_dict, write_plan
 from gantricks.cli.progress import Screen, clock
-from gantricks.pictures import save_png
 from gantricks.registry import Registry
 
 
@@ -76,7 +76,7 @@ def sample(folder: Path, out: Path, count: int, seed: int, step: int | None, plu
     """Draw samples to `out`, which must not exist, in a folder that does."""
     free_for(out, ".png", "pictures are PNG files", "samples")
     image = run.sample(folder, count, seed, step=step, plugins=plugins)
-    save_png(image, out)
+    _save_new(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{count:,} sample{'s' * (count != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
 
@@ -95,9 +95,14 @@ def interpolate(
 
     free_for(out, ".png", "pictures are PNG files", "path")
     image = interpolate(folder, rows, columns, seed, step=step, plugins=plugins)
-    save_png(image, out)
+    _save_new(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{rows} path{'s' * (rows != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
+
+
+def _save_new(image: Image, out: Path) -> None:
+    with writing_new(out) as file:
+        image.save(file, format="PNG")
 
 
 def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:
