@@ -11,8 +11,8 @@ from typing import Any
 from gantricks.data.base import Progress, silent
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.metrics.base import Direction, Measurement, Metric, obstacles
+from gantricks.option_faults import check_options
 from gantricks.plan import Plan, PlannedMetric
-from gantricks.recipe import check_options
 from gantricks.registry import Found, Registry
 from gantricks.run import open_run, saved_game
 from gantricks.subject import GameSubject

@@ -3,11 +3,48 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 Path = tuple[str, ...]
 
 _STRING = re.compile(r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'', re.DOTALL)
 _KEY_PART = re.compile(r'\s*("(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|[A-Za-z0-9_-]+)\s*')
+
+
+class Statement(NamedTuple):
+    """A table's header, or a key with its value: the path of what it is about, whole and as it is written here, and
+    its line, counted from 1.
+    """
+
+    path: Path
+    written: Path
+    line: int
+    is_table: bool
+
+
+def statements(text: str) -> Iterator[Statement]:
+    """Every statement of a valid TOML `text`, in order. Keys inside inline tables and arrays are no statements."""
+    table: Path = ()
+    at = counted = 0
+    line = 1
+    while at < len(text):
+        if text[at] in " \t\r\n":
+            at += 1
+            continue
+        if text[at] == "#":
+            at = _end_of_line(text, at)
+            continue
+        line, counted = line + text.count("\n", counted, at), at
+        if text[at] == "[":
+            brackets = 2 if text.startswith("[[", at) else 1
+            table, end = _key(text, at + brackets)
+            yield Statement(table, table, line, True)
+            at = _end_of_line(text, end)
+        else:
+            key, end = _key(text, at)
+            yield Statement(table + key, key, line, False)
+            at = _end_of_value(text, end + 1)
 
 
 def key_lines(text: str) -> dict[Path, int]:
@@ -16,24 +53,10 @@ def key_lines(text: str) -> dict[Path, int]:
     Keys inside inline tables and arrays are not listed; they stand in the statement of their nearest listed parent.
     """
     lines: dict[Path, int] = {}
-    table: Path = ()
-    at = 0
-    while at < len(text):
-        if text[at] in " \t\r\n":
-            at += 1
-        elif text[at] == "#":
-            at = _end_of_line(text, at)
-        elif text[at] == "[":
-            brackets = 2 if text.startswith("[[", at) else 1
-            table, end = _key(text, at + brackets)
-            lines.setdefault(table, text.count("\n", 0, at) + 1)
-            at = _end_of_line(text, end)
-        else:
-            key, end = _key(text, at)
-            line = text.count("\n", 0, at) + 1
-            for depth in range(1, len(key) + 1):
-                lines.setdefault(table + key[:depth], line)
-            at = _end_of_value(text, end + 1)
+    for path, written, line, is_table in statements(text):
+        shortest = len(path) if is_table else len(path) - len(written) + 1
+        for depth in range(shortest, len(path) + 1):
+            lines.setdefault(path[:depth], line)
     return lines
 
 
