@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from gantricks.errors import nearest
+from gantricks.errors import closest, nearest
 from gantricks.options import Schedule
 
 KeyPath = tuple[str, ...]
@@ -53,7 +54,8 @@ def check_options(
             messages.setdefault(keys, []).append(error)
     for keys, found in messages.items():
         described = description(model, keys)
-        yield Fault(keys, _sentence(found), f"{keys[-1]}: {described}" if keys and described else "")
+        mend = _meant(found) or (f"{keys[-1]}: {described}" if keys and described else "")
+        yield Fault(keys, _sentence(found), mend)
 
 
 def texts_wanted(model: type[BaseModel], table: Mapping[str, Any]) -> set[KeyPath]:
@@ -149,7 +151,11 @@ def _errors(model: type[BaseModel], table: Mapping[str, Any]) -> Iterator[tuple[
         validated(model, table)
     except ValidationError as fault:
         for error in fault.errors(include_url=False):
-            yield tuple(str(part) for part in _written(error, table)), error
+            keys = tuple(str(part) for part in _written(error, table))
+            if error["type"] == "union_tag_invalid":
+                tag = error["ctx"]["discriminator"].strip("'")
+                keys, error["input"] = (*keys, tag), error["input"].get(tag)
+            yield keys, error
 
 
 def _written(error: Any, table: Any) -> list[int | str]:
@@ -190,6 +196,7 @@ _WANTED = {
     "none_required": "left out",
 }
 _TABLES = {"dict_type", "model_type", "model_attributes_type", "dataclass_type"}
+_CHOICES = {"literal_error": "expected", "enum": "expected", "union_tag_invalid": "expected_tags"}
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least {}"),
     "greater_than": ("gt", "more than {}"),
@@ -207,7 +214,7 @@ _LENGTHS = {
 
 def _is_scalar(error: Any) -> bool:
     """Whether the fault is that of a table where none is wanted."""
-    wants_none = error["type"] in _WANTED.keys() - _TABLES or error["type"] in ("literal_error", "enum")
+    wants_none = error["type"] in _WANTED.keys() - _TABLES or error["type"] in _CHOICES
     return wants_none and isinstance(error["input"], dict)
 
 
@@ -219,15 +226,15 @@ def _sentence(errors: Sequence[Any]) -> str:
     if not wanted:
         return "; or ".join(others)
     if isinstance(value, dict) and {"start", "end"} & value.keys():
-        return "; or ".join([f"it takes {' or '.join(wanted)}, and no schedule", *others])
+        return "; or ".join([f"it takes {' or '.join(wanted)} and no schedule", *others])
     return "; or ".join([f"it must be {' or '.join(wanted)}, not {shown(value)}", *others])
 
 
 def _wanted(error: Any) -> str:
     """What is wanted, where it is another type or another number of the same one."""
     kind, context = error["type"], error.get("ctx", {})
-    if kind == "literal_error":
-        return str(context["expected"]).replace("'", '"')
+    if kind in _CHOICES:
+        return _either(context[_CHOICES[kind]])
     if kind in _TABLES and context.get("class_name") == Schedule.__name__:
         return "a schedule { start, end, until }"
     if kind in _BOUNDS:
@@ -243,8 +250,6 @@ def _message(error: Any) -> str:
         return "too few values" if isinstance(error["loc"][-1], int) else "this key is missing"
     if kind in _LENGTHS:
         return f"it must {_LENGTHS[kind].format(**context)}"
-    if kind == "union_tag_invalid":
-        return f"there is no {shown(context['tag'])} here: it is {_either(context['expected_tags'])}"
     if kind == "union_tag_not_found":
         return f"it must say which it is: {context['discriminator']} is missing".replace("'", "")
     if kind == "string_pattern_mismatch":  # a pattern is no language that users know
@@ -254,9 +259,17 @@ def _message(error: Any) -> str:
     return f"{message}, not {shown(value)}" if message.startswith("it must be") else message
 
 
-def _either(tags: str) -> str:
-    *most, last = tags.replace("'", '"').split(", ")
+def _either(choices: str) -> str:
+    *most, last = re.split(", | or ", choices.replace("'", '"'))
     return f"{', '.join(most)} or {last}" if most else last
+
+
+def _meant(errors: Sequence[Any]) -> str:
+    """Advice on a misspelt choice."""
+    written = errors[0]["input"]
+    choices = [one for e in errors if e["type"] in _CHOICES for one in e["ctx"][_CHOICES[e["type"]]].split("'")[1::2]]
+    close = closest(written[:100], choices) if isinstance(written, str) else None
+    return f"did you mean {shown(close)}?" if close else ""
 
 
 def _fields(model: type[BaseModel], parents: KeyPath, table: Mapping[str, Any]) -> list[str]:

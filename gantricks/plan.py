@@ -14,7 +14,7 @@ from gantricks.data.mixtures import Mixture
 from gantricks.errors import Problem, TrickError, UserError, nearest
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import EvaluationFacts, Metric, obstacles
-from gantricks.recipe import Recipe
+from gantricks.recipe import DataKeys, Part, Recipe
 from gantricks.trick import CAPABILITIES, Setting, Trick
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class _Planning:
         try:
             description = source.describe()
         except UserError as fault:
-            place = self.places.of("data", *source.paths[:1])
+            place = self.places.of_any(*(("data", key) for key in source.paths[:1]), ("data", "source"))
             self.problems += [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.mend) for p in fault.problems]
             description = None
         on = self._hooks(tricks)
@@ -163,11 +163,13 @@ class _Planning:
             self._needs(tricks, description)
             for planned in tricks:
                 for sentence in planned.trick.problems(setting):
-                    self.problems.append(Problem(f"{planned.name}: {sentence}", planned.place))
+                    place = self.places.about(sentence, ("tricks", planned.name))
+                    self.problems.append(Problem(f"{planned.name}: {sentence}", place))
             facts = self._evaluation_facts(tricks, source, description)
             for measured in metrics if to_train else ():
                 for sentence in obstacles(measured.metric, facts):
-                    self.problems.append(Problem(f"{measured.name}: {sentence}", measured.place))
+                    place = self.places.about(sentence, ("evaluate", measured.name), ("data", "source"))
+                    self.problems.append(Problem(f"{measured.name}: {sentence}", place))
         cautions = list(self._conflicts(tricks, description))
         if self.problems or not description:
             raise UserError(*self.problems)
@@ -197,7 +199,7 @@ class _Planning:
                 self.problems.append(
                     Problem(
                         f"{_listed(names)} provide {hook}, and a recipe has one",
-                        self.places.of("tricks", names[-1]),
+                        self._of_tricks(*reversed(names)),
                         "keep one of them",
                     )
                 )
@@ -209,10 +211,13 @@ class _Planning:
                 self.problems.append(
                     Problem(
                         f"{_listed(names)} replace the same part, {part}",
-                        self.places.of("tricks", names[-1]),
+                        self._of_tricks(*reversed(names)),
                         "keep one of them",
                     )
                 )
+
+    def _of_tricks(self, *names: str) -> str:
+        return self.places.of_any(*(("tricks", name) for name in names))
 
     def _provided(self, tricks: tuple[PlannedTrick, ...], description: Description) -> set[str]:
         provided = {"input_grad"}
@@ -251,7 +256,11 @@ class _Planning:
         for planned in tricks:
             for need in sorted(set(planned.trick.needs) - provided):
                 meaning = CAPABILITIES.get(need, "no trick of this recipe provides it")
-                self.problems.append(Problem(f"{planned.name} needs {need}", planned.place, f"it is {meaning}"))
+                player = need.partition("_")[0]
+                keys = {"generator": (player, "network"), "discriminator": (player, "network")}
+                cause = keys.get(player, ("data", "source"))
+                place = self.places.about(meaning, ("tricks", planned.name), cause)
+                self.problems.append(Problem(f"{planned.name} needs {need}", place, f"it is {meaning}"))
 
     def _conflicts(self, tricks: tuple[PlannedTrick, ...], description: Description | None) -> Iterator[str]:
         """Adds conflicts to the problems and yields cautions."""
@@ -265,8 +274,10 @@ class _Planning:
                 pair = frozenset({planned.use, other})
                 if other in others | provided and pair not in reported:
                     reported.add(pair)
+                    culprits = [one.name for one in rest if other in (one.use, one.name, *one.trick.needs)]
+                    place = self._of_tricks(planned.name, *culprits)
                     self.problems.append(
-                        Problem(f"{planned.name} does not go with {other}: {reason}", planned.place, "switch one off")
+                        Problem(f"{planned.name} does not go with {other}: {reason}", place, "switch one off")
                     )
             for other, reason in planned.trick.cautions.items():
                 if other in others | provided:
@@ -276,7 +287,8 @@ class _Planning:
         for role in ("generator", "discriminator"):
             part = getattr(self.recipe, role)
             for sentence in part.found.cls.problems(role, part.options, shapes):
-                self.problems.append(Problem(sentence, self.places.of(role)))
+                place = self.places.about(sentence, (role,), (role, "network"), ("data", "source"))
+                self.problems.append(Problem(sentence, place))
         conditional = {
             role: "conditional" in part.found.cls.capabilities(role, part.options, shapes)
             for role in ("generator", "discriminator")
@@ -286,8 +298,8 @@ class _Planning:
             self.problems.append(
                 Problem(
                     "the discriminator is conditional and the generator is not, so fakes have no class to be judged by",
-                    self.places.of("discriminator", "conditional"),
-                    "set conditional = true in [generator] too",
+                    self.places.of_any(("discriminator", "conditional"), ("generator", "conditional")),
+                    f"give G classes too: {self.places.to_set('true', 'generator', 'conditional')}",
                 )
             )
 
@@ -297,8 +309,8 @@ class _Planning:
             self.problems.append(
                 Problem(
                     f"batch_size is {batch_size} and the data holds {description.count} samples",
-                    self.places.of("data", "batch_size"),
-                    f"batch_size = {description.count} at most",
+                    self.places.of_any(("data", "batch_size"), *(("data", key) for key in _named_in(self.recipe.data))),
+                    f"{self.places.to_set(str(description.count), 'data', 'batch_size')} at most",
                 )
             )
 
@@ -316,8 +328,9 @@ class _Planning:
                 self.problems.append(
                     Problem(
                         f"batch norm in the {role} needs more than one sample in a pass, and a batch holds 1",
-                        self.places.of("data", "batch_size"),
-                        f"let batches hold 2 samples or more, or write batch_norm = false in [{role}]",
+                        self.places.of_any(("data", "batch_size"), (role, "batch_norm"), (role, "network")),
+                        "let batches hold 2 samples or more, or do without batch norm: "
+                        + self.places.to_set("false", role, "batch_norm"),
                     )
                 )
 
@@ -352,6 +365,11 @@ class _Planning:
 
 def _group(tricks: Collection[PlannedTrick]) -> int:
     return max((planned.trick.group for planned in tricks), default=1)
+
+
+def _named_in(part: Part[DataKeys]) -> list[str]:
+    """The keys of [data] that decide how many samples there are, as far as that is known: all of the source's own."""
+    return ["source", *type(part.options).model_fields]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -55,8 +55,9 @@ class Places:
         for below in [path, *((*path, *rest) for rest in _paths(value))]:
             self._of[below] = self._given[below] = label
         self._texts[path] = text
-        if path[0] in ("tricks", "evaluate"):  # a trick that no file names is where its first option was set
-            self._of.setdefault(path[:2], label)
+        for table in (path[:depth] for depth in range(1, len(path))):
+            if self._of.setdefault(table, label) == label:  # a table that no file has is where its first key was set
+                self._given[table] = label
 
     def of(self, *path: str) -> str:
         """The place of this key, or of its nearest parent."""
@@ -65,8 +66,18 @@ class Places:
         return self._of.get(path, self.file)
 
     def of_any(self, *paths: KeyPath) -> str:
-        """The place of a fault that several keys share: of the first that an override gave, else of the first."""
-        return next((self._given[path] for path in paths if path in self._given), self.of(*paths[0]))
+        """The place of a fault that several keys share: of the first that an override gave, else of the first.
+
+        A recipe that ships is right by itself, so that a fault of it comes from an override, if there are any.
+        """
+        if given := [self._given[path] for path in paths if path in self._given]:
+            return given[0]
+        place = self.of(*paths[0])
+        labels = list(dict.fromkeys(self._given.values()))
+        if not labels or not _ships(place):
+            return place
+        near = [label for path, label in self._given.items() if path[0] in {other[0] for other in paths if other}]
+        return labels[0] if len(labels) == 1 else near[-1] if near else place
 
     def about(self, sentence: str, *tables: KeyPath) -> str:
         """The place of the key that `sentence` speaks of: of the first of `tables`, or of any that an override gave."""
@@ -79,17 +90,12 @@ class Places:
         """What an override has for this key as it was written, or None where a file has it."""
         return self._texts.get(path)
 
-    def given(self, *path: str) -> bool:
-        """Whether an override gave this key."""
-        return path in self._given
-
     def to_set(self, value: str, *path: str) -> str:
-        """How to give this key a value where it was given, or by an override where no file of the user's has it."""
-        dotted = ".".join(path)
+        """How to give this key a value: where it was given, or by an override where no file of the user's has it."""
         place = self.of(*path)
-        if self.given(*path) or not place or place.startswith(str(_shipped_folder())):
-            return f"--set {dotted}={value}"
-        return f"{path[-1]} = {value} in [{'.'.join(path[:-1])}]" if path[:-1] else f"{path[-1]} = {value}"
+        if path in self._given or not place or _ships(place):
+            return f"--set {'.'.join(path)}={value}"
+        return f"{path[-1]} = {value} in [{'.'.join(path[:-1])}]"
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,10 @@ def shipped_recipes() -> dict[str, Path]:
 
 def _shipped_folder() -> Path:
     return Path(str(files("gantricks.recipes")))
+
+
+def _ships(place: str) -> bool:
+    return place.startswith(str(_shipped_folder()))
 
 
 # ---------------------------------------------------------------- files
