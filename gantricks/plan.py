@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -77,16 +78,7 @@ class Plan:
 
     def parameters(self) -> dict[str, int]:
         """How many parameters each network has before any trick's surgery; nothing is allocated."""
-        import torch
-
-        from gantricks.networks.base import count_parameters
-
-        counts = {}
-        for role in ("generator", "discriminator"):
-            part = getattr(self.recipe, role)
-            with torch.device("meta"):
-                counts[role] = count_parameters(getattr(part.found.cls, role)(part.options, self.shapes))
-        return counts
+        return _parameters(self.recipe, self.shapes)
 
     @property
     def products(self) -> int | None:
@@ -170,6 +162,8 @@ class _Planning:
                 for sentence in obstacles(measured.metric, facts):
                     place = self.places.about(sentence, ("evaluate", measured.name), ("data", "source"))
                     self.problems.append(Problem(f"{measured.name}: {sentence}", place))
+            if not self.problems:
+                self._memory(description, to_train)
         cautions = list(self._conflicts(tricks, description))
         if self.problems or not description:
             raise UserError(*self.problems)
@@ -314,6 +308,36 @@ class _Planning:
                 )
             )
 
+    def _memory(self, description: Description, to_train: bool) -> None:
+        """Refuse what this machine cannot hold: Linux promises any amount of memory, and kills whoever uses it."""
+        import torch
+
+        from gantricks.device import machine_memory
+
+        recipe, held = self.recipe, machine_memory()
+        # a GPU says by itself what does not fit; networks are made on the CPU first all the same
+        trains = to_train and (recipe.train.device == "cpu" or not torch.cuda.is_available())
+        number = 8 if recipe.train.precision == "fp64" else 4
+        counts = _parameters(recipe, self._shapes(description))
+        needed = {role: number * count * (_copies(recipe, role) if trains else 1) for role, count in counts.items()}
+        needed["data"] = 2 * number * recipe.data.keys.batch_size * math.prod(description.shape) if trains else 0
+        if held is None or sum(needed.values()) <= held:
+            return
+        largest = max(needed, key=lambda part: needed[part])
+        if largest == "data":
+            what, keys = f"batches of {recipe.data.keys.batch_size:,}", ("batch_size", "image_size")
+        else:
+            what = f"a {largest} of {counts[largest]:,} parameters"
+            keys = tuple(type(getattr(recipe, largest).options).model_fields)
+        self.problems.append(
+            Problem(
+                f"the memory does not suffice: {what} alone would take {needed[largest] / 2**30:,.0f} GiB, "
+                f"and this machine has {held / 2**30:,.0f}",
+                self.places.of_any((largest,), *((largest, key) for key in keys), ("data", "image_size")),
+                "smaller networks, images or batches need less",
+            )
+        )
+
     def _single_samples(self, tricks: tuple[PlannedTrick, ...], shapes: Shapes, setting: Setting) -> None:
         """Batch norm over one vector has no statistics; over one image it has those of its pixels."""
         if 1 not in setting.batch_sizes:
@@ -361,6 +385,26 @@ class _Planning:
         )
         set_by_tricks = sorted({size for planned in tricks for size in planned.trick.batch_sizes(setting)})
         return replace(setting, batch_sizes=tuple(set_by_tricks)) if set_by_tricks else setting
+
+
+def _parameters(recipe: Recipe, shapes: Shapes) -> dict[str, int]:
+    """How many parameters each network has; nothing is allocated."""
+    import torch
+
+    from gantricks.networks.base import count_parameters
+
+    counts = {}
+    for role in ("generator", "discriminator"):
+        part = getattr(recipe, role)
+        with torch.device("meta"):
+            counts[role] = count_parameters(getattr(part.found.cls, role)(part.options, shapes))
+    return counts
+
+
+def _copies(recipe: Recipe, role: str) -> int:
+    """How many numbers training holds for each weight: itself, its gradient and what the optimizer keeps."""
+    optimizer = getattr(recipe, role).keys.optimizer
+    return 4 if optimizer.name != "sgd" else 3 if optimizer.momentum else 2
 
 
 def _group(tricks: Collection[PlannedTrick]) -> int:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gantricks.errors import Problem, UserError, closest
+from gantricks.metrics import published
 from gantricks.optimizers import Adam, Optimizer
 from gantricks.option_faults import (
     UNKNOWN,
@@ -26,7 +27,7 @@ from gantricks.option_faults import (
 )
 from gantricks.options import Options
 from gantricks.recipe_files import Places, find_recipe, read_recipe, shipped_recipes
-from gantricks.registry import SINGULAR, Found, Registry
+from gantricks.registry import SINGULAR, Found, Registry, index
 
 __all__ = [
     "SECTIONS",
@@ -441,7 +442,8 @@ class _Validation:
         except UserError as fault:
             for problem in fault.problems:
                 where = self.places.of(*path) + (f": {problem.where}" if problem.where else "")
-                self.problems.append(Problem(problem.what, where, problem.mend))
+                named = published.advice(name, index()["metrics"]) if kind == "metrics" else ""
+                self.problems.append(Problem(shortened(problem.what, 200), where, named or problem.mend))
             self.all_found = False
             return None
 

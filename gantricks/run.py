@@ -35,6 +35,7 @@ from gantricks.networks.base import count_parameters
 from gantricks.plan import Plan, make_plan
 from gantricks.recipe import Recipe, RecipeError, load_recipe
 from gantricks.registry import Registry
+from gantricks.rng import Rng
 
 RECIPE, MANIFEST, LOCK = "recipe.toml", "manifest.json", ".lock"
 GRID = 64
@@ -252,8 +253,29 @@ def prepare(recipe: Recipe, registry: Registry, *, to_train: bool = True) -> tup
     return plan, placement
 
 
+LARGE = 1 << 22
+"""Weights from which on drawing them takes so long that `check` does without."""
+
+
+class _Repeating(Rng):
+    """Draws of which every row is the same: made in no time, and enough to see what surgery makes of a network."""
+
+    def fork(self, name: str) -> Rng:
+        return self
+
+    def normal(self, shape: int | Sequence[int]) -> torch.Tensor:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        return super().normal(sizes[-1:]).expand(sizes)
+
+
 class _Surgery(Game):
     """A run that is built as far as its networks: importing optimizers takes longer than all of it."""
+
+    def stream(self, name: str) -> Rng:
+        stream = super().stream(name)
+        if not name.startswith("initialise/") or sum(self.plan.parameters().values()) < LARGE:
+            return stream
+        return _Repeating(self.seed, name, self.clock, self.placement.device, self.placement.dtype)
 
     def _build_players(self) -> None:
         pass
