@@ -126,9 +126,8 @@ def _named(plan: Plan, registry: Registry, names: Sequence[str], problems: list[
             continue
         if name not in known:
             there = [*instances, *(other for other in sorted(known) if other not in instances)]
-            mend = (
-                published.advice(name, index()["metrics"]) or nearest(name, there) or f"there are: {', '.join(there)}"
-            )
+            mend = published.advice(name, index()["metrics"]) or nearest(name, there)
+            mend = mend or f"there are: {', '.join(there)}"
             problems.append(Problem(f"neither the recipe nor gantricks has a metric {name!r}", where, mend))
             continue
         found = registry.load("metrics", name)

@@ -27,7 +27,7 @@ def advice(name: str, cards: Mapping[str, Mapping[str, Any]]) -> str:
         return (
             f'{title} is the metric {metric} with the extractor "inception", which reads a file of weights: '
             f'--metric {metric} --set \'evaluate.{metric}.extractor={{name="inception",weights="FILE"}}\'; '
-            f"with its default extractor {metric} compares runs on the same data, and is no {title.removeprefix('the ')}"
+            f"with its default extractor {metric} compares runs on the same data alone"
         )
     for metric, card in cards.items():
         if plain in card["figures"]:
