@@ -325,11 +325,12 @@ class _Validation:
         self.problems.append(Problem(f"{dotted}: {what}" if dotted else what, self.places.of(*path), mend))
 
     def _leave_out(self, path: KeyPath) -> None:
-        """Take a key out of the recipe, and leave that of the caller as it is."""
+        """Take a key out of the recipe, or the list that it is in, and leave the caller's table as it is."""
         table = self.raw
         for key in path[:-1]:
             inner = table.get(key)
             if not isinstance(inner, Mapping):
+                table.pop(key, None)
                 return
             table[key] = table = dict(inner)
         table.pop(path[-1], None)
