@@ -320,9 +320,9 @@ class _Validation:
             raise RecipeError(self.problems, recipe if self.all_found else None)
         return recipe
 
-    def _report(self, path: KeyPath, what: str, mend: str = "") -> None:
+    def _report(self, path: KeyPath, what: str, mend: str = "", place: str = "") -> None:
         dotted = shortened(".".join(path), 120)
-        self.problems.append(Problem(f"{dotted}: {what}" if dotted else what, self.places.of(*path), mend))
+        self.problems.append(Problem(f"{dotted}: {what}" if dotted else what, place or self.places.of(*path), mend))
 
     def _leave_out(self, path: KeyPath) -> None:
         """Take a key out of the recipe, or the list that it is in, and leave the caller's table as it is."""
@@ -465,7 +465,7 @@ class _Validation:
             if what != UNKNOWN or unknown <= LISTED:
                 if what == UNKNOWN:
                     self.misspelt.append((len(self.problems), (*path, *keys), mend))
-                self._report((*path, *keys), what, mend)
+                self._report((*path, *keys), what, mend, "" if keys or not path else self.places.about(what, path))
         if unknown > LISTED:
             self._report(path, f"and {unknown - LISTED:,} more unknown keys")
         # without the wrong keys, the rest can still be looked at for further problems

@@ -78,7 +78,7 @@ class Played:
 def play(kind: str, count: int, seed: int) -> Played:
     """Make `count` of a kind from `seed` and play each in an empty folder beside small data of every sort."""
     played = Played()
-    with _workplace():
+    with workplace():
         _run(["check", "dcgan"])  # what is imported once is no part of anything that follows
         _run(["train", "ring_mlp", "--run-dir", "small", *_words(KEPT_SMALL), *_words(_narrow("ring_mlp"))])
 
@@ -579,7 +579,7 @@ def _narrow(name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _workplace() -> Iterator[None]:
+def workplace() -> Iterator[None]:
     """An empty folder with pictures and archives in it; everything else is put back afterwards."""
     before = Path.cwd()
     kept = {name: os.environ.get(name) for name in ("GANTRICKS_CACHE", "COLUMNS")}
