@@ -54,7 +54,7 @@ def check_options(
             messages.setdefault(keys, []).append(error)
     for keys, found in messages.items():
         described = description(model, keys)
-        mend = _meant(found) or (f"{keys[-1]}: {described}" if keys and described else "")
+        mend = _meant(found) or _names(model, keys, found) or (f"{keys[-1]}: {described}" if keys and described else "")
         yield Fault(keys, _sentence(found), mend)
 
 
@@ -270,6 +270,14 @@ def _meant(errors: Sequence[Any]) -> str:
     choices = [one for e in errors if e["type"] in _CHOICES for one in e["ctx"][_CHOICES[e["type"]]].split("'")[1::2]]
     close = closest(written[:100], choices) if isinstance(written, str) else None
     return f"did you mean {shown(close)}?" if close else ""
+
+
+def _names(model: type[BaseModel], keys: KeyPath, errors: Sequence[Any]) -> str:
+    """Advice on a table that does not say which of several it is."""
+    if errors[0]["type"] != "union_tag_not_found" or len(keys) != 1:
+        return ""
+    named = [one.model_fields["name"].default for one in models_of(model.model_fields[keys[0]].annotation)]
+    return f"write name = {_either(', '.join(map(shown, named)))} in it"
 
 
 def _fields(model: type[BaseModel], parents: KeyPath, table: Mapping[str, Any]) -> list[str]:

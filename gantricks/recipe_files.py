@@ -261,7 +261,7 @@ def _toml_problem(text: str, path: Path, fault: str) -> Problem:
     words = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", fault)
     clash = re.match(r"Cannot (overwrite|declare|mutate|redefine)", words)
     if clash and (twice := _given_twice("\n".join(lines[:line]))):
-        return Problem(twice[0], where, twice[1])
+        return Problem(twice[1], f"{path}:{twice[0]}", twice[2])
     what = words[:1].lower() + words[1:]
     at = f" (column {found[2]})" if found else ""
     written = lines[line - 1] if found else ""
@@ -270,8 +270,8 @@ def _toml_problem(text: str, path: Path, fault: str) -> Problem:
     return Problem(f"not valid TOML: {shortened(what, 200)}{at}", where, mend)
 
 
-def _given_twice(text: str) -> tuple[str, str] | None:
-    """What is wrong, and the mend, where the last statement of `text` gives what an earlier one has given."""
+def _given_twice(text: str) -> tuple[int, str, str] | None:
+    """The line, what is wrong, and the mend, where the last statement of `text` gives what an earlier one has given."""
     try:
         *earlier, last = statements(text)
     except (AssertionError, IndexError, ValueError):
@@ -280,13 +280,14 @@ def _given_twice(text: str) -> tuple[str, str] | None:
     for former in earlier:
         if former.path == last.path and former.is_table == last.is_table:
             if last.is_table:
-                return f"the table [{name}] stands here twice, first in line {former.line}", "put its keys together"
-            return f"the key {name} is given twice, first in line {former.line}", "keep one of the two"
+                what = f"the table [{name}] stands here twice, first in line {former.line}"
+                return last.line, what, "put its keys together"
+            return last.line, f"the key {name} is given twice, first in line {former.line}", "keep one of the two"
         shorter = min(len(former.path), len(last.path))
         if former.path[:shorter] == last.path[:shorter] and not (former.is_table and shorter < len(last.path)):
             outer = shortened(".".join(last.path[:shorter]), 100)
             what = f"{outer} is given in line {former.line}, and {'the table ' * last.is_table}{name} gives it again"
-            return what, f"write all of {outer} in one place"
+            return last.line, what, f"write all of {outer} in one place"
     return None
 
 

@@ -171,7 +171,7 @@ def _vary(table: dict[str, Any], draw: st.DrawFn) -> None:
         tricks[name] = {}
     elif kind <= 4 and tricks:
         name = draw(st.sampled_from(sorted(tricks)))
-        _set_one(tricks[name], _schema("tricks", name, "options"), draw)
+        _set_one(tricks[name], _schema("tricks", tricks[name].get("use", name), "options"), draw)
     elif kind <= 6:
         role = draw(st.sampled_from(["generator", "discriminator"]))
         _set_one(table[role], _schema("networks", table[role]["network"], role), draw)

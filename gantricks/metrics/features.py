@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from gantricks.errors import Problem, UserError
 from gantricks.metrics.base import NEEDS, EvaluationFacts, Samples, Subject
 from gantricks.metrics.extractors.base import Extractor
-from gantricks.option_faults import check_options, validated
+from gantricks.option_faults import check_options, shortened, validated
 from gantricks.options import Options
 from gantricks.registry import Registry
 
@@ -55,7 +55,7 @@ def choose(value: Any) -> Chosen:
 
 
 def _refusal(words: str) -> PydanticCustomError:
-    return PydanticCustomError("extractor", "{words}", {"words": words})
+    return PydanticCustomError("extractor", "{words}", {"words": shortened(words, 300)})
 
 
 def _class(name: str) -> type[Extractor]:
