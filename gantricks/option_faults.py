@@ -23,6 +23,8 @@ DEEPEST = 16
 LARGEST = 1e30
 """The largest number of a recipe: from here on, products of two do not fit into single precision."""
 _INTEGERS = 1 << 63
+_OF_A_LIST = 3
+"""How many of a list's values are told to be wrong: after these, the rest is clear."""
 
 
 class Fault(NamedTuple):
@@ -52,7 +54,12 @@ def check_options(
         elif not (_is_scalar(error) and isinstance(error["input"], dict) and keys in tables):
             # otherwise it is the branch of a number in an option that also takes a table, and a table was written
             messages.setdefault(keys, []).append(error)
+    in_lists: dict[KeyPath, int] = {}
     for keys, found in messages.items():
+        if len(keys) > 1 and keys[-1].isdecimal():
+            in_lists[keys[:-1]] = in_lists.get(keys[:-1], 0) + 1
+            if in_lists[keys[:-1]] > _OF_A_LIST:
+                continue
         described = description(model, keys)
         mend = _meant(found) or _names(model, keys, found) or (f"{keys[-1]}: {described}" if keys and described else "")
         yield Fault(keys, _sentence(found), mend)

@@ -48,13 +48,14 @@ def statements(text: str) -> Iterator[Statement]:
 
 
 def key_lines(text: str) -> dict[Path, int]:
-    """Map the path of every table header and every key of a valid TOML `text` to its line, counted from 1.
+    """Map the path of every table and every key of a valid TOML `text` to its line, counted from 1.
 
-    Keys inside inline tables and arrays are not listed; they stand in the statement of their nearest listed parent.
+    A table without a header of its own begins with the first one within it. Keys inside inline tables and arrays
+    are not listed; they stand in the statement of their nearest listed parent.
     """
     lines: dict[Path, int] = {}
     for path, written, line, is_table in statements(text):
-        shortest = len(path) if is_table else len(path) - len(written) + 1
+        shortest = 1 if is_table else len(path) - len(written) + 1
         for depth in range(shortest, len(path) + 1):
             lines.setdefault(path[:depth], line)
     return lines

@@ -17,6 +17,7 @@ import re
 import shutil
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ import numpy as np
 import tomli_w
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisWarning
 from PIL import Image
 
 from gantricks.cli import main
@@ -78,7 +80,8 @@ class Played:
 def play(kind: str, count: int, seed: int) -> Played:
     """Make `count` of a kind from `seed` and play each in an empty folder beside small data of every sort."""
     played = Played()
-    with workplace():
+    with workplace(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)  # of texts that are long on purpose
         _run(["check", "dcgan"])  # what is imported once is no part of anything that follows
         _run(["train", "ring_mlp", "--run-dir", "small", *_words(KEPT_SMALL), *_words(_narrow("ring_mlp"))])
 
