@@ -254,7 +254,11 @@ def prepare(recipe: Recipe, registry: Registry, *, to_train: bool = True) -> tup
 
 
 LARGE = 1 << 22
-"""Weights from which on drawing them takes so long that `check` does without."""
+"""Weights from which on drawing them, and a pass of a whole batch, take so long that `check` does without."""
+
+
+def _is_large(plan: Plan) -> bool:
+    return sum(plan.parameters().values()) >= LARGE
 
 
 class _Repeating(Rng):
@@ -273,7 +277,7 @@ class _Surgery(Game):
 
     def stream(self, name: str) -> Rng:
         stream = super().stream(name)
-        if not name.startswith("initialise/") or sum(self.plan.parameters().values()) < LARGE:
+        if not name.startswith("initialise/") or not _is_large(self.plan):
             return stream
         return _Repeating(self.seed, name, self.clock, self.placement.device, self.placement.dtype)
 
@@ -286,8 +290,14 @@ def try_surgery(plan: Plan) -> None:
 
     Raises UserError with what the first of them says.
     """
+    most = 64
+    if _is_large(plan):
+        part = plan.recipe.data
+        most = min(part.keys.batch_size, max(4, 2 * plan.group))
+        keys = part.keys.model_copy(update={"batch_size": most})
+        plan = replace(plan, recipe=replace(plan.recipe, data=replace(part, keys=keys)))
     draw, shape = np.random.default_rng(0), plan.description.shape
-    count, classes = min(plan.description.count, 64), plan.description.classes
+    count, classes = min(plan.description.count, most), plan.description.classes
     if plan.description.is_images:
         channels, height, width = shape
         samples = draw.integers(0, 256, (count, height, width, channels), dtype=np.uint8)

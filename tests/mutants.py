@@ -40,6 +40,8 @@ from gantricks.registry import index
 KINDS = ("recipes", "overrides", "commands")
 CPU_SECONDS = 2.0
 """What a command may take that trains nothing."""
+LARGE_WEIGHTS = 100_000_000
+"""So many weights may take as long again: `check` builds the networks, to see what surgery makes of them."""
 
 KEPT_SMALL = [
     *("train.steps=2", "train.log_every=1", "train.sample_every=2", "train.checkpoint_every=2", "train.capture=off"),
@@ -537,8 +539,8 @@ def _played(words: list[str], name: str, played: Played, case: Callable[[], str]
     """Check a recipe, and train it if it is accepted when it is small."""
     status, said, seconds = _run(["check", *words])
     played.ended[str(status)] += 1
-    played.slowest = max(played.slowest, seconds)
-    _judge(status, said, seconds, CPU_SECONDS, case, played)
+    played.slowest = max(played.slowest, seconds / (1 + _weights(said) / LARGE_WEIGHTS))
+    _judge(status, said, seconds, CPU_SECONDS * (1 + _weights(said) / LARGE_WEIGHTS), case, played)
     small = _words([*KEPT_SMALL, *_narrow(name)])
     if status == 0 and _run(["check", *words, *small])[0] == 0:
         status, said, seconds = _run(["train", *words, *small, "--run-dir", "run"])
@@ -546,6 +548,11 @@ def _played(words: list[str], name: str, played: Played, case: Callable[[], str]
         diverged = status == 2 and "not finite" in said
         _judge(status if diverged or status != 2 else 3, said, seconds, 30.0, case, played)
         shutil.rmtree("run", ignore_errors=True)
+
+
+def _weights(said: str) -> int:
+    """How many weights both networks of a plan have."""
+    return sum(int(found.replace(",", "")) for found in re.findall(r"([\d,]+) parameters", said))
 
 
 def _judge(status: int, said: str, seconds: float, limit: float, case: Callable[[], str], played: Played) -> None:
