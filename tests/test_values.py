@@ -234,3 +234,14 @@ def test_a_documented_value_of_a_metric_is_measured(case: Case) -> None:
 
 def test_the_workplace_holds_pictures() -> None:
     assert Image.open(next(Path("pictures").iterdir())).size == (24, 20)
+
+
+@pytest.mark.parametrize("end", ["minimum", "maximum"])
+def test_the_ends_of_what_train_counts_are_counted(end: str) -> None:
+    numbers = SECTIONS["train"].model_json_schema()["properties"]
+    counted = [f"train.{key}={numbers[key][end]}" for key in ("steps", "log_every", "sample_every", "checkpoint_every")]
+    ends = [*counted, f"seed={2**63 - 1}", f"data.seed={2**63 - 1}", "train.capture=off"]
+    plan, placement = plan_recipe("ring_mlp", [*BASES["ring_mlp"], *FEW, *ends], Registry(installed=False))
+    game = Game(plan, plan.source.load(), placement)
+    game.advance()
+    assert np.isfinite(list(game.scalars()[0].values())).all()
