@@ -43,10 +43,15 @@ class TrickError(Exception):
     """A plugin broke the contract; the message names the trick, the hook and the rule."""
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` may have been meant to be, or None when none is close."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+
+
 def nearest(word: str, known: Iterable[str], label: str = "did you mean") -> str:
     """Return "did you mean 'x'?" for the known word closest to `word`, or "" when none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"{label} {close[0]!r}?" if close else ""
+    close = closest(word, known)
+    return f"{label} {close!r}?" if close else ""
 
 
 def legible(text: str) -> str:

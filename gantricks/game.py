@@ -116,7 +116,8 @@ class Game:
         """A problem at `tricks.<name>`, at the line of the recipe that names the trick."""
         for planned in self.plan.tricks:
             if problem.where == f"tricks.{planned.name}" and planned.place:
-                return replace(problem, where=f"{planned.place}: {problem.where}")
+                place = self.plan.recipe.places.about(problem.what, ("tricks", planned.name))
+                return replace(problem, where=f"{place}: {problem.where}")
         return problem
 
     def _build_players(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gantricks.options import Options
 
@@ -39,8 +39,14 @@ class SGD(Options):
     name: Literal["sgd"] = "sgd"
     lr: Rate = 2e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    nesterov: bool = False
+    nesterov: Annotated[bool, Field(description="look ahead along the momentum, which must be above 0")] = False
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SGD:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov = true needs a momentum above 0, such as momentum = 0.9")
+        return self
 
 
 Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="name")]

@@ -37,8 +37,10 @@ from gantricks.guard import Fault
 from gantricks.manifest import DataFacts, Manifest, read_manifest, write_manifest
 from gantricks.networks.base import count_parameters
 from gantricks.plan import Plan, describe, make_plan, on_data
-from gantricks.recipe import NAME_IT_ANEW, Recipe, RecipeError, load_recipe
+from gantricks.recipe import Recipe, RecipeError, load_recipe
+from gantricks.recipe_files import NAME_IT_ANEW
 from gantricks.registry import Registry
+from gantricks.rng import Rng
 from gantricks.stand_in import POINTS, REFERENCE, keep_reference, read_reference, reference_points, stand_in
 
 GRID = 64
@@ -332,8 +334,36 @@ def _unwritable(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"{legible(path)} is not UTF-8, as recipes are", recipe.places.of("data", key), NAME_IT_ANEW)
 
 
+LARGE = 1 << 22
+"""Weights from which on drawing them, and a pass of a whole batch, take so long that `check` does without."""
+
+
+def _is_large(plan: Plan) -> bool:
+    return sum(plan.parameters().values()) >= LARGE
+
+
+class _Repeating(Rng):
+    """Draws of which every row is the same: made in no time, and enough to see what surgery makes of a network."""
+
+    def fork(self, name: str) -> Rng:
+        return self
+
+    def anew(self, name: str) -> Rng:
+        return self
+
+    def normal(self, shape: int | Sequence[int]) -> torch.Tensor:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        return super().normal(sizes[-1:]).expand(sizes)
+
+
 class _Surgery(Game):
     """A run that is built as far as its networks: importing optimizers takes longer than all of it."""
+
+    def stream(self, name: str) -> Rng:
+        stream = super().stream(name)
+        if not name.startswith("initialise/") or not _is_large(self.plan):
+            return stream
+        return _Repeating(self.seed, name, self.clock, self.placement.device, self.placement.dtype)
 
     def _build_players(self) -> None:
         pass
@@ -344,7 +374,13 @@ def try_surgery(plan: Plan) -> None:
 
     Raises UserError with what the first of them says.
     """
-    few = replace(plan.description, count=min(plan.description.count, 64))
+    most = 64
+    if _is_large(plan):
+        part = plan.recipe.data
+        most = min(part.keys.batch_size, max(4, 2 * plan.group))
+        keys = part.keys.model_copy(update={"batch_size": most})
+        plan = replace(plan, recipe=replace(plan.recipe, data=replace(part, keys=keys)))
+    few = replace(plan.description, count=min(plan.description.count, most))
     _Surgery(plan, stand_in(few), place("cpu", "fp32"), budget=0)
 
 
