@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from gantricks.data.images import cache_folder
+from gantricks.data.images import compiler_cache
 from gantricks.feed import Reel
 from gantricks.rng import Tape
 
@@ -66,8 +66,9 @@ class Captured:
     """
 
     def __init__(self, game: Game, backend: str) -> None:
-        if backend == INDUCTOR:  # before anything of torch's compiler is imported, which would choose another
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+        # before anything of torch's compiler is imported, which would choose another
+        if backend == INDUCTOR and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiler_cache())
         for planned in game.plan.tricks:
             if not planned.trick.capturable:
                 raise CannotCapture(f"the trick {planned.name} declares that it cannot be captured")

@@ -133,7 +133,7 @@ class _Planning:
             PlannedTrick(
                 part.name,
                 part.found.name,
-                part.found.cls(part.options),
+                part.found.make(part.options),
                 part.found.origin,
                 self.places.of("tricks", part.name),
             )
@@ -141,11 +141,11 @@ class _Planning:
         )
         metrics = tuple(
             PlannedMetric(
-                part.name, part.found.name, part.found.cls(part.options), self.places.of("evaluate", part.name)
+                part.name, part.found.name, part.found.make(part.options), self.places.of("evaluate", part.name)
             )
             for part in recipe.metrics
         )
-        source: Source = recipe.data.found.cls(recipe.data.options)
+        source: Source = recipe.data.found.make(recipe.data.options)
         try:
             description = source.describe()
         except UserError as fault:

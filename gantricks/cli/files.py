@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
+from gantricks.cli.console import typed
 from gantricks.errors import Problem, UserError
 
 
@@ -19,5 +19,5 @@ def free_for(out: Path, suffix: str, what: str, example: str) -> None:
         )
     if not out.parent.is_dir():
         raise UserError(
-            Problem("its folder is not there", where, f"make it first: mkdir -p {shlex.quote(str(out.parent))}")
+            Problem("its folder is not there", where, f"make it first: mkdir -p {typed([str(out.parent)])}")
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from gantricks.cli.console import output
+from gantricks.cli.console import output, typed
 from gantricks.cli.files import free_for
 from gantricks.errors import UserError
 from gantricks.files import write_whole
@@ -32,4 +31,4 @@ def report(runs: Sequence[Path], out: Path | None) -> None:
     free_for(out, ".html", "the page is an HTML file", "report")
     write_whole(out, page(records))
     told = ", ".join(str(folder) for folder in runs)
-    output().print(f"{told}: {shlex.quote(str(out))} ({out.stat().st_size / 1000:,.0f} kB)", soft_wrap=True)
+    output().print(f"{told}: {typed([str(out)])} ({out.stat().st_size / 1000:,.0f} kB)", soft_wrap=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from gantricks.errors import Problem, UserError
+from gantricks.paths import expanded
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 KINDS = "PNG, JPEG or WebP"
@@ -147,11 +150,35 @@ def _as_array(image: Image.Image) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """The cache: $GANTRICKS_CACHE, else $XDG_CACHE_HOME/gantricks, else ~/.cache/gantricks."""
+    """The cache: $GANTRICKS_CACHE, else $XDG_CACHE_HOME/gantricks, else ~/.cache/gantricks.
+
+    Raises UserError when none of them says where.
+    """
     if own := os.environ.get(CACHE_VARIABLE):
-        return Path(own).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "gantricks"
+        return expanded(own, CACHE_VARIABLE).absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):  # its specification has others ignored
+        return Path(base) / "gantricks"
+    try:
+        return expanded("~/.cache/gantricks")
+    except UserError as fault:
+        what = "there is no home folder to keep a cache in"
+        raise UserError(Problem(what, "HOME", f"set {CACHE_VARIABLE} to a folder of yours")) from fault
+
+
+def compiler_cache() -> Path:
+    """Where compiled steps are kept: in the cache or, where there is none, in a folder that is removed with the process,
+    since a run can do without."""
+    try:
+        folder = cache_folder() / "inductor"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except (UserError, OSError):
+        pass
+    passing = tempfile.mkdtemp(prefix="gantricks-")
+    atexit.register(shutil.rmtree, passing, ignore_errors=True)
+    return Path(passing)
 
 
 def cache_name(kind: str, *parts: object) -> str:
