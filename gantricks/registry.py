@@ -197,7 +197,7 @@ class Registry:
 
 def _refuse_two(kind: str, name: str, files: list[str], points: list[EntryPoint]) -> None:
     # a name twice in the same package for the same class is one
-    sources = [*files, *dict.fromkeys((distribution(point), point.value) for point in points)]
+    sources = [*files, *sorted({(distribution(point), point.value) for point in points})]
     if len(sources) > 1:
         told = [source if isinstance(source, str) else f"{source[1]} of {source[0]}" for source in sources]
         what = f"two plugins have the {SINGULAR[kind]} {name!r}: {' and '.join(told)}"
@@ -223,7 +223,7 @@ def _installed(path: tuple[str, ...]) -> tuple[list[EntryPoint], list[str]]:
             ours = [point for point in package.entry_points if point.group.partition(".")[0] == "gantricks"]
             if ours:
                 # the same package again, further along the path, is not what would be imported
-                found.setdefault(str(package.metadata["Name"]).lower(), ours)
+                found.setdefault((package.metadata["Name"] or _label(package)).lower(), ours)
         except Exception as fault:
             faults.append(f"the metadata of {_label(package)} cannot be read: {_in_words(fault)}")
     return [point for points in found.values() for point in points], faults
@@ -387,6 +387,8 @@ def _import_file(path: Path) -> ModuleType:
 def _load_point(kind: str, point: EntryPoint) -> type:
     where = f"{SINGULAR[kind]} {point.name!r} of {distribution(point)} ({point.value})"
     try:
+        if fault := _unreachable(point):
+            raise ImportError(fault)
         cls = point.load()
     except KeyboardInterrupt:
         raise
@@ -457,6 +459,8 @@ def _all_text(value: Any) -> bool:
 
 def _unreachable(point: EntryPoint) -> str | None:
     try:
+        if not point.pattern.match(point.value):
+            return f"{point.value!r} is no module:class"
         top = point.module.partition(".")[0]
         return None if importlib.util.find_spec(top) else f"there is no module {top!r}"
     except (AttributeError, ImportError, ValueError) as fault:
@@ -467,9 +471,9 @@ def distribution(point: EntryPoint) -> str:
     """The package that offers it, and its version."""
     try:
         name, version = point.dist.name, point.dist.version  # type: ignore[union-attr]
-    except Exception:  # its metadata lacks them, or there is none
-        return "an installed package"
-    return f"{name} {version}"
+    except Exception:  # there is no metadata, or none that can be read
+        name = version = None
+    return f"{name} {version}" if name and version else "an installed package"
 
 
 def _in_words(fault: BaseException) -> str:

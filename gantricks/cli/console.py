@@ -63,9 +63,9 @@ class _Patient(Console):
     def on_broken_pipe(self) -> None:
         raise  # called while it is handled
 
-    def __exit__(self, *about: Any) -> None:
+    def _check_buffer(self) -> None:
         try:
-            super().__exit__(*about)
+            super()._check_buffer()
         except OSError as fault:
             self.quiet = True
             streams.lose(self.file, fault)

@@ -13,7 +13,7 @@ import torch
 
 import gantricks
 from gantricks.cli.console import Text, output, write_json
-from gantricks.data.images import CACHE_VARIABLE, cache_folder
+from gantricks.data.images import CACHE_VARIABLE, lasting_cache
 from gantricks.device import cpu_has_bf16
 from gantricks.errors import UserError
 from gantricks.plan import contract_problems
@@ -133,9 +133,13 @@ def _cuda() -> Iterator[Finding]:
 
 def _cache() -> Iterator[Finding]:
     try:
-        folder = cache_folder()
+        folder = lasting_cache()
     except UserError as fault:
-        yield Finding("cache", f"there is none: {fault.problems[0].what}; {fault.problems[0].mend}", "note")
+        yield Finding("cache", " ".join(str(fault).split()), "note")
+        return
+    if folder is None:
+        what = f"there is no home folder, so what is decoded is forgotten at once; set {CACHE_VARIABLE} to a folder"
+        yield Finding("cache", what, "note")
         return
     there = folder
     while not there.exists() and there != there.parent:

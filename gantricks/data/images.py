@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import hashlib
 import math
 import os
@@ -150,10 +151,16 @@ def _as_array(image: Image.Image) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """The cache: $GANTRICKS_CACHE, else $XDG_CACHE_HOME/gantricks, else ~/.cache/gantricks.
+    """The cache: $GANTRICKS_CACHE, else $XDG_CACHE_HOME/gantricks, else ~/.cache/gantricks; where there is no home
+    folder, one that is removed with the process.
 
-    Raises UserError when none of them says where.
+    Raises UserError when $GANTRICKS_CACHE names the home of nobody.
     """
+    return lasting_cache() or _passing_cache()
+
+
+def lasting_cache() -> Path | None:
+    """The cache that the next process has too, or None where nothing says where that would be."""
     if own := os.environ.get(CACHE_VARIABLE):
         return expanded(own, CACHE_VARIABLE).absolute()
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -161,24 +168,27 @@ def cache_folder() -> Path:
         return Path(base) / "gantricks"
     try:
         return expanded("~/.cache/gantricks")
-    except UserError as fault:
-        what = "there is no home folder to keep a cache in"
-        raise UserError(Problem(what, "HOME", f"set {CACHE_VARIABLE} to a folder of yours")) from fault
+    except UserError:
+        return None
 
 
 def compiler_cache() -> Path:
-    """Where compiled steps are kept: in the cache or, where there is none, in a folder that is removed with the process,
-    since a run can do without."""
-    try:
-        folder = cache_folder() / "inductor"
+    """Where compiled steps are kept: in the cache or, where that cannot be written, in a folder that is removed with
+    the process, since a run can do without."""
+    folder = cache_folder() / "inductor"
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
-    except (UserError, OSError):
-        pass
-    passing = tempfile.mkdtemp(prefix="gantricks-")
-    atexit.register(shutil.rmtree, passing, ignore_errors=True)
-    return Path(passing)
+    return _passing_cache()
+
+
+@functools.cache
+def _passing_cache() -> Path:
+    # nobody else can write there, or has put anything there before: compiled steps are programs
+    folder, ours = tempfile.mkdtemp(prefix="gantricks-"), os.getpid()
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == ours else None)
+    return Path(folder)
 
 
 def cache_name(kind: str, *parts: object) -> str:
