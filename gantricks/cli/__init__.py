@@ -14,8 +14,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from gantricks.cli import streams
 
     streams.prepare()
-    status = _status(argv)
-    if problems := streams.finish():
+    try:
+        status = _status(argv)
+    finally:
+        problems = streams.finish()
+    if problems:
         from gantricks.cli.faults import write_problems
 
         write_problems(problems)

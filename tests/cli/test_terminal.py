@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ ANY = st.text(st.characters(), max_size=20) | st.text(
 )
 HOSTILE = "a\x1b]0;owned\x07\x1b[31m\r\n\x9b2J\u202eb\udce9[red]"
 ESCAPES = HOSTILE.replace("\udce9", "é")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_width() -> Iterator[None]:
+    """What is no terminal has lines of any length, whatever the shell of these tests says of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
 
 
 # ---------------------------------------------------------------- text from outside
