@@ -122,7 +122,7 @@ def describe(source: Source, places: Places) -> Description:
     try:
         return source.describe()
     except UserError as fault:
-        place = places.of("data", *source.paths[:1])
+        place = places.of_any(*(("data", key) for key in source.paths[:1]), ("data", "source"))
         problems = [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.mend) for p in fault.problems]
         raise UserError(*problems) from fault
 
@@ -160,7 +160,7 @@ class _Planning:
             PlannedTrick(
                 part.name,
                 part.found.name,
-                part.found.cls(part.options),
+                part.found.make(part.options),
                 part.found.origin,
                 self.places.of("tricks", part.name),
             )
@@ -168,11 +168,11 @@ class _Planning:
         )
         metrics = tuple(
             PlannedMetric(
-                part.name, part.found.name, part.found.cls(part.options), self.places.of("evaluate", part.name)
+                part.name, part.found.name, part.found.make(part.options), self.places.of("evaluate", part.name)
             )
             for part in recipe.metrics
         )
-        source: Source = recipe.data.found.cls(recipe.data.options)
+        source: Source = recipe.data.found.make(recipe.data.options)
         description = trained
         if not trained:
             try:

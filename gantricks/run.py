@@ -26,7 +26,7 @@ import gantricks
 from gantricks import capture, checkpoint, pictures, signals
 from gantricks import folder as folders
 from gantricks.data.base import Dataset, Description
-from gantricks.data.images import cache_folder
+from gantricks.data.images import compiler_cache
 from gantricks.device import Placement, out_of_memory, peak_memory, place
 from gantricks.edits import edits, lengthened, not_places
 from gantricks.errors import Diverged, Problem, UserError, legible
@@ -428,8 +428,9 @@ class _Session:
 
     def play(self, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> Result:
         backend = capture.backend(self.plan, self.placement)
-        if backend == capture.INDUCTOR:  # before an optimizer is made: torch imports its compiler there and chooses
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+        if backend == capture.INDUCTOR and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            # before an optimizer is made: torch imports its compiler there and chooses
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiler_cache())
         with self.ending.patiently(), self.placement.computing(), self._memory_suffices(), self._disk_suffices():
             self.game = game = Game(self.plan, self.dataset, self.placement)
             game.backend = backend

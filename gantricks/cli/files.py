@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from gantricks.cli.console import typed
 from gantricks.errors import Problem, UserError
 from gantricks.files import naming, whole
 
@@ -22,7 +22,7 @@ def free_for(out: Path, suffix: str, what: str, example: str) -> None:
         raise _taken(out)
     if not out.parent.is_dir():
         raise UserError(
-            Problem("its folder is not there", where, f"make it first: mkdir -p {shlex.quote(str(out.parent))}")
+            Problem("its folder is not there", where, f"make it first: mkdir -p {typed([str(out.parent)])}")
         )
 
 

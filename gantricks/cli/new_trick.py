@@ -6,11 +6,10 @@ import builtins
 import keyword
 import os
 import re
-import shlex
 from pathlib import Path
 from string import Template
 
-from gantricks.cli.console import output, write_command
+from gantricks.cli.console import Text, output, typed, write_command
 from gantricks.errors import Problem, UserError
 from gantricks.files import naming, part_folder
 from gantricks.registry import shipped
@@ -171,7 +170,7 @@ def new_trick(name: str, folder: Path) -> None:
     _refuse_unfit(name)
     if not folder.is_dir():
         what = "it is not a folder" if folder.exists() else "there is no such folder"
-        raise UserError(Problem(what, f"--dir {folder}", f"make it first: mkdir -p {shlex.quote(str(folder))}"))
+        raise UserError(Problem(what, f"--dir {folder}", f"make it first: mkdir -p {typed([str(folder)])}"))
     facts = {
         "name": name,
         # a distribution's name ends in a letter or a digit
@@ -208,8 +207,6 @@ def new_trick(name: str, folder: Path) -> None:
 
 
 def _tell(name: str, root: Path, trick: Path, made: dict[str, str]) -> None:
-    from rich.text import Text
-
     console = output()
     console.print(f"{root} holds a trick that works, to make your own of:", soft_wrap=True)
     width = max(map(len, made))
@@ -228,8 +225,9 @@ def _tell(name: str, root: Path, trick: Path, made: dict[str, str]) -> None:
         "To see whether it obeys the laws, once it is installed:": ["gantricks", "tricks", name, "--check"],
     }
     for told, command in commands.items():
-        console.print(Text(f"\n{told}", "dim"))
-        write_command(console, shlex.join(command))
+        console.print()
+        console.print(Text(told, "dim"))
+        write_command(console, typed(command))
 
 
 def _refuse_unfit(name: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from gantricks import optimizers
+from gantricks.cli.console import Text
 from gantricks.data.base import Description
 from gantricks.device import Placement
 from gantricks.hooks import KINDS

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from gantricks.cli.console import output
+from gantricks.cli.console import output, typed
 from gantricks.cli.files import free_for, writing_new
 from gantricks.errors import UserError
 from gantricks.files import free_name
@@ -31,4 +30,4 @@ def report(runs: Sequence[Path], out: Path | None) -> None:
     with writing_new(out) as file:
         file.write(text.encode())
     told = ", ".join(str(folder) for folder in runs)
-    output().print(f"{told}: {shlex.quote(str(out))} ({out.stat().st_size / 1000:,.0f} kB)", soft_wrap=True)
+    output().print(f"{told}: {typed([str(out)])} ({out.stat().st_size / 1000:,.0f} kB)", soft_wrap=True)

@@ -44,7 +44,6 @@ def installed(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return points if group == "gantricks.tricks" else []
 
     monkeypatch.setattr("gantricks.registry.entry_points", offered)
-    monkeypatch.setattr("gantricks.cli.doctor.entry_points", offered)
 
 
 # ---------------------------------------------------------------- tricks
