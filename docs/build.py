@@ -57,35 +57,66 @@ SAMPLES = {
 """Pictures that a run has made: the file in images/, what it shows, what to see in it."""
 
 MEANINGS = {
+    "plays": """A tiny run with the trick is built, played, logged and sampled from without an error, and every value in
+        it is finite. Where it is not, nothing but [contract](#contract) is asked besides: one error is told once.""",
     "contract": """Hooks have the names and arguments of [the hooks](hooks.md), the class has a card, and every option
-        has a description and a default.""",
+        has a description and a default. `deliberate` names conventions, each with a reason.""",
     "neutral": """At the settings that the trick declares as `neutral`, a run is bit-identical to one without it:
         weights, optimizers, samples. Skipped where `neutral` is None.""",
-    "active": """At the settings under test the trick does something, so that the other laws are not checked on
-        nothing. Tricks that only watch, log or reorder passes are exempt.""",
+    "active": """At the settings under test the trick does something, so that the other laws are not checked on nothing.
+        Tricks that only watch, log or reorder passes are exempt.""",
     "stream": """The trick draws from `ctx.rng` and from nothing else, and draws of another trick beside it change
         nothing in its run.""",
-    "fold": """Folds return what they were given with the same shape, type and device, and no hook writes into its
-        arguments.""",
+    "fold": """Folds return what they were given with the same shape, type and device. No hook writes into its
+        arguments, nor into the batches, scores and labels that `ctx` shows: the fakes of D's step are in the same
+        memory as those that G's step goes on with.""",
+    "classes": """In `fake_batch` and `d_input`, classes go with their images: what is returned at a place follows the
+        image whose class is returned there. Tried with as many classes as a batch has samples. Samples from an earlier
+        batch, as of a replay buffer, are left out.""",
+    "both-sides": """What `d_input` does to reals it does to fakes too, in D's step and in G's. Otherwise D tells the
+        two apart by it, or G learns against a D that it does not meet. A convention.""",
+    "signs": """Where D is undecided, its loss falls as the logits of reals rise and rises with those of fakes, and G's
+        loss falls as the logits of its fakes rise, on average over a few steps. Asked of tricks that change targets,
+        losses or terms of them. A convention.""",
+    "latents": """The hook `latents` does to the same latents in both steps what it does when sampling; what it draws
+        has the same distribution. A convention.""",
     "other-player": """A D step leaves G as it was (weights, gradients, optimizer) and the reverse; both networks stay
         in training mode.""",
+    "gradients": "Every weight of the player that is updated gets a finite gradient, and no other weight gets any.",
+    "learns": """Weights that want a gradient are some optimizer's, and weights that the trick holds itself (tensors,
+        modules, what its optimizers are given) have moved after a few steps.""",
+    "second-pass": """Each network can be asked a second time before the backward, as penalties and consistency terms of
+        other tricks do.""",
+    "gates": """Where gates keep both players from moving, no hook moves their weights, and tensors of the trick that
+        started as copies of weights do not go on moving at every step.""",
     "resume": """A run that is saved at any step, loaded into new objects and continued ends with the same bits as one
-        that was never stopped, samples the same all along, and logs the same values.""",
+        that was never stopped, samples the same all along, and logs the same values. Numbers that a resumed run does
+        not have (on the trick, on its layers, on its class, in its module) are tried at values of late in a run: the
+        step must not depend on them.""",
+    "late": """The same late in a run: a trick that saw all boundaries before step 150 and one that is loaded there go
+        on alike, without a wait for the device, and the last step is finite.""",
     "in-place": """The tensors of `tensors()` are the same objects, in the same memory, at every step; scalars are
         float32.""",
     "seed": "The same seed gives the same run to the bit, also the second time in one process.",
+    "process": """The same seed gives the same run to the bit in another process, where hashes, and with them the order
+        of sets, are others. Skipped for classes that another process cannot import, such as those defined within a
+        function.""",
     "no-sync": "Nothing in the step makes the host wait for a value on the device, and no shape depends on values.",
-    "same-step": """Every step runs the same operations with the same numbers, so that one captured step stands for
-        all.""",
+    "same-step": "Every step runs the same operations with the same numbers, so that one captured step stands for all.",
     "captured": """The step, traced once and replayed, is the eager step to the bit, over a whole run with its
         boundaries.""",
     "memory": "No tensor that a step makes is still there two steps later, but for state that is updated in place.",
-    "evaluation": """Sampling changes nothing in the run, two samplings with one seed agree, and a trick for training
-        only is not seen in the samples.""",
-    "gradients": "Every weight of the player that is updated gets a finite gradient, and no other weight gets any.",
+    "evaluation": """A run that logs, samples and evaluates after every step is the run that never does. All of these
+        leave every layer in its mode and every global generator in its state; whichever network is asked while sampling
+        or evaluating is in eval mode. Two samplings with one seed agree, and a trick for training only is not seen in
+        the samples. What a trick remembers of log lines is its own affair.""",
+    "critics": "With three D steps in each step, a run is played, keeps the law [fold](#fold) and resumes to the bit.",
+    "batch-size": """A run whose batch size changes on the way is played, keeps the law [fold](#fold) and resumes to the
+        bit, or is refused when the recipe is checked.""",
     "corners": """float32, bfloat16, a batch of 1, one channel and three: each works, or is refused when the recipe is
         checked.""",
-    "cost": "The step takes as many more forward passes of D and of G as the trick declares in `forwards`.",
+    "cost": """The step takes as many more forward passes of D and of G as the trick declares in `forwards`. With `play`
+        this is measured against as many plain D and G steps as it plays.""",
     "fault": "From the first loss or gradient that is not finite, no weight, optimizer or tensor of the trick moves.",
 }
 """What each law says, in a sentence or two."""
@@ -277,6 +308,12 @@ prints it for a trick at its `trial` settings; with `--plugin FILE` the trick ne
 
 ## The laws
 
+Most laws hold for every trick. Those that are called conventions hold for nearly every one: a trick that breaks one on
+purpose names it in `deliberate`, with the reason, and is not asked.
+
+No generic law knows what a trick is for: that a penalty is on reals and not on fakes, or that a term rewards diversity
+and not its opposite, is for the law that you give as [trace](#trace).
+
 {laws}
 
 ### trace
@@ -290,6 +327,10 @@ For each trick named in `beside`: the two together, in both orders, train to fin
 bit-identically.
 
 Mend: make them compose, or declare why not in conflicts, needs or replaces.
+
+## The step that is compiled
+
+{_wrapped('`compiled_holds(Case(MyTrick, {"strength": 0.5}))`: ' + _paragraph(testing.compiled_holds))}
 
 ## A tiny run
 

@@ -90,6 +90,9 @@ class Trick:
     tries it with."""
     capturable: bool = True
     """Whether the step can be captured with this trick in it."""
+    deliberate: Mapping[str, str] = {}
+    """Conventions that it breaks on purpose, each with the reason: laws of the kit (`gantricks.testing`) that hold for
+    nearly every trick, "both-sides", "signs" and "latents", and that are then not asked of this one."""
     fault_safe: bool = False
     """True when every update of `tensors()` is scaled by `ctx.healthy`, so that nothing moves from the first non-finite
     loss on. Otherwise the core keeps a second copy of those tensors and restores them itself."""

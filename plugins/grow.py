@@ -165,6 +165,7 @@ class Grow(Trick):
 
     needs = {"images", "generator_convolutions", "discriminator_convolutions"}
     replaces = {"growth"}
+    deliberate = {"both-sides": "reals are faded in like G's samples, which leave G faded already"}
 
     class Config(Trick.Config):
         blocks: Annotated[

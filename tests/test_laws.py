@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from importlib import resources
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from gantricks import Trick, UserError
 from gantricks.hooks import KINDS
 from gantricks.plan import hooks_of
 from gantricks.registry import Registry, shipped
-from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, pair_holds, run_suite
+from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, compiled_holds, pair_holds, run_suite
 
 MIXING = {"sample": (1, 8, 8), "discriminator": {"batch_norm": True, "depth": 2}, "batch_size": 6}
 CONDITIONAL = {"sample": (1, 8, 8), "classes": 3, "generator": {"conditional": True, "batch_norm": True}}
@@ -113,6 +114,7 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
 }
 
 
+@lru_cache(2)  # laws share its runs
 def case(setting: str) -> Case:
     options, changes = SETTINGS[setting]
     cls = Registry(installed=False).load("tricks", setting.partition("/")[0]).cls
@@ -138,6 +140,15 @@ def test_law(trick: str, law) -> None:
         pytest.skip(f"{law.id} says nothing about {trick}: {reason}")
     except AssertionError as broken:
         raise AssertionError(f"{trick} breaks the law {law.id!r}: {broken}\nmend: {law.mend}") from broken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trick", SETTINGS)
+def test_the_compiled_step_is_the_eager_step(trick: str) -> None:
+    try:
+        compiled_holds(case(trick))
+    except NotApplicable as reason:
+        pytest.skip(str(reason))
 
 
 # ---------------------------------------------------------------- each trick's own law, on a recorded run

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -13,6 +18,7 @@ from torch import Tensor, nn
 
 from gantricks.data.base import Dataset, Description, Progress, Source, silent
 from gantricks.device import place
+from gantricks.errors import UserError
 from gantricks.game import Game, Tensors
 from gantricks.hooks import hookimpl
 from gantricks.metrics.base import Measurement, Metric, Subject
@@ -20,7 +26,7 @@ from gantricks.options import Options
 from gantricks.plan import Plan, make_plan
 from gantricks.recipe import Recipe, validate_recipe
 from gantricks.records import Batch, Out
-from gantricks.registry import Registry
+from gantricks.registry import Registry, _classes
 from gantricks.trick import Trick
 
 
@@ -32,6 +38,7 @@ class Call:
     and `critic` count steps, and D steps within one, from 0; `phase` is that of `ctx`. `before` and `after` hold by
     name what the hook is there to change in place: in `transform_generator` and `transform_discriminator` the modules
     of the network, in `after_d_backward` and `after_g_backward` copies of the player's gradients; elsewhere nothing.
+    `touched` names the batches, scores and labels of `ctx` that the call changed in place, such as "fake".
     """
 
     trick: str
@@ -43,6 +50,7 @@ class Call:
     critic: int
     before: Mapping[str, Any]
     after: Mapping[str, Any]
+    touched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,10 +145,13 @@ class TrickHost:
     evaluated: int = 64
 
     @classmethod
-    def for_trick(cls, *tricks: type[Trick], **changes: Any) -> TrickHost:
-        """The smallest host that provides what these trick classes declare they need. They are not added to it."""
-        needs = {need for trick in tricks for need in trick.needs}
-        needs -= {provided for trick in tricks for provided in trick.provides}
+    def for_trick(cls, *tricks: Trick | type[Trick], **changes: Any) -> TrickHost:
+        """The smallest host that provides what these tricks declare they need; classes are asked at their `trial`
+        options. They are not added to it.
+        """
+        instances = [made(trick, trick.trial) if isinstance(trick, type) else trick for trick in tricks]
+        needs = {need for trick in instances for need in trick.needs}
+        needs -= {provided for trick in instances for provided in trick.provides}
         wants_images = any(need.endswith(("_batch_norm", "_convolutions")) or need == "images" for need in needs)
         wants_classes = any(need.endswith("_conditional") or need == "classes" for need in needs)
         options: dict[str, Any] = {"sample": (1, 8, 8) if wants_images else (2,), "classes": 3 if wants_classes else 0}
@@ -163,11 +174,11 @@ class TrickHost:
 
     def with_trick(self, trick: str | type[Trick], name: str | None = None, **options: Any) -> TrickHost:
         """This host with one more trick, by name or by class, as the instance `name`."""
-        return replace(self, tricks=(*self.tricks, (name or _named_like(trick), trick, options)))
+        return replace(self, tricks=(*self.tricks, (name or name_of(trick), trick, options)))
 
     def with_metric(self, metric: str | type[Metric], name: str | None = None, **options: Any) -> TrickHost:
         """This host with one more metric in `[evaluate]`, for `ctx.evaluate`."""
-        return replace(self, metrics=(*self.metrics, (name or _named_like(metric), metric, options)))
+        return replace(self, metrics=(*self.metrics, (name or name_of(metric), metric, options)))
 
     def but(self, **changes: Any) -> TrickHost:
         """This host with other settings."""
@@ -175,8 +186,7 @@ class TrickHost:
 
     def recipe(self) -> Recipe:
         """The recipe of this run. Raises UserError where an option is wrong."""
-        images = len(self.sample) == 3
-        network = {"network": "dcgan", "channels": 4} if images else {"network": "mlp", "hidden": [8, 8]}
+        network = "dcgan" if len(self.sample) == 3 else "mlp"
         tricks, given_tricks = _tables(self.tricks)
         metrics, given_metrics = _tables(self.metrics)
         raw = {
@@ -190,12 +200,16 @@ class TrickHost:
                 "batch_size": self.batch_size,
             },
             "generator": {
-                **network,
+                **_small("generator", {"network": network, **self.generator}),
                 "latent_dim": self.latent_dim,
                 "optimizer": dict(self.optimizer),
                 **self.generator,
             },
-            "discriminator": {**network, "optimizer": dict(self.optimizer), **self.discriminator},
+            "discriminator": {
+                **_small("discriminator", {"network": network, **self.discriminator}),
+                "optimizer": dict(self.optimizer),
+                **self.discriminator,
+            },
             "train": {
                 "steps": self.steps,
                 "n_critic": self.n_critic,
@@ -222,19 +236,59 @@ class TrickHost:
         return Game(plan, plan.source.load(), place(train.device, train.precision), wrap)
 
     def train(self, steps: int | None = None) -> Played:
-        """Play `steps` steps (all of them by default) and record every hook call and every phase."""
+        """Play `steps` steps, all of them by default and fewer where a trick stops the run, and record every hook call
+        and every phase.
+        """
         calls: dict[str, list[Call]] = defaultdict(list)
         game = self.game(_recorder(calls))
         played = Played(game, calls, snapshot(game))
         _record_phases(played)
-        for _ in range(self.steps if steps is None else steps):
-            game.advance()
-            played.scalars.append(game.scalars()[0])
+        with game.training():
+            for _ in range(self.steps if steps is None else steps):
+                if not game.advance():
+                    break
+                played.scalars.append(game.scalars()[0])
         return played
 
 
-def _named_like(used: str | type) -> str:
-    return used if isinstance(used, str) else used.__name__.lower()
+def made(trick: type[Trick], options: Mapping[str, Any]) -> Trick:
+    """The trick at these options, as the core makes it. Raises UserError where an option is wrong."""
+    (part,) = TrickHost().with_trick(trick, **options).recipe().tricks
+    instance: Trick = part.found.cls(part.options)
+    return instance
+
+
+def name_of(used: str | type) -> str:
+    """What a recipe calls this class: a shipped trick and one from a file of its own by the file's name, an installed
+    one by its entry point, any other by the class's name in snake case.
+    """
+    if isinstance(used, str):
+        return used
+    kind = "metrics" if issubclass(used, Metric) else "tricks"
+    module = sys.modules.get(used.__module__, ModuleType("gone"))
+    stem = Path(getattr(module, "__file__", None) or "").stem
+    if used.__module__.startswith(("gantricks.plugins.", "gantricks.metrics.", "gantricks_local_plugin_")):
+        return stem
+    for point in entry_points(group=f"gantricks.{kind}"):
+        within = used.__module__ == point.module or used.__module__.startswith(f"{point.module}.")
+        if point.attr == used.__qualname__ and within:
+            return point.name
+    ordinary = stem.isidentifier() and not stem.startswith(("_", "test_", "conftest")) and module.__name__ != "__main__"
+    if ordinary and _classes(kind, module) == [used]:  # a file that --plugin would take
+        return stem
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", used.__name__).lower()
+
+
+def _small(role: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a tiny network that this one has."""
+    try:
+        network: Any = Registry().load("networks", options["network"]).cls
+    except UserError:
+        return {"network": options["network"]}  # the recipe says what is wrong with it
+    config = getattr(network, f"{role.capitalize()}Config")
+    known = config.model_fields if config else {}
+    tiny = {"channels": 4, "hidden": [8, 8]} if network.__module__.startswith("gantricks.") else {}
+    return {"network": options["network"]} | {key: value for key, value in tiny.items() if key in known}
 
 
 def _tables(
@@ -326,9 +380,12 @@ def _recorder(calls: dict[str, list[Call]]) -> Callable[[str, str, Callable[...,
             clock = ctx._frame.clock
             where = clock.step, clock.phase, clock.critic
             given, before = copied(shown), changed(ctx, *shown)
+            seen = {name: (value, copied(value)) for name in _MADE if (value := getattr(ctx._frame, name)) is not None}
             result = function(*arguments)
             modified = not _equal(given, shown)
-            calls[hook].append(Call(trick, given, copied(result), modified, *where, before, changed(ctx, result)))
+            touched = tuple(name for name, (value, copy) in seen.items() if not _equal(copy, value))
+            after = changed(ctx, result)
+            calls[hook].append(Call(trick, given, copied(result), modified, *where, before, after, touched))
             return result
 
         recorded.__name__ = function.__name__
@@ -394,6 +451,27 @@ def _record_phases(played: Played) -> None:
 
     record("d")
     record("g")
+
+
+def watch_phases(
+    game: Game, before: Callable[[str], Any] = lambda player: None, after: Callable[[str, Any], None] = lambda *_: None
+) -> None:
+    """From now on, call `before("d")` or `before("g")` ahead of each phase that the game plays, in whatever order, and
+    `after` with what it returned.
+    """
+
+    def watch(player: str) -> None:
+        play = getattr(game.step, f"{player}_step")
+
+        def watched(*arguments: Any, **named: Any) -> None:
+            seen = before(player)
+            play(*arguments, **named)
+            after(player, seen)
+
+        setattr(game.step, f"{player}_step", watched)
+
+    watch("d")
+    watch("g")
 
 
 _MADE = ("real", "fake", "real_in", "fake_in", "real_out", "fake_out", "real_labels", "fake_labels")

@@ -2,144 +2,135 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from gantricks.capture import INTERPRETER
+from gantricks.capture import INDUCTOR, INTERPRETER
 from gantricks.errors import UserError
-from gantricks.game import Game
-from gantricks.hooks import KINDS, hookimpl
+from gantricks.game import Game, Tensors, at_rest
+from gantricks.guard import Fault
+from gantricks.hooks import KINDS
 from gantricks.networks.base import mixes_samples
-from gantricks.plan import contract_problems, hooks_of, notify
+from gantricks.plan import contract_problems, fold, hooks_of
 from gantricks.records import Batch
-from gantricks.testing.host import Played, TrickHost, differences, same_bits, snapshot
-from gantricks.trick import Trick
+from gantricks.rng import Clock, Rng
+from gantricks.testing.case import LAWS, Case, Law, NotApplicable, law, samples_of
+from gantricks.testing.elsewhere import CannotGoThere, digests, play_elsewhere
+from gantricks.testing.host import Played, TrickHost, differences, same_bits, snapshot, watch_phases
+from gantricks.testing.instruments import (
+    Drawer,
+    HostNumber,
+    Made,
+    NoSync,
+    OpTrace,
+    Pointed,
+    Poison,
+    RefusedGenerator,
+    Resized,
+    SecondPass,
+    Shut,
+    batches_unseen,
+    boundary,
+    global_generators_at_rest,
+    held_by,
+    host_numbers,
+    host_unseen,
+    modes_kept,
+    never_asked_in_training_mode,
+    shown,
+)
+
+__all__ = ["LAWS", "Case", "Law", "NotApplicable", "compiled_holds", "folds_hold"]
+
+ROLES = {"d": "discriminator", "g": "generator"}
+OTHER = {"d": "generator", "g": "discriminator"}
 
 
-class _RefusedGenerator(torch.Generator):
-    """In torch.Generator's place: still a type, because modules of torch imported meanwhile annotate with it."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _RefusedGenerator:
-        raise AssertionError("a generator of its own was made")
+# ---------------------------------------------------------------- first of all
 
 
-class NotApplicable(Exception):
-    """The law says nothing about this trick; the message says why."""
+@law("plays", "mend what it raises here; the other laws are asked once it plays", presumes=())
+def _plays(case: Case) -> None:
+    if list(contract_problems(case.trick)):
+        raise NotApplicable("its hooks break the contract, which is a law of its own")
+    whole = case.whole
+    fault = whole.played.game.fault()
+    assert fault is None, f"in step {fault.step}, {_told(fault)} is not finite"
+    for name, tensors in whole.state.items():
+        for key, tensor in tensors.items():
+            assert not tensor.is_floating_point() or torch.isfinite(tensor).all(), f"{name}/{key} is not finite"
+    assert torch.isfinite(whole.samples).all(), "its samples are not finite"
 
 
-@dataclass(frozen=True)
-class Case:
-    """A trick class at settings where it does something, and the host it is tried in.
-
-    `options` are those settings; the host is `TrickHost.for_trick(trick)` unless another is given. `name` is what the
-    trick is called in the run, which is what other tricks' conflicts look at. `trace` is the trick's own law on a
-    recorded run, alone or with other tricks in it: given what was played and the trick's name in that run, it raises
-    AssertionError where the law is broken.
-    """
-
-    trick: type[Trick]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    host: TrickHost | None = None
-    name: str = "trick"
-    trace: Callable[[Played, str], None] | None = None
-
-    @property
-    def without(self) -> TrickHost:
-        """The host without the trick."""
-        return self.host or TrickHost.for_trick(self.trick)
-
-    @property
-    def with_it(self) -> TrickHost:
-        """The host with the trick at its active settings."""
-        return self.without.with_trick(self.trick, self.name, **self.options)
+def _told(fault: Fault) -> str:
+    return " and ".join(map(fault.told, fault.names))
 
 
-@dataclass(frozen=True)
-class Law:
-    """`check(case)` raises AssertionError where the law is broken and NotApplicable where it says nothing."""
-
-    id: str
-    mend: str
-    check: Callable[[Case], None]
-
-    def __str__(self) -> str:
-        return self.id
-
-
-LAWS: dict[str, Law] = {}
-"""Every generic law, by id."""
-
-
-def _law(identity: str, mend: str) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
-    def add(check: Callable[[Case], None]) -> Callable[[Case], None]:
-        LAWS[identity] = Law(identity, mend, check)
-        return check
-
-    return add
-
-
-@_law("contract", "name and sign hooks as in gantricks.hooks; declare state in tensors(), update it in place")
+@law("contract", "name and sign hooks as in gantricks.hooks, and write a card; give options a default", presumes=())
 def _contract(case: Case) -> None:
-    assert not list(contract_problems(case.trick))
+    problems = list(contract_problems(case.trick))
+    assert not problems, "; ".join(problems)
     assert hooks_of(case.trick), "it implements no hook"
     assert case.trick.__doc__, "it has no card: write a class docstring"
     for name, option in case.trick.Config.model_fields.items():
         assert option.description, f"the option {name!r} has no description"
         assert not option.is_required(), f"the option {name!r} has no default"
+    conventions = [name for name, known in LAWS.items() if known.convention]
+    for name, reason in case.instance.deliberate.items():
+        assert name in conventions, f"deliberate names {name!r}, and not one of {', '.join(conventions)}"
+        assert reason, f"deliberate gives no reason for {name!r}"
 
 
-@_law(
-    "neutral", "at its neutral setting the trick must compute nothing that changes a value, or declare neutral = None"
-)
+@law("neutral", "at its neutral setting the trick must compute nothing that changes a value, or declare neutral = None")
 def _neutral(case: Case) -> None:
     if case.trick.neutral is None:
         raise NotApplicable("it declares no neutral setting")
     neutral = case.without.with_trick(case.trick, case.name, **case.trick.neutral).train()
-    plain = case.without.train()
-    assert not differences(neutral.state, plain.state, besides=("tricks",))
-    assert same_bits(_samples(neutral.game), _samples(plain.game)), "samples differ"
+    changed = differences(neutral.state, case.plain.state, besides=("tricks",))
+    assert not changed, f"at {dict(case.trick.neutral)} these differ from a run without it: {changed[:3]}"
+    assert same_bits(samples_of(neutral.game), case.plain.samples), "samples differ"
 
 
-@_law("active", "the settings under test must change something, or the other laws are checked on nothing")
+@law("active", "the settings under test must change something, or the other laws are checked on nothing")
 def _active(case: Case) -> None:
-    with_it, plain = case.with_it.train(), case.without.train()
-    changed = differences(with_it.state, plain.state, besides=("tricks",))
+    changed = differences(case.whole.state, case.plain.state, besides=("tricks",))
     watches = set(hooks_of(case.trick)) <= _WATCHING
-    exact = set(hooks_of(case.trick)) == {"d_scores"}
-    seen = changed or watches or exact or not same_bits(_samples(with_it.game), _samples(plain.game))
+    exact = set(hooks_of(case.trick)) <= {"d_scores", "play"}
+    seen = changed or watches or exact or not same_bits(case.whole.samples, case.plain.samples)
     assert seen, f"a run of {case.with_it.steps} steps with it is the run without it, bit for bit"
 
 
-@_law("stream", "draw from ctx.rng only: never from torch's, numpy's or Python's global generators")
+_WATCHING = {"on_setup", "on_run_start", "on_boundary", "log_scalars", "on_log", "on_finish", "on_run_end"}
+"""Hooks with which a trick looks on: it need not change a number."""
+
+
+@law("stream", "draw from ctx.rng only: never from torch's, numpy's or Python's global generators")
 def _stream(case: Case) -> None:
-    import random
-
-    import numpy as np
-
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    with mock.patch.object(torch, "Generator", _RefusedGenerator):
-        played = case.with_it.train()
-    assert same_bits(torch_state, torch.get_rng_state()), "torch's global generator was used"
-    assert str(numpy_state) == str(np.random.get_state()), "numpy's global generator was used"
-    assert python_state == random.getstate(), "Python's global generator was used"
-    beside = case.with_it.with_trick(_Drawer, "drawer").train()
-    assert not differences(played.state, beside.state), "another trick's draws changed this one's"
+    with global_generators_at_rest(), mock.patch.object(torch, "Generator", RefusedGenerator):
+        beside = case.with_it.with_trick(Drawer, "drawer").train()
+    whole = case.whole  # without the refused generator: that of its own has been found above
+    again = case.with_it.train()
+    if differences(whole.state, again.state):
+        return  # it is not the same twice: the law "seed"
+    assert not differences(whole.state, beside.state), "another trick's draws changed this one's"
 
 
-@_law("fold", "return what came in with the same shape, type and device, and never write into an argument")
+# ---------------------------------------------------------------- values handed on
+
+
+@law("fold", "return what came in with the same shape, type and device, and write into nothing that others read")
 def _fold(case: Case) -> None:
-    folds_hold(case.with_it.train(3))
+    folds_hold(case.whole.played)
     folds_hold(case.with_it.but(precision="fp32").train(1))  # where a type that float64 hides comes out
 
 
@@ -148,7 +139,12 @@ def folds_hold(played: Played) -> None:
     folds = [hook for hook in played.calls if KINDS[hook] == "fold" and not hook.startswith("transform")]
     folds = [hook for hook in folds if hook not in ("sampling_generator", "evaluation_discriminator")]
     for hook, calls in played.calls.items():
-        assert not any(call.modified for call in calls), f"{hook} wrote into one of its arguments"
+        for call in calls:
+            assert not call.modified, f"{hook} wrote into one of its arguments"
+            assert not call.touched, (
+                f"{hook} wrote into ctx.{call.touched[0]}, in place: the rest of the step, and G's step with it, goes "
+                "on with those values; work on a copy"
+            )
     for hook in folds:
         for call in played.calls[hook]:
             value, result = call.arguments[0], call.result
@@ -161,61 +157,472 @@ def folds_hold(played: Played) -> None:
                     assert before.device == after.device, f"{hook} changed the device"
 
 
-@_law("other-player", "change only the player of ctx.phase: weights, gradients, optimizer state, modes")
+@law("classes", "give every image the class that it came with: index images and classes alike")
+def _classes(case: Case) -> None:
+    used = [hook for hook in ("fake_batch", "d_input") if hook in hooks_of(case.trick)]
+    if not used:
+        raise NotApplicable("it hands on no batch")
+    game, fakes = _with_classes(case)
+    game.advance()
+    own = [tensor for name, tensor in game.trick_tensors.items() if name.partition("/")[0] == case.name]
+    start = [tensor.detach().clone() for tensor in own]
+    size = game.feed.batch_size
+
+    for hook, phase, is_real in [("fake_batch", "d", False)] + [("d_input", *at) for at in _SIDES]:
+        if hook not in used or not (is_real or fakes):
+            continue
+
+        def through(images: Tensor, hook: str = hook, phase: str = phase, is_real: bool = is_real) -> Batch:
+            with torch.no_grad():
+                for tensor, then in zip(own, start, strict=True):
+                    tensor.copy_(then)
+            game.clock.enter(phase)
+            batch = Batch(images.clone(), torch.arange(size, device=images.device))
+            arguments = (is_real,) if hook == "d_input" else ()
+            handed: Batch = fold(getattr(game.hooks, hook), batch, *arguments)
+            return handed
+
+        rng = Rng(0, "images", Clock(), game.placement.device, game.placement.dtype)
+        images = torch.tanh(rng.normal((size, *game.discriminator.shape)))
+        plain = through(images)
+        if plain.classes is None or not same_bits(plain.images, through(images).images):
+            continue
+        follows = torch.zeros((size, size), dtype=torch.bool)
+        for number in range(size):
+            other = images.clone()
+            other[number] = torch.tanh(rng.normal(game.discriminator.shape))
+            follows[:, number] = (through(other).images != plain.images).reshape(size, -1).any(1).cpu()
+        for row, origin in enumerate(plain.classes.tolist()):
+            astray = follows[row].any() and not follows[row, origin]  # one that follows none is from elsewhere
+            assert not astray, (
+                f"{hook} returns image {int(follows[row].nonzero()[0])} of the batch with the class of image {origin}"
+            )
+
+
+_SIDES = (("d", True), ("d", False), ("g", False))
+
+
+def _with_classes(case: Case) -> tuple[Game, bool]:
+    """A game with as many classes as a batch has samples, and whether fakes have them too."""
+    host = case.without
+    names = {"classes": host.batch_size}
+    generator = {**host.generator, "conditional": True}
+    discriminator = {**host.discriminator, "conditional": True}
+    refusal = None
+    for changes, fakes in (
+        ({"generator": generator, "discriminator": discriminator}, True),
+        ({"generator": generator}, True),
+        ({}, False),
+    ):
+        changed = host.but(**names, **changes).with_trick(case.trick, case.name, **case.options)
+        try:
+            return changed.game(), fakes
+        except UserError as reason:
+            refusal = reason
+    raise NotApplicable(f"it is refused beside classes: {refusal}")
+
+
+@law(
+    "both-sides",
+    "change reals and fakes, in D's step and in G's, or D tells them apart by it; else say why in `deliberate`",
+    convention=True,
+)
+def _both_sides(case: Case) -> None:
+    if "d_input" not in hooks_of(case.trick):
+        raise NotApplicable("it does not change what D sees")
+    changed: Counter[tuple[str, bool]] = Counter()
+    seen: Counter[tuple[str, bool]] = Counter()
+    for call in case.whole.played.of(case.name, "d_input"):
+        batch, is_real = call.arguments
+        differs = (batch.images != call.result.images).reshape(batch.size, -1).any(1)
+        if batch.classes is not None and call.result.classes is not None:
+            differs = differs | (batch.classes != call.result.classes)
+        changed[call.phase, is_real] += int(differs.sum())
+        seen[call.phase, is_real] += batch.size
+    share = max((changed[side] / seen[side] for side in seen), default=0.0)
+    for phase, is_real in _SIDES:
+        expected = share * seen[phase, is_real]
+        if expected >= 6 and not changed[phase, is_real]:  # by chance: e^-6
+            what = f"{'reals' if is_real else 'fakes'} in {phase.upper()}'s step"
+            others = max(changed, key=lambda side: changed[side])
+            rest = f"{'reals' if others[1] else 'fakes'} in {others[0].upper()}'s step"
+            raise AssertionError(f"d_input leaves {what} as they are, and changes {rest}")
+
+
+@law(
+    "signs",
+    "D's loss falls as a real's logit rises and rises with a fake's, G's falls with a fake's; else say why in "
+    "`deliberate`",
+    convention=True,
+)
+def _signs(case: Case) -> None:
+    judged = {"adversarial_loss", "g_objective", "d_assignment", "d_labels", "g_labels", "d_loss_terms", "g_loss_terms"}
+    if not judged & set(hooks_of(case.trick)):
+        raise NotApplicable("it changes no target and no loss")
+    game = case.with_it.game()
+    pointed = Pointed(game)
+    watch_phases(game, after=lambda *_: pointed.note())
+    with game.training():
+        for _ in range(6):
+            game.advance()
+    for side, sign, told in (
+        ("real", -1, "D's loss rises with the logits of reals: D learns to call them fake"),
+        ("fake", 1, "D's loss falls as the logits of fakes rise: D learns to call them real"),
+        ("g", -1, "G's loss rises with the logits of its fakes: G learns to be found out"),
+    ):
+        slope = pointed.slopes.get(side)
+        # 0 is nobody's mistake: a real target of 1/2, say
+        assert slope is None or slope * sign > -1e-6, f"{told} (slope {slope:.3g} where D is undecided)"
+
+
+@law(
+    "latents",
+    "change latents alike in training and in sampling, or G is sampled where it was not trained; else say why in "
+    "`deliberate`",
+    convention=True,
+)
+def _latents(case: Case) -> None:
+    if "latents" not in hooks_of(case.trick):
+        raise NotApplicable("it leaves latents alone")
+    game = case.with_it.game()
+    game.advance()
+    count = 512
+    rng = Rng(0, "latents", Clock(), game.placement.device, game.placement.dtype)
+    z = rng.normal((count, game.generator.latent_dim))
+
+    def sampled(seed: int) -> Tensor:
+        with game.aside(seed):
+            return _handed(game, z)
+
+    def trained(phase: str, critic: int) -> Tensor:
+        game.clock.enter(phase, critic)
+        return _handed(game, z)
+
+    drawn = sampled(0)
+    fixed = same_bits(drawn, sampled(1))
+    for phase in ("d", "g"):
+        found = trained(phase, 0)
+        if same_bits(found, drawn):
+            continue
+        assert not (fixed and same_bits(found, trained(phase, 1))), (
+            f"the same latents become others in {phase.upper()}'s step than when sampling"
+        )
+        for told, measure in (("coordinates", torch.abs), ("lengths", lambda t: t.norm(dim=1))):
+            gap = _largest_gap(measure(found), measure(drawn))
+            assert gap < 3 * (2 / count) ** 0.5, (
+                f"the {told} of latents in {phase.upper()}'s step are distributed otherwise than when sampling"
+            )
+
+
+def _handed(game: Game, z: Tensor) -> Tensor:
+    with torch.no_grad():
+        handed: Tensor = fold(game.hooks.latents, z.clone())
+    return handed
+
+
+def _largest_gap(a: Tensor, b: Tensor) -> float:
+    """The largest distance between two empirical distribution functions (Kolmogorov-Smirnov)."""
+    a, b = a.flatten().sort().values, b.flatten().sort().values
+    both = torch.cat([a, b])
+    shares = [torch.searchsorted(t, both, right=True).double() / t.numel() for t in (a, b)]
+    return float((shares[0] - shares[1]).abs().max())
+
+
+# ---------------------------------------------------------------- the players
+
+
+@law("other-player", "change only the player of ctx.phase: weights, gradients, optimizer state, modes")
 def _other_player(case: Case) -> None:
     game = case.with_it.but(reuse_fakes=False).game()
-    for _ in range(3):
-        _boundary(game)
-        for phase, other in (("d", "generator"), ("g", "discriminator")):
-            network = getattr(game, other)
-            before = snapshot(game)
-            gradients = {name: p.grad if p.grad is None else p.grad.clone() for name, p in network.named_parameters()}
-            taking_part = _taking_part(game)
-            game.step.d_step() if phase == "d" else game.step.g_step()
-            after = snapshot(game)
-            parameters = {f"{other}/{name}" for name, _ in network.named_parameters()}
-            moved = [
-                name
-                for name in differences(before, after)
-                if name in parameters or name.startswith(f"{other}_optimizer/")
-            ]
-            assert not moved, f"the {phase} step moved {moved}"
-            assert _taking_part(game) == taking_part, f"the {phase} step left weights frozen, or thawed some"
-            for player in game.players.values():
-                left = [name for name, module in player.network.named_modules() if not module.training]
-                assert not left, f"the {phase} step left {left[0] or 'a network'} in eval mode"
-            for name, parameter in network.named_parameters():
-                assert _same_gradient(gradients[name], parameter.grad), f"the {phase} step touched {other}'s gradients"
-        game._at(game.finished + 1)
+
+    def before(phase: str) -> Any:
+        other = OTHER[phase]
+        network = getattr(game, other)
+        gradients = {name: p.grad if p.grad is None else p.grad.clone() for name, p in network.named_parameters()}
+        return snapshot(game), gradients, _taking_part(game)
+
+    def after(phase: str, seen: Any) -> None:
+        other = OTHER[phase]
+        network = getattr(game, other)
+        start, gradients, taking_part = seen
+        parameters = {f"{other}/{name}" for name, _ in network.named_parameters()}
+        moved = [
+            name
+            for name in differences(start, snapshot(game))
+            if name in parameters or name.startswith(f"{other}_optimizer/")
+        ]
+        assert not moved, f"the {phase} step moved {moved}"
+        assert _taking_part(game) == taking_part, f"the {phase} step left weights frozen, or thawed some"
+        for player in game.players.values():
+            left = [name for name, module in player.network.named_modules() if not module.training]
+            assert not left, f"the {phase} step left {left[0] or 'a network'} in eval mode"
+        for name, parameter in network.named_parameters():
+            assert _same_gradient(gradients[name], parameter.grad), f"the {phase} step touched {other}'s gradients"
+
+    watch_phases(game, before, after)
+    with game.training():
+        for _ in range(3):
+            game.advance()
 
 
-@_law("resume", "declare every mutable tensor in tensors(), allocated in on_setup; keep no other state")
+@law("gradients", "detach what the other player made, cut no path to the one that learns, avoid 0/0 and log 0")
+def _gradients(case: Case) -> None:
+    game = case.with_it.but(reuse_fakes=False).game()
+
+    def before(phase: str) -> None:
+        for player in game.players.values():
+            for parameter in player.parameters:
+                parameter.grad = None
+
+    def after(phase: str, _: Any) -> None:
+        for player in game.players.values():
+            gradients = [parameter.grad for parameter in player.parameters]
+            if player.name == phase:
+                missing = [g for g in gradients if g is None or not torch.isfinite(g).all()]
+                assert not missing, f"some of {phase}'s weights have no finite gradient"
+                assert any(bool(g.any()) for g in gradients if g is not None), f"{phase} has only zero gradients"
+            else:
+                assert all(g is None for g in gradients), f"the {phase} step gave {player.name} gradients"
+
+    watch_phases(game, before, after)
+    with game.training():
+        for _ in range(2):
+            game.advance()
+
+
+@law("learns", "step the optimizer of a network of your own, or freeze its weights with requires_grad_(False)")
+def _learns(case: Case) -> None:
+    game = case.with_it.game()
+    (trick,) = [planned.trick for planned in game.plan.tricks if planned.name == case.name]
+    for player in game.players.values():
+        held = {id(p) for group in player.optimizer.param_groups for p in group["params"]}
+        stray = [n for n, p in player.network.named_parameters() if p.requires_grad and id(p) not in held]
+        assert not stray, f"no optimizer has {player.name.upper()}'s weights {stray[:3]}: add them in transform_… hooks"
+    players = {id(p) for player in game.players.values() for p in player.network.parameters()}
+    own: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in trick.tensors().items():
+        own[id(tensor)] = name, tensor
+    for network in held_by(trick, nn.Module):
+        own |= {id(p): (f"{type(network).__name__}.{name}", p) for name, p in network.named_parameters()}
+    for optimizer in held_by(trick, torch.optim.Optimizer):
+        for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            own.setdefault(id(parameter), (f"weight {number} of its {type(optimizer).__name__}", parameter))
+    learning = [(name, t, t.detach().clone()) for i, (name, t) in own.items() if t.requires_grad and i not in players]
+    if not learning:
+        raise NotApplicable("it has no weights of its own that learn")
+    with game.training():
+        for _ in range(4):
+            game.advance()
+    still = [name for name, tensor, start in learning if same_bits(tensor, start)]
+    assert not still, f"in 4 steps these weights of its own never moved: {still[:3]}"
+
+
+@law("second-pass", "change no buffer in place that a forward pass has used before its backward: clone it for use")
+def _second_pass(case: Case) -> None:
+    try:
+        played = case.with_it.with_trick(SecondPass, "second_pass").train(2)
+    except UserError as refusal:
+        raise NotApplicable(f"it is refused beside a second pass: {refusal}") from refusal
+    except RuntimeError as broken:
+        if "modified by an inplace operation" not in str(broken):
+            raise
+        raise AssertionError(
+            "a second forward pass changes in place what the first one's backward needs: penalties and "
+            "consistency terms cannot work beside it"
+        ) from broken
+    assert played.game.fault() is None, "with a second pass through each network, values are not finite"
+
+
+@law("gates", "move what follows a player by ctx.updated: where a gate is closed, the player has not moved")
+def _gates(case: Case) -> None:
+    if not {"after_d_step", "after_g_step", "after_d_backward", "after_g_backward"} & set(hooks_of(case.trick)):
+        raise NotApplicable("it does nothing after an update")
+    opened, closed = 3, 4
+    game = case.with_it.with_trick(Shut, "shut", at=opened + 1).game()
+    followers = _copies_of_weights(game, case.name)
+    shut = False
+
+    def weights(phase: str) -> Tensors:
+        return {name: p.detach().clone() for name, p in game.players[phase].network.named_parameters()}
+
+    def unmoved(phase: str, before: Tensors) -> None:
+        if shut:
+            moved = differences({"": before}, {"": weights(phase)})
+            assert not moved, f"{phase.upper()}'s gate is closed, and its weights moved: {moved[:3]}"
+
+    watch_phases(game, weights, unmoved)
+    moves: Counter[str] = Counter()
+    with game.training():
+        for _ in range(opened):
+            game.advance()
+        shut = True
+        for _ in range(closed):
+            before = {name: tensor.detach().clone() for name, tensor in followers.items()}
+            game.advance()
+            moves.update(name for name, tensor in followers.items() if not same_bits(before[name], tensor))
+    restless = [name for name, count in moves.items() if count == closed]
+    assert not restless, f"no player is updated, and what follows their weights moves in every step: {restless[:3]}"
+
+
+def _copies_of_weights(game: Game, trick: str) -> Tensors:
+    """The tensors of a trick that start as copies of a player's weights."""
+    weights = [p.detach() for player in game.players.values() for p in player.network.parameters()]
+    weights = [weight for weight in weights if weight.numel() > 1 and bool((weight != weight.flatten()[0]).any())]
+    return {
+        name: tensor
+        for name, tensor in game.trick_tensors.items()
+        if name.partition("/")[0] == trick and any(same_bits(tensor.detach(), weight) for weight in weights)
+    }
+
+
+# ---------------------------------------------------------------- state
+
+
+@law("resume", "declare every mutable tensor in tensors(), allocated in on_setup; keep no other state")
 def _resume(case: Case) -> None:
     host = case.with_it
+    before_any = _shared_numbers(case, host)
     whole = host.game()
     saved = []
-    for _ in range(host.steps):
-        whole.advance()
-        saved.append((snapshot(whole), whole.counters(), _samples(whole)))
-    logged = whole.scalars()[0]
-    for state, counters, samples in saved[:-1]:
+    with whole.training():
+        for _ in range(host.steps):
+            if not whole.advance():
+                break
+            saved.append((snapshot(whole), whole.counters(), samples_of(whole), _numbers(whole, case.name)))
+        logged = whole.scalars()[0]
+    if not saved:
+        raise NotApplicable("it stops the run before the first step")
+    suspects = {path for path, value in before_any.items() if saved[-1][3].get(path, value) != value}
+    for state, counters, samples, _ in saved[:-1]:
         resumed = host.game()
         resumed.load(state, counters)
-        assert same_bits(_samples(resumed), samples), f"loaded at step {counters['step']}, it samples differently"
-        while resumed.finished < host.steps:
-            resumed.advance()
+        assert same_bits(samples_of(resumed), samples), f"loaded at step {counters['step']}, it samples differently"
+        with resumed.training():
+            while resumed.finished < len(saved) and resumed.advance():
+                if resumed.finished == counters["step"] + 1:
+                    there, here = saved[counters["step"]][3], _numbers(resumed, case.name)
+                    suspects |= {path for path, value in here.items() if there.get(path, value) != value}
         changed = differences(snapshot(resumed), saved[-1][0])
         assert not changed, f"resumed at step {counters['step']}, these differ: {changed[:5]}"
         assert resumed.scalars()[0] == logged, f"resumed at step {counters['step']}, the logged values differ"
+    for path in sorted(suspects):
+        middle = saved[len(saved) // 2]
+        _number_is_idle(case, host, path, *middle[:2])
 
 
-@_law("in-place", "update state in place (copy_, add_, lerp_ …): a rebound tensor is lost to checkpoints and capture")
+LATE_NUMBERS = (0, 1, 2, 99, 100, 499, 500, 999, 1000, 9999, 10_000, 10**6)
+"""What a number on the host may have grown to late in a run: one that flips at a round number flips here."""
+
+
+def _number_is_idle(
+    case: Case, host: TrickHost, path: str, state: dict[str, Tensors], counters: dict[str, Any]
+) -> None:
+    """A number that a resumed run does not have changes nothing of it, whatever it is."""
+
+    def played(value: float | None) -> tuple[Any, ...]:
+        game = host.game()
+        game.load(state, counters)
+        number = _places(game, case.name).get(path)
+        if number is None:
+            return ()
+        try:
+            if value is not None:
+                number.set(value)
+            with game.training():
+                for _ in range(2):
+                    game.advance()
+            return snapshot(game), samples_of(game)
+        finally:
+            number.set(number.value)
+
+    undisturbed = played(None)
+    if not undisturbed:
+        return
+    number = _places(host.game(), case.name)[path].value
+    for value in (not number,) if isinstance(number, bool) else LATE_NUMBERS:
+        try:
+            state_then, samples_then = played(value)
+        except Exception:
+            continue
+        idle = not differences(state_then, undisturbed[0]) and same_bits(samples_then, undisturbed[1])
+        assert idle, (
+            f"the run depends on {path}, a number on the host that a resumed run does not have: at {value} it goes on "
+            "otherwise; make it a tensor, named in tensors()"
+        )
+
+
+def _places(game: Game, name: str) -> dict[str, HostNumber]:
+    (trick,) = [planned.trick for planned in game.plan.tricks if planned.name == name]
+    return host_numbers(game, trick)
+
+
+def _numbers(game: Game, name: str) -> dict[str, float]:
+    return {path: number.value for path, number in _places(game, name).items()}
+
+
+def _shared_numbers(case: Case, host: TrickHost) -> dict[str, float]:
+    """Those on the class and in the module, which every run of a process has in common."""
+    return {path: value for path, value in _numbers(host.game(), case.name).items() if not path.startswith("self.")}
+
+
+@law(
+    "late",
+    "let what changes in the course of a run follow from tensors() or from ctx.step, never from what was seen before",
+    presumes=("plays", "resume"),
+)
+def _late(case: Case) -> None:
+    host = case.with_it.but(steps=LAST)
+    whole = host.game()
+    with whole.training():
+        if not _pass_by(whole, LATE):
+            return  # it has stopped the run
+        state, counters = snapshot(whole), whole.counters()
+        resumed = host.game()
+        resumed.load(state, counters)
+        with resumed.training():
+            for _ in range(2):
+                assert whole.advance() == resumed.advance(), f"loaded at step {LATE}, it stops the run otherwise"
+        changed = differences(snapshot(whole), snapshot(resumed))
+        assert not changed, f"resumed at step {LATE} of {LAST}, these differ two steps later: {changed[:3]}"
+        assert same_bits(samples_of(whole), samples_of(resumed)), f"resumed at step {LATE}, it samples differently"
+        boundary(whole)
+        with host_unseen(whole), NoSync():
+            whole.step()
+        whole._at(whole.finished + 1)
+        if not _pass_by(whole, LAST - 1) or not whole.advance():
+            return
+        whole.finish()
+    fault = whole.fault()
+    assert fault is None, f"late in a run, in step {fault.step}, {_told(fault)} is not finite"
+
+
+LATE, LAST = 150, 200
+"""A step late in a run, and its end."""
+
+
+def _pass_by(game: Game, until: int) -> bool:
+    """Go on to a step: what happens on the host between steps happens at each of them, and every 50th is played. False
+    where a trick has stopped the run."""
+    for step in range(game.finished, until):
+        if step % 50 == 0:
+            if not game.advance():
+                return False
+            continue
+        boundary(game)
+        if game.frame.stop_reason:
+            return False
+        game._at(step + 1)
+    return True
+
+
+@law("in-place", "update state in place (copy_, add_, lerp_ …): a rebound tensor is lost to checkpoints and capture")
 def _in_place(case: Case) -> None:
     game = case.with_it.game()
-    trick = game.plan.tricks[-1].trick
+    (trick,) = [planned.trick for planned in game.plan.tricks if planned.name == case.name]
     declared = {name: (tensor, tensor.data_ptr()) for name, tensor in trick.tensors().items()}
-    for _ in range(3):
-        game.advance()
+    with game.training():
+        for _ in range(3):
+            game.advance()
     now = trick.tensors()
     assert now.keys() == declared.keys(), "tensors() names other tensors than at the start"
     for name, (tensor, pointer) in declared.items():
@@ -226,129 +633,226 @@ def _in_place(case: Case) -> None:
         )
 
 
-@_law("seed", "draw from ctx.rng only, and keep nothing on the class or the module, nor iterate over a set")
+@law("seed", "draw from ctx.rng only, and keep nothing on the class or the module")
 def _seed(case: Case) -> None:
-    first, second = case.with_it.train(), case.with_it.train()
+    first, second = case.whole, case.with_it.train()
     changed = differences(first.state, second.state)
     assert not changed, f"two runs with one seed differ in {changed[:3]}"
-    assert first.scalars == second.scalars, "the logged values differ"
+    assert first.played.scalars == second.scalars, "the logged values differ"
 
 
-@_law("no-sync", "inside the step no .item(), .cpu(), bool(tensor), .tolist(), and no shape that depends on values")
+@law(
+    "process",
+    "iterate over lists and dicts, never over a set, and seed nothing by hash() or id()",
+    presumes=("plays", "seed"),
+)
+def _process(case: Case) -> None:
+    try:
+        elsewhere = play_elsewhere(case.with_it)
+    except CannotGoThere as reason:
+        raise NotApplicable(str(reason)) from reason
+    here = digests(case.whole.state, case.whole.samples, case.whole.played.scalars)
+    changed = sorted(name for name in here.keys() | elsewhere.keys() if here.get(name) != elsewhere.get(name))
+    assert not changed, f"another process, with other hashes, plays another run: {changed[:3]} differ"
+
+
+# ---------------------------------------------------------------- the captured step
+
+
+@law("no-sync", "inside the step no .item(), .cpu(), bool(tensor), .tolist(), and no shape that depends on values")
 def _no_sync(case: Case) -> None:
     game = case.with_it.game()
-    for _ in range(3):
-        _boundary(game)
-        with _NoSync():
+    with game.training(), host_unseen(game):
+        for _ in range(3):
+            boundary(game)
+            with NoSync():
+                game.step()
+            game._at(game.finished + 1)
+        if not case.instance.capturable:
+            raise NotApplicable("it declares capturable = False")
+        boundary(game)
+        # the fake step leaves fake gradients behind, and the game is not used again
+        with FakeTensorMode(allow_non_fake_inputs=True):
             game.step()
-        game._at(game.finished + 1)
-    if not case.trick.capturable:
-        raise NotApplicable("it declares capturable = False")
-    _boundary(game)
-    # the fake step leaves fake gradients behind, and the game is not used again
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        game.step()
 
 
-@_law("same-step", "no Python branch or number may change from step to step: it would freeze when the step is captured")
+@law("same-step", "no Python branch or number may change from step to step: it would freeze when the step is captured")
 def _same_step(case: Case) -> None:
-    if not case.trick.capturable:
+    if not case.instance.capturable:
         raise NotApplicable("it declares capturable = False")
     game = case.with_it.game()
-    game.advance()
     firsts: dict[tuple[int, ...], tuple[int, list[Any]]] = {}
-    for number in range(2, 6):
-        _boundary(game)
-        batches = [game.feed.draw() for _ in range(2 * game.step.n_critic)]  # the host's part of a step
-        with mock.patch.object(game.feed, "draw", iter(batches).__next__), _OpTrace() as trace:
-            game.step()
-        game._at(game.finished + 1)
-        # a step of another structure is captured anew
-        first, ops = firsts.setdefault(game.structure, (number, trace.ops))
-        for then, now in zip(ops, trace.ops, strict=False):
-            assert then == now, f"step {first} runs {then}, step {number} runs {now}"
-        assert len(trace.ops) == len(ops), f"step {first} runs {len(ops)} operations, step {number} {len(trace.ops)}"
+    with game.training():
+        game.advance()
+        for number in range(2, 6):
+            boundary(game)
+            trace = OpTrace()
+            with host_unseen(game, trace.ops.append), trace:
+                game.step()
+            game._at(game.finished + 1)
+            # a step of another structure is captured anew
+            first, ops = firsts.setdefault(game.structure, (number, trace.ops))
+            for then, now in zip(ops, trace.ops, strict=False):
+                assert then == now, f"step {first} runs {then}, step {number} runs {now}"
+            assert len(trace.ops) == len(ops), (
+                f"step {first} runs {len(ops)} operations, step {number} {len(trace.ops)}"
+            )
 
 
-@_law("captured", "decide nothing on the host inside the step, and rebind no tensor that the step reads")
+@law("captured", "decide nothing on the host inside the step, and rebind no tensor that the step reads")
 def _captured(case: Case) -> None:
-    if not case.trick.capturable:
+    if not case.instance.capturable:
         raise NotApplicable("it declares capturable = False")
     host = case.with_it
     eager, captured = host.game(), host.game()
     captured.backend = INTERPRETER
-    for step in range(1, host.steps + 1):
-        eager.advance()
-        captured.advance()
-        assert captured.backend, captured.frame.warnings[-1].removeprefix("the step is played eagerly: ")
-        changed = differences(snapshot(eager), snapshot(captured))
-        assert not changed, f"replayed, step {step} is another one: {changed[:3]} differ"
-    assert eager.scalars() == captured.scalars(), "replayed, the logged values are others"
+    with eager.training(), captured.training():
+        for step in range(1, host.steps + 1):
+            if not eager.advance():
+                break
+            captured.advance()
+            assert captured.backend, captured.frame.warnings[-1].removeprefix("the step is played eagerly: ")
+            changed = differences(snapshot(eager), snapshot(captured))
+            assert not changed, f"replayed, step {step} is another one: {changed[:3]} differ"
+        assert eager.scalars() == captured.scalars(), "replayed, the logged values are others"
 
 
-@_law("memory", "keep no tensor of a step beyond the next one: what accumulates fills the memory in a long run")
+@law("memory", "keep no tensor of a step beyond the next one: what accumulates fills the memory in a long run")
 def _memory(case: Case) -> None:
     game = case.with_it.game()
-    for _ in range(2):
-        game.advance()
-    batches = [game.feed.draw() for _ in range(2 * game.step.n_critic)]  # the host's part of a step
-    with mock.patch.object(game.feed, "draw", iter(batches).__next__), _Made() as made:
-        game.advance()
-    del batches
-    for _ in range(2):
-        game.advance()
+    with game.training(), batches_unseen(game):
+        for _ in range(2):
+            game.advance()
+        with Made() as made:
+            game.advance()
+        for _ in range(2):
+            if not game.advance():
+                raise NotApplicable("it stops the run before a step's tensors could go")
     gc.collect()
     kept = [tensor for tensor in (reference() for reference in made.tensors) if tensor is not None]
-    assert not kept, f"{len(kept)} tensors made in step 3 are still there two steps later: {_shown(kept[0])}"
+    assert not kept, f"{len(kept)} tensors made in step 3 are still there two steps later: {shown(kept[0])}"
 
 
-@_law("evaluation", "look at module.training in a layer, and move no state while sampling")
+# ---------------------------------------------------------------- looking at a run
+
+
+@law(
+    "evaluation",
+    "move no state and no mode while logging, sampling or evaluating; in a layer, look at module.training",
+    presumes=("plays", "seed"),
+)
 def _evaluation(case: Case) -> None:
     game, undisturbed = case.with_it.game(), case.with_it.game()
-    for _ in range(3):
-        game.advance()
-        undisturbed.advance()
-        first = _samples(game)
-        assert same_bits(first, _samples(game)), "two samplings with one seed differ"
-        game.discriminator.eval()
-        with torch.no_grad():
-            count = 2 * game.discriminator.group
-            images = torch.zeros((count, *game.discriminator.shape), dtype=torch.float64)
-            classes = torch.zeros(count, dtype=torch.int64) if game.discriminator.conditional else None
-            assert same_bits(game.discriminator(images, classes).logits, game.discriminator(images, classes).logits), (
-                "D in eval mode is not deterministic"
-            )
-        game.discriminator.train()
-    assert not differences(snapshot(game), snapshot(undisturbed)), "sampling changed the run"
+    # what a watcher remembers of log lines is its own affair, as long as the run goes on as without
+    own = tuple(name for name in game.trick_tensors if name.partition("/")[0] == case.name)
+    with game.training(), undisturbed.training():
+        for _ in range(3):
+            game.advance()
+            undisturbed.advance()
+            with global_generators_at_rest(" while logging"), modes_kept(game, "logging"):
+                game.scalars()
+            with _looking(game, "sampling"):
+                first = samples_of(game)
+                assert same_bits(first, samples_of(game)), "two samplings with one seed differ"
+            with _looking(game, "evaluating"):
+                network = game.evaluated_discriminator()
+                for asked in (network, game.discriminator):
+                    assert same_bits(*(_judged(game, asked) for _ in range(2))), "D in eval mode is not deterministic"
+    changed = [name for name in differences(snapshot(game), snapshot(undisturbed)) if name.partition("/")[2] not in own]
+    assert not changed, f"logging, sampling and evaluating changed the run: {changed[:3]}"
     if not {"sampling_generator", "transform_generator", "latents"} & set(hooks_of(case.trick)):
         plain = case.without.game()
         state = snapshot(game) | {"tricks": snapshot(plain)["tricks"]}
         plain.load({**snapshot(plain), "generator": state["generator"]}, plain.counters())
-        assert same_bits(_samples(plain), first), "samples are not those of the plain generator"
+        assert same_bits(samples_of(plain), first), "samples are not those of the plain generator"
 
 
-@_law("gradients", "detach what the other player made, cut no path to the one that learns, avoid 0/0 and log 0")
-def _gradients(case: Case) -> None:
-    game = case.with_it.but(reuse_fakes=False).game()
-    for _ in range(2):
-        _boundary(game)
-        for phase in ("d", "g"):
-            for player in game.players.values():
-                for parameter in player.parameters:
-                    parameter.grad = None
-            game.step.d_step() if phase == "d" else game.step.g_step()
-            for player in game.players.values():
-                gradients = [parameter.grad for parameter in player.parameters]
-                if player.name == phase:
-                    missing = [g for g in gradients if g is None or not torch.isfinite(g).all()]
-                    assert not missing, f"some of {phase}'s weights have no finite gradient"
-                    assert any(bool(g.any()) for g in gradients if g is not None), f"{phase} has only zero gradients"
-                else:
-                    assert all(g is None for g in gradients), f"the {phase} step gave {player.name} gradients"
-        game._at(game.finished + 1)
+@contextlib.contextmanager
+def _looking(game: Game, by: str) -> Iterator[None]:
+    before = snapshot(game)
+    with (
+        global_generators_at_rest(f" while {by}"),
+        modes_kept(game, by),
+        never_asked_in_training_mode(game, by),
+    ):
+        yield
+    changed = differences(before, snapshot(game))
+    assert not changed, f"{by} changed the run: {changed[:3]}"
 
 
-@_law("corners", "batch of 1, one channel, float32 and bf16: make them work, or refuse them in problems()")
+def _judged(game: Game, network: Any) -> Tensor:
+    count = 2 * network.group
+    device = game.placement.device
+    images = torch.zeros((count, *network.shape), dtype=game.placement.dtype, device=device)
+    classes = torch.zeros(count, dtype=torch.int64, device=device) if network.conditional else None
+    with game.aside(0), at_rest(network):
+        logits: Tensor = network(images, classes).logits
+    return logits
+
+
+# ---------------------------------------------------------------- other runs
+
+
+@law(
+    "critics",
+    "work for every D step of a step: their number is the recipe's, and tricks may change it",
+    presumes=("plays", "fold", "resume"),
+)
+def _critics(case: Case) -> None:
+    if "play" in hooks_of(case.trick):
+        raise NotApplicable("it decides itself how many D steps there are")
+    _goes_on(case.with_it.but(n_critic=3), "3 D steps in each step")
+
+
+@law(
+    "batch-size",
+    "take sizes from the tensors at hand, for the batch size may change; or refuse it in problems()",
+    presumes=("plays", "fold", "resume"),
+)
+def _batch_size(case: Case) -> None:
+    host = case.with_it
+    size, refusal = host.batch_size, None
+    for other in dict.fromkeys((size // 2, size - 2, 2 * size)):
+        resized = host.with_trick(Resized, "resized", to=other)
+        try:
+            resized.plan()
+        except UserError as reason:
+            refusal = reason
+            continue
+        _goes_on(resized, f"batches of {size}, and of {other} from step 3 on")
+        return
+    raise NotApplicable(f"it refuses another batch size: {refusal}")
+
+
+def _goes_on(host: TrickHost, told: str) -> None:
+    """Four steps are played, folds hold, and from a save after each of them the run goes on as it did."""
+    try:
+        game = host.game()
+    except UserError as refusal:
+        raise NotApplicable(f"it is refused with {told}: {refusal}") from refusal
+    saved = []
+    try:
+        with game.training():
+            for _ in range(4):
+                game.advance()
+                saved.append((snapshot(game), game.counters()))
+        for state, counters in saved[:3:2]:
+            resumed = host.game()
+            resumed.load(state, counters)
+            with resumed.training():
+                while resumed.finished < len(saved) and resumed.advance():
+                    pass
+            changed = differences(snapshot(resumed), saved[-1][0])
+            assert not changed, f"with {told}, resumed at step {counters['step']}, these differ: {changed[:3]}"
+        folds_hold(host.train(3))
+    except AssertionError:
+        raise
+    except Exception as broken:
+        raise AssertionError(f"with {told}: {type(broken).__name__}: {broken}") from broken
+    assert game.fault() is None, f"not finite with {told}"
+
+
+@law("corners", "batch of 1, one channel, float32 and bf16: make them work, or refuse them in problems()")
 def _corners(case: Case) -> None:
     host = case.with_it
     corners: list[dict[str, Any]] = [{"precision": "fp32"}, {"precision": "bf16"}, {"batch_size": 1}]
@@ -365,12 +869,17 @@ def _corners(case: Case) -> None:
         assert played.game.fault() is None, f"not finite at {corner}"
 
 
-@_law("cost", "declare in `forwards` how many more forward passes of each network a step takes")
+@law("cost", "declare in `forwards` how many more forward passes of each network a step takes")
 def _cost(case: Case) -> None:
-    with_it, d_steps = _forwards(case.with_it.but(n_critic=1))
-    without, _ = _forwards(case.without.but(n_critic=d_steps))  # a trick may set how many D steps there are
-    extra = {name: with_it[name] - without[name] for name in ("d", "g")}
-    declared = {"d": 0, "g": 0, **case.trick.forwards}
+    phases, passes = _passes(case.with_it.but(n_critic=1))
+    # phases that a trick plays share no fakes
+    plain = case.without.but(n_critic=1)
+    _, each = _passes(plain.but(reuse_fakes=False) if "play" in hooks_of(case.trick) else plain)
+    extra = {}
+    for network in ("d", "g"):
+        usual = sum(count * each[phase, network] for phase, count in phases.items())
+        extra[network] = sum(count for (_, asked), count in passes.items() if asked == network) - usual
+    declared = {"d": 0, "g": 0, **case.instance.forwards}
     told = f"it takes {extra} more forward passes and declares {declared}"
     if mixes_samples(case.without.game().discriminator):  # joint passes hold the real batch already in the G step
         assert all(extra[name] <= declared[name] for name in extra), told
@@ -378,165 +887,78 @@ def _cost(case: Case) -> None:
         assert extra == declared, told
 
 
-@_law("fault", "scale updates by ctx.healthy, or leave fault_safe = False: after a fault nothing moves")
+def _passes(host: TrickHost) -> tuple[Counter[str], Counter[tuple[str, str]]]:
+    """Of the second step: how many D and G steps it has, and how many forward passes of each network in each."""
+    game = host.game()
+    phases: Counter[str] = Counter()
+    passes: Counter[tuple[str, str]] = Counter()
+    with game.training():
+        game.advance()
+        watch_phases(game, lambda phase: phases.update([phase]))
+        for player in game.players.values():
+            player.network.register_forward_hook(lambda *_, name=player.name: passes.update([(game.clock.phase, name)]))
+        game.advance()
+    return phases, passes
+
+
+@law(
+    "fault",
+    "scale updates by ctx.healthy, or leave fault_safe = False: after a fault nothing moves",
+    presumes=("plays", "seed"),
+)
 def _fault(case: Case) -> None:
     for player in ("d", "g"):
-        host = case.with_it.with_trick(_Poison, "poison", at=3, player=player)
-        game, healthy = host.game(), case.with_it.game()
-        for _ in range(2):
-            game.advance()
-            healthy.advance()
-        _boundary(healthy)  # what moves there, moves before the fault
-        if player == "g":
-            for critic in range(healthy.step.n_critic):  # the D steps before the fault are healthy ones
-                healthy.step.d_step(critic, host.reuse_fakes and critic == healthy.step.n_critic - 1)
-        before = snapshot(healthy)
-        for _ in range(3):
-            game.advance()
-        after = snapshot(game)
-        after = {
-            group: {
-                name: tensor for name, tensor in tensors.items() if not name.startswith(("poison/", "tricks/poison/"))
-            }
-            for group, tensors in after.items()
-        }
-        moved = differences(before, after)
-        if player == "g":  # batch norm in G moved with the forward that both phases shared
-            moved = [name for name in moved if "running_" not in name and "num_batches" not in name]
+        game = case.with_it.with_trick(Poison, "poison", at=3, player=player).game()
+        healthy = case.with_it.game()
+        before: list[dict[str, Tensors]] = []
+
+        def look(phase: str, player: str = player, healthy: Game = healthy, before: list[Any] = before) -> None:
+            if healthy.finished == 2 and phase == player and not before:
+                before.append(snapshot(healthy))
+
+        watch_phases(healthy, look)
+        with game.training(), healthy.training():
+            for _ in range(3):
+                healthy.advance()
+            for _ in range(5):
+                game.advance()
+        if not before:
+            continue  # a trick's play has no such phase
+        moved = differences(before[0], snapshot(game))
         assert not moved, f"after a fault in {player} these moved: {moved[:5]}"
         fault = game.fault()
         assert fault is not None
         assert (fault.player, fault.step) == (player, 3)
 
 
-# ---------------------------------------------------------------- what the checks are made of
+def compiled_holds(case: Case, steps: int = 3) -> None:
+    """The step as inductor compiles it is the eager step: in float64, under SGD, every tensor that moves is within 1e-9
+    after each of `steps` steps. Compiling takes many seconds, so it is none of `LAWS`.
 
-
-_WATCHING = {"on_setup", "on_run_start", "on_boundary", "log_scalars", "on_log", "on_finish", "on_run_end"}
-"""Hooks with which a trick looks on: it need not change a number."""
-
-
-class _Drawer(Trick):
-    """Draws a lot, everywhere, and changes nothing."""
-
-    @hookimpl
-    def before_d_step(self, ctx: Any) -> None:
-        ctx.rng.normal((3, 5))
-
-    @hookimpl
-    def d_input(self, batch: Batch, ctx: Any) -> Batch:
-        ctx.rng.uniform(batch.images.shape)
-        return batch
-
-    @hookimpl
-    def g_labels(self, labels: Tensor, ctx: Any) -> Tensor:
-        ctx.rng.permutation(7)
-        return labels
-
-
-class _Poison(Trick):
-    """A loss term that is not finite from one step on."""
-
-    class Config(Trick.Config):
-        at: int = 3
-        player: str = "d"
-
-    @hookimpl
-    def on_setup(self, ctx: Any) -> None:
-        self.count = torch.zeros((), device=ctx.device)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"count": self.count}
-
-    def _term(self, ctx: Any) -> dict[str, Tensor]:
-        zero = torch.zeros((), device=ctx.device, dtype=ctx.dtype)
-        return {"poison": torch.where(self.count + 1 >= self.config.at, zero / 0, zero)}
-
-    @hookimpl
-    def after_g_step(self) -> None:
-        self.count.add_(1)
-
-    @hookimpl
-    def d_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
-        return self._term(ctx) if self.config.player == "d" else {}
-
-    @hookimpl
-    def g_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
-        return self._term(ctx) if self.config.player == "g" else {}
-
-
-class _NoSync(TorchFunctionMode):
-    """Refuses every call that makes the host wait for a value."""
-
-    FORBIDDEN = frozenset(
-        getattr(torch.Tensor, name)
-        for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "nonzero")
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func not in self.FORBIDDEN, f"the step calls Tensor.{func.__name__}"
-        return func(*args, **(kwargs or {}))
-
-
-class _Made(TorchDispatchMode):
-    """Weak references to every tensor that an operation returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tensors: list[weakref.ref[Tensor]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        given = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs))}
-        new = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor) and id(leaf) not in given]
-        self.tensors += [weakref.ref(tensor) for tensor in new]
-        return out
-
-
-class _OpTrace(TorchDispatchMode):
-    """Records each operation with the shapes of its tensors and the values of its numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ops: list[Any] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "prim" not in str(func):
-            # a tensor made of a host's number: frozen like the number itself
-            made = args[0].tolist() if "lift_fresh" in str(func) else None
-            self.ops.append((str(func), _shown(args), _shown(sorted((kwargs or {}).items())), made))
-        return func(*args, **(kwargs or {}))
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return tuple(value.shape), str(value.dtype)
-    if isinstance(value, list | tuple):
-        return tuple(_shown(item) for item in value)
-    if isinstance(value, int | float | bool | str | type(None)):
-        return value
-    return type(value).__name__
-
-
-def _forwards(host: TrickHost) -> tuple[dict[str, int], int]:
-    """How many forward passes of each network the second step takes, and how many D steps it has."""
-    game = host.game()
-    game.advance()
-    counts = {"d": 0, "g": 0}
-    for player in game.players.values():
-        player.network.register_forward_hook(lambda *_, name=player.name: counts.update({name: counts[name] + 1}))
-    game.advance()
-    return counts, game.step.n_critic
-
-
-def _boundary(game: Game) -> None:
-    """What `Game.advance` does before a step."""
-    game.clock.enter("boundary")
-    notify(game.hooks.on_boundary)
-
-
-def _samples(game: Game) -> Tensor:
-    return torch.from_numpy(game.sample(6, seed=3))
+    Raises AssertionError where it is another step or cannot be compiled, NotApplicable where the trick declares that it
+    cannot be captured, or this machine has no C++ compiler.
+    """
+    if not case.instance.capturable:
+        raise NotApplicable("it declares capturable = False")
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise NotApplicable("there is no C++ compiler")
+    sgd = {"name": "sgd", "lr": 1e-2}  # Adam makes a whole step of a gradient that is 0 but for rounding
+    host = case.with_it.but(precision="fp64", optimizer=sgd)
+    eager, compiled = host.game(), host.game()
+    compiled.backend = INDUCTOR
+    with eager.training(), compiled.training():
+        for step in range(1, steps + 1):
+            eager.advance()
+            compiled.advance()
+            assert compiled.backend, compiled.frame.warnings[-1].removeprefix("the step is played eagerly: ")
+            here, there = snapshot(eager), snapshot(compiled)
+            far = []
+            for name in differences(here, there):
+                group, _, key = name.partition("/")
+                a, b = here[group].get(key), there[group].get(key)
+                if a is None or b is None or not torch.allclose(a.double(), b.double(), 1e-9, 1e-9, equal_nan=True):
+                    far.append(name)
+            assert not far, f"compiled, step {step} is another one: {far[:5]} differ"
 
 
 def _taking_part(game: Game) -> list[bool]:

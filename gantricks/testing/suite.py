@@ -8,8 +8,9 @@ from typing import Any
 
 from gantricks.errors import UserError
 from gantricks.registry import Registry
-from gantricks.testing.host import Played, TrickHost
-from gantricks.testing.laws import LAWS, Case, Law, NotApplicable, folds_hold
+from gantricks.testing.case import LAWS, Case, Law, NotApplicable, told
+from gantricks.testing.host import Played, TrickHost, name_of
+from gantricks.testing.laws import folds_hold
 from gantricks.trick import Trick
 
 
@@ -101,21 +102,17 @@ def _checks(
     trace: Callable[[Played, str], None] | None,
 ) -> Iterable[tuple[Law, Case]]:
     cls = _class(trick)
-    case = Case(cls, dict(cls.trial if options is None else options), host, _name(trick), trace)
+    case = Case(cls, dict(cls.trial if options is None else options), host, name_of(trick), trace)
     for law in LAWS.values():
         yield law, case
     if trace:
         yield _OWN_LAW, case
     for other in beside:
-        yield _pair(_name(other), _class(other)), case
+        yield _pair(name_of(other), _class(other)), case
 
 
 def _class(trick: str | type[Trick]) -> type[Trick]:
     return Registry().load("tricks", trick).cls if isinstance(trick, str) else trick
-
-
-def _name(trick: str | type[Trick]) -> str:
-    return trick if isinstance(trick, str) else trick.__name__.lower()
 
 
 def _pair(name: str, other: type[Trick]) -> Law:
@@ -127,7 +124,8 @@ def _pair(name: str, other: type[Trick]) -> Law:
         except UserError as refusal:
             raise AssertionError(f"the pair is refused: {refusal}") from refusal
 
-    return Law(f"pair:{name}", "make them compose, or declare why not in conflicts, needs or replaces", check)
+    mend = "make them compose, or declare why not in conflicts, needs or replaces"
+    return Law(f"pair:{name}", mend, check, presumes=("plays",))
 
 
 def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: int = 3) -> None:
@@ -135,7 +133,7 @@ def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: 
     (`Case.trace`), state in place, and a resumed run bit-identical. Raises UserError where the pair is refused,
     AssertionError where it breaks.
     """
-    host = host or TrickHost.for_trick(first.trick, second.trick)
+    host = host or TrickHost.for_trick(first.instance, second.instance)
     pair = Case(second.trick, second.options, host.with_trick(first.trick, first.name, **first.options), second.name)
     both = pair.with_it
     for law in ("in-place", "same-step"):
@@ -161,26 +159,27 @@ _OWN_LAW = Law(
     "trace",
     "mend the trick; or the law, where it asks for more than a recorded run can show",
     lambda case: _keeps_its_law(case, case.with_it.train()),
+    presumes=("plays",),
 )
 
 
 def _outcome(law: Law, case: Case, expected: str | None) -> Outcome:
-    try:
-        law.check(case)
-    except NotApplicable as reason:
+    if expected is None and (first := case.presumed(law)):
+        return Outcome(law.id, "skipped", f"it is asked once the law {first!r} holds")
+    outcome = case.outcome(law)
+    if isinstance(outcome, NotApplicable):
         if expected is not None:
             return Outcome(
                 law.id,
                 "unexpected",
-                f"a failure was declared ({expected}), and it says nothing: {reason}",
+                f"a failure was declared ({expected}), and it says nothing: {outcome}",
                 "remove it from expected_failures",
             )
-        return Outcome(law.id, "skipped", str(reason))
-    except Exception as broken:  # whatever a wrong trick raises is its failure, not the report's
+        return Outcome(law.id, "skipped", str(outcome))
+    if outcome:
         if expected is not None:
             return Outcome(law.id, "expected", expected)
-        told = str(broken) if isinstance(broken, AssertionError) else f"{type(broken).__name__}: {broken}"
-        return Outcome(law.id, "failed", told, law.mend)
+        return Outcome(law.id, "failed", told(outcome, case.trick), law.mend)
     if expected is not None:
         return Outcome(law.id, "unexpected", f"a failure was declared ({expected})", "remove it from expected_failures")
     return Outcome(law.id, "passed")

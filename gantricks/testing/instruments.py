@@ -1,0 +1,449 @@
+"""What the laws are made of: tricks that disturb, modes that watch, and a look at what lies on the host."""
+
+from __future__ import annotations
+
+import random
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from gantricks.game import Game
+from gantricks.hooks import hookimpl
+from gantricks.plan import notify
+from gantricks.records import Batch, Out
+from gantricks.rng import Rng
+from gantricks.testing.host import same_bits
+from gantricks.trick import Setting, Trick
+
+# ---------------------------------------------------------------- tricks that stand beside the one that is tried
+
+
+class Drawer(Trick):
+    """Draws a lot, everywhere, and changes nothing."""
+
+    @hookimpl
+    def before_d_step(self, ctx: Any) -> None:
+        ctx.rng.normal((3, 5))
+
+    @hookimpl
+    def d_input(self, batch: Batch, ctx: Any) -> Batch:
+        ctx.rng.uniform(batch.images.shape)
+        return batch
+
+    @hookimpl
+    def g_labels(self, labels: Tensor, ctx: Any) -> Tensor:
+        ctx.rng.permutation(7)
+        return labels
+
+
+class Poison(Trick):
+    """A loss term that is not finite from step `at` on, counted from 1."""
+
+    class Config(Trick.Config):
+        at: int = 3
+        player: str = "d"
+
+    def _term(self, ctx: Any) -> dict[str, Tensor]:
+        value = float("nan") if ctx._frame.finished >= self.config.at - 1 else 0.0
+        return {"poison": torch.full((), value, device=ctx.device, dtype=ctx.dtype)}
+
+    @hookimpl
+    def d_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
+        return self._term(ctx) if self.config.player == "d" else {}
+
+    @hookimpl
+    def g_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
+        return self._term(ctx) if self.config.player == "g" else {}
+
+
+class Shut(Trick):
+    """Neither player moves from step `at` on, counted from 1."""
+
+    class Config(Trick.Config):
+        at: int = 4
+
+    def _gate(self, open: Tensor, ctx: Any) -> Tensor:
+        return open * float(ctx._frame.finished < self.config.at - 1)
+
+    @hookimpl
+    def d_gate(self, open: Tensor, ctx: Any) -> Tensor:
+        return self._gate(open, ctx)
+
+    @hookimpl
+    def g_gate(self, open: Tensor, ctx: Any) -> Tensor:
+        return self._gate(open, ctx)
+
+
+class Resized(Trick):
+    """Batches of another size from step `at` on, counted from 1."""
+
+    class Config(Trick.Config):
+        to: int = 4
+        at: int = 3
+
+    def batch_sizes(self, setting: Setting) -> tuple[int, ...]:
+        return setting.batch_size, self.config.to
+
+    @hookimpl
+    def on_boundary(self, ctx: Any) -> None:
+        if ctx.step == self.config.at - 1:
+            ctx.set_batch_size(self.config.to)
+
+
+class SecondPass(Trick):
+    """A second pass through each network in every step, before the backward."""
+
+    @hookimpl
+    def d_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
+        return {"again": 1e-3 * ctx.discriminate(ctx.real, True).logits.mean()}
+
+    @hookimpl
+    def g_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
+        z, classes = ctx.latents(ctx.fake.size)
+        again = Batch(ctx.generator(z, classes), classes)
+        return {"again": 1e-3 * ctx.discriminate(again, False).logits.mean()}
+
+
+# ---------------------------------------------------------------- between steps
+
+
+def boundary(game: Game) -> None:
+    """What `Game.advance` does before a step."""
+    game.clock.enter("boundary")
+    notify(game.hooks.on_boundary)
+
+
+@contextmanager
+def batches_unseen(game: Game) -> Iterator[None]:
+    """Real batches come as ever, and no mode sees how: that is the host's part of a step."""
+    with mock.patch.object(game.feed, "draw", _unseen(game.feed.draw)):
+        yield
+
+
+@contextmanager
+def host_unseen(game: Game, note: Callable[[Any], None] = lambda drawn: None) -> Iterator[None]:
+    """Real batches and random numbers come as ever, and no mode sees how. `note` is told of every draw."""
+
+    def noted(name: str, draw: Callable[..., Any]) -> Callable[..., Any]:
+        unseen = _unseen(draw)
+
+        def drawn(rng: Rng, *arguments: Any) -> Any:
+            note((name, rng.name, shown(arguments)))
+            return unseen(rng, *arguments)
+
+        return drawn
+
+    with batches_unseen(game), ExitStack() as stack:
+        for name in ("uniform", "normal", "randint", "permutation"):
+            stack.enter_context(mock.patch.object(Rng, name, noted(name, getattr(Rng, name))))
+        yield
+
+
+def _unseen(function: Callable[..., Any]) -> Callable[..., Any]:
+    def unseen(*arguments: Any) -> Any:
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            return function(*arguments)
+
+    return unseen
+
+
+# ---------------------------------------------------------------- global generators, modes
+
+
+class RefusedGenerator(torch.Generator):
+    """In torch.Generator's place: still a type, because modules of torch imported meanwhile annotate with it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> RefusedGenerator:
+        raise AssertionError("a generator of its own was made")
+
+
+@contextmanager
+def global_generators_at_rest(what: str = "") -> Iterator[None]:
+    """What happens within neither draws from nor seeds torch's, numpy's or Python's global generator."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        # a place that no seed anybody would write leads to
+        torch.default_generator.manual_seed(0x9E3779B97F4A7C15)
+        np.random.seed(0x9E3779B9)
+        random.seed(0x9E3779B97F4A7C15)
+        odd = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+        yield
+        used = "generator was used or seeded" + what
+        assert same_bits(odd[0], torch.get_rng_state()), f"torch's global {used}"
+        assert odd[1] == str(np.random.get_state()), f"numpy's global {used}"
+        assert odd[2] == random.getstate(), f"Python's global {used}"
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+
+
+@contextmanager
+def modes_kept(game: Game, by: str) -> Iterator[None]:
+    """Every layer of both networks is in the same mode afterwards, and the same weights take part."""
+
+    def modes() -> dict[str, bool]:
+        found: dict[str, bool] = {}
+        for player in game.players.values():
+            found |= {f"{player.name}/{name}": m.training for name, m in player.network.named_modules()}
+            found |= {f"{player.name}/{name}.grad": p.requires_grad for name, p in player.network.named_parameters()}
+        return found
+
+    before = modes()
+    yield
+    changed = [name for name, mode in modes().items() if before.get(name) != mode]
+    assert not changed, f"{by} left {_spoken(changed[0])} in another mode ({len(changed)} changed)"
+
+
+def _spoken(path: str) -> str:
+    player, _, name = path.partition("/")
+    return f"{name or 'all'} of {player.upper()}"
+
+
+@contextmanager
+def never_asked_in_training_mode(game: Game, by: str) -> Iterator[None]:
+    """Whichever network is asked within is in eval mode."""
+
+    def check(player: str) -> Callable[..., None]:
+        def asked(module: nn.Module, *_: Any) -> None:
+            assert not module.training, f"{by} asked {player.upper()} while it was in training mode"
+
+        return asked
+
+    handles = [player.network.register_forward_pre_hook(check(player.name)) for player in game.players.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# ---------------------------------------------------------------- modes that watch operations
+
+
+class NoSync(TorchFunctionMode):
+    """Refuses every call that makes the host wait for a value."""
+
+    FORBIDDEN = frozenset(
+        getattr(torch.Tensor, name)
+        for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "nonzero")
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in self.FORBIDDEN, f"the step calls Tensor.{func.__name__}"
+        return func(*args, **(kwargs or {}))
+
+
+class Made(TorchDispatchMode):
+    """Weak references to every tensor that an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[weakref.ref[Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs))}
+        new = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor) and id(leaf) not in given]
+        self.tensors += [weakref.ref(tensor) for tensor in new]
+        return out
+
+
+class OpTrace(TorchDispatchMode):
+    """Records each operation with the shapes of its tensors and the values of its numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "prim" not in str(func):
+            # a tensor made of a host's number: frozen like the number itself
+            made = args[0].tolist() if "lift_fresh" in str(func) else None
+            self.ops.append((str(func), shown(args), shown(sorted((kwargs or {}).items())), made))
+        return func(*args, **(kwargs or {}))
+
+
+def shown(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape), str(value.dtype)
+    if isinstance(value, list | tuple):
+        return tuple(shown(item) for item in value)
+    if isinstance(value, int | float | bool | str | type(None)):
+        return value
+    return type(value).__name__
+
+
+# ---------------------------------------------------------------- D's scores at a place of one's choice
+
+
+class Pointed:
+    """Has every loss of a game computed where D is undecided, give or take a little, through the graph as it is.
+
+    `slopes` sums, for "real" and "fake" in D's loss and "g" in G's, the derivative with respect to the mean logit.
+    """
+
+    def __init__(self, game: Game) -> None:
+        self.slopes: dict[str, float] = {}
+        self._game = game
+        step = game.step
+        score, attached, again = step.score, step.score_attached, step.score_reals_again
+        self._shifts: dict[str, Tensor] = {}
+
+        def scored(real: Batch, fake: Batch) -> tuple[Out, Out]:
+            real_out, fake_out = score(real, fake)
+            return self._point("real", real_out), self._point("fake", fake_out)
+
+        def scored_attached(fake: Batch) -> Out:
+            out = self._point("g", attached(fake))
+            if game.frame.real_out is not None:
+                game.frame.real_out = self._point("", game.frame.real_out)
+            return out
+
+        for name, replaced in (
+            ("score", scored),
+            ("score_attached", scored_attached),
+            ("score_reals_again", lambda: self._point("", again())),
+        ):
+            setattr(step, name, replaced)
+
+    def _point(self, side: str, out: Out) -> Out:
+        logits = out.logits
+        spread = torch.linspace(-0.1, 0.1, logits.shape[0], dtype=logits.dtype, device=logits.device).unsqueeze(1)
+        if logits.shape[0] == 1:
+            spread = torch.zeros_like(spread)
+        # all logits of the side moved by one number: only the loss's own backward reaches its gradient
+        shift = torch.zeros((), dtype=logits.dtype, device=logits.device, requires_grad=bool(side))
+        if side:
+            self._shifts[side] = shift
+        return out._replace(logits=logits - logits.detach() + self._game.step.loss.undecided + spread + shift)
+
+    def note(self) -> None:
+        """A phase is over: its backward has been done."""
+        for side, shift in self._shifts.items():
+            if shift.grad is not None:
+                self.slopes[side] = self.slopes.get(side, 0.0) + float(shift.grad)
+        self._shifts.clear()
+
+
+# ---------------------------------------------------------------- what lies on the host
+
+
+@dataclass(frozen=True)
+class HostNumber:
+    """A number in an attribute, a list, a dict or a global variable: its value and how to set it."""
+
+    value: float
+    set: Callable[[Any], None]
+
+
+def host_numbers(game: Game, trick: Trick) -> dict[str, HostNumber]:
+    """The numbers that a trick keeps outside tensors, by where they lie: on itself and what it holds, on layers of its
+    own in the networks, on its class and in its module.
+    """
+    found: dict[str, HostNumber] = {}
+    seen: set[int] = set()
+    _walk(trick, "self", found, seen, 4)
+    home = type(trick).__module__
+    for player in game.players.values():
+        for name, module in player.network.named_modules():
+            if type(module).__module__ == home:
+                _walk(module, f"{player.name.upper()}'s {name}", found, seen, 3)
+    for cls in type(trick).__mro__:
+        if cls.__module__ == home:
+            for key, value in list(vars(cls).items()):
+                _look(value, f"{cls.__name__}.{key}", _setter(cls, key), found, seen, 2)
+    for key, value in list(vars(sys.modules[home]).items()) if home in sys.modules else ():
+        if not key.startswith("__") and isinstance(value, int | float | dict | list):
+            _look(value, key, _item_setter(vars(sys.modules[home]), key), found, seen, 2)
+    return found
+
+
+def _walk(holder: Any, path: str, found: dict[str, HostNumber], seen: set[int], depth: int) -> None:
+    if id(holder) in seen or not depth:
+        return
+    seen.add(id(holder))
+    is_module = isinstance(holder, nn.Module)
+    held = dict(getattr(holder, "__dict__", {}))
+    if _of_a_plugin(holder):  # what starts on the class and goes on in the object
+        classes = [cls for cls in type(holder).__mro__ if cls.__module__ == type(holder).__module__]
+        numbers = {key: value for cls in classes for key, value in vars(cls).items() if isinstance(value, int | float)}
+        held = numbers | held
+    for key, value in held.items():
+        if not (is_module and (key.startswith("_") or key in ("training", "call_super_init"))) and key != "config":
+            _look(value, f"{path}.{key}", _setter(holder, key), found, seen, depth)
+    if is_module:
+        for name, child in holder.named_children():
+            if not type(child).__module__.startswith("torch."):
+                _walk(child, f"{path}.{name}", found, seen, depth - 1)
+
+
+def _look(
+    value: Any, path: str, put: Callable[[Any], None], found: dict[str, HostNumber], seen: set[int], depth: int
+) -> None:
+    if isinstance(value, int | float):
+        found[path] = HostNumber(value, put)
+    elif not depth or isinstance(value, type):
+        return
+    elif isinstance(value, dict | list):
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            _look(item, f"{path}[{key!r}]", _item_setter(value, key), found, seen, depth - 1)
+    elif isinstance(value, nn.Module) or _of_a_plugin(value):
+        _walk(value, path, found, seen, depth - 1)
+
+
+def _of_a_plugin(value: Any) -> bool:
+    """Whether it is an object of a class that a plugin has defined, not one of torch's or the core's."""
+    home = type(value).__module__
+    ours = home.startswith(("torch", "numpy", "gantricks.", "builtins", "pydantic"))
+    return hasattr(value, "__dict__") and (not ours or home.startswith("gantricks.plugins."))
+
+
+def _setter(holder: Any, key: str) -> Callable[[Any], None]:
+    return lambda value: setattr(holder, key, value)
+
+
+def _item_setter(holder: Any, key: Any) -> Callable[[Any], None]:
+    return lambda value: holder.__setitem__(key, value)
+
+
+def held_by(trick: Trick, kind: type | tuple[type, ...], depth: int = 4) -> list[Any]:
+    """The objects of a kind that a trick holds, in attributes and what they hold."""
+    found: list[Any] = []
+    seen: set[int] = set()
+
+    def look(value: Any, left: int) -> None:
+        if id(value) in seen or left < 0:
+            return
+        seen.add(id(value))
+        if isinstance(value, kind):
+            found.append(value)
+        if isinstance(value, dict):
+            items = list(value.values())
+        elif isinstance(value, list | tuple | set):
+            items = list(value)
+        elif isinstance(value, Tensor | nn.Module | torch.optim.Optimizer | type):
+            items = []
+        elif _of_a_plugin(value):
+            items = list(getattr(value, "__dict__", {}).values())
+        else:
+            items = []
+        for item in items:
+            look(item, left - 1)
+
+    look(trick, depth)
+    return found
