@@ -181,6 +181,7 @@ Setting up, the commands and a recipe: [the README](../README.md).
   called from [the step](../gantricks/step.py), the whole algorithm on one page.
 - [The kit](testing.md): the laws that every trick obeys, tiny runs, random inputs; for your tricks as for ours.
 - [Performance](performance.md): what makes a step fast, and what was measured, against other libraries too.
+- [Reliability](reliability.md): kills, damaged checkpoints and full disks, counted.
 - [The tricks](tricks/README.md): each with what it does, why, when it hurts, its options and its source.
 - [The metrics](metrics.md): what `gantricks evaluate` measures, which way is better, when it misleads.
 - [Evidence](evidence.md): which tricks helped where it was measured, and published tables, made again.

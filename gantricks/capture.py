@@ -9,7 +9,6 @@ step before it is trusted, so that what a trick decides on the host cannot freez
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from gantricks.data.images import cache_folder
 from gantricks.feed import Reel
 from gantricks.rng import Tape
 
@@ -69,8 +67,6 @@ class Captured:
     """
 
     def __init__(self, game: Game, backend: str) -> None:
-        if backend == INDUCTOR:  # before anything of torch's compiler is imported, which would choose another
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
         for planned in game.plan.tricks:
             if not planned.trick.capturable:
                 raise CannotCapture(f"the trick {planned.name} declares that it cannot be captured")

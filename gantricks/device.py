@@ -111,6 +111,17 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def machine_memory() -> int | None:
+    """How many bytes of memory this machine has, or the container that this process is in. None where nobody says."""
+    found = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            found.append(int(Path(limit).read_text(encoding="ascii")))
+    return min(found, default=None)
+
+
 def out_of_memory(fault: BaseException) -> str | None:
     """How much was asked for in vain ("2.00 GiB", "" where that is not said), or None where `fault` is another."""
     words = str(fault)

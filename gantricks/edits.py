@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gantricks.errors import Problem, UserError
-from gantricks.manifest import MANIFEST
-from gantricks.recipe import Places, Recipe, TrainKeys, check_options, validate_recipe
+from gantricks.folder import MANIFEST
+from gantricks.option_faults import check_options
+from gantricks.recipe import Recipe, TrainKeys, validate_recipe
+from gantricks.recipe_files import Places
 from gantricks.registry import Registry
 
 

@@ -6,12 +6,38 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+_JOINERS = "\u200c\u200d"
+"""Not printable to Python, yet part of how Persian, Indic words and emoji are spelt."""
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with every character that a terminal would obey, or not show, written as an escape.
+
+    Names and values come from files, folders and packages of others: line breaks, terminal codes, marks that turn the
+    direction of writing and bytes that are no text (as `os.fsdecode` gives them) become ``\\n``, ``\\x1b``,
+    ``\\u202e``, ``\\xe9``. Those in `keep` stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign in _JOINERS or sign in keep else _escape(sign) for sign in text)
+
+
+def _escape(sign: str) -> str:
+    code = ord(sign)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+        code -= 0xDC00
+    if code < 0x100:
+        return _NAMED.get(sign, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
 
 @dataclass(frozen=True)
 class Problem:
     """One thing to mend.
 
-    `what` is the fault in a sentence, `where` the file, line or key it was found at, `mend` what to write instead.
+    `what` is the fault in a sentence, `where` the file, line or key it was found at, `mend` what to write instead: a
+    line each, which may hold what a file or its writer made up. `str` shows it as text; `as_dict` gives it as it is.
     """
 
     what: str
@@ -19,9 +45,9 @@ class Problem:
     mend: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
-        advice = f"\n    {self.mend}" if self.mend else ""
-        return f"{place}{self.what}{advice}"
+        place = f"{printable(self.where)}: " if self.where else ""
+        advice = f"\n    {printable(self.mend)}" if self.mend else ""
+        return f"{place}{printable(self.what)}{advice}"
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)
@@ -43,10 +69,15 @@ class TrickError(Exception):
     """A plugin broke the contract; the message names the trick, the hook and the rule."""
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` may have been meant to be, or None when none is close."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+
+
 def nearest(word: str, known: Iterable[str], label: str = "did you mean") -> str:
     """Return "did you mean 'x'?" for the known word closest to `word`, or "" when none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"{label} {close[0]!r}?" if close else ""
+    close = closest(word, known)
+    return f"{label} {close!r}?" if close else ""
 
 
 def legible(text: str) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 from gantricks.data.base import Progress, silent
 from gantricks.errors import Problem, UserError, nearest
+from gantricks.metrics import published
 from gantricks.metrics.base import Direction, Measurement, Metric, obstacles
+from gantricks.option_faults import check_options
 from gantricks.plan import Plan, PlannedMetric, on_data
-from gantricks.recipe import check_options
-from gantricks.registry import Found, Registry
+from gantricks.registry import Found, Registry, index
 from gantricks.run import open_run, saved_game
 from gantricks.subject import GameSubject
 
@@ -138,7 +139,8 @@ def _named(plan: Plan, registry: Registry, names: Sequence[str], problems: list[
             continue
         if name not in known:
             there = [*instances, *(other for other in sorted(known) if other not in instances)]
-            mend = nearest(name, there) or f"there are: {', '.join(there)}"
+            mend = published.advice(name, index()["metrics"]) or nearest(name, there)
+            mend = mend or f"there are: {', '.join(there)}"
             problems.append(Problem(f"neither the recipe nor gantricks has a metric {name!r}", where, mend))
             continue
         found = registry.load("metrics", name)

@@ -116,7 +116,8 @@ class Game:
         """A problem at `tricks.<name>`, at the line of the recipe that names the trick."""
         for planned in self.plan.tricks:
             if problem.where == f"tricks.{planned.name}" and planned.place:
-                return replace(problem, where=f"{planned.place}: {problem.where}")
+                place = self.plan.recipe.places.about(problem.what, ("tricks", planned.name))
+                return replace(problem, where=f"{place}: {problem.where}")
         return problem
 
     def _build_players(self) -> None:
@@ -518,6 +519,8 @@ def _copy_into(live: Tensors, saved: Tensors, what: str) -> None:
     for name, tensor in live.items():
         if tensor.shape != saved[name].shape:
             raise ValueError(f"{what}: {name} is {tuple(saved[name].shape)}, expected {tuple(tensor.shape)}")
+        if tensor.dtype != saved[name].dtype:
+            raise ValueError(f"{what}: {name} is {saved[name].dtype}, expected {tensor.dtype}")
         tensor.copy_(saved[name])
 
 

@@ -6,76 +6,130 @@ import contextlib
 import json
 import math
 import os
+import re
+import socket
+import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL.Image import Image
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import summary
 
 from gantricks import pictures
+from gantricks.files import append, create, flush, naming, write_whole
+from gantricks.folder import EVENTS, METRICS
 from gantricks.recipe import Recipe
 
-METRICS = "metrics.jsonl"
+BETWEEN_FLUSHES = 30.0
+"""Seconds after which TensorBoard sees what was written."""
 
 
 class Log:
     """Writers for one run. `after` is the step that the run continues from: later lines of an earlier attempt are
-    dropped from both files, so curves continue without tangling."""
+    dropped from both files, so curves continue without tangling. Raises OSError that names the file."""
 
     def __init__(self, run: Path, recipe: Recipe, after: int) -> None:
         self.run = run
         self.metrics = run / METRICS
-        _keep_until(self.metrics, after)
-        self._file = self.metrics.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run), purge_step=after + 1, flush_secs=30)
-        if not after:
-            self._board.add_text("recipe", f"```toml\n{recipe.as_toml()}\n```")
-            for summary in hparams(_flat(recipe.as_dict()), {"loss/d": 0.0, "loss/g": 0.0}):
-                self._board._get_file_writer().add_summary(summary)
+        write_whole(self.metrics, _lines_until(self.metrics, after))
+        self._file = append(self.metrics)
+        try:
+            self._board = Events(run, after + 1)
+            if not after:
+                self._board.add(summary.text("recipe", f"```toml\n{recipe.as_toml()}\n```"))
+                for part in summary.hparams(_flat(recipe.as_dict()), {"loss/d": 0.0, "loss/g": 0.0}):
+                    self._board.add(part)
+        except BaseException:
+            self._file.close()
+            raise
 
     def scalars(self, step: int, scalars: dict[str, float], steps_per_second: float) -> None:
         """One line of metrics.jsonl, and the same for TensorBoard beside the speed. The line holds nothing that depends
         on the clock, so that a resumed run writes the same bytes."""
         # JSON has no NaN; a scalar that is not finite is null
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
-        self._board.add_scalar("speed/steps_per_second", steps_per_second, step)
+        with naming(self.metrics):
+            self._file.write(json.dumps({"step": step, **finite}, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        for name, value in (scalars | {"speed/steps_per_second": steps_per_second}).items():
+            self._board.add(summary.scalar(name, value), step)
 
     def picture(self, step: int, image: Image) -> Path:
         """samples/<step>.png, and the same for TensorBoard."""
         path = self.run / "samples" / f"{step:06d}.png"
-        path.parent.mkdir(exist_ok=True)
         pictures.save_png(image, path)
-        self._board.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self._board.add(summary.image("samples", np.asarray(image.convert("RGB")), dataformats="HWC"), step)
         return path
 
     def flush(self) -> None:
         """Everything so far is on the disk when a checkpoint says that it is. Another thread may go on writing."""
-        os.fsync(self._file.fileno())
+        with naming(self.metrics):
+            flush(self._file.fileno())
         self._board.flush()
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        with contextlib.closing(self._board), naming(self.metrics):
+            self._file.close()
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a last line that was cut off."""
-    if not path.exists():
-        return
+class Events:
+    """An event file of TensorBoard. `first` is the step of the first event: what earlier files hold from there on is
+    hidden.
+
+    TensorBoard reads a folder's files in the order of their names, which begin with the time: this one comes last,
+    whatever the clock says. Raises OSError that names the file.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        earlier = [int(found[1]) for p in folder.iterdir() if (found := _TIME.match(p.name))]
+        for number in count(max([int(time.time()), *(number + 1 for number in earlier)])):
+            self.path = folder / f"{EVENTS}{number:010d}.{socket.gethostname()}.{os.getpid()}.0"
+            with contextlib.suppress(FileExistsError):
+                self._file = create(self.path)
+                break
+        self._records = RecordWriter(self._file)
+        self._flushed = 0.0
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, what: Any, step: int | None = None) -> None:
+        """Write a summary down, as of `step`."""
+        self._write(Event(summary=what, step=step))
+
+    def flush(self) -> None:
+        """Everything so far is on the disk."""
+        with naming(self.path):
+            self._file.flush()
+            flush(self._file.fileno())
+
+    def close(self) -> None:
+        with naming(self.path):
+            self._file.close()
+
+    def _write(self, event: Event) -> None:
+        now = event.wall_time = time.time()
+        with naming(self.path):
+            self._records.write(event.SerializeToString())  # one write: it is whole beside a flush in another thread
+            if not 0 <= now - self._flushed < BETWEEN_FLUSHES:
+                self._file.flush()
+                self._flushed = now
+
+
+_TIME = re.compile(re.escape(EVENTS) + r"(\d{1,10})\.")
+
+
+def _lines_until(path: Path, step: int) -> bytes:
+    """The lines up to `step`, without those that are no lines of ours, and without a last line that was cut off."""
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # not a line of ours, or cut off
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
+    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
                 kept.append(line)
-    beside = path.with_suffix(".rewriting")
-    beside.write_text("".join(kept), encoding="utf-8")
-    os.replace(beside, path)
+    return b"".join(kept)
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, str | float | bool]:

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gantricks.data.base import Description
 from gantricks.errors import Problem, UserError
 from gantricks.files import write_whole
+from gantricks.folder import MANIFEST
 
-MANIFEST = "manifest.json"
 FORMAT = 1
 """The format of a run's folder. Runs without this number are read as well; they do not hold what sampling needs of the
 data."""
@@ -82,7 +82,7 @@ class Manifest(_Facts):
     """Those facts of a manifest that are read back. `recipe` is the resolved recipe that the run was begun with."""
 
     format: Count = 0
-    id: str | None = None
+    id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
     gantricks: str | None = None
     torch: str | None = None
     numpy: str | None = None

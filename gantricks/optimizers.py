@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gantricks.options import Options
 
@@ -39,8 +39,14 @@ class SGD(Options):
     name: Literal["sgd"] = "sgd"
     lr: Rate = 2e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    nesterov: bool = False
+    nesterov: Annotated[bool, Field(description="look ahead along the momentum, which must be above 0")] = False
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SGD:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov = true needs a momentum above 0, such as momentum = 0.9")
+        return self
 
 
 Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="name")]
@@ -71,6 +77,11 @@ def build(config: Any, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimi
                 # from zero, the first update m·0 + g is the one that SGD makes from no buffer
                 state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     return optimizer
+
+
+def remembered(config: Any) -> int:
+    """How many numbers the optimizer that `config` describes remembers of each parameter."""
+    return int(config.momentum > 0) if config.name == "sgd" else 2
 
 
 def direct_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], None] | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gantricks.files import naming, whole
+
 _SEAM = 96
 _SUPERSAMPLING = 3
 _PAPER = (255, 255, 255)
@@ -123,14 +125,10 @@ def _crowding(points: np.ndarray, extent: Extent, side: int, radius: float) -> n
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write a PNG whole or not at all, over whatever is there; missing parent folders are made.
 
-    Raises `OSError` when the disk refuses.
+    Raises `OSError` with the path in it when the disk refuses.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
-    try:
-        image.save(written, format="PNG")
-        os.replace(written, path)
-    except BaseException:
-        written.unlink(missing_ok=True)
-        raise
+    with naming(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as file, naming(path):
+        image.save(file, format="PNG")

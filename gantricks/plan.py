@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from gantricks.data.mixtures import Mixture
 from gantricks.errors import Problem, TrickError, UserError, nearest
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import EvaluationFacts, Metric, obstacles
-from gantricks.recipe import Places, Recipe
+from gantricks.recipe import DataKeys, Part, Recipe
+from gantricks.recipe_files import Places
 from gantricks.trick import CAPABILITIES, Setting, Trick
 
 if TYPE_CHECKING:
@@ -77,16 +79,7 @@ class Plan:
 
     def parameters(self) -> dict[str, int]:
         """How many parameters each network has before any trick's surgery; nothing is allocated."""
-        import torch
-
-        from gantricks.networks.base import count_parameters
-
-        counts = {}
-        for role in ("generator", "discriminator"):
-            part = getattr(self.recipe, role)
-            with torch.device("meta"):
-                counts[role] = count_parameters(getattr(part.found.cls, role)(part.options, self.shapes))
-        return counts
+        return _parameters(self.recipe, self.shapes)
 
     @property
     def products(self) -> int | None:
@@ -129,7 +122,7 @@ def describe(source: Source, places: Places) -> Description:
     try:
         return source.describe()
     except UserError as fault:
-        place = places.of("data", *source.paths[:1])
+        place = places.of_any(*(("data", key) for key in source.paths[:1]), ("data", "source"))
         problems = [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.mend) for p in fault.problems]
         raise UserError(*problems) from fault
 
@@ -167,7 +160,7 @@ class _Planning:
             PlannedTrick(
                 part.name,
                 part.found.name,
-                part.found.cls(part.options),
+                part.found.make(part.options),
                 part.found.origin,
                 self.places.of("tricks", part.name),
             )
@@ -175,11 +168,11 @@ class _Planning:
         )
         metrics = tuple(
             PlannedMetric(
-                part.name, part.found.name, part.found.cls(part.options), self.places.of("evaluate", part.name)
+                part.name, part.found.name, part.found.make(part.options), self.places.of("evaluate", part.name)
             )
             for part in recipe.metrics
         )
-        source: Source = recipe.data.found.cls(recipe.data.options)
+        source: Source = recipe.data.found.make(recipe.data.options)
         description = trained
         if not trained:
             try:
@@ -197,11 +190,15 @@ class _Planning:
             self._needs(tricks, description)
             for planned in tricks:
                 for sentence in planned.trick.problems(setting):
-                    self.problems.append(Problem(f"{planned.name}: {sentence}", planned.place))
+                    place = self.places.about(sentence, ("tricks", planned.name))
+                    self.problems.append(Problem(f"{planned.name}: {sentence}", place))
             facts = self._evaluation_facts(tricks, source, description)
             for measured in metrics if to_train else ():
                 for sentence in obstacles(measured.metric, facts):
-                    self.problems.append(Problem(f"{measured.name}: {sentence}", measured.place))
+                    place = self.places.about(sentence, ("evaluate", measured.name), ("data", "source"))
+                    self.problems.append(Problem(f"{measured.name}: {sentence}", place))
+            if not self.problems:
+                self._memory(description, to_train)
         cautions = list(self._conflicts(tricks, description))
         if self.problems or not description:
             raise UserError(*self.problems)
@@ -231,7 +228,7 @@ class _Planning:
                 self.problems.append(
                     Problem(
                         f"{_listed(names)} provide {hook}, and a recipe has one",
-                        self.places.of("tricks", names[-1]),
+                        self._of_tricks(*reversed(names)),
                         "keep one of them",
                     )
                 )
@@ -243,10 +240,13 @@ class _Planning:
                 self.problems.append(
                     Problem(
                         f"{_listed(names)} replace the same part, {part}",
-                        self.places.of("tricks", names[-1]),
+                        self._of_tricks(*reversed(names)),
                         "keep one of them",
                     )
                 )
+
+    def _of_tricks(self, *names: str) -> str:
+        return self.places.of_any(*(("tricks", name) for name in names))
 
     def _provided(self, tricks: tuple[PlannedTrick, ...], description: Description) -> set[str]:
         provided = {"input_grad"}
@@ -285,7 +285,11 @@ class _Planning:
         for planned in tricks:
             for need in sorted(set(planned.trick.needs) - provided):
                 meaning = CAPABILITIES.get(need, "no trick of this recipe provides it")
-                self.problems.append(Problem(f"{planned.name} needs {need}", planned.place, f"it is {meaning}"))
+                player = need.partition("_")[0]
+                keys = {"generator": (player, "network"), "discriminator": (player, "network")}
+                cause = keys.get(player, ("data", "source"))
+                place = self.places.about(meaning, ("tricks", planned.name), cause)
+                self.problems.append(Problem(f"{planned.name} needs {need}", place, f"it is {meaning}"))
 
     def _conflicts(self, tricks: tuple[PlannedTrick, ...], description: Description | None) -> Iterator[str]:
         """Adds conflicts to the problems and yields cautions."""
@@ -299,8 +303,10 @@ class _Planning:
                 pair = frozenset({planned.use, other})
                 if other in others | provided and pair not in reported:
                     reported.add(pair)
+                    culprits = [one.name for one in rest if other in (one.use, one.name, *one.trick.needs)]
+                    place = self._of_tricks(planned.name, *culprits)
                     self.problems.append(
-                        Problem(f"{planned.name} does not go with {other}: {reason}", planned.place, "switch one off")
+                        Problem(f"{planned.name} does not go with {other}: {reason}", place, "switch one off")
                     )
             for other, reason in planned.trick.cautions.items():
                 if other in others | provided:
@@ -310,7 +316,8 @@ class _Planning:
         for role in ("generator", "discriminator"):
             part = getattr(self.recipe, role)
             for sentence in part.found.cls.problems(role, part.options, shapes):
-                self.problems.append(Problem(sentence, self.places.of(role)))
+                place = self.places.about(sentence, (role,), (role, "network"), ("data", "source"))
+                self.problems.append(Problem(sentence, place))
         conditional = {
             role: "conditional" in part.found.cls.capabilities(role, part.options, shapes)
             for role in ("generator", "discriminator")
@@ -320,8 +327,8 @@ class _Planning:
             self.problems.append(
                 Problem(
                     "the discriminator is conditional and the generator is not, so fakes have no class to be judged by",
-                    self.places.of("discriminator", "conditional"),
-                    "set conditional = true in [generator] too",
+                    self.places.of_any(("discriminator", "conditional"), ("generator", "conditional")),
+                    f"give G classes too: {self.places.to_set('true', 'generator', 'conditional')}",
                 )
             )
 
@@ -331,10 +338,40 @@ class _Planning:
             self.problems.append(
                 Problem(
                     f"batch_size is {batch_size} and the data holds {description.count} samples",
-                    self.places.of("data", "batch_size"),
-                    f"batch_size = {description.count} at most",
+                    self.places.of_any(("data", "batch_size"), *(("data", key) for key in _named_in(self.recipe.data))),
+                    f"{self.places.to_set(str(description.count), 'data', 'batch_size')} at most",
                 )
             )
+
+    def _memory(self, description: Description, to_train: bool) -> None:
+        """Refuse what this machine cannot hold: Linux promises any amount of memory, and kills whoever uses it."""
+        import torch
+
+        from gantricks.device import machine_memory
+
+        recipe, held = self.recipe, machine_memory()
+        # a GPU says by itself what does not fit; networks are made on the CPU first all the same
+        trains = to_train and (recipe.train.device == "cpu" or not torch.cuda.is_available())
+        number = 8 if recipe.train.precision == "fp64" else 4
+        counts = _parameters(recipe, self._shapes(description))
+        needed = {role: number * count * (_copies(recipe, role) if trains else 1) for role, count in counts.items()}
+        needed["data"] = 2 * number * recipe.data.keys.batch_size * math.prod(description.shape) if trains else 0
+        if held is None or sum(needed.values()) <= held:
+            return
+        largest = max(needed, key=lambda part: needed[part])
+        if largest == "data":
+            what, keys = f"batches of {recipe.data.keys.batch_size:,}", ("batch_size", "image_size")
+        else:
+            what = f"a {largest} of {counts[largest]:,} parameters"
+            keys = tuple(type(getattr(recipe, largest).options).model_fields)
+        self.problems.append(
+            Problem(
+                f"the memory does not suffice: {what} alone would take {needed[largest] / 2**30:,.0f} GiB, "
+                f"and this machine has {held / 2**30:,.0f}",
+                self.places.of_any((largest,), *((largest, key) for key in keys), ("data", "image_size")),
+                "smaller networks, images or batches need less",
+            )
+        )
 
     def _single_samples(self, tricks: tuple[PlannedTrick, ...], shapes: Shapes, setting: Setting) -> None:
         """Batch norm over one vector has no statistics; over one image it has those of its pixels."""
@@ -350,8 +387,9 @@ class _Planning:
                 self.problems.append(
                     Problem(
                         f"batch norm in the {role} needs more than one sample in a pass, and a batch holds 1",
-                        self.places.of("data", "batch_size"),
-                        f"let batches hold 2 samples or more, or write batch_norm = false in [{role}]",
+                        self.places.of_any(("data", "batch_size"), (role, "batch_norm"), (role, "network")),
+                        "let batches hold 2 samples or more, or do without batch norm: "
+                        + self.places.to_set("false", role, "batch_norm"),
                     )
                 )
 
@@ -384,8 +422,33 @@ class _Planning:
         return replace(setting, batch_sizes=tuple(set_by_tricks)) if set_by_tricks else setting
 
 
+def _parameters(recipe: Recipe, shapes: Shapes) -> dict[str, int]:
+    """How many parameters each network has; nothing is allocated."""
+    import torch
+
+    from gantricks.networks.base import count_parameters
+
+    counts = {}
+    for role in ("generator", "discriminator"):
+        part = getattr(recipe, role)
+        with torch.device("meta"):
+            counts[role] = count_parameters(getattr(part.found.cls, role)(part.options, shapes))
+    return counts
+
+
+def _copies(recipe: Recipe, role: str) -> int:
+    """How many numbers training holds for each weight: itself, its gradient and what the optimizer keeps."""
+    optimizer = getattr(recipe, role).keys.optimizer
+    return 4 if optimizer.name != "sgd" else 3 if optimizer.momentum else 2
+
+
 def _group(tricks: Collection[PlannedTrick]) -> int:
     return max((planned.trick.group for planned in tricks), default=1)
+
+
+def _named_in(part: Part[DataKeys]) -> list[str]:
+    """The keys of [data] that decide how many samples there are, as far as that is known: all of the source's own."""
+    return ["source", *type(part.options).model_fields]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,28 +2,96 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
-from gantricks.errors import Problem, UserError, legible, nearest
+from gantricks.errors import Problem, UserError, closest
+from gantricks.metrics import published
 from gantricks.optimizers import Adam, Optimizer
+from gantricks.option_faults import (
+    UNKNOWN,
+    check_options,
+    models_of,
+    shortened,
+    shown,
+    texts_wanted,
+    unreadable,
+    validated,
+)
 from gantricks.options import Options
-from gantricks.registry import SINGULAR, Found, Registry
-from gantricks.toml_lines import key_lines, line_of
+from gantricks.recipe_files import Places, find_recipe, read_recipe, shipped_recipes
+from gantricks.registry import SINGULAR, Found, Registry, index
 
-NAME_IT_ANEW = "rename the file or folder, or make a link to it whose name is UTF-8"
+__all__ = [
+    "SECTIONS",
+    "DataKeys",
+    "DiscriminatorKeys",
+    "EvaluateKeys",
+    "GeneratorKeys",
+    "MetricPart",
+    "Part",
+    "Recipe",
+    "RecipeError",
+    "Top",
+    "TrainKeys",
+    "TrickPart",
+    "find_recipe",
+    "load_recipe",
+    "shipped_recipes",
+    "validate_recipe",
+]
 
 KeyPath = tuple[str, ...]
 K = TypeVar("K", bound=Options)
+
+LISTED = 20
+"""How many unknown names of one table are told one by one."""
+INSTANCES = 100
+"""How many tricks, and how many metrics, a recipe may have."""
+MOST_STEPS = 1_000_000_000
+
+
+def _in_words(pattern: str, refusal: Callable[[str], str]) -> AfterValidator:
+    """A text of this form; of any other, `refusal` says what is wrong."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise PydanticCustomError("form", "{words}", {"words": refusal(text)})
+        return text
+
+    return AfterValidator(check)
+
+
+def _name_refusal(text: str) -> str:
+    what = "a name is made of letters from A to Z, digits, ., _ and -, and begins with a letter or a digit"
+    mended = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")
+    return f"{what}, not {shown(text)}" + (f"; write {shown(mended)}" if mended and len(text) <= 60 else "")
+
+
+def _device_refusal(text: str) -> str:
+    numbers = re.findall(r"\d+", text)
+    if re.fullmatch(r"(cuda:)?\d+(\s*,\s*(cuda:)?\d+)+", text.strip()):
+        mend = f"a run computes on one device; write cuda:{int(numbers[0][:3])}"
+    elif text.strip().isdigit():
+        mend = f"write cuda:{int(numbers[0][:3])}"
+    elif text.strip().lower() in ("gpu", "nvidia", "cuda:", "cuda0", "rocm", "hip"):
+        mend = "write cuda, or cuda:0 for the first of several"
+    elif text.strip().lower() in ("mps", "metal", "xpu", "tpu", "xla", "npu", "hpu", "vulkan", "dml"):
+        mend = "gantricks computes on CPUs and CUDA devices; write cpu"
+    else:
+        mend = "write auto, cpu, cuda or cuda:N"
+    return f"there is no device {shown(text)}; {mend}"
+
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_DEVICE = r"auto|cpu|cuda(:\d{1,3})?"
 
 
 class Top(Options):
@@ -31,7 +99,12 @@ class Top(Options):
 
     name: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="the run's folder is named for it"),
+        Field(
+            max_length=100,
+            description="the run's folder is named for it",
+            json_schema_extra={"pattern": f"^{_NAME}$"},
+        ),
+        _in_words(_NAME, _name_refusal),
     ]
     seed: Annotated[int, Field(ge=0, lt=2**63, description="every random stream of the run derives from it")] = 0
 
@@ -61,13 +134,20 @@ class DiscriminatorKeys(Options):
 class TrainKeys(Options):
     """`[train]`."""
 
-    steps: Annotated[int, Field(ge=1, description="generator updates")]
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS, description="generator updates")]
     schedule_steps: Annotated[
-        int | None, Field(ge=1, description="steps that schedules run over, to rest then at their end; left out: all")
+        int | None,
+        Field(
+            ge=1, le=MOST_STEPS, description="steps that schedules run over, to rest then at their end; left out: all"
+        ),
     ] = None
     n_critic: Annotated[int, Field(ge=1, le=1000, description="D steps per G step")] = 1
     reuse_fakes: Annotated[bool, Field(description="the last D step and the G step share one generator forward")] = True
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")] = "auto"
+    device: Annotated[
+        str,
+        Field(description="auto, cpu, cuda or cuda:N", json_schema_extra={"pattern": f"^({_DEVICE})$"}),
+        _in_words(_DEVICE, _device_refusal),
+    ] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp64"], Field(description="bf16 is autocast; fp64 is for tests")
     ] = "auto"
@@ -75,9 +155,13 @@ class TrainKeys(Options):
         Literal["auto", "on", "off"],
         Field(description="play the step as one compiled call; auto: on a GPU, and in runs long enough to repay it"),
     ] = "auto"
-    log_every: Annotated[int, Field(ge=1, description="steps between two lines of metrics.jsonl")] = 50
-    sample_every: Annotated[int, Field(ge=1, description="steps between two pictures")] = 500
-    checkpoint_every: Annotated[int, Field(ge=1, description="steps between two checkpoints")] = 500
+    log_every: Annotated[int, Field(ge=1, le=MOST_STEPS, description="steps between two lines of metrics.jsonl")] = 50
+    sample_every: Annotated[int, Field(ge=1, le=MOST_STEPS, description="steps between two pictures")] = 500
+    checkpoint_every: Annotated[int, Field(ge=1, le=MOST_STEPS, description="steps between two checkpoints")] = 500
+    keep: Annotated[
+        Annotated[int, Field(ge=1, le=1_000_000)] | Literal["all"],
+        Field(description='how many checkpoints are kept, the newest of them; "all": every one'),
+    ] = 3
 
     @property
     def length(self) -> int:
@@ -182,32 +266,6 @@ class RecipeError(UserError):
         self.rest = rest
 
 
-class Places:
-    """Where each key came from: a line of a file, or an override."""
-
-    def __init__(self) -> None:
-        self._of: dict[KeyPath, str] = {}
-        self._files: dict[KeyPath, tuple[str, dict[KeyPath, int]]] = {}
-        self.file = ""
-
-    def add_file(self, label: str, text: str) -> None:
-        lines = key_lines(text)
-        self.file = label
-        for path in lines:
-            self._of[path] = f"{label}:{line_of(lines, path)}"
-
-    def add_override(self, path: KeyPath, label: str) -> None:
-        self._of[path] = label
-        if path[0] == "tricks":  # a trick that no file names is where its first option was set
-            self._of.setdefault(path[:2], label)
-
-    def of(self, *path: str) -> str:
-        """The place of this key, or of its nearest parent."""
-        while path and path not in self._of:
-            path = path[:-1]
-        return self._of.get(path, self.file)
-
-
 def load_recipe(
     recipe: str | Path,
     overrides: Iterable[str] = (),
@@ -218,36 +276,8 @@ def load_recipe(
     `recipe` is a file, or the name of a shipped recipe. `overrides` are `KEY=VALUE` strings as for `--set`. Raises
     UserError with every problem found.
     """
-    places = Places()
-    raw = _read_with_parents(find_recipe(recipe), places, ())
-    for override in overrides:
-        _override(raw, override, places)
-    return validate_recipe(raw, registry or Registry(), places)
-
-
-def find_recipe(recipe: str | Path) -> Path:
-    """The file that `recipe` names: a path, or the name of a shipped recipe with or without `.toml`."""
-    path = Path(recipe)
-    if path.is_file():
-        return path
-    known = shipped_recipes()
-    if path.parent == Path() and path.name.removesuffix(".toml") in known:
-        return known[path.name.removesuffix(".toml")]
-    if path.is_dir():
-        raise UserError(Problem("it is a folder; name a recipe file", where=str(path)))
-    raise UserError(
-        Problem(
-            "there is no such recipe file, and no shipped recipe of that name",
-            where=str(recipe),
-            mend=nearest(path.name.removesuffix(".toml"), known) or f"shipped recipes: {', '.join(known)}",
-        )
-    )
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that ship with gantricks, by name."""
-    folder = Path(str(files("gantricks.recipes")))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    read = read_recipe(recipe, overrides, SECTIONS | {"evaluate": EvaluateKeys}, _SELECTORS)
+    return _Validation(read.table, registry or Registry(), read.places, read.problems).recipe()
 
 
 def validate_recipe(raw: Mapping[str, Any], registry: Registry, places: Places | None = None) -> Recipe:
@@ -259,108 +289,30 @@ def _plain(options: Options) -> dict[str, Any]:
     return options.model_dump(mode="json", exclude_none=True)
 
 
-# ---------------------------------------------------------------- reading and merging
-
-
-def _read_with_parents(path: Path, places: Places, children: tuple[Path, ...]) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as fault:
-        raise UserError(Problem("it is not UTF-8 text", where=str(path))) from fault
-    except OSError as fault:
-        raise UserError(Problem(f"it cannot be read: {fault.strerror}", where=str(path))) from fault
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
-        line = re.search(r"\(at line (\d+)", str(fault))
-        where = f"{path}:{line[1]}" if line else str(path)
-        raise UserError(Problem(f"not valid TOML: {fault}", where=where)) from fault
-    except (ValueError, RecursionError) as fault:
-        raise UserError(Problem(f"no TOML that can be read: {fault}", where=str(path))) from fault
-    parent = raw.pop("extends", None)
-    merged: dict[str, Any] = {}
-    if parent is not None:
-        if not isinstance(parent, str):
-            raise UserError(Problem('extends names one recipe, such as "dcgan.toml"', where=str(path)))
-        merged = _read_with_parents(_find_parent(parent, path, children), places, (*children, path))
-    places.add_file(str(path), text)
-    return _merge(merged, raw, ())
-
-
-def _find_parent(parent: str, path: Path, children: tuple[Path, ...]) -> Path:
-    beside = path.parent / parent
-    shipped = shipped_recipes().get(parent.removesuffix(".toml"))
-    found = beside if beside.is_file() else shipped
-    if found is None:
-        raise UserError(
-            Problem(
-                f"extends names {parent!r}, which is neither beside this file nor a shipped recipe",
-                where=str(path),
-                mend=nearest(parent.removesuffix(".toml"), shipped_recipes()),
-            )
-        )
-    if found.resolve() in [child.resolve() for child in (*children, path)]:
-        raise UserError(Problem(f"extends goes round in a circle: {parent!r} is its own parent", where=str(path)))
-    return found
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
-    """Lay `over` on `base`, table by table. Naming another source, network, optimizer, trick or metric starts its own
-    options afresh, since those of the former one mean nothing to it.
-    """
-    merged = dict(base)
-    selector = _selector(path)
-    if selector and over.get(selector, merged.get(selector)) != merged.get(selector):
-        kept = SECTIONS[path[0]].model_fields if len(path) == 1 else ()
-        merged = {key: value for key, value in merged.items() if key in kept}
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(dict(merged[key]), value, (*path, key))
-        else:
-            merged[key] = value
-    return merged
-
-
-def _selector(path: KeyPath) -> str | None:
-    if len(path) == 1:
-        return _SELECTORS.get(path[0])
-    if len(path) == 2:
-        return "use" if path[0] in ("tricks", "evaluate") else "name" if path[1] == "optimizer" else None
-    return None
-
-
-def _override(raw: dict[str, Any], override: str, places: Places) -> None:
-    label = legible(f"--set {override}")
-    if label != f"--set {override}":
-        raise UserError(Problem("it is not UTF-8, as recipes are", label, NAME_IT_ANEW))
-    dotted, equals, written = override.partition("=")
-    keys = tuple(part.strip() for part in dotted.split("."))
-    if not equals or not all(keys):
-        raise UserError(Problem("an override is KEY=VALUE, such as train.steps=100", where=label))
-    try:
-        table = tomllib.loads(f"value = {written}")
-        value = table["value"] if len(table) == 1 else written.strip()
-    except (ValueError, RecursionError):
-        value = written.strip()
-    nested: Any = value
-    for key in reversed(keys):
-        nested = {key: nested}
-    merged = _merge(raw, nested, ())
-    raw.clear()
-    raw.update(merged)
-    places.add_override(keys, label)
-
-
 # ---------------------------------------------------------------- validation
 
 
 class _Validation:
     """One pass over a recipe that collects every problem."""
 
-    def __init__(self, raw: Mapping[str, Any], registry: Registry, places: Places) -> None:
-        self.raw, self.registry, self.places = raw, registry, places
-        self.problems: list[Problem] = []
+    def __init__(
+        self, raw: Mapping[str, Any], registry: Registry, places: Places, problems: Iterable[Problem] = ()
+    ) -> None:
+        self.registry, self.places = registry, places
+        self.problems = list(problems)
+        self.raw = dict(raw)
+        wrong = {path: what for path, what in unreadable(raw) if path}
+        for path, what in list(wrong.items())[:LISTED]:
+            self._report(path, what)
+        if len(wrong) > LISTED:
+            self._report((), f"and {len(wrong) - LISTED:,} more values that cannot be read")
+        for path in wrong:
+            self._leave_out(path)
         self.all_found = True
+        self.models: dict[KeyPath, type[Options]] = {}
+        """What the keys of each table are read as, as far as that is known."""
+        self.misspelt: list[tuple[int, KeyPath, str]] = []
+        """Unknown keys: which problem they are, and the advice that their own table gives."""
 
     def recipe(self) -> Recipe:
         tables = (*SECTIONS, "tricks", "evaluate")
@@ -373,6 +325,7 @@ class _Validation:
             self._missing("train", "steps = 3000")
         tricks = tuple(TrickPart(*parts) for parts in self._instances("tricks"))
         evaluate, metrics = self._evaluate()
+        self._advise()
         recipe = None
         if top and data and generator and discriminator and train and evaluate:
             recipe = Recipe(
@@ -381,6 +334,21 @@ class _Validation:
         if self.problems or not recipe:
             raise RecipeError(self.problems, recipe if self.all_found else None)
         return recipe
+
+    def _report(self, path: KeyPath, what: str, mend: str = "", place: str = "") -> None:
+        dotted = shortened(".".join(path), 120)
+        self.problems.append(Problem(f"{dotted}: {what}" if dotted else what, place or self.places.of(*path), mend))
+
+    def _leave_out(self, path: KeyPath) -> None:
+        """Take a key out of the recipe, or the list that it is in, and leave the caller's table as it is."""
+        table = self.raw
+        for key in path[:-1]:
+            inner = table.get(key)
+            if not isinstance(inner, Mapping):
+                table.pop(key, None)
+                return
+            table[key] = table = dict(inner)
+        table.pop(path[-1], None)
 
     def _missing(self, section: str, example: str) -> None:
         self.problems.append(
@@ -394,9 +362,11 @@ class _Validation:
         if isinstance(value, Mapping):
             return dict(value)
         dotted = ".".join(path)
-        self.problems.append(
-            Problem(f"{dotted} must be a table, not {value!r}", self.places.of(*path), f"write [{dotted}]")
-        )
+        mend = f"write [{dotted}]"
+        if len(path) == 2:
+            mend += f", or --set {dotted}=on, for one with its defaults"
+        what = f"{shortened(dotted, 120)} must be a table, not {shown(value)}"
+        self.problems.append(Problem(what, self.places.of(*path), shortened(mend, 200)))
         return {}
 
     def _part(self, section: str, model: type[K]) -> Part[K] | None:
@@ -408,14 +378,28 @@ class _Validation:
         core = {key: value for key, value in table.items() if key in model.model_fields}
         own = {key: value for key, value in table.items() if key not in model.model_fields}
         keys = self._options(model, core, (section,))
-        if not isinstance(table.get(selector), str):
+        name = self._text(table.get(selector), section, selector)
+        if not isinstance(name, str):
             return None  # its absence is among the problems of the core keys
-        found = self._find("data" if section == "data" else "networks", table[selector], (section, selector))
+        found = self._find("data" if section == "data" else "networks", name, (section, selector))
         config = found and self._config_of(section, found)
         if not found or not config:
             return None
         options = self._options(config, own, (section,), known=model.model_fields)
+        if options is not None and not self._homes(found, options, section):
+            return None
         return Part(keys, found, options) if keys and options is not None else None
+
+    def _homes(self, found: Found, options: Options, section: str) -> bool:
+        """Whether every path that begins with ~ names a home folder that there is."""
+        known = True
+        for key in getattr(found.cls, "paths", ()):
+            try:
+                Path(getattr(options, key)).expanduser()
+            except RuntimeError:
+                self._report((section, key), "there is no such home folder", "write the path in full")
+                known = False
+        return known
 
     def _config_of(self, section: str, found: Found) -> type[Options] | None:
         if section == "data":
@@ -430,7 +414,7 @@ class _Validation:
     def _evaluate(self) -> tuple[EvaluateKeys | None, tuple[MetricPart, ...]]:
         if "evaluate" not in self.raw:
             return EvaluateKeys(), ()
-        keys = {name: value for name, value in self._table("evaluate").items() if not _is_instance(value)}
+        keys = {name: value for name, value in self._table("evaluate").items() if not _is_instance(name, value)}
         evaluate = self._options(EvaluateKeys, keys, ("evaluate",))
         return evaluate, tuple(MetricPart(*parts) for parts in self._instances("metrics", "evaluate"))
 
@@ -438,28 +422,35 @@ class _Validation:
         """The name of each table of `section`, what it is an instance of, and its options."""
         if section not in self.raw:
             return
-        for name, value in self._table(section).items():
-            if value == "off" or (section == "evaluate" and not _is_instance(value)):
-                continue
+        table = self._table(section)
+        names = [
+            name
+            for name, value in table.items()
+            if value != "off" and (section == "tricks" or _is_instance(name, value))
+        ]
+        if len(names) > INSTANCES:
+            what = f"{len(names):,} {kind} are more than a recipe can have, which is {INSTANCES}"
+            self.problems.append(Problem(what, self.places.of(section)))
+            self.all_found = False
+            return
+        found_here: dict[str, Found | None] = {}
+        for name in names:
             path = (section, name)
-            table = self._table(*path)
-            use = table.pop("use", name)
+            options = self._table(*path)
+            use = self._text(options.pop("use", name), *path, "use")
             if not isinstance(use, str):
-                self.problems.append(
-                    Problem(f"use must be the name of a {SINGULAR[kind]}, not {use!r}", self.places.of(*path, "use"))
-                )
-                continue
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                self.problems.append(
-                    Problem(
-                        f"a {SINGULAR[kind]} is named in letters, digits and _, not {name!r}", self.places.of(*path)
-                    )
-                )
-                continue
-            if found := self._find(kind, use, path):
-                options = self._options(found.cls.Config, table, path, known=("use",))  # type: ignore[attr-defined]
-                if options is not None:
-                    yield name, found, options
+                what = f"use must be the name of a {SINGULAR[kind]}, not {shown(use)}"
+                self.problems.append(Problem(what, self.places.of(*path, "use")))
+            elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name):
+                what = f"a {SINGULAR[kind]} is named in letters from A to Z, digits and _, not {shown(name)}"
+                self.problems.append(Problem(what, self.places.of(*path)))
+            else:
+                if use not in found_here or found_here[use] is None:
+                    found_here[use] = self._find(kind, use, path)
+                if found := found_here[use]:
+                    config = self._options(found.cls.Config, options, path, known=("use",))  # type: ignore[attr-defined]
+                    if config is not None:
+                        yield name, found, config
 
     def _find(self, kind: str, name: str, path: KeyPath) -> Found | None:
         try:
@@ -467,113 +458,84 @@ class _Validation:
         except UserError as fault:
             for problem in fault.problems:
                 where = self.places.of(*path) + (f": {problem.where}" if problem.where else "")
-                self.problems.append(Problem(problem.what, where, problem.mend))
+                named = published.advice(name, index()["metrics"]) if kind == "metrics" else ""
+                self.problems.append(Problem(shortened(problem.what, 200), where, named or problem.mend))
             self.all_found = False
             return None
 
+    def _text(self, value: Any, *path: str) -> Any:
+        """A value whose key is a text: what an override has for it is taken as it is written."""
+        written = self.places.text_of(*path)
+        return value if isinstance(value, str) or value is None or written is None else written
+
     def _options(self, model: type[K], table: dict[str, Any], path: KeyPath, known: Iterable[str] = ()) -> K | None:
-        problems = list(check_options(model, table, known))
-        if not problems:
-            return self._validated(model, table)
-        for keys, what, mend in problems:
-            dotted = ".".join((*path, *keys))
-            self.problems.append(Problem(f"{dotted}: {what}", self.places.of(*path, *keys), mend))
+        self.models[path] = model
+        table = self._with_texts(model, table, path)
+        faults = list(check_options(model, table, known, LISTED))
+        if not faults:
+            return validated(model, table)
+        unknown = 0
+        for keys, what, mend in faults:
+            unknown += what == UNKNOWN
+            if what != UNKNOWN or unknown <= LISTED:
+                if what == UNKNOWN:
+                    self.misspelt.append((len(self.problems), (*path, *keys), mend))
+                self._report((*path, *keys), what, mend, "" if keys or not path else self.places.about(what, path))
+        if unknown > LISTED:
+            self._report(path, f"and {unknown - LISTED:,} more unknown keys")
         # without the wrong keys, the rest can still be looked at for further problems
-        wrong = {keys[0] for keys, _, _ in problems if keys}
+        wrong = {keys[0] for keys, _, _ in faults if keys}
         rest = {key: value for key, value in table.items() if key not in wrong}
-        return self._validated(model, rest) if wrong and not list(check_options(model, rest)) else None
+        return validated(model, rest) if wrong and not any(check_options(model, rest)) else None
 
-    @staticmethod
-    def _validated(model: type[K], table: dict[str, Any]) -> K:
-        # as JSON: strict about types as TOML is, while a list may stand for a tuple
-        return model.model_validate_json(json.dumps(table, default=str), strict=True)
+    def _with_texts(self, model: type[Options], table: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+        """The table with the written text of each override whose key is a text, whatever TOML makes of it."""
+        written = {key: text for key in table if (text := self.places.text_of(*path, key)) is not None}
+        if not any(not isinstance(table[key], str) for key in written):
+            return table
+        wanted = texts_wanted(model, table)
+        return {key: written[key] if key in written and (key,) in wanted else value for key, value in table.items()}
+
+    # ------------------------------------------------------------ advice on names that stand in the wrong table
+
+    def _advise(self) -> None:
+        """A key that is known in another table may have been meant there."""
+        if not self.misspelt:
+            return
+        elsewhere = self._elsewhere()
+        for position, path, advice in self.misspelt:
+            exact = [dotted for dotted in elsewhere.get(path[-1], ()) if dotted != ".".join(path)]
+            if not exact and not advice.startswith("did you mean"):
+                exact = elsewhere.get(closest(path[-1][:100], elsewhere) or "", [])
+            if exact:
+                problem = self.problems[position]
+                mend = f"did you mean {' or '.join(exact[:4])}?"
+                self.problems[position] = Problem(problem.what, problem.where, mend)
+
+    def _elsewhere(self) -> dict[str, list[str]]:
+        """Every key that this recipe could have below its top, with its full names; tricks and metrics are such."""
+        found: dict[str, list[str]] = {}
+
+        def add(model: type[Any], path: KeyPath, depth: int = 0) -> None:
+            for name, described in model.model_fields.items():
+                dotted = ".".join((*path, name))
+                if dotted not in found.setdefault(name, []):
+                    found[name].append(dotted)
+                for inner in models_of(described.annotation) if depth < 2 else ():
+                    add(inner, (*path, name), depth + 1)
+
+        for section, model in SECTIONS.items():
+            add(model, (section,))
+        for path, model in self.models.items():
+            if path:
+                add(model, path)
+        add(EvaluateKeys, ("evaluate",))
+        for kind, section in (("tricks", "tricks"), ("metrics", "evaluate")):
+            for name in self.registry.names(kind):
+                found.setdefault(name, []).append(f"{section}.{name}")
+        return found
 
 
-def _is_instance(value: Any) -> bool:
+def _is_instance(name: str, value: Any) -> bool:
     """Whether a key of [evaluate] names a metric: its value is a table, or switches one off."""
-    return isinstance(value, Mapping) or value == "off"
-
-
-def check_options(
-    model: type[BaseModel], table: Mapping[str, Any], known: Iterable[str] = ()
-) -> Iterator[tuple[KeyPath, str, str]]:
-    """Every fault of `table` as options of `model`: (path of the key, what is wrong, what to write instead).
-
-    `known`: further keys that may stand in the same table, for the advice on a misspelt one.
-    """
-    try:
-        model.model_validate_json(json.dumps(table, default=str), strict=True)
-    except ValidationError as fault:
-        seen: dict[KeyPath, list[str]] = {}
-        for error in fault.errors():
-            if error["type"] == "float_type" and isinstance(error["input"], dict):
-                continue  # the number branch of an option that is also a schedule, and a table was written
-            keys = tuple(str(part) for part in _shown(error, table))
-            if error["type"] == "extra_forbidden":
-                yield (*keys,), "unknown key", _advice(model, keys, table, known)
-                continue
-            message = _message(error)
-            if message not in seen.setdefault(keys, []):
-                seen[keys].append(message)
-        for keys, messages in seen.items():
-            description = _description(model, keys)
-            yield keys, "; or ".join(messages), f"{keys[-1]}: {description}" if keys and description else ""
-
-
-def _shown(error: Any, table: Any) -> list[int | str]:
-    """The part of a pydantic location that the user wrote: branches of unions are not in the file."""
-    shown: list[int | str] = []
-    value = table
-    for position, part in enumerate(error["loc"]):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int):
-            value = value[part] if part < len(value) else None
-        elif error["type"] == "missing" and position == len(error["loc"]) - 1:
-            pass
-        else:
-            continue
-        shown.append(part)
-    return shown
-
-
-def _message(error: Any) -> str:
-    if error["type"] == "missing":
-        return "this key is missing"
-    message = str(error["msg"]).replace("Input should be", "it must be").replace("Value error, ", "")
-    shown = error["input"]
-    return message if isinstance(shown, dict) else f"{message}, not {json.dumps(shown, default=str)}"
-
-
-def _advice(model: type[BaseModel], keys: KeyPath, table: Mapping[str, Any], known: Iterable[str]) -> str:
-    names = [*_fields(model, keys[:-1], table), *(known if len(keys) == 1 else ())]
-    return nearest(keys[-1], names) or (f"known keys: {', '.join(names)}" if names else "it takes no keys")
-
-
-def _fields(model: type[BaseModel], parents: KeyPath, table: Mapping[str, Any]) -> list[str]:
-    schema = model.model_json_schema()
-    node: dict[str, Any] = schema
-    value: Any = table
-    for key in parents:
-        value = value.get(key) if isinstance(value, Mapping) else None
-        node = _resolve(node.get("properties", {}).get(key, {}), schema, value)
-    return list(node.get("properties", {}))
-
-
-def _resolve(node: dict[str, Any], schema: dict[str, Any], value: Any) -> dict[str, Any]:
-    if "discriminator" in node and isinstance(value, Mapping):
-        mapping = node["discriminator"]["mapping"]
-        chosen = mapping.get(value.get(node["discriminator"]["propertyName"]))
-        node = {"$ref": chosen} if chosen else node
-    for branch in node.get("anyOf", []):
-        if "$ref" in branch:
-            node = branch
-    if "$ref" in node:
-        resolved: dict[str, Any] = schema["$defs"][node["$ref"].rpartition("/")[2]]
-        return resolved
-    return node
-
-
-def _description(model: type[BaseModel], keys: KeyPath) -> str:
-    described = model.model_fields.get(keys[0]) if len(keys) == 1 else None
-    return described.description or "" if described else ""
+    return name not in EvaluateKeys.model_fields and (isinstance(value, Mapping) or value == "off")

@@ -175,6 +175,10 @@ class Rng:
         again is the same stream, and goes on with its draws."""
         return Rng(self.seed, f"{self.name}/{name}", self._clock, self.device, self.dtype)
 
+    def anew(self, name: str) -> Rng:
+        """A stream below this one by a clock of its own: it begins with the same draws wherever it is asked for."""
+        return Rng(self.seed, f"{self.name}/{name}", Clock(), self.device, self.dtype)
+
     def seeded(self, seed: int) -> Rng:
         """A stream that depends on `seed` alone, on the CPU: the same draws in every run, for a choice such as which of
         the data are labelled, which runs with other seeds are to share."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import json
 import math
+import os
 import platform
-import signal
+import re
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,23 +23,28 @@ import torch
 from PIL.Image import Image
 
 import gantricks
-from gantricks import capture, checkpoint, pictures
+from gantricks import capture, checkpoint, pictures, signals
+from gantricks import folder as folders
 from gantricks.data.base import Dataset, Description
+from gantricks.data.images import compiler_cache
 from gantricks.device import Placement, out_of_memory, peak_memory, place
 from gantricks.edits import edits, lengthened, not_places
 from gantricks.errors import Diverged, Problem, UserError, legible
-from gantricks.files import write_whole
+from gantricks.files import free_name, write_whole
+from gantricks.folder import RECIPE
 from gantricks.game import Game
 from gantricks.guard import Fault
-from gantricks.manifest import MANIFEST, DataFacts, Manifest, read_manifest, write_manifest
+from gantricks.manifest import DataFacts, Manifest, read_manifest, write_manifest
 from gantricks.networks.base import count_parameters
 from gantricks.plan import Plan, describe, make_plan, on_data
-from gantricks.recipe import NAME_IT_ANEW, Recipe, RecipeError, load_recipe
+from gantricks.recipe import Recipe, RecipeError, load_recipe
+from gantricks.recipe_files import NAME_IT_ANEW
 from gantricks.registry import Registry
+from gantricks.rng import Rng
 from gantricks.stand_in import POINTS, REFERENCE, keep_reference, read_reference, reference_points, stand_in
 
-RECIPE, LOCK = "recipe.toml", ".lock"
 GRID = 64
+TRAINING = "training this run"
 
 
 class Reporter:
@@ -88,7 +94,8 @@ class Result:
 
     @property
     def pictures(self) -> list[Path]:
-        return sorted((self.run / "samples").glob("*.png"))
+        found = [path for path in (self.run / "samples").glob("*.png") if re.fullmatch("[0-9]{1,18}", path.stem)]
+        return sorted(found, key=lambda path: int(path.stem))
 
 
 def train(
@@ -109,19 +116,23 @@ def train(
         raise UserError(Problem("the folder's name is not UTF-8", f"--run-dir {legible(str(run_dir))}", "name another"))
     plan, placement = plan_recipe(recipe, overrides, Registry([Path(p) for p in plugins]))
     reporter.planned(plan, placement)
-    run = _new_folder(Path(run_dir) if run_dir else None, plan.recipe.name)
-    with _locked(run):
+    run, made = folders.new_run(Path(run_dir) if run_dir else None, plan.recipe.name)
+    if not made:
+        _may_begin(run)  # before a lock is left there
+    with signals.heard() as ending, folders.locked(run, TRAINING, reporter.warn):
         try:
-            with _sigterm_raises():
-                dataset = plan.source.load(reporter.reading)
+            left = _may_begin(run)
+            folders.sweep(run)
+            dataset = plan.source.load(reporter.reading)
+            folders.set_aside(run, left)
+            write_whole(run / RECIPE, plan.recipe.as_toml())
+            keep_reference(run, dataset)
         except BaseException:
-            _give_back(run)
+            if made:
+                folders.give_back(run)
             raise
-        _set_aside(run)
-        write_whole(run / RECIPE, plan.recipe.as_toml())
-        keep_reference(run, dataset)
         facts = {"recipe": plan.recipe.as_dict(), "data": _data_facts(dataset, plan.description)}
-        return _Session(run, plan, dataset, placement, reporter, facts).play(None)
+        return _Session(run, plan, dataset, placement, reporter, ending, facts).play(None)
 
 
 def resume(
@@ -149,13 +160,14 @@ def resume(
     problems += not_places(overrides, getattr(found.data.found.cls, "paths", ()))
     if problems:
         raise UserError(*problems)
-    recipe = load_recipe(folder / RECIPE, overrides, registry)
-    played = load_recipe(folder / RECIPE, [*overrides, *_as_begun(manifest, device)], registry)
+    recipe = _with_all_kept(load_recipe(folder / RECIPE, overrides, registry))
+    played = _with_all_kept(load_recipe(folder / RECIPE, [*overrides, *_as_begun(manifest, device)], registry))
     if steps is not None:
         recipe, played = lengthened(recipe, steps), lengthened(played, steps)
-    with _locked(folder):
+    with signals.heard() as ending, folders.locked(folder, TRAINING, reporter.warn):
+        folders.sweep(folder)
         start = _checkpoint(folder, step) if step is not None or checkpoint.checkpoints(folder) else None
-        saved = checkpoint.load(start) if start else None
+        saved = checkpoint.load(start, manifest.id) if start else None
         done = saved[1]["step"] if saved else 0
         if steps is not None and steps <= done and steps != found.train.steps:
             what = f"the run has done {done} steps already"
@@ -185,7 +197,7 @@ def resume(
         if facts["data"] != facts["data"] | began_with:
             session["data"] = facts["data"]
         facts |= {"data": facts["data"] | began_with}
-        return _Session(folder, plan, dataset, placement, reporter, facts, session).play(saved)
+        return _Session(folder, plan, dataset, placement, reporter, ending, facts, session).play(saved)
 
 
 def sample(
@@ -256,7 +268,7 @@ def saved_game(opened: Opened, step: int | None = None, dataset: Dataset | None 
     checkpoint, when it is damaged, or when it does not fit the recipe.
     """
     run, plan = opened.run, opened.plan
-    saved = checkpoint.load(_checkpoint(run, step))
+    saved = checkpoint.load(_checkpoint(run, step), opened.manifest.id)
     trained, budget = opened.manifest.data.description, None
     if trained and (trained.is_images or (points := read_reference(run, trained)) is not None):
         dataset, budget = stand_in(trained, None if trained.is_images else points), 0
@@ -322,8 +334,36 @@ def _unwritable(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"{legible(path)} is not UTF-8, as recipes are", recipe.places.of("data", key), NAME_IT_ANEW)
 
 
+LARGE = 1 << 22
+"""Weights from which on drawing them, and a pass of a whole batch, take so long that `check` does without."""
+
+
+def _is_large(plan: Plan) -> bool:
+    return sum(plan.parameters().values()) >= LARGE
+
+
+class _Repeating(Rng):
+    """Draws of which every row is the same: made in no time, and enough to see what surgery makes of a network."""
+
+    def fork(self, name: str) -> Rng:
+        return self
+
+    def anew(self, name: str) -> Rng:
+        return self
+
+    def normal(self, shape: int | Sequence[int]) -> torch.Tensor:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        return super().normal(sizes[-1:]).expand(sizes)
+
+
 class _Surgery(Game):
     """A run that is built as far as its networks: importing optimizers takes longer than all of it."""
+
+    def stream(self, name: str) -> Rng:
+        stream = super().stream(name)
+        if not name.startswith("initialise/") or not _is_large(self.plan):
+            return stream
+        return _Repeating(self.seed, name, self.clock, self.placement.device, self.placement.dtype)
 
     def _build_players(self) -> None:
         pass
@@ -334,7 +374,13 @@ def try_surgery(plan: Plan) -> None:
 
     Raises UserError with what the first of them says.
     """
-    few = replace(plan.description, count=min(plan.description.count, 64))
+    most = 64
+    if _is_large(plan):
+        part = plan.recipe.data
+        most = min(part.keys.batch_size, max(4, 2 * plan.group))
+        keys = part.keys.model_copy(update={"batch_size": most})
+        plan = replace(plan, recipe=replace(plan.recipe, data=replace(part, keys=keys)))
+    few = replace(plan.description, count=min(plan.description.count, most))
     _Surgery(plan, stand_in(few), place("cpu", "fp32"), budget=0)
 
 
@@ -353,6 +399,10 @@ FINGERPRINTED = 1 << 28
 """Bytes of samples up to which the manifest's fingerprint covers all of them."""
 
 
+_OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_INTERVALS = ("log_every", "sample_every", "checkpoint_every")
+
+
 class _Session:
     """One process's part of a run."""
 
@@ -363,6 +413,7 @@ class _Session:
         dataset: Dataset,
         placement: Placement,
         reporter: Reporter,
+        ending: signals.Ending,
         facts: Mapping[str, Any],
         session: Mapping[str, Any] | None = None,
     ) -> None:
@@ -371,41 +422,81 @@ class _Session:
         self.facts, self.session = facts, session or {}
         self.train = plan.recipe.train
         self.placement = placement
-        self.signal: int | None = None
+        self.ending = ending
         self.game: Game | None = None
+        self._own: dict[str, str] = {}
 
     def play(self, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> Result:
-        from gantricks.logs import Log  # imports TensorBoard, which only a run needs
-
-        with self._signals(), self.placement.computing(), self._memory_suffices():
+        backend = capture.backend(self.plan, self.placement)
+        if backend == capture.INDUCTOR and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            # before an optimizer is made: torch imports its compiler there and chooses
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiler_cache())
+        with self.ending.patiently(), self.placement.computing(), self._memory_suffices(), self._disk_suffices():
             self.game = game = Game(self.plan, self.dataset, self.placement)
-            game.backend = capture.backend(self.plan, self.placement)
+            game.backend = backend
             game.announce = self.reporter.capturing
             if saved:
                 _take_up(game, saved, self.run)
-            parameters = {role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")}
-            began, first = time.time(), game.finished
-            self._write_manifest(parameters, first, None, began)
-            log = Log(self.run, self.plan.recipe, first)
-            self.reporter.started(game, self.run, parameters)
-            for note in self.dataset.notes:
-                self.reporter.warn(f"[data]: {note}")
-            try:
-                with checkpoint.Writer() as self.writer, game.training():
-                    self._loop(game, log)
-            finally:
-                self.reporter.close()
-                log.close()
-                self._write_manifest(parameters, first, game.finished, began)
+            self._play(game, saved)
         return Result(
             self.run,
             game.finished,
             game.steps,
-            self.signal,
+            self.ending.number,
             game.frame.stop_reason,
             peak_memory(self.placement.device),
             game.state_from,
         )
+
+    def _play(self, game: Game, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+        from gantricks.logs import Log  # imports TensorBoard, which only a run needs
+
+        parameters = {role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")}
+        began, first = time.time(), game.finished
+        identity = self._identity(saved)
+        self._own = {"run": identity} if identity else {}
+        self._write_manifest(parameters, first, None, began)
+        log = Log(self.run, self.plan.recipe, first)
+        try:
+            self.reporter.started(game, self.run, parameters)
+            for note in self.dataset.notes:
+                self.reporter.warn(f"[data]: {note}")
+            with checkpoint.Writer() as self.writer, game.training():
+                self._loop(game, log)
+        except BaseException:
+            # what has gone wrong is told, and not what goes wrong because of it
+            with contextlib.suppress(OSError):
+                log.close()
+            with contextlib.suppress(OSError):
+                self._write_manifest(parameters, first, game.finished, began)
+            raise
+        finally:
+            self.reporter.close()
+        log.close()
+        self._write_manifest(parameters, first, game.finished, began)
+
+    def _identity(self, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> str | None:
+        """The run's id, which its manifest and its checkpoints bear: a sum over what its numbers depend on, so that two
+        runs of one id make the same checkpoints. None in a run that has checkpoints from before there were ids."""
+        known = read_manifest(self.run).id
+        if known or saved:
+            return known or (saved[1].get("run") if saved else None)
+        recipe = self.plan.recipe.as_dict()
+        data, train = recipe["data"], recipe["train"]
+        recipe["data"] = {key: data[key] for key in data.keys() - set(self.plan.source.paths)}
+        recipe["train"] = {key: train[key] for key in train.keys() - {*_INTERVALS, "keep"}}
+        recipe["tricks"] = list(recipe.get("tricks", {}).items())  # their order counts
+        now = versions()
+        facts = [
+            recipe | {"name": ""},
+            self.facts["data"]["fingerprint"],
+            now["gantricks"],
+            now["torch"],
+            str(self.placement),
+        ]
+        facts += [planned.origin.rpartition(" sha256:")[2] for planned in self.plan.tricks]
+        text = json.dumps(facts, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def _loop(self, game: Game, log: Any) -> None:
         train = self.train
@@ -431,7 +522,7 @@ class _Session:
                 break  # a signal that comes now finds a run that ends anyway
             if step % train.sample_every == 0:
                 self._picture(game, log)
-            interrupted = self.signal is not None  # looked at once: a signal that comes later has its own step
+            interrupted = self.ending.number is not None  # looked at once: a signal that comes later has its own step
             if step % train.checkpoint_every == 0 or interrupted:
                 self._save(game, log)
             if interrupted:
@@ -448,13 +539,23 @@ class _Session:
         if fault := game.fault():
             self._stop_at(fault, game)
         name = checkpoint.checkpoint_name(game.finished)
-        self.writer.save(self.run / "checkpoints" / name, game.state(), game.counters(), first=log.flush)
+        self.writer.save(
+            self.run / "checkpoints" / name,
+            game.state(),
+            self._own | game.counters(),
+            first=log.flush,
+            then=self._remove_oldest,
+        )
+
+    def _remove_oldest(self) -> None:
+        if self.train.keep != "all":
+            checkpoint.keep_newest(self.run, self.train.keep)
 
     def _stop_at(self, fault: Fault, game: Game) -> None:
         """Leave the state from before the fault where it can be looked at, and say what happened."""
         folder = self.run / "fault" / checkpoint.checkpoint_name(fault.step)
         before = {"step": fault.step - 1, "phase": fault.player, "images_seen": game.cursors[fault.step - 1]}
-        checkpoint.save(folder, game.state(), game.counters() | before)
+        checkpoint.save(folder, game.state(), self._own | game.counters() | before)
         names = [fault.told(name) for name in fault.names]
         raise Diverged(
             Problem(
@@ -480,6 +581,7 @@ class _Session:
             **self.session,
         } | ({"state_from_step": self.game.state_from} if self.game.state_from is not None else {})
         facts = {
+            **({"id": self._own["run"]} if self._own else {}),
             **versions(),
             "device": str(self.placement.device),
             "device_name": str(self.placement),
@@ -517,27 +619,28 @@ class _Session:
             ) from fault
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the present step, saved; a second one ends it at once."""
-
-        def caught(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None:
-                raise KeyboardInterrupt
-            self.signal = number
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        former = {number: signal.signal(number, caught) for number in (signal.SIGINT, signal.SIGTERM)}
+    def _disk_suffices(self) -> Iterator[None]:
+        """Where it does not, the user hears of the file, of how far the run is saved and of how to go on."""
         try:
             yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
+        except OSError as fault:
+            where = Path(fault.filename) if isinstance(fault.filename, str) else self.run
+            named = where != self.run or fault.errno in _OF_A_DISK
+            # what fails elsewhere, such as a data set that has gone, is told as it is
+            if not named or not where.is_relative_to(self.run):
+                raise
+            step = max(checkpoint.checkpoints(self.run), default=None)
+            saved = "is not saved yet" if step is None else f"is saved up to step {step}"
+            full = fault.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "make room on the disk, then" if full else "when it can be written again"
+            raise UserError(
+                Problem(f"{fault.strerror}; the run {saved}", str(where), f"{mend}: gantricks resume {self.run}")
+            ) from fault
 
 
 def _take_up(game: Game, saved: tuple[dict[str, Any], dict[str, Any]], run: Path) -> None:
     try:
+        _refuse_unfit(game, *saved)
         game.load(*saved)
     except (KeyError, ValueError) as fault:
         raise UserError(
@@ -549,89 +652,61 @@ def _take_up(game: Game, saved: tuple[dict[str, Any], dict[str, Any]], run: Path
         ) from fault
 
 
-def _new_folder(wanted: Path | None, name: str) -> Path:
-    """A folder for a new run; nothing that is there already is touched."""
-    try:
-        if wanted is None:
-            Path("runs").mkdir(exist_ok=True)
-            number = 1
-            while True:
-                folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
-                with contextlib.suppress(FileExistsError):
-                    folder.mkdir()
-                    return folder
-                number += 1
-        if checkpoint.checkpoints(wanted):
-            raise UserError(
-                Problem(
-                    "the folder holds a run with checkpoints",
-                    f"--run-dir {wanted}",
-                    f"continue it with: gantricks resume {wanted}, or name another folder",
-                )
-            )
-        wanted.mkdir(parents=True, exist_ok=True)
-        return wanted
-    except OSError as fault:
+def _refuse_unfit(game: Game, tensors: dict[str, dict[str, torch.Tensor]], counters: dict[str, Any]) -> None:
+    """Raise ValueError where a checkpoint holds what no game of this recipe does and `Game.load` takes on trust."""
+    live = game.state()
+    if differing := ", ".join(sorted((live.keys() ^ tensors.keys()) - {"kept"})):
+        raise ValueError(f"it holds other groups of tensors than this recipe makes: {differing}")
+    if ("kept" in tensors) != ("kept" in counters):
+        raise ValueError("of the state to come back to it holds a half")
+    for numbers in (counters, counters.get("kept", counters)):
+        _refuse_other_numbers(game.counters()["optimizers"], numbers["optimizers"])
+    flat = {f"{group}/{name}": tensor for group, named in live.items() for name, tensor in named.items()}
+    for name, tensor in tensors.get("kept", {}).items():
+        if name not in flat:
+            # what an optimizer makes at its first step is there only after loading
+            if not name.partition("/")[0].endswith("_optimizer"):
+                raise ValueError(f"the state to come back to holds {name}, which this recipe does not make")
+        elif (tensor.shape, tensor.dtype) != (flat[name].shape, flat[name].dtype):
+            raise ValueError(f"the state to come back to: {name} is {tuple(tensor.shape)} of {tensor.dtype}")
+    networks = {name for name in flat if name.partition("/")[0] in ("generator", "discriminator")}
+    if "kept" in tensors and (missing := networks - tensors["kept"].keys()):
+        raise ValueError(f"the state to come back to lacks {', '.join(sorted(missing))}")
+
+
+def _refuse_other_numbers(live: dict[str, list[dict[str, Any]]], saved: dict[str, list[dict[str, Any]]]) -> None:
+    """Raise ValueError where the settings of optimizers are not of the kind that these optimizers have."""
+    if live.keys() != saved.keys() or any(len(live[name]) != len(saved[name]) for name in live):
+        raise ValueError("it has other optimizers than this recipe makes")
+    for name, groups in live.items():
+        for group, other in zip(groups, saved[name], strict=True):
+            for key, value in group.items():
+                if key in other and not _alike(value, other[key]):
+                    raise ValueError(f"{key} of {name.upper()}'s optimizer is {other[key]!r:.100}")
+
+
+def _alike(live: Any, saved: Any) -> bool:
+    if isinstance(live, list | tuple):
+        return isinstance(saved, list) and len(saved) == len(live) and all(map(_alike, live, saved))
+    if isinstance(live, bool) or not isinstance(live, int | float):
+        return type(saved) is type(live)
+    if isinstance(saved, bool) or not isinstance(saved, int | float):
+        return False
+    return math.isfinite(saved) or not math.isfinite(live)
+
+
+def _may_begin(run: Path) -> list[Path]:
+    """What an earlier attempt has left in the folder of a run that is to begin. Raises UserError where there is a run
+    to be continued, or anything that is not a run's."""
+    if checkpoint.checkpoints(run):
         raise UserError(
             Problem(
-                f"the run's folder cannot be written: {fault.strerror}",
-                str(fault.filename),
-                "name another with --run-dir",
-            )
-        ) from fault
-
-
-def _give_back(folder: Path) -> None:
-    """Remove a folder that was made for a run which did not come about, unless it holds something."""
-    with contextlib.suppress(OSError):
-        if [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
-            folder.rmdir()
-
-
-def _set_aside(folder: Path) -> None:
-    """Move what an attempt without checkpoints has left into a folder of its own."""
-    ours = (RECIPE, MANIFEST, REFERENCE, "metrics.jsonl", "samples")
-    left = [path for path in folder.iterdir() if path.name in ours or "tfevents" in path.name]
-    if not left:
-        return
-    if not (folder / MANIFEST).exists():
-        names = ", ".join(sorted(path.name for path in left))
-        raise UserError(
-            Problem(
-                f"the folder is no run of gantricks, and a run would overwrite what is in it: {names}",
-                f"--run-dir {folder}",
-                "name another folder",
+                "the folder holds a run with checkpoints",
+                f"--run-dir {run}",
+                f"continue it with: gantricks resume {run}, or name another folder",
             )
         )
-    number = 1
-    while (aside := folder / f"earlier-{number}").exists():
-        number += 1
-    aside.mkdir()
-    for path in left:
-        path.rename(aside / path.name)
-
-
-@contextlib.contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    try:
-        file = (run / LOCK).open("w")
-    except OSError as fault:
-        raise UserError(Problem(f"the run's folder cannot be written: {fault.strerror}", str(run))) from fault
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
-            raise UserError(
-                Problem("another process is training this run", str(run), "wait for it, or stop it")
-            ) from fault
-        yield
+    return folders.leavings(run)
 
 
 def _opened(run: Path, plugins: Sequence[str | Path]) -> tuple[Manifest, Registry]:
@@ -690,6 +765,13 @@ def _where_data_is(run: Path, recipe: Recipe, command: str) -> Iterator[None]:
         ) from fault
 
 
+def _with_all_kept(recipe: Recipe) -> Recipe:
+    """The recipe of a run that was begun when all checkpoints were kept keeps them."""
+    if "keep" in recipe.train.model_fields_set:
+        return recipe
+    return replace(recipe, train=recipe.train.model_copy(update={"keep": "all"}))
+
+
 def _rewrite(run: Path, former: Recipe, recipe: Recipe) -> None:
     """Write the run's recipe anew where it has changed. One that the user has written in is kept beside it."""
     if recipe.as_dict() == former.as_dict():
@@ -697,11 +779,7 @@ def _rewrite(run: Path, former: Recipe, recipe: Recipe) -> None:
     path = run / RECIPE
     there = path.read_bytes()
     if there != former.as_toml().encode():
-        number, kept = 1, path.with_name(f"{RECIPE}.replaced")
-        while kept.exists():
-            number += 1
-            kept = path.with_name(f"{RECIPE}.replaced-{number}")
-        write_whole(kept, there)
+        write_whole(free_name(path.with_name(f"{RECIPE}.replaced")), there)
     write_whole(path, recipe.as_toml())
 
 
@@ -783,23 +861,6 @@ def _fingerprint(rows: np.ndarray) -> str:
     if rows.nbytes > FINGERPRINTED:
         rows = rows[np.linspace(0, len(rows) - 1, 1000).astype(int)]
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """While nothing is there to be saved, SIGTERM ends the process as Ctrl-C does: cleaning up on the way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def caught(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    former = signal.signal(signal.SIGTERM, caught)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 def _date(seconds: float) -> str:

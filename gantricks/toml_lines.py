@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 Path = tuple[str, ...]
 
@@ -10,30 +12,52 @@ _STRING = re.compile(r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n
 _KEY_PART = re.compile(r'\s*("(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|[A-Za-z0-9_-]+)\s*')
 
 
-def key_lines(text: str) -> dict[Path, int]:
-    """Map the path of every table header and every key of a valid TOML `text` to its line, counted from 1.
-
-    Keys inside inline tables and arrays are not listed; they stand in the statement of their nearest listed parent.
+class Statement(NamedTuple):
+    """A table's header, or a key with its value: the path of what it is about, whole and as it is written here, and
+    its line, counted from 1.
     """
-    lines: dict[Path, int] = {}
+
+    path: Path
+    written: Path
+    line: int
+    is_table: bool
+
+
+def statements(text: str) -> Iterator[Statement]:
+    """Every statement of a valid TOML `text`, in order. Keys inside inline tables and arrays are no statements."""
     table: Path = ()
-    at = 0
+    at = counted = 0
+    line = 1
     while at < len(text):
         if text[at] in " \t\r\n":
             at += 1
-        elif text[at] == "#":
+            continue
+        if text[at] == "#":
             at = _end_of_line(text, at)
-        elif text[at] == "[":
+            continue
+        line, counted = line + text.count("\n", counted, at), at
+        if text[at] == "[":
             brackets = 2 if text.startswith("[[", at) else 1
             table, end = _key(text, at + brackets)
-            lines.setdefault(table, text.count("\n", 0, at) + 1)
+            yield Statement(table, table, line, True)
             at = _end_of_line(text, end)
         else:
             key, end = _key(text, at)
-            line = text.count("\n", 0, at) + 1
-            for depth in range(1, len(key) + 1):
-                lines.setdefault(table + key[:depth], line)
+            yield Statement(table + key, key, line, False)
             at = _end_of_value(text, end + 1)
+
+
+def key_lines(text: str) -> dict[Path, int]:
+    """Map the path of every table and every key of a valid TOML `text` to its line, counted from 1.
+
+    A table without a header of its own begins with the first one within it. Keys inside inline tables and arrays
+    are not listed; they stand in the statement of their nearest listed parent.
+    """
+    lines: dict[Path, int] = {}
+    for path, written, line, is_table in statements(text):
+        shortest = 1 if is_table else len(path) - len(written) + 1
+        for depth in range(shortest, len(path) + 1):
+            lines.setdefault(path[:depth], line)
     return lines
 
 

@@ -61,7 +61,9 @@ class EarlyStopping(Trick):
         patience: Annotated[
             int, Field(ge=1, le=10_000, description="measurements in a row without an improvement that end the run")
         ] = 10
-        min_delta: Annotated[float, Field(ge=0, description="what a figure must gain to count as an improvement")] = 0.0
+        min_delta: Annotated[
+            float, Field(ge=0, le=1e6, description="what a figure must gain to count as an improvement")
+        ] = 0.0
         stream: Annotated[
             Literal["own", "evaluation"],
             Field(

@@ -96,9 +96,11 @@ class FailureWatch(Trick):
     class Config(Trick.Config):
         window: Annotated[int, Field(ge=4, le=1000, description="log lines that are looked at together")] = 20
         d_loss: Annotated[float, Field(ge=0, le=1e3, description="D's loss below which D has won; 0: off")] = 0.01
-        gradient_norm: Annotated[float, Field(gt=0, description="norm above which a gradient is too long")] = 100.0
+        gradient_norm: Annotated[float, Field(gt=0, le=1e12, description="norm above which a gradient is too long")] = (
+            100.0
+        )
         variance_growth: Annotated[
-            float, Field(gt=1, description="growth of the variance of D's loss that is a sign of failure")
+            float, Field(gt=1, le=1e6, description="growth of the variance of D's loss that is a sign of failure")
         ] = 10.0
         falling: Annotated[float, Field(gt=0.5, le=1, description="share of falling pairs that is a steady fall")] = 0.9
         distance: Annotated[Probability, Field(description="distance of samples over that of reals; 0: off")] = 0.1

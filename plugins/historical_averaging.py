@@ -82,7 +82,7 @@ class HistoricalAveraging(Trick):
 
     class Config(Trick.Config):
         strength: Annotated[
-            float | Schedule, Scheduled(0.0), Field(description="weight λ of the penalty, a number or a schedule")
+            float | Schedule, Scheduled(0.0, 1e6), Field(description="weight λ of the penalty, a number or a schedule")
         ] = 0.001
         players: Annotated[
             Literal["both", "d", "g"], Field(description="whose weights are held: the discriminator's, G's, or both")

@@ -105,7 +105,9 @@ class SemiSupervised(Trick):
     trial = {"labels": 6}
 
     class Config(Trick.Config):
-        labels: Annotated[int, Field(ge=1, description="number of labelled images, the same for each class")] = 100
+        labels: Annotated[
+            int, Field(ge=1, le=10_000_000, description="number of labelled images, the same for each class")
+        ] = 100
         subset_seed: Annotated[int, Field(ge=0, lt=2**63, description="chooses which images are labelled")] = 0
         labelled_batch: Annotated[
             int | None,

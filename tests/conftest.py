@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# trace_laws is no test module: it is imported by its name, and its assertions are to speak like those of the tests
+# trace_laws and mutants are no test modules: they are imported by name, and assertions are to speak like those of tests
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("trace_laws")
 

@@ -24,9 +24,10 @@ from gantricks.data.base import Description
 from gantricks.data.ring import Ring
 from gantricks.errors import Problem
 from gantricks.evaluation import evaluate
+from gantricks.folder import MANIFEST
 from gantricks.game import Game
 from gantricks.interpolation import interpolate, walk
-from gantricks.manifest import FORMAT, MANIFEST
+from gantricks.manifest import FORMAT
 from gantricks.metrics.base import Measurement, Metric
 from gantricks.networks.base import Discriminator
 from gantricks.plan import make_plan

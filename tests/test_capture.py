@@ -15,6 +15,8 @@ from gantricks import Trick, UserError, capture, hookimpl
 from gantricks.capture import COMPILING_PAYS, CUDA_GRAPH, INDUCTOR, INTERPRETER, backend
 from gantricks.device import Placement, place
 from gantricks.feed import Reel
+from gantricks.plan import make_plan
+from gantricks.recipe import load_recipe
 from gantricks.rng import Clock, Rng, Tape
 from gantricks.run import resume, train
 from gantricks.testing import TrickHost
@@ -492,3 +494,10 @@ def test_a_compiled_run_is_repeated_and_resumed_to_the_bit(tmp_path: Path):
     assert len(files(runs[0])) >= 6
     assert files(runs[0]) == files(runs[1]) == files(cut)
     assert json.loads((runs[0] / "manifest.json").read_text())["capture"] == INDUCTOR
+
+
+def test_fp64_is_compiled_only_where_that_is_asked_for():
+    for recipe in ("dcgan", "ring_mlp"):
+        for wanted, found in (("auto", None), ("on", INDUCTOR), ("off", None)):
+            plan = make_plan(load_recipe(recipe, [f"train.capture={wanted}", "train.steps=1000000"]))
+            assert backend(plan, place("cpu", "fp64")) == found

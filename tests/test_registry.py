@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from gantricks import Trick, UserError, registry
 from gantricks.hooks import KINDS
 from gantricks.metrics.base import NEEDS
 from gantricks.plan import Hooks, contract_problems
-from gantricks.registry import Registry, build_index, index, shipped
+from gantricks.registry import Registry, build_index, entry_points, index, shipped, unreadable
 
 
 def test_the_index_is_what_the_files_say() -> None:
@@ -163,3 +164,264 @@ def test_a_local_file_that_is_not_there_or_is_named_like_a_shipped_trick_is_refu
         Registry([tmp_path / "soft_labels.py", tmp_path / "nothing.py"])
     assert "ships with gantricks" in str(caught.value)
     assert "nothing.py: there is no such file" in str(caught.value)
+
+
+# ---------------------------------------------------------------- plugins of others
+
+NETWORK = "from gantricks.networks.mlp import MLP\nclass Wide(MLP):\n    '''Wide.'''\n"
+SOURCE = "from gantricks.data.ring import Ring\nclass Circle(Ring):\n    '''Circle.'''\n"
+METRIC = (
+    "from gantricks.metrics.mixture_coverage import MixtureCoverage\nclass Sharp(MixtureCoverage):\n    '''Sharp.'''\n"
+)
+EXTRACTOR = "from gantricks.metrics.extractors.base import Extractor\nclass Pixels(Extractor):\n    '''Pixels.'''\n"
+
+
+def local(folder: Path, text: str | bytes, name: str = "mine.py") -> Path:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("import sys; sys.exit()", "ends the program"),
+        ("import sys; sys.exit('no licence')", "ends the program: no licence"),
+        ("raise SystemExit(0)", "ends the program: 0"),
+        ("import argparse; argparse.ArgumentParser().parse_args(['--nope'])", "ends the program: 2"),
+        ("class Own(BaseException): pass\nraise Own('mine')", "Own: mine"),
+        ("class Mute(Exception):\n    def __str__(self): raise ValueError\nraise Mute", "Mute"),
+        ("raise ValueError('one\\ntwo \\x1b[31m')", "one two"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("f = lambda: f()\nf()", "RecursionError"),
+        ("from gantricks import Trik", "Trik"),
+        (b"\0\x80\xff", "importing it fails"),
+        (b"x = '\xe9'", "importing it fails"),
+        ("x = " + "(" * 1000, "importing it fails"),
+    ],
+)
+def test_whatever_a_file_raises_is_a_sentence_that_names_it(tmp_path: Path, fault: str | bytes, said: str) -> None:
+    path = local(tmp_path, fault)
+    with pytest.raises(UserError) as caught:
+        Registry([path], installed=False).load("tricks", "mine")
+    (problem,) = caught.value.problems
+    assert str(path) in problem.where
+    assert said in problem.what
+    assert not [name for name in sys.modules if name.startswith("gantricks_local_plugin_mine_")]
+
+
+def test_ctrl_c_while_a_plugin_is_imported_is_ctrl_c(tmp_path: Path) -> None:
+    path = local(tmp_path, "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        Registry([path], installed=False).load("tricks", "mine")
+
+
+def test_a_file_is_imported_once_even_when_it_fails(tmp_path: Path) -> None:
+    path = local(tmp_path, f"open({str(tmp_path / 'count')!r}, 'a').write('x')\n1 / 0")
+    found = Registry([path], installed=False)
+    for _ in range(2):
+        with pytest.raises(UserError):
+            found.load("tricks", "mine")
+        found.names("tricks")
+        found.warnings()
+    assert (tmp_path / "count").read_text() == "x"
+
+
+def test_what_is_no_python_file_is_refused_before_anything_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "folder.d").mkdir()
+    os.mkfifo(tmp_path / "pipe.py")
+    with (tmp_path / "huge.py").open("wb") as file:
+        file.truncate(1 << 40)
+    local(tmp_path, PLUGIN, "trick.txt")
+    names = ["folder.d", "pipe.py", "huge.py", "trick.txt", "nothing.py", "x" * 300 + ".py"]
+    with pytest.raises(UserError) as caught:
+        Registry([tmp_path / name for name in names])
+    assert [p.what for p in caught.value.problems] == [
+        "it is a folder",
+        *["a plugin is a Python file"] * 3,
+        "there is no such file",
+        "it cannot be read: File name too long",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path: Path) -> None:
+    path = local(tmp_path, PLUGIN)
+    path.chmod(0)
+    with pytest.raises(UserError, match="it cannot be read: Permission denied"):
+        Registry([path], installed=False).load("tricks", "mine")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [("tricks", PLUGIN), ("networks", NETWORK), ("data", SOURCE), ("metrics", METRIC)]
+)
+def test_a_file_may_hold_any_part_of_a_recipe(tmp_path: Path, kind: str, text: str) -> None:
+    found = Registry([local(tmp_path, text)], installed=False)
+    assert found.names(kind)["mine"].endswith("mine.py")
+    assert "sha256:" in found.load(kind, "mine").origin
+    for other in {"tricks", "networks", "data", "metrics"} - {kind}:
+        assert "mine" not in found.names(other)
+        with pytest.raises(UserError, match="this one defines none"):
+            found.load(other, "mine")
+
+
+def test_a_file_may_hold_one_part_of_each_kind_under_its_name(tmp_path: Path) -> None:
+    found = Registry([local(tmp_path, PLUGIN + NETWORK + SOURCE + METRIC)], installed=False)
+    classes = [found.load(kind, "mine").cls.__name__ for kind in ("tricks", "networks", "data", "metrics")]
+    assert classes == ["Mine", "Wide", "Circle", "Sharp"]
+
+
+def test_an_extractor_comes_from_a_package_and_a_file_that_holds_one_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"an extractor cannot come from a file\n.*gantricks\.extractors"):
+        Registry([local(tmp_path, EXTRACTOR)]).load("metrics", "mine")
+
+
+def test_a_file_named_like_any_part_that_ships_is_refused(tmp_path: Path) -> None:
+    files = [local(tmp_path, PLUGIN, f"{name}.py") for name in ("mlp", "ring", "kernel_distance", "inception")]
+    with pytest.raises(UserError) as caught:
+        Registry(files)
+    told = " ".join(problem.what for problem in caught.value.problems)
+    assert all(word in told for word in ("network", "data source", "metric", "extractor"))
+
+
+def test_two_files_of_one_name_are_refused_and_the_same_file_twice_is_one(tmp_path: Path) -> None:
+    first, second = local(tmp_path / "a", PLUGIN), local(tmp_path / "b", PLUGIN)
+    with pytest.raises(UserError) as caught:
+        Registry([first, second])
+    assert str(first) in str(caught.value)
+    assert str(second) in str(caught.value)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "mine.py").symlink_to(first)
+    assert Registry([first, first, tmp_path / "link" / "mine.py"]).plugins == (first,)
+
+
+def test_a_name_that_two_plugins_have_is_refused_where_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(tmp_path, PLUGIN, "one_package.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    one = EntryPoint("mine", "one_package:Mine", "gantricks.tricks")
+    points(monkeypatch, one, EntryPoint("mine", "other_package:Mine", "gantricks.tricks"))
+    with pytest.raises(UserError, match=r"two plugins have the trick 'mine': one_package:Mine of .* and other_package"):
+        Registry().load("tricks", "mine")
+    points(monkeypatch, one, one)
+    assert Registry().load("tricks", "mine").cls.__name__ == "Mine"
+    path = local(tmp_path, PLUGIN)
+    with pytest.raises(UserError, match=rf"two plugins have the trick 'mine': {re.escape(str(path))} and one_package"):
+        Registry([path]).load("tricks", "mine")
+    points(monkeypatch, EntryPoint("mine", "one_package:Mine", "gantricks.networks"))
+    assert Registry([path]).load("tricks", "mine")
+
+
+def test_a_file_that_no_name_has_led_to_is_told_with_what_to_add(tmp_path: Path) -> None:
+    trick, pair = local(tmp_path, PLUGIN), local(tmp_path, NETWORK + METRIC, "pair.py")
+    broken = local(tmp_path, "1 / 0", "broken.py")
+    found = Registry([trick, pair, broken], installed=False)
+    assert found.warnings() == [
+        f"--plugin {trick} holds a trick that the recipe does not use: add [tricks.mine]",
+        f"--plugin {pair} holds a network and a metric that the recipe does not use: "
+        'add network = "pair" to [generator] or [discriminator], [evaluate.pair]',
+        f"--plugin {broken} is not used by the recipe, and it is broken: "
+        "importing it fails: ZeroDivisionError: division by zero",
+    ]
+    found.load("tricks", "mine")
+    found.load("networks", "pair")
+    assert [sentence.split()[1] for sentence in found.warnings()] == [str(broken)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PLUGIN + "    Config = 3\n", "Config of Mine is no subclass of Trick.Config"),
+        (PLUGIN + "    class Config: strength = 1\n", "Config of Mine is no subclass of Trick.Config"),
+        ("import pydantic\n" + PLUGIN + "    class Config(pydantic.BaseModel): pass\n", "no subclass of Trick.Config"),
+        (
+            PLUGIN + "    class Config(Trick.Config):\n        model_config = {'arbitrary_types_allowed': True}\n"
+            "        what: type(...)\n",
+            "an option of a type that no recipe can hold",
+        ),
+        (PLUGIN + "    needs = 'targets'\n", "needs of Mine is no collection of names: 'targets'"),
+        (PLUGIN + "    provides = 3\n", "provides of Mine"),
+        (PLUGIN + "    replaces = {1}\n", "replaces of Mine"),
+        (PLUGIN + "    conflicts = {'ema'}\n", "conflicts of Mine is no mapping of names"),
+        (PLUGIN + "    forwards = None\n", "forwards of Mine"),
+        (NETWORK + "    GeneratorConfig = dict\n", "GeneratorConfig of Wide is no subclass of Options"),
+        (SOURCE + "    paths = 'path'\n", "paths of Circle"),
+        (METRIC + "    figures = {}\n", "figures of Sharp"),
+        (METRIC + "    figures = {'a': 'more'}\n", "figures of Sharp"),
+    ],
+)
+def test_a_class_that_would_break_the_core_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
+    path = local(tmp_path, text)
+    kinds = {"Mine": "tricks", "Wide": "networks", "Circle": "data", "Sharp": "metrics"}
+    kind = next(kind for name, kind in kinds.items() if f"class {name}" in text)
+    with pytest.raises(UserError) as caught:
+        Registry([path], installed=False).load(kind, "mine")
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_constructor_that_fails_is_the_plugin_s_fault(tmp_path: Path) -> None:
+    path = local(tmp_path, PLUGIN + "    def __init__(self, config): raise LookupError('no table')\n")
+    found = Registry([path], installed=False).load("tricks", "mine")
+    with pytest.raises(UserError, match="making Mine with its options fails: LookupError: no table") as caught:
+        found.make(found.cls.Config())  # type: ignore[attr-defined]
+    assert caught.value.problems[0].where == str(path)
+    ours = Registry(installed=False).load("tricks", "ema")
+    with pytest.raises(TypeError):
+        registry.Found("ema", type("Ours", (ours.cls,), {"__init__": lambda self: None}), "gantricks").make(None)
+
+
+def package(folder: Path, name: str, points: str | bytes | None, metadata: str | bytes | None = "") -> None:
+    """An installed package's metadata; `metadata` None leaves the file out."""
+    facts = folder / f"{name}-1.0.dist-info"
+    facts.mkdir(parents=True)
+    if metadata is not None:
+        told = metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        (facts / "METADATA").write_bytes(told if isinstance(told, bytes) else told.encode())
+    if points is not None:
+        (facts / "entry_points.txt").write_bytes(points if isinstance(points, bytes) else points.encode())
+
+
+OFFER = "[gantricks.tricks]\nmine = sound_module:Mine\n"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        (b"\xff\xfe[\x80", ""),
+        ("[gantricks.tricks]\nno equals sign\n", ""),
+        ("no section = at all\n", ""),
+        (OFFER.replace("mine = sound", "other = absent"), None),
+        (OFFER.replace("mine = sound", "other = absent"), "nothing"),
+        (OFFER.replace("mine = sound", "other = absent"), b"\xff\xfe\x00"),
+        ("[gantricks.tricks]\nother =\n", ""),
+        ("[gantricks.tricks]\nother = :::\n", ""),
+        ("[gantricks.tricks]\n= x:y\n", ""),
+    ],
+)
+def test_a_package_with_broken_metadata_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: tuple[str | bytes, str | bytes | None]
+) -> None:
+    local(tmp_path, PLUGIN, "sound_module.py")
+    package(tmp_path, "sound", OFFER)
+    package(tmp_path, "aaa_broken", *broken)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Registry()
+    assert found.load("tricks", "mine").origin == "sound 1.0"
+    found.warnings()
+    found.names("tricks")
+    with pytest.raises(UserError):
+        found.load("tricks", "other")
+    assert "mine" in [point.name for point in entry_points("gantricks.tricks")]
+    assert all("aaa_broken" in sentence for sentence in unreadable())
+    assert not [sentence for sentence in found.warnings() if "None" in sentence]
+
+
+def test_a_package_that_exits_when_it_is_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local(tmp_path, "import sys; sys.exit('closed')", "leaving_module.py")
+    package(tmp_path, "leaving", OFFER.replace("sound", "leaving"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"'mine' of leaving 1.0 .*importing it ends the program: closed"):
+        Registry().load("tricks", "mine")

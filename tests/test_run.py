@@ -14,7 +14,9 @@ import sys
 import threading
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gantricks import UserError, checkpoint, resume, sample, train
+from gantricks.capture import INDUCTOR
 from gantricks.metrics.base import Measurement, Metric
 from gantricks.recipe import load_recipe, shipped_recipes
 from gantricks.registry import Registry, shipped
@@ -54,6 +57,7 @@ steps = 8
 log_every = 1
 sample_every = 8
 checkpoint_every = 1
+keep = "all"
 precision = "fp32"
 device = "cpu"
 """
@@ -141,10 +145,10 @@ def test_a_folder_without_checkpoint_is_started_afresh_and_its_files_are_kept(re
     (run / "samples").mkdir(parents=True)
     (run / "metrics.jsonl").write_text('{"step": 1}\n')
     (run / "manifest.json").write_text("{}")
-    (run / "notes.txt").write_text("mine")
+    (run / "slurm-17.out").write_text("a queue's")
     train(recipe, overrides=["train.steps=2"], run_dir=run)
     assert (run / "earlier-1" / "metrics.jsonl").read_text() == '{"step": 1}\n'
-    assert (run / "notes.txt").read_text() == "mine"
+    assert (run / "slurm-17.out").read_text() == "a queue's"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -188,11 +192,41 @@ def test_tensorboard_holds_the_same_curves_the_pictures_and_the_recipe(recipe: P
 @pytest.mark.parametrize("step", [0, 3])
 def test_curves_go_on_without_tangling_after_a_resume(recipe: Path, tmp_path: Path, step: int) -> None:
     run = cut(train(recipe, run_dir=tmp_path / "a").run, step, tmp_path / "b")
-    for events in run.glob("events.*"):  # a resume within the same second would sort before it
-        events.rename(events.with_name(events.name.replace("tfevents.1", "tfevents.0", 1)))
     resume(run)
     board = EventAccumulator(str(run), purge_orphaned_data=True).Reload()
     assert [event.step for event in board.Scalars("loss/d")] == list(range(1, STEPS + 1))
+
+
+def test_a_clock_that_was_set_back_hides_no_step(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(recipe, run_dir=tmp_path / "run", reporter=_StopAt(4)).run
+    for hours, stop in ((1, 6), (2, STEPS)):
+        now = time.time() - 3600 * hours
+        monkeypatch.setattr("gantricks.logs.time.time", lambda now=now: now)
+        resume(run, reporter=_StopAt(stop))
+        monkeypatch.undo()
+    assert len(list(run.glob("events.*"))) == 3
+    board = EventAccumulator(str(run), purge_orphaned_data=True).Reload()
+    assert [event.step for event in board.Scalars("loss/d")] == list(range(1, STEPS + 1))
+    assert [event.step for event in board.Images("samples")] == [STEPS]
+
+
+def test_a_full_disk_under_tensorboard_is_a_sentence_with_the_file(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full:
+        def __init__(self, file: object) -> None:
+            self.left = 12
+
+        def write(self, data: bytes) -> None:
+            self.left -= 1
+            if not self.left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gantricks.logs.RecordWriter", Full)
+    with pytest.raises(UserError, match=r"events\.out\.tfevents.*: No space left on device; the run is"):
+        train(recipe, run_dir=tmp_path / "run")
+    assert "Traceback" not in "".join(capsys.readouterr())
+    assert not [thread for thread in threading.enumerate() if "Async" in type(thread).__name__]
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
@@ -357,12 +391,177 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 def test_a_disk_that_fills_while_a_checkpoint_is_written_stops_the_run(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    save = checkpoint.save
+
+    def full(folder: Path, *state: object) -> Path:
+        if folder.name == "000009":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(folder, *state)
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        train(recipe, overrides=["train.steps=100000", "train.checkpoint_every=3"], run_dir=tmp_path / "run")
+    run = tmp_path / "run"
+    with pytest.raises(UserError) as caught:
+        train(recipe, overrides=["train.steps=100000", "train.checkpoint_every=3"], run_dir=run)
+    assert "No space left on device; the run is saved up to step 6" in str(caught.value)
+    assert f"gantricks resume {run}" in str(caught.value)
+
+
+def test_the_newest_checkpoints_are_kept_and_a_recipe_without_the_key_loses_none(recipe: Path, tmp_path: Path) -> None:
+    whole = train(recipe, run_dir=tmp_path / "whole").run
+    kept = train(recipe, overrides=["train.keep=2"], run_dir=tmp_path / "kept").run
+    assert list(checkpoint.checkpoints(whole)) == list(range(1, STEPS + 1))
+    assert list(checkpoint.checkpoints(kept)) == [7, 8]
+    assert not [path for path in (kept / "checkpoints").iterdir() if path.name.startswith(".")]
+    resume(kept, step=7)
+    for name in ("000008", "000007"):
+        files = (kept / "checkpoints" / name).iterdir()
+        assert all(path.read_bytes() == (whole / "checkpoints" / name / path.name).read_bytes() for path in files)
+    with pytest.raises(UserError, match="there are: 7, 8"):
+        resume(kept, step=3)
+    before = cut(whole, 5, tmp_path / "before")
+    text = (before / "recipe.toml").read_text()
+    (before / "recipe.toml").write_text(text.replace('keep = "all"\n', ""))
+    resume(before)
+    assert list(checkpoint.checkpoints(before)) == list(range(1, STEPS + 1))
+
+
+def test_three_checkpoints_are_kept_unless_the_recipe_says_otherwise(data: Path, tmp_path: Path) -> None:
+    path = written(data, tmp_path)
+    path.write_text(path.read_text().replace('keep = "all"\n', ""))
+    run = train(path, run_dir=tmp_path / "run", reporter=_StopAt(6)).run
+    assert list(checkpoint.checkpoints(run)) == [4, 5, 6]
+    resume(run)
+    assert list(checkpoint.checkpoints(run)) == [6, 7, 8]
+
+
+def test_the_checkpoint_of_another_run_is_refused(recipe: Path, tmp_path: Path) -> None:
+    run = cut(train(recipe, run_dir=tmp_path / "a").run, 5, tmp_path / "run")
+    other = train(recipe, overrides=["seed=4"], run_dir=tmp_path / "b").run
+    place = run / "checkpoints" / "000005"
+    shutil.rmtree(place)
+    shutil.copytree(other / "checkpoints" / "000005", place)
+    for look in (lambda: resume(run), lambda: sample(run)):
+        with pytest.raises(UserError, match=r"000005: the checkpoint is that of another run[\s\S]*--step 4"):
+            look()
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["id"]  # as in a run from before there were ids
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert resume(run).finished == STEPS
+    assert (
+        json.loads((run / "manifest.json").read_text())["id"] == json.loads((other / "manifest.json").read_text())["id"]
+    )
+
+
+Change = Callable[[dict[str, Any], dict[str, dict[str, torch.Tensor]]], object]
+UNFIT: dict[str, Change] = {
+    "another type": lambda s, t: t["generator"].update({k: v.double() for k, v in t["generator"].items()}),
+    "another shape": lambda s, t: t["discriminator"].update({k: v[None] for k, v in t["discriminator"].items()}),
+    "a tensor more": lambda s, t: t["generator"].update(more=torch.zeros(2)),
+    "a tensor less": lambda s, t: t["generator_optimizer"].pop(next(iter(t["generator_optimizer"]))),
+    "a group more": lambda s, t: t.update(more={"a": torch.zeros(2)}),
+    "a group less": lambda s, t: t.pop("discriminator_optimizer"),
+    "no tricks": lambda s, t: t.pop("tricks"),
+    "kept tensors alone": lambda s, t: t.update(kept={"generator/x": torch.zeros(2)}),
+    "kept numbers alone": lambda s, t: s.update(
+        kept={"step": 0, "batch_size": 4, "n_critic": 1, "optimizers": s["optimizers"]}
+    ),
+    "a rate that is text": lambda s, t: s["optimizers"]["d"][0].update(lr="0.1"),
+    "a rate that is no number": lambda s, t: s["optimizers"]["d"][0].update(lr=float("nan")),
+    "a rate that is true": lambda s, t: s["optimizers"]["d"][0].update(lr=True),
+    "one beta": lambda s, t: s["optimizers"]["g"][0].update(betas=[0.5]),
+    "betas of text": lambda s, t: s["optimizers"]["g"][0].update(betas=["a", "b"]),
+    "a flag that is none": lambda s, t: s["optimizers"]["g"][0].update(maximize="yes"),
+    "a group of settings more": lambda s, t: s["optimizers"]["g"].append({}),
+    "a player more": lambda s, t: s["optimizers"].update(x=[]),
+    "a player less": lambda s, t: s["optimizers"].pop("g"),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_a_sealed_checkpoint_that_does_not_fit_is_refused_before_a_step(
+    recipe: Path, tmp_path: Path, what: str
+) -> None:
+    run = train(recipe, overrides=["train.steps=2"], run_dir=tmp_path / "run").run
+    folder = run / "checkpoints" / "000001"
+    shutil.rmtree(run / "checkpoints" / "000002")
+    tensors, counters = checkpoint.load(folder)
+    counters = {key: value for key, value in counters.items() if key not in ("sha256", "format")}
+    UNFIT[what](counters, tensors)
+    shutil.rmtree(folder)
+    checkpoint.save(folder, tensors, counters)
+    for look in (lambda: resume(run), lambda: sample(run, 4)):
+        with pytest.raises(UserError, match="does not fit the recipe"):
+            look()
+
+
+def test_the_kept_state_of_another_shape_is_refused_before_it_is_come_back_to(data: Path, tmp_path: Path) -> None:
+    keeper = tmp_path / "keeper.py"
+    keeper.write_text(KEEPER)
+    path = written(data, tmp_path, {"keeper": ""})
+    whole = train(path, run_dir=tmp_path / "whole", plugins=[keeper]).run
+
+    def unfit(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+        run = cut(whole, 4, tmp_path / name)
+        folder = run / "checkpoints" / "000004"
+        tensors, counters = checkpoint.load(folder)
+        assert counters["kept"]["step"] == 3
+        change(tensors["kept"])
+        shutil.rmtree(folder)
+        checkpoint.save(folder, tensors, {k: v for k, v in counters.items() if k not in ("sha256", "format")})
+        with pytest.raises(UserError, match="the state to come back to"):
+            resume(run, plugins=[keeper])
+
+    unfit("shape", lambda kept: kept.update({name: tensor[None] for name, tensor in kept.items()}))
+    unfit("type", lambda kept: kept.update({name: tensor.double() for name, tensor in kept.items()}))
+    unfit("more", lambda kept: kept.update({"generator/more": torch.zeros(2)}))
+    unfit("less", lambda kept: kept.pop(next(name for name in kept if name.startswith("generator/"))))
+    run = cut(whole, 4, tmp_path / "fit")
+    resume(run, plugins=[keeper])
+    assert hashes(run) == hashes(whole)
+
+
+KEEPER = '''
+from gantricks import Trick, hookimpl
+
+class Keeper(Trick):
+    """Keeper: the state after three steps is come back to after six."""
+
+    @hookimpl
+    def on_boundary(self, ctx):
+        if ctx.step == 3:
+            ctx.keep()
+        if ctx.step == 6:
+            ctx.bring_back()
+'''
+
+
+def test_pictures_are_in_the_order_of_their_steps(recipe: Path, tmp_path: Path) -> None:
+    result = train(recipe, overrides=["train.steps=2"], run_dir=tmp_path / "run")
+    for name in ("999500", "1000000", "notes"):
+        shutil.copy(result.pictures[0], result.run / "samples" / f"{name}.png")
+    assert [path.stem for path in result.pictures] == ["000002", "999500", "1000000"]
+
+
+@pytest.mark.parametrize("backend", [INDUCTOR, None])
+def test_the_cache_of_compiled_steps_is_chosen_before_an_optimizer_is_made(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str | None
+) -> None:
+    monkeypatch.setenv("GANTRICKS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr("gantricks.capture.backend", lambda plan, placement: backend)
+
+    class Enough(Exception):
+        pass
+
+    def build(*_: object) -> None:
+        wanted = str(tmp_path / "cache" / "inductor") if backend else None
+        assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == wanted
+        raise Enough
+
+    monkeypatch.setattr("gantricks.optimizers.build", build)
+    with pytest.raises(Enough):
+        train(recipe, run_dir=tmp_path / "run")
 
 
 def test_a_run_without_checkpoint_resumes_from_its_beginning(recipe: Path, tmp_path: Path) -> None:
@@ -448,6 +647,7 @@ def test_a_folder_of_the_users_own_is_left_alone(recipe: Path, tmp_path: Path) -
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(UserError, match=r"no run of gantricks[\s\S]*recipe\.toml"):
         train(recipe, run_dir=tmp_path)
+    assert not (tmp_path / ".lock").exists()
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
@@ -865,6 +1065,7 @@ def test_kill_9_at_thirty_random_moments_leaves_loadable_checkpoints_and_the_ide
         if process.returncode == 0:
             finished += 1
             assert hashes(run, 300) == expected
+            assert not [path for path in run.rglob(".*") if path.name != ".lock"], "nothing is left behind"
             number += 1
             continue
         assert process.returncode == -signal.SIGKILL, complaint.decode()

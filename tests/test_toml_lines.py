@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks.recipe import shipped_recipes
-from gantricks.toml_lines import key_lines, line_of
+from gantricks.toml_lines import Statement, key_lines, line_of, statements
 
 TEXT = '''
 # a comment with = and [brackets]
@@ -91,3 +91,12 @@ def test_every_key_of_the_shipped_recipes_is_listed() -> None:
             key = line.partition("=")[0].strip()
             if "=" in line and key.isidentifier():
                 assert number in key_lines(text).values(), f"{path.name}:{number}"
+
+
+def test_statements_are_told_in_order_with_what_they_are_about() -> None:
+    assert list(statements("a.b = 1\n[t]\nc = [\n1]\n[[u]]\n")) == [
+        Statement(("a", "b"), ("a", "b"), 1, False),
+        Statement(("t",), ("t",), 2, True),
+        Statement(("t", "c"), ("c",), 3, False),
+        Statement(("u",), ("u",), 5, True),
+    ]

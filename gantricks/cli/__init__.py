@@ -1,31 +1,41 @@
-"""The command line: `gantricks`, also `python -m gantricks.cli`."""
+"""The command line: `gantricks`, also `python -m gantricks`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: done. 1: a fault of ours, with its traceback. 2: the user's input is wrong, with the mend. 130 and 143: ended by
-    SIGINT or SIGTERM, the state saved where a run had begun.
+    0: done. 1: a fault of ours, with its traceback. 2: the user's input is wrong, with the mend. 128 + the number of
+    the signal that ended it (SIGINT 130, SIGTERM 143, SIGHUP 129, SIGUSR1 138), the state saved where a run had begun.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # names of files may hold what no terminal can show
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    from gantricks.cli import streams
+
+    streams.prepare()
+    try:
+        status = _status(argv)
+    finally:
+        problems = streams.finish()
+    if problems:
+        from gantricks.cli.faults import write_problems
+
+        write_problems(problems)
+        return status or 2
+    return status
+
+
+def _status(argv: Sequence[str] | None) -> int:
     try:
         from gantricks.cli.app import command
 
-        command(args=None if argv is None else list(argv), prog_name="gantricks")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        # what typer would print in its own way is printed like every other problem
+        status = command(args=None if argv is None else list(argv), prog_name="gantricks", standalone_mode=False)
+        return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
         return 130
-    except Exception as fault:
+    except (Exception, SystemExit) as fault:
         from gantricks.cli.faults import report
 
         return report(fault)
-    return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,12 +12,42 @@ app = typer.Typer(
     help="Train GANs from recipes in which every trick is a plugin.",
     epilog="Start with: gantricks train ring_mlp",
     add_completion=False,
-    no_args_is_help=True,
+    rich_markup_mode=None,  # to which a word in brackets, such as [evaluate], is no word but a style
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/dcgan.")]
+
+def _path(written: str | Path) -> Path:
+    """What every option and argument that is a path means: `~` is the home folder."""
+    from gantricks.errors import UserError
+    from gantricks.paths import expanded
+
+    if written == "":
+        raise typer.BadParameter("it is empty, as where a variable of the shell is not set")
+    try:
+        return expanded(written)
+    except UserError as fault:
+        raise typer.BadParameter("; ".join((fault.problems[0].what, fault.problems[0].mend))) from None
+
+
+def _recipe(written: str) -> str:
+    return str(_path(written)) if written.startswith("~") or not written else written
+
+
+def _json_alone(wanted: bool) -> bool:
+    if wanted:
+        from gantricks.cli.streams import keep_for_json
+
+        keep_for_json()
+    return wanted
+
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", parser=_recipe, help="A recipe file, or the name of a shipped recipe.")
+]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", parser=_path, help="The folder of a run, such as runs/dcgan.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -29,10 +59,19 @@ Overrides = Annotated[
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", metavar="FILE", help="A Python file that holds a trick, named for it. Repeatable."),
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        parser=_path,
+        help="A Python file that holds a trick, a network, a data source or a metric, which has the file's name. "
+        "Repeatable.",
+    ),
+]
+Picture = Annotated[
+    Path, typer.Option(metavar="FILE.png", parser=_path, help="The picture to write; never an existing file.")
 ]
 AtStep = Annotated[int | None, typer.Option(min=0, help="Which checkpoint; the newest when left out.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", callback=_json_alone, help="Print JSON.")]
 
 
 def _version(wanted: bool) -> None:
@@ -43,20 +82,24 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _gantricks(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 @app.command()
 def train(
     recipe: RecipeName,
     run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder of the run; runs/<name> when left out.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=_path, help="The folder of the run; runs/<name> when left out."),
     ] = None,
     overrides: Overrides = None,
     device: Device = None,
@@ -65,7 +108,8 @@ def train(
 ) -> None:
     """Train a recipe in a new folder.
 
-    Shows the plan, then trains. Ctrl-C saves the run and ends it; `gantricks resume` goes on from there.
+    Shows the plan, then trains. Ctrl-C saves the run and ends it, as SIGTERM, SIGHUP and SIGUSR1 do; a second one ends
+    it at once. `gantricks resume` goes on from there.
     """
     from gantricks.cli.training import train
 
@@ -110,7 +154,7 @@ def check(
 @app.command()
 def sample(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The picture to write; never an existing file.")],
+    out: Picture,
     count: Annotated[int, typer.Option(min=1, max=100_000, help="How many samples.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same latents.")] = 0,
     step: AtStep = None,
@@ -160,7 +204,7 @@ def evaluate(
 @app.command()
 def interpolate(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The picture to write; never an existing file.")],
+    out: Picture,
     rows: Annotated[int, typer.Option(min=1, max=100, help="How many paths from one latent to another.")] = 8,
     columns: Annotated[
         int | None,
@@ -209,7 +253,9 @@ def ablate(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="DIR", help="The study's folder; studies/<name>-<mode> when left out."),
+        typer.Option(
+            "--dir", metavar="DIR", parser=_path, help="The study's folder; studies/<name>-<mode> when left out."
+        ),
     ] = None,
     overrides: Overrides = None,
     device: Device = None,
@@ -243,10 +289,14 @@ def ablate(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="The folder of a run, or of several.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", parser=_path, help="The folder of a run, or of several.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="The page to write; report.html in the first run when left out."),
+        typer.Option(
+            metavar="FILE.html", parser=_path, help="The page to write; report.html in the first run when left out."
+        ),
     ] = None,
 ) -> None:
     """Put one run, or several side by side, on one page: recipe, samples, curves, evaluation, environment.
@@ -280,7 +330,8 @@ def tricks(
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A shipped recipe.")] = None,
     copy: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Copy the recipe to this folder, to edit it there.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=_path, help="Copy the recipe to this folder, to edit it there."),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -300,7 +351,13 @@ def new_trick(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What recipes will call it, such as target_jitter.")],
     folder: Annotated[
         Path,
-        typer.Option("--dir", metavar="DIR", help="Where to make its folder; here when left out.", show_default=False),
+        typer.Option(
+            "--dir",
+            metavar="DIR",
+            parser=_path,
+            help="Where to make its folder; here when left out.",
+            show_default=False,
+        ),
     ] = Path(),
 ) -> None:
     """Start a trick of your own: a package that works, with its tests."""
@@ -332,4 +389,7 @@ def _with(overrides: list[str] | None, device: str | None, seed: int | None) -> 
     return [*(overrides or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
 
 
-command = typer.main.get_command(app)
+command: Any = typer.main.get_command(app)
+for _one in command.commands.values():
+    # left to itself, the list of commands cuts their sentences
+    _one.short_help = " ".join((_one.help or "").partition("\n\n")[0].split())

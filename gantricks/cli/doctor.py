@@ -7,18 +7,18 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 import gantricks
-from gantricks.cli.console import output, write_json
-from gantricks.data.images import CACHE_VARIABLE, cache_folder
+from gantricks.cli.console import Text, output, write_json
+from gantricks.data.images import CACHE_VARIABLE, lasting_cache
 from gantricks.device import cpu_has_bf16
 from gantricks.errors import UserError
 from gantricks.plan import contract_problems
 from gantricks.recipe import load_recipe, shipped_recipes
-from gantricks.registry import SINGULAR, Registry, index, shipped
+from gantricks.registry import SINGULAR, Registry, distribution, index, shipped, unreadable
 
 PACKAGES = ("numpy", "pydantic", "pluggy", "Pillow", "safetensors", "tensorboard", "typer", "rich")
 
@@ -50,7 +50,6 @@ def doctor(json: bool) -> int:
         write_json({"sound": not broken, "findings": [asdict(finding) for finding in findings]})
         return int(broken)
     from rich.table import Table
-    from rich.text import Text
 
     console = output()
     table = Table.grid(padding=(0, 2))
@@ -133,7 +132,15 @@ def _cuda() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    folder = cache_folder()
+    try:
+        folder = lasting_cache()
+    except UserError as fault:
+        yield Finding("cache", " ".join(str(fault).split()), "note")
+        return
+    if folder is None:
+        what = f"there is no home folder, so what is decoded is forgotten at once; set {CACHE_VARIABLE} to a folder"
+        yield Finding("cache", what, "note")
+        return
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -181,10 +188,9 @@ def _installed() -> Iterator[Finding]:
     registry = Registry()
     found = False
     for kind, singular in SINGULAR.items():
-        for point in sorted(entry_points(group=f"gantricks.{kind}"), key=lambda point: point.name):
+        for point in registry.offered(kind):
             found = True
-            package = f"{point.dist.name} {point.dist.version}" if point.dist else "an installed package"
-            label = f"the {singular} {point.name!r} of {package}"
+            label = f"the {singular} {point.name!r} of {distribution(point)}"
             if point.name in shipped(kind):
                 yield Finding("plugins", f"{label} is shadowed by ours", "note")
                 continue
@@ -193,10 +199,14 @@ def _installed() -> Iterator[Finding]:
             except UserError as fault:
                 yield Finding("plugins", f"{label} is broken: {fault.problems[0].what}", "bad")
                 continue
-            problems = list(contract_problems(cls)) if kind == "tricks" else []
+            try:
+                problems = list(contract_problems(cls)) if kind == "tricks" else []
+            except Exception as fault:
+                problems = [f"its hooks cannot be read: {fault}"]
             if problems:
                 yield Finding("plugins", f"{label} breaks the contract: {'; '.join(problems)}", "bad")
             else:
                 yield Finding("plugins", label)
     if not found:
         yield Finding("plugins", "no installed package offers any")
+    yield from (Finding("plugins", sentence, "bad") for sentence in unreadable())

@@ -8,9 +8,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from gantricks.cli.console import errors, output, write_json
+from gantricks.cli.console import Text, errors, output, write_json
 from gantricks.cli.plans import write_warning
 from gantricks.cli.progress import Screen
 from gantricks.evaluation import Evaluated, evaluate

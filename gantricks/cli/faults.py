@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -9,7 +10,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from gantricks.errors import Problem, TrickError, UserError
+from gantricks.errors import Problem, TrickError, UserError, printable
+from gantricks.registry import imported
 
 _THEIRS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.EFBIG}
 _MENDS = {
@@ -21,19 +23,32 @@ _MENDS = {
 }
 
 
-def report(fault: Exception) -> int:
+def report(fault: Exception | SystemExit) -> int:
     """Print `fault` on standard error. 2 when the user can mend it; otherwise 1, with the traceback."""
+    if isinstance(fault, SystemExit) and not _plugin(fault):
+        if isinstance(fault.__context__, BrokenPipeError):
+            return 0  # typer's way of saying that its reader has gone
+        return fault.code if isinstance(fault.code, int) and fault.code else 1
     if problems := problems_of(fault):
         write_problems(problems)
         return 2
     text = "".join(traceback.format_exception(fault))
     # plain: this is the moment to depend on as little as possible
-    sys.stderr.write(f"{text}\n{_whose(fault)}\n")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(printable(f"{text}\n{_whose(fault)}\n", keep="\n\t"))
     return 1
 
 
-def problems_of(fault: Exception) -> list[Problem]:
+def problems_of(fault: Exception | SystemExit) -> list[Problem]:
     """The problems that the user can mend; none when the fault is ours."""
+    if isinstance(fault, SystemExit):
+        said = f": {fault.code}" if fault.code is not None else ""
+        return [Problem(f"this plugin ended the program{said}", _plugin(fault))]
+    # known by its method: typer brings a click of its own, or uses the installed one
+    if hasattr(fault, "format_message"):
+        context = getattr(fault, "ctx", None)
+        command = context.command_path if context else "gantricks"
+        return [Problem(fault.format_message(), command, f"what it takes: {command} --help")]
     if isinstance(fault, UserError):
         return fault.problems
     if isinstance(fault, TrickError):
@@ -54,9 +69,8 @@ def problems_of(fault: Exception) -> list[Problem]:
 def write_problems(problems: Sequence[Problem]) -> None:
     """Each problem on standard error: where, what, and the mend indented below."""
     from rich.padding import Padding
-    from rich.text import Text
 
-    from gantricks.cli.console import errors
+    from gantricks.cli.console import Text, errors
 
     console = errors()
     for problem in problems:
@@ -68,13 +82,20 @@ def write_problems(problems: Sequence[Problem]) -> None:
         console.print(Text(f"{len(problems)} problems", "dim"))
 
 
-def _whose(fault: Exception) -> str:
+def _plugin(fault: BaseException) -> str:
+    """The line of a plugin that `fault` came out of, or nothing when it was ours or nobody's."""
     for frame, line in reversed(list(traceback.walk_tb(fault.__traceback__))):
         module = frame.f_globals.get("__name__", "")
-        if module.startswith("gantricks_local_plugin_"):
-            return f"This came out of your plugin, {frame.f_code.co_filename}:{line}."
+        if origin := imported(module):
+            return f"{origin}{frame.f_code.co_filename}:{line}"
         if module.startswith("gantricks."):
             break
+    return ""
+
+
+def _whose(fault: BaseException) -> str:
+    if place := _plugin(fault):
+        return f"This came out of your plugin, {place}."
     return (
         "This is a fault of gantricks, not of yours. Please report it with the text above, the recipe, and what\n"
         "`gantricks doctor` prints."

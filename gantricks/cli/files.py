@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+from gantricks.cli.console import typed
 from gantricks.errors import Problem, UserError
+from gantricks.files import naming, whole
 
 
 def free_for(out: Path, suffix: str, what: str, example: str) -> None:
@@ -13,11 +18,26 @@ def free_for(out: Path, suffix: str, what: str, example: str) -> None:
     where = f"--out {out}"
     if out.suffix.lower() != suffix:
         raise UserError(Problem(what, where, f"--out {out.with_suffix(suffix) if out.name else example + suffix}"))
-    if out.exists() or out.is_symlink():
-        raise UserError(
-            Problem("the file is there already, and nothing is overwritten", where, "name another, or remove it")
-        )
+    if os.path.lexists(out):
+        raise _taken(out)
     if not out.parent.is_dir():
         raise UserError(
-            Problem("its folder is not there", where, f"make it first: mkdir -p {shlex.quote(str(out.parent))}")
+            Problem("its folder is not there", where, f"make it first: mkdir -p {typed([str(out.parent)])}")
         )
+
+
+@contextlib.contextmanager
+def writing_new(out: Path) -> Iterator[BinaryIO]:
+    """The file that a command writes, there when the block has ended, or not at all. Nothing that was put there since
+    `free_for` looked is overwritten."""
+    try:
+        with whole(out, fresh=True) as file, naming(out):
+            yield file
+    except FileExistsError as fault:
+        raise _taken(out) from fault
+
+
+def _taken(out: Path) -> UserError:
+    return UserError(
+        Problem("the file is there already, and nothing is overwritten", f"--out {out}", "name another, or remove it")
+    )

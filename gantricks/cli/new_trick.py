@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import builtins
 import keyword
+import os
 import re
-import shlex
 from pathlib import Path
 from string import Template
 
-from gantricks.cli.console import output, write_command
+from gantricks.cli.console import Text, output, typed, write_command
 from gantricks.errors import Problem, UserError
+from gantricks.files import naming, part_folder
 from gantricks.registry import shipped
 
 _TAKEN = {"Annotated", "Config", "Context", "Field", "Rng", "Tensor", "Trick"}
@@ -169,7 +170,7 @@ def new_trick(name: str, folder: Path) -> None:
     _refuse_unfit(name)
     if not folder.is_dir():
         what = "it is not a folder" if folder.exists() else "there is no such folder"
-        raise UserError(Problem(what, f"--dir {folder}", f"make it first: mkdir -p {shlex.quote(str(folder))}"))
+        raise UserError(Problem(what, f"--dir {folder}", f"make it first: mkdir -p {typed([str(folder)])}"))
     facts = {
         "name": name,
         # a distribution's name ends in a letter or a digit
@@ -179,16 +180,14 @@ def new_trick(name: str, folder: Path) -> None:
         "title": re.sub("_+", " ", name).strip().capitalize(),
     }
     root = folder / facts["distribution"]
-    try:
-        root.mkdir()
-    except FileExistsError as fault:
+    if os.path.lexists(root):
         raise UserError(
             Problem(
                 "it is there already, and nothing is overwritten",
                 str(root),
                 "name another folder with --dir, or move it away",
             )
-        ) from fault
+        )
     trick, tests = Path("src", facts["package"], f"{name}.py"), Path("tests", f"test_{name}.py")
     made = {
         trick: (_TRICK, "the trick: change this one"),
@@ -197,16 +196,17 @@ def new_trick(name: str, folder: Path) -> None:
         Path("README.md"): (_README, "how to use it"),
         trick.with_name("__init__.py"): (_INIT, ""),
     }
-    for path, (text, _) in made.items():
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(Template(text).substitute(facts), encoding="utf-8", newline="\n")
+    with part_folder(root) as part:
+        for path, (text, _) in made.items():
+            with naming(root / path):
+                (part / path).parent.mkdir(parents=True, exist_ok=True)
+                (part / path).write_text(Template(text).substitute(facts), encoding="utf-8", newline="\n")
+        with naming(root):
+            part.rename(root)
     _tell(name, root, root / trick, {str(root / path): told for path, (_, told) in made.items() if told})
 
 
 def _tell(name: str, root: Path, trick: Path, made: dict[str, str]) -> None:
-    from rich.text import Text
-
     console = output()
     console.print(f"{root} holds a trick that works, to make your own of:", soft_wrap=True)
     width = max(map(len, made))
@@ -225,8 +225,9 @@ def _tell(name: str, root: Path, trick: Path, made: dict[str, str]) -> None:
         "To see whether it obeys the laws, once it is installed:": ["gantricks", "tricks", name, "--check"],
     }
     for told, command in commands.items():
-        console.print(Text(f"\n{told}", "dim"))
-        write_command(console, shlex.join(command))
+        console.print()
+        console.print(Text(told, "dim"))
+        write_command(console, typed(command))
 
 
 def _refuse_unfit(name: str) -> None:

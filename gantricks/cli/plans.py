@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
+from gantricks import optimizers
+from gantricks.cli.console import Text
 from gantricks.data.base import Description
 from gantricks.device import Placement
 from gantricks.hooks import KINDS
@@ -27,6 +28,7 @@ def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
         "seed": recipe.seed,
         "steps": recipe.train.steps,
         "n_critic": recipe.train.n_critic,
+        "checkpoints": _checkpoints(plan),
         "device": str(placement.device),
         "precision": placement.precision,
         "threads": placement.threads,
@@ -88,6 +90,11 @@ def _facts(plan: Plan) -> Table:
     each = f", each {n_critic} D steps and a G step" if n_critic > 1 else ""
     over = f", schedules over {recipe.train.length:,}" if recipe.train.length != recipe.train.steps else ""
     facts.add_row("run", f"{recipe.train.steps:,} steps{over}{each}, seed {recipe.seed}")
+    saved = _checkpoints(plan)
+    times = f"{saved['kept']:,} × {_size(saved['bytes_each'])} = " if saved["kept"] > 1 else ""
+    each = f"every {recipe.train.checkpoint_every:,} steps" if saved["written"] > 1 else "one, at the end"
+    kept = f", the newest {saved['kept']:,} kept" if saved["kept"] < saved["written"] else ""
+    facts.add_row("checkpoints", f"{each}{kept}: about {times}{_size(saved['bytes'])}")
     if plan.metrics:
         facts.add_row("metrics", ", ".join(_instance(planned.name, planned.use) for planned in plan.metrics))
     if not plan.tricks:
@@ -95,6 +102,25 @@ def _facts(plan: Plan) -> Table:
     elif idle := [p.name for p in plan.tricks if not any(p.name in names for names in plan.on.values())]:
         facts.add_row("tricks", f"{', '.join(idle)}: on no hook")
     return facts
+
+
+def _checkpoints(plan: Plan) -> dict[str, int]:
+    """How many checkpoints the run writes and keeps, and their bytes: both networks' parameters and what the optimizers
+    remember of each. Buffers and the tricks' tensors come on top."""
+    recipe, counts = plan.recipe, plan.parameters()
+    numbers = sum(counts[role] * (1 + optimizers.remembered(getattr(recipe, role).keys.optimizer)) for role in ROLES)
+    written = math.ceil(recipe.train.steps / recipe.train.checkpoint_every)
+    kept = written if recipe.train.keep == "all" else min(recipe.train.keep, written)
+    each = numbers * (8 if recipe.train.precision == "fp64" else 4)
+    return {"written": written, "kept": kept, "bytes_each": each, "bytes": kept * each}
+
+
+def _size(count: int) -> str:
+    """Bytes, in three digits."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}" if value < 999.5 else f"{value:,.0f} {units[0]}"
 
 
 def _samples(description: Description) -> str:

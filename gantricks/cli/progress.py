@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from gantricks.cli.plans import write_plan, write_warning
 from gantricks.device import Placement
+from gantricks.errors import printable
 from gantricks.plan import Plan
 from gantricks.run import Reporter
 
@@ -132,7 +133,7 @@ class Screen(Reporter):
 
     def _start(self, what: str, total: int) -> None:
         # drawn by hand: a thread that redraws would compete with the run for the interpreter
-        columns = [TextColumn("{task.description}")] if what else []
+        columns = [TextColumn("{task.description}", markup=False)] if what else []
         self._bar = Progress(
             *columns,
             BarColumn(None),
@@ -143,7 +144,7 @@ class Screen(Reporter):
             transient=True,
             expand=True,
         )
-        self._bar.add_task(what, total=total, words="")
+        self._bar.add_task(printable(what), total=total, words="")
         self._bar.start()
 
     def _draw(self, done: int, words: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
-from gantricks.cli.console import output, write_command, write_json
+from gantricks.cli.console import Text, output, typed, write_command, write_json
+from gantricks.cli.streams import exact
 from gantricks.errors import Problem, UserError, nearest
+from gantricks.files import write_whole
 from gantricks.recipe import shipped_recipes
 
 
@@ -23,7 +24,6 @@ def list_recipes(json: bool) -> None:
         write_json([{"name": name, "summary": summary(text)} for name, text in found.items()])
         return
     from rich.table import Table
-    from rich.text import Text
 
     console = output()
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, show_header=False)
@@ -32,7 +32,8 @@ def list_recipes(json: bool) -> None:
     for name, text in found.items():
         table.add_row(name, summary(text))
     console.print(table)
-    console.print(Text("\nTo read one, to train it, to have a copy to edit:", "dim"))
+    console.print()
+    console.print(Text("To read one, to train it, to have a copy to edit:", "dim"))
     for command in ("recipes NAME", "train NAME", "recipes NAME --copy ."):
         write_command(console, f"gantricks {command}")
 
@@ -43,7 +44,7 @@ def show_recipe(name: str, json: bool) -> None:
     if json:
         write_json({"name": name.removesuffix(".toml"), "summary": summary(text), "text": text})
     else:
-        output().out(text.rstrip("\n"), highlight=False)
+        exact(text.rstrip("\n"))
 
 
 def copy_recipe(name: str | None, folder: Path, json: bool) -> None:
@@ -54,11 +55,10 @@ def copy_recipe(name: str | None, folder: Path, json: bool) -> None:
     source = _find(name)
     if not folder.is_dir():
         what = "it is not a folder" if folder.exists() else "there is no such folder"
-        raise UserError(Problem(what, where, f"make it first: mkdir -p {shlex.quote(str(folder))}"))
+        raise UserError(Problem(what, where, f"make it first: mkdir -p {typed([str(folder)])}"))
     target = folder / source.name
     try:
-        with target.open("xb") as file:
-            file.write(source.read_bytes())
+        write_whole(target, source.read_bytes(), fresh=True)
     except FileExistsError as fault:
         raise UserError(
             Problem(
@@ -72,7 +72,7 @@ def copy_recipe(name: str | None, folder: Path, json: bool) -> None:
         return
     console = output()
     console.print(f"{target} is yours to edit. To train it:", soft_wrap=True)
-    write_command(console, shlex.join(["gantricks", "train", str(target)]))
+    write_command(console, typed(["gantricks", "train", str(target)]))
 
 
 def _find(name: str) -> Path:

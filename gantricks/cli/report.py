@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from gantricks.cli.console import output
-from gantricks.cli.files import free_for
+from gantricks.cli.console import output, typed
+from gantricks.cli.files import free_for, writing_new
 from gantricks.errors import UserError
-from gantricks.files import write_whole
+from gantricks.files import free_name
 from gantricks.report import Record, page, read_run
 
 
@@ -25,11 +24,10 @@ def report(runs: Sequence[Path], out: Path | None) -> None:
     if problems:
         raise UserError(*problems)
     if out is None:
-        out, number = runs[0] / "report.html", 1
-        while out.exists():
-            number += 1
-            out = runs[0] / f"report-{number}.html"
+        out = free_name(runs[0] / "report", ".html")
     free_for(out, ".html", "the page is an HTML file", "report")
-    write_whole(out, page(records))
+    text = page(records)
+    with writing_new(out) as file:
+        file.write(text.encode())
     told = ", ".join(str(folder) for folder in runs)
-    output().print(f"{told}: {shlex.quote(str(out))} ({out.stat().st_size / 1000:,.0f} kB)", soft_wrap=True)
+    output().print(f"{told}: {typed([str(out)])} ({out.stat().st_size / 1000:,.0f} kB)", soft_wrap=True)

@@ -83,15 +83,19 @@ def _instances(kind: str) -> Schema:
             "required": required,
         }
 
-    off = {"const": "off", "description": f"leaves out a {what} of the recipe that this one extends"}
+    switch = {
+        "enum": ["on", "off", True, False],
+        "description": f"on: with its defaults, or with those options that the recipe has which this one extends; "
+        f"off: leaves out a {what} of that recipe",
+    }
     instances = [table(name, summary, own, ["use"]) for name, (summary, own) in known.items()]
     unknown = {"type": "object", "properties": {"use": {"type": "string", "not": {"enum": list(known)}}}}
     return {
         "properties": {
-            name: {"description": summary, "anyOf": [table(name, summary, own, []), _another(name), off]}
+            name: {"description": summary, "anyOf": [table(name, summary, own, []), _another(name), switch]}
             for name, (summary, own) in known.items()
         },
-        "additionalProperties": {"anyOf": [*instances, unknown, off]},
+        "additionalProperties": {"anyOf": [*instances, unknown, switch]},
     }
 
 

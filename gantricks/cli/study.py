@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table as Grid
-from rich.text import Text
 
-from gantricks.cli.console import errors, output, write_command, write_json
+from gantricks.cli.console import Text, errors, output, typed, write_command, write_json
 from gantricks.cli.plans import write_warning
 from gantricks.cli.progress import BETWEEN_DRAWINGS, clock
 from gantricks.study import Reporter, Table, ablate, words
@@ -60,13 +58,14 @@ def study(
     except Interrupted as end:
         told = f"Interrupted after {end.done} of {end.total} runs; those under way are saved. To go on:"
         console.print(Text(told, "yellow"))
-        write_command(console, shlex.join(["gantricks", *sys.argv[1:]]))
+        write_command(console, typed(["gantricks", *sys.argv[1:]]))
         return 128 + end.number
     if json:
         write_json(table.as_dict() | {"folder": str(path)})
     else:
         write_table(console, table)
-        console.print(f"\nThe study is kept in {path}: results.md, results.json, results.png.", soft_wrap=True)
+        console.print()
+        console.print(f"The study is kept in {path}: results.md, results.json, results.png.", soft_wrap=True)
     return int(bool(table.failed))
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.text import Text
+from PIL.Image import Image
 
 from gantricks import run
-from gantricks.cli.console import output, write_command, write_json
+from gantricks.cli.console import Text, output, typed, write_command, write_json
 from gantricks.cli.faults import problems_of, write_problems
-from gantricks.cli.files import free_for
+from gantricks.cli.files import free_for, writing_new
 from gantricks.cli.plans import as_dict, write_plan
 from gantricks.cli.progress import Screen, clock
-from gantricks.pictures import save_png
 from gantricks.registry import Registry
 
 
@@ -68,7 +66,7 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
     write_plan(console, plan, placement)
     console.print(Text("Nothing is in the way. To train it:", "green"))
     given = [part for override in overrides for part in ("--set", override)]
-    write_command(console, shlex.join(["gantricks", "train", recipe, *given, *_flags(plugins)]))
+    write_command(console, typed(["gantricks", "train", recipe, *given, *_flags(plugins)]))
     return 0
 
 
@@ -76,7 +74,7 @@ def sample(folder: Path, out: Path, count: int, seed: int, step: int | None, plu
     """Draw samples to `out`, which must not exist, in a folder that does."""
     free_for(out, ".png", "pictures are PNG files", "samples")
     image = run.sample(folder, count, seed, step=step, plugins=plugins)
-    save_png(image, out)
+    _save_new(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{count:,} sample{'s' * (count != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
 
@@ -95,9 +93,14 @@ def interpolate(
 
     free_for(out, ".png", "pictures are PNG files", "path")
     image = interpolate(folder, rows, columns, seed, step=step, plugins=plugins)
-    save_png(image, out)
+    _save_new(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{rows} path{'s' * (rows != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
+
+
+def _save_new(image: Image, out: Path) -> None:
+    with writing_new(out) as file:
+        image.save(file, format="PNG")
 
 
 def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:
@@ -105,7 +108,7 @@ def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:
     done = f"{result.finished:,} of {result.steps:,} steps"
     if result.signal is not None and result.finished < result.steps:
         console.print(Text(f"Interrupted after {done}; the run is saved. To go on:", "yellow"))
-        write_command(console, shlex.join(["gantricks", "resume", folder, *_flags(plugins)]))
+        write_command(console, typed(["gantricks", "resume", folder, *_flags(plugins)]))
         return 128 + result.signal
     if screen.began is None:
         console.print(f"{folder} is finished already: {done}.", soft_wrap=True)
@@ -121,7 +124,7 @@ def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:
         earlier = f" ({len(pictures) - 1} earlier beside it)" if len(pictures) > 1 else ""
         console.print(f"The last picture is {pictures[-1]}{earlier}. To draw more:", soft_wrap=True)
         words = ["gantricks", "sample", folder, "--count", "64", "--out", "samples.png"]
-        write_command(console, shlex.join([*words, *_flags(plugins)]))
+        write_command(console, typed([*words, *_flags(plugins)]))
     return 0 if result.signal is None else 128 + result.signal
 
 

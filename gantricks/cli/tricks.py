@@ -11,9 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
-from gantricks.cli.console import READABLE, output, write_command, write_json, write_prose
+from gantricks.cli.console import READABLE, Text, output, write_command, write_json, write_prose
 from gantricks.cli.options import Option, options, toml
 from gantricks.errors import Problem, UserError
 from gantricks.hooks import KINDS
@@ -46,7 +45,8 @@ def list_tricks(plugins: Sequence[Path], json: bool) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    console.print(Text("\nTo see the card and the options of one:", "dim"))
+    console.print()
+    console.print(Text("To see the card and the options of one:", "dim"))
     write_command(console, "gantricks tricks NAME")
 
 
@@ -73,12 +73,14 @@ def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
         return
     console = output()
     hooks = ", ".join(f"{hook} ({KINDS[hook]})" for hook in card["hooks"])
-    console.print(Text.assemble((name, "bold"), (f"  {hooks}\n", "dim")))
+    console.print(Text.assemble((name, "bold"), (f"  {hooks}", "dim")))
+    console.print()
     write_prose(console, card["card"])
     if known:
         _write_options(console, known)
     _write_facts(console, card)
-    console.print(Text("In a recipe, with its defaults:\n", "dim"))
+    console.print(Text("In a recipe, with its defaults:", "dim"))
+    console.print()
     for line in snippet.splitlines():
         console.print(Text(f"  {line}", "cyan"), soft_wrap=True)
 
@@ -105,7 +107,8 @@ def check_trick(name: str | None, plugins: Sequence[Path], json: bool) -> int:
             console.print(Padding(Text(outcome.mend), (0, 0, 0, 8)))
     told = ", ".join(f"{counts[state]} {state}" for state in ("passed", "failed", "skipped"))
     settings = ", ".join(f"{option} = {value}" for option, value in trick.trial.items()) or "its defaults"
-    console.print(Text(f"\n{name} at {settings}: {told}"))
+    console.print()
+    console.print(Text(f"{name} at {settings}: {told}"))
     return status
 
 

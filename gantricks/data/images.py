@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import itertools
 import math
 import os
+import shutil
 import stat
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +24,7 @@ from pydantic import Field
 
 from gantricks.data import png
 from gantricks.errors import Problem, UserError
+from gantricks.paths import expanded
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 KINDS = "PNG, JPEG or WebP"
@@ -277,8 +282,41 @@ def _as_array(image: Image.Image) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """The cache: $GANTRICKS_CACHE, else $XDG_CACHE_HOME/gantricks, else ~/.cache/gantricks."""
+    """The cache: $GANTRICKS_CACHE, else $XDG_CACHE_HOME/gantricks, else ~/.cache/gantricks; where there is no home
+    folder, one that is removed with the process.
+
+    Raises UserError when $GANTRICKS_CACHE names the home of nobody.
+    """
+    return lasting_cache() or _passing_cache()
+
+
+def lasting_cache() -> Path | None:
+    """The cache that the next process has too, or None where nothing says where that would be."""
     if own := os.environ.get(CACHE_VARIABLE):
-        return Path(own).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "gantricks"
+        return expanded(own, CACHE_VARIABLE).absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):  # its specification has others ignored
+        return Path(base) / "gantricks"
+    try:
+        return expanded("~/.cache/gantricks")
+    except UserError:
+        return None
+
+
+def compiler_cache() -> Path:
+    """Where compiled steps are kept: in the cache or, where that cannot be written, in a folder that is removed with
+    the process, since a run can do without."""
+    folder = cache_folder() / "inductor"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    return _passing_cache()
+
+
+@functools.cache
+def _passing_cache() -> Path:
+    # nobody else can write there, or has put anything there before: compiled steps are programs
+    folder, ours = tempfile.mkdtemp(prefix="gantricks-"), os.getpid()
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == ours else None)
+    return Path(folder)

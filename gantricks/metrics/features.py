@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from gantricks.errors import Problem, UserError
 from gantricks.metrics.base import NEEDS, EvaluationFacts, Samples, Subject
 from gantricks.metrics.extractors.base import Extractor
+from gantricks.option_faults import check_options, shortened, validated
 from gantricks.options import Options
 from gantricks.registry import Registry
 
@@ -45,17 +46,16 @@ def choose(value: Any) -> Chosen:
     if not isinstance(name, str):
         raise _refusal('write extractor = "classifier", or a table: { name = "inception", weights = "…" }')
     try:
-        # as recipes are: a number in quotes is no number
-        return Chosen(name, _class(name).Config.model_validate_json(json.dumps(table, default=str), strict=True))
+        config = _class(name).Config
     except UserError as fault:
         raise _refusal("; ".join(f"{p.what}; {p.mend}" for p in fault.problems)) from fault
-    except ValidationError as fault:
-        found = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in fault.errors())
-        raise _refusal(f"extractor {name!r}: {'; '.join(found)}") from fault
+    if wrong := [f"{'.'.join(keys)}: {what}" for keys, what, _ in check_options(config, table)]:
+        raise _refusal(f"extractor {name!r}: {'; '.join(wrong)}")
+    return Chosen(name, validated(config, table))
 
 
 def _refusal(words: str) -> PydanticCustomError:
-    return PydanticCustomError("extractor", "{words}", {"words": words})
+    return PydanticCustomError("extractor", "{words}", {"words": shortened(words, 300)})
 
 
 def _class(name: str) -> type[Extractor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gantricks.options import Options
 from gantricks.records import Out
-from gantricks.rng import Clock, Rng
+from gantricks.rng import Rng
 
 
 @dataclass(frozen=True)
@@ -206,17 +206,17 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
             held = {*module._parameters, *module._buffers}
             fill = getattr(module, "initialise", None)
             if fill is not None:
-                fill(_stream(rng, name))
+                fill(rng.anew(name))
             elif held <= _FILLED and isinstance(module, _CONSTANT_START):
                 module.reset_parameters()
                 if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
-                    module.weight.add_(0.02 * _stream(rng, name).normal(module.weight.shape))
+                    module.weight.add_(0.02 * rng.anew(name).normal(module.weight.shape))
             elif held <= _FILLED and isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd):
                 scale = std
                 if scale is None:
                     gain = 2 if name.startswith("body.") else 1
                     scale = math.sqrt(gain / _fan_in(module))
-                module.weight.copy_(scale * _stream(rng, name).normal(module.weight.shape))
+                module.weight.copy_(scale * rng.anew(name).normal(module.weight.shape))
                 bias = getattr(module, "bias", None)
                 if bias is not None:
                     bias.zero_()
@@ -225,11 +225,6 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
                     f"{type(module).__name__} {name!r} holds {', '.join(sorted(held))}, which nothing fills; "
                     "give it a method `initialise(rng)`"
                 )
-
-
-def _stream(rng: Rng, name: str) -> Rng:
-    """A layer's stream: by a clock of its own, so that a layer that is built again starts with the same values."""
-    return Rng(rng.seed, f"{rng.name}/{name}", Clock(), rng.device, rng.dtype)
 
 
 def _fan_in(layer: nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) -> float:

@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, field
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from gantricks import folder as folders
 from gantricks.errors import Problem, UserError
-from gantricks.files import write_whole
+from gantricks.files import numbered, sweep, write_whole
+from gantricks.folder import LOCK
 
 FORMAT = 1
-STUDY, RESULT, LOCK = "study.json", "result.json", ".lock"
+STUDY, RESULT = "study.json", "result.json"
 PATIENCE = 15.0
 """Seconds to wait for the workers of a study that was killed: they save their runs and end."""
 
@@ -165,8 +165,8 @@ def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Fol
     """
     plain: dict[str, Any] = json.loads(json.dumps(definition))
     if wanted is None:
-        for number in count(1):
-            folder = Folder(Path("studies") / (name if number == 1 else f"{name}-{number}"))
+        for path in numbered(Path("studies", name)):
+            folder = Folder(path)
             if not _holds_something(folder.path) or _differences(folder, plain) == []:
                 break
     else:
@@ -194,25 +194,12 @@ def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Fol
 @contextlib.contextmanager
 def locked(folder: Folder) -> Iterator[tuple[int, ...]]:
     """One study at a time in a folder. Yields the descriptors that workers must inherit: the lock is theirs as well,
-    and lasts until the last of them has ended."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield ()
-        return
-    with (folder.path / LOCK).open("w") as file:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as fault:
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        Problem("another process is at work on this study", str(folder.path), "wait for it, or stop it")
-                    ) from fault
-                time.sleep(0.1)
-        yield (file.fileno(),)
+    and lasts until the last of them has ended. What killed processes have left half written is removed."""
+    with folders.locked(folder.path, "at work on this study", patience=PATIENCE) as descriptors:
+        sweep(folder.path, r"study\.json", r"results\.(json|md|png)")
+        for variant in (folder.path / "runs").glob("*/"):
+            sweep(variant, r"recipe\.toml")
+        yield descriptors
 
 
 def _holds_something(path: Path) -> bool:

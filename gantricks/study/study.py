@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from gantricks import signals
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.files import write_whole
 from gantricks.pictures import save_png
@@ -47,7 +44,7 @@ class Reporter:
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM (`number`) has ended a study; `done` of `total` runs are finished."""
+    """A signal (`number`) has ended a study; `done` of `total` runs are finished."""
 
     def __init__(self, number: int, done: int, total: int) -> None:
         super().__init__(number)
@@ -96,7 +93,7 @@ def ablate(
     numbers = tuple(base.seed + i for i in range(seeds))
     definition = _definition(planned, mode, numbers, compared)
     home = choose(folder, f"{base.name}-{mode}", definition)
-    with _both_signals() as signals, locked(home) as descriptors:
+    with signals.heard() as ending, locked(home) as descriptors:
         for sentence in _begin(home, planned, definition, threads):
             reporter.warn(sentence)
         playing = _Playing(home, planned, numbers, compared, files, reporter)
@@ -104,8 +101,10 @@ def ablate(
             if playing.left:
                 with Pool(min(jobs, len(playing.left)), threads, worker, descriptors) as pool:
                     playing.play(pool)
-        except KeyboardInterrupt:
-            raise Interrupted(signals[-1], len(playing.outcomes), playing.total) from None
+        except (KeyboardInterrupt, SystemExit):
+            if ending.number is None:
+                raise
+            raise Interrupted(ending.number, len(playing.outcomes), playing.total) from None
         finally:
             reporter.close()
         table = playing.table(base.name, mode)
@@ -293,23 +292,3 @@ def _write(home: Folder, table: Table) -> None:
                 "its runs are kept: give the same command again",
             )
         ) from fault
-
-
-@contextmanager
-def _both_signals() -> Iterator[list[int]]:
-    """SIGTERM interrupts as SIGINT does. Yields the numbers of those that came."""
-    came: list[int] = []
-
-    def caught(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    former = {number: signal.signal(number, caught) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -29,6 +29,7 @@ import numpy as np
 
 from gantricks import checkpoint, run
 from gantricks.errors import Diverged, UserError
+from gantricks.folder import RECIPE
 from gantricks.study.folder import Outcome, read_outcome, write_outcome
 from gantricks.subject import GameSubject
 
@@ -130,7 +131,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
 
 def _train(task: Mapping[str, Any], folder: Path, reporter: run.Reporter) -> run.Result:
     # one that was killed in its first seconds has a recipe and no checkpoint: it begins anew, in its place
-    if checkpoint.checkpoints(folder) or (folder / run.RECIPE).is_file():
+    if checkpoint.checkpoints(folder) or (folder / RECIPE).is_file():
         return run.resume(folder, plugins=task["plugins"], reporter=reporter)
     seed = f"seed={task['seed']}"
     return run.train(task["recipe"], overrides=[seed], run_dir=folder, plugins=task["plugins"], reporter=reporter)

@@ -280,3 +280,36 @@ def test_a_trick_that_only_an_override_names_is_told_by_that_override(gantricks)
 )
 def test_data_that_lack_what_a_trick_needs_are_named_with_what_to_write(gantricks, trick, fragments):
     refused(gantricks("check", "ring_mlp", "--set", f"tricks.{trick}={{}}"), fragments)
+
+
+def test_what_an_override_breaks_is_told_at_the_override(gantricks):
+    places = {
+        ("generator.conditional=true",): "--set generator.conditional=true: conditional = true needs data with classes",
+        ("data.batch_size=99", "data.samples=9"): "--set data.batch_size=99: batch_size is 99",
+        ("data.samples=9",): "--set data.samples=9: batch_size is 256 and the data holds 9 samples",
+        ("tricks.grow=on",): "--set tricks.grow=on: grow needs images",
+        ("generator.network=dcgan",): "--set generator.network=dcgan: dcgan needs images",
+        ("evaluate.test_error=on",): "--set evaluate.test_error=on: test_error: it needs",
+        ("tricks.least_squares=on", "tricks.minimax=on"): "--set tricks.",
+    }
+    for overrides, said in places.items():
+        outcome = gantricks("check", "ring_mlp", *(word for one in overrides for word in ("--set", one)))
+        assert outcome.status == 2
+        assert said in outcome.err
+
+
+def test_a_recipe_that_ships_is_blamed_on_the_one_override_that_it_was_given(gantricks):
+    outcome = gantricks("check", "gan_hacks", "--set", "data.source=ring")
+    assert outcome.status == 2
+    assert "recipes/gan_hacks.toml" not in outcome.err
+
+
+def test_a_mend_can_be_typed_where_no_file_of_the_user_has_the_key(gantricks):
+    outcome = gantricks("check", "ring_mlp", "--set", "data.samples=9")
+    assert "--set data.batch_size=9 at most" in outcome.err
+    Path("mine.toml").write_text(RECIPE + "[data]\nbatch_size = 99\nsamples = 9\n")
+    assert "batch_size = 9 in [data] at most" in gantricks("check", "mine.toml").err
+
+
+def test_a_published_name_of_a_metric_is_told_by_ours(gantricks, run):
+    refused(gantricks("evaluate", run, "--metric", "fid"), ["--metric fid", "frechet_distance", "inception", "weights"])

@@ -44,7 +44,6 @@ def installed(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return points if group == "gantricks.tricks" else []
 
     monkeypatch.setattr("gantricks.registry.entry_points", offered)
-    monkeypatch.setattr("gantricks.cli.doctor.entry_points", offered)
 
 
 # ---------------------------------------------------------------- tricks
@@ -226,11 +225,11 @@ def test_every_shipped_recipe_fits_the_schema(name: str) -> None:
         ("tricks", {"soft_labels": {"reel": [0, 1]}}),
         ("tricks", {"soft_labels": {"real": [0, "x"]}}),
         ("tricks", {"late": {"use": "soft_labels", "reel": [0, 1]}}),
-        ("tricks", {"soft_labels": "on"}),
+        ("tricks", {"soft_labels": 3}),
         ("evaluate", {"samples": 0}),
         ("evaluate", {"smaples": 5}),
         ("evaluate", {"mixture_coverage": {"points": 0}}),
-        ("evaluate", {"mixture_coverage": "on"}),
+        ("evaluate", {"mixture_coverage": "yes"}),
         ("evaluate", {"many": {"use": "mixture_coverage", "point": 5}}),
     ],
 )
@@ -244,6 +243,8 @@ def test_the_schema_knows_instances_and_tricks_that_are_off() -> None:
     raw = load_recipe("ring_mlp").as_dict()
     raw["tricks"] = {
         "soft_labels": "off",
+        "ema": "on",
+        "label_flipping": True,
         "late": {"use": "soft_labels", "clip": True},
         "my_own": {"anything": 1},
         "separate_batches": {"use": "soft_labels"},

@@ -1,5 +1,6 @@
 """train, resume, check and sample, as a person meets them."""
 
+import errno
 import io
 import json
 import shlex
@@ -48,10 +49,72 @@ def test_train_shows_plan_progress_and_the_next_command(gantricks: Any) -> None:
     assert Path("samples.png").is_file()
 
 
+def test_check_says_how_much_room_the_checkpoints_take(gantricks: Any) -> None:
+    def told(*settings: str) -> tuple[str, dict[str, int]]:
+        words = ["check", "ring_mlp", *(part for setting in settings for part in ("--set", setting))]
+        line = next(line for line in gantricks(*words).out.splitlines() if line.startswith("  checkpoints"))
+        return line.removeprefix("  checkpoints").strip(), json.loads(gantricks(*words, "--json").out)["plan"]
+
+    line, plan = told()
+    each = 3 * 4 * (plan["generator"]["parameters"] + plan["discriminator"]["parameters"])
+    assert plan["checkpoints"] == {"written": 5, "kept": 3, "bytes_each": each, "bytes": 3 * each}
+    assert line == "every 1,000 steps, the newest 3 kept: about 3 × 432 kB = 1.29 MB"
+    assert told("train.keep=all")[1]["checkpoints"]["kept"] == 5
+    assert told("train.steps=1001", "train.keep=5")[1]["checkpoints"]["kept"] == 2
+    assert told("train.steps=10")[0] == "one, at the end: about 432 kB"
+    plain = told("generator.optimizer={name='sgd'}", "discriminator.optimizer={name='sgd',momentum=0.5}")[1]
+    sizes = [plan[role]["parameters"] for role in ("generator", "discriminator")]
+    assert plain["checkpoints"]["bytes_each"] == 4 * (sizes[0] + 2 * sizes[1])
+
+
+def test_a_checkpoint_takes_the_room_that_check_says(gantricks: Any) -> None:
+    steps = ("--set", "train.steps=2", "--set", "train.precision=fp32")
+    told = json.loads(gantricks("check", "dcgan", *steps, "--json").out)["plan"]["checkpoints"]["bytes_each"]
+    assert gantricks("train", "dcgan", *steps, "--set", "data.batch_size=4", "--run-dir", "run").status == 0
+    (folder,) = Path("run/checkpoints").iterdir()
+    assert 1 <= sum(path.stat().st_size for path in folder.iterdir()) / told < 1.05
+
+
 def test_options_stand_above_overrides(gantricks: Any) -> None:
     outcome = gantricks("check", "ring_mlp", "--json", "--device", "cpu", "--set", "train.device=cuda:9")
     assert outcome.status == 0
     assert json.loads(outcome.out)["plan"]["device"] == "cpu"
+
+
+def test_a_recipe_that_cannot_be_copied_leaves_nothing_in_the_way(
+    gantricks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    words = {"dcgan.toml": ("recipes", "dcgan", "--copy", "."), "gantricks-mine": ("new-trick", "mine")}
+    for name, command in words.items():
+        with monkeypatch.context() as patch:
+            patch.setattr("gantricks.files.flush", full)
+            patch.setattr("gantricks.cli.new_trick.Template.substitute", lambda *_: full(0))
+            outcome = gantricks(*command)
+        assert outcome.status == 2
+        assert f"{name}" in outcome.err
+        assert "No space left on device" in outcome.err
+        assert list(Path().iterdir()) == [Path(there) for there in list(words)[: list(words).index(name)]]
+        assert gantricks(*command).status == 0
+
+
+def test_a_picture_that_appeared_meanwhile_is_not_overwritten(
+    gantricks: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gantricks import run as runs
+
+    draw = runs.sample
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Image.Image:
+        Path("out.png").write_text("mine")
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(runs, "sample", meanwhile)
+    outcome = gantricks("sample", run, "--out", "out.png", "--count", "4")
+    assert (outcome.status, Path("out.png").read_text()) == (2, "mine")
+    assert "nothing is overwritten" in outcome.err
 
 
 def test_a_trick_that_ends_the_run_is_quoted(gantricks: Any) -> None:

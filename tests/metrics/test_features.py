@@ -76,9 +76,9 @@ def test_a_choice_that_is_written_reads_back(extractor, tmp_path, monkeypatch):
     ("extractor", "said"),
     [
         ("clasifier", "classifier"),
-        ({"name": "classifier", "step": 9}, "step: Extra"),
-        ({"name": "classifier", "steps": 0}, "steps: Input should be greater"),
-        ({"name": "classifier", "steps": "9"}, "steps: Input should be a valid integer"),
+        ({"name": "classifier", "step": 9}, "step: unknown key"),
+        ({"name": "classifier", "steps": 0}, "steps: it must be at least"),
+        ({"name": "classifier", "steps": "9"}, "steps: it must be a whole number"),
         ({"steps": 9}, "name ="),
         (3, "name ="),
     ],

@@ -274,6 +274,7 @@ SMALL = [
     *(f"{player}.hidden=[8]" for player in ("generator", "discriminator")),
     "train.steps=12",
     "train.checkpoint_every=3",
+    "train.keep=all",
     "train.log_every=1",
     "train.sample_every=5",
     "data.batch_size=8",

@@ -171,7 +171,7 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
     folder = images.cache_folder() / name
     channels = dataset.samples.shape[3]
     try:
-        tensors, facts = checkpoint.load(folder)
+        tensors, facts = checkpoint.read(folder)
     except (UserError, OSError):  # never trained, or damaged since
         with _cache_faults(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,242 @@
+"""Folders that a process works in: the lock, a name for a new run, and what an earlier attempt has left there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from itertools import count
+from pathlib import Path
+
+import tomli_w
+
+from gantricks import files
+from gantricks.errors import Problem, UserError
+
+RECIPE, MANIFEST, METRICS, LOCK = "recipe.toml", "manifest.json", "metrics.jsonl", ".lock"
+EVENTS = "events.out.tfevents."
+
+_INSIDE = {
+    "samples": r"\d{6,}\.png",
+    "checkpoints": r"\d{6,}(\.replaced(-\d+)?)?",
+    "fault": r"\d{6,}(\.replaced(-\d+)?)?",
+}
+"""A run's own folders, and the names of what a run leaves in them."""
+
+_RECIPES = r"recipe\.toml(\.replaced(-\d+)?)?"
+_FILES = "|".join(
+    [
+        *(_RECIPES, r"reference\.safetensors", r"manifest\.json", r"metrics\.jsonl", r"evaluation\.json"),
+        *(r"report(-\d+)?\.html", rf"{re.escape(EVENTS)}.+"),
+    ]
+)
+_WRITTEN = (_RECIPES, r"reference\.safetensors", r"manifest\.json", r"metrics(\.jsonl)?", r"result\.json")
+"""What is written in a run's folder by whoever holds its lock."""
+
+_TOLERATED = ("*.out", "*.log", "lost+found")
+"""What queues write, and what a file system has of its own."""
+
+_ELSEWHERE = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+"""How a system says that another process has the lock; anything else says that it cannot lock."""
+
+
+# ---------------------------------------------------------------- the lock
+
+
+@contextlib.contextmanager
+def locked(
+    folder: Path, work: str, warn: Callable[[str], None] = lambda sentence: None, patience: float = 0.0
+) -> Iterator[tuple[int, ...]]:
+    """One process at a time; the lock goes with the process, however it ends.
+
+    `work` is the end of "another process is …", `patience` how many seconds to wait for it. The file `.lock` is made,
+    never written to. Yields the descriptors that hold the lock, for processes that are to inherit it; none, after
+    `warn` is told, where the file system cannot lock. Raises UserError when another process has the lock, and where
+    the folder cannot be written or `.lock` is no file of its own.
+    """
+    until = time.monotonic() + patience
+    path = folder / LOCK
+    while True:
+        descriptor = _open_lock(path)
+        try:
+            _lock(descriptor)
+            # whoever gives a folder back removes the lock, which may have been open here already
+            if os.fstat(descriptor).st_ino == path.lstat().st_ino:
+                break
+        except FileNotFoundError:
+            pass
+        except OSError as fault:
+            if fault.errno not in _ELSEWHERE:
+                os.close(descriptor)
+                warn(
+                    f"{folder}: the file system cannot lock files ({fault.strerror}); see to it that nothing else "
+                    "works there at the same time"
+                )
+                yield ()
+                return
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                raise UserError(
+                    Problem(f"another process is {work}", str(folder), "wait for it, or stop it")
+                ) from fault
+            time.sleep(0.1)
+        os.close(descriptor)
+    try:
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError as fault:
+        raise OSError(errno.ENOSYS, "this system has none such") from fault
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _open_lock(path: Path) -> int:
+    """The file, which may be the user's own: nothing is written to it."""
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+        except PermissionError:  # that of another user, which can be locked all the same
+            descriptor = os.open(path, os.O_RDONLY | flags)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    except OSError as fault:
+        if fault.errno not in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise UserError(Problem(f"the folder cannot be written: {fault.strerror}", str(path.parent))) from fault
+    what = "a link" if path.is_symlink() else "no regular file"
+    raise UserError(Problem(f"it is {what}, and the folder's lock is a file of its own", str(path), "remove it"))
+
+
+# ---------------------------------------------------------------- a run's folder
+
+
+def new_run(wanted: Path | None, name: str) -> tuple[Path, bool]:
+    """A folder for a new run, and whether it was made: `wanted`, or the first free one in `runs/` for a run of this
+    name. Raises UserError where it cannot be."""
+    try:
+        if wanted is None:
+            Path("runs").mkdir(exist_ok=True)
+            for path in files.numbered(Path("runs", name)):
+                with contextlib.suppress(FileExistsError):
+                    path.mkdir()
+                    return path, True
+        assert wanted is not None
+        with contextlib.suppress(FileExistsError):
+            wanted.mkdir(parents=True)
+            return wanted, True
+        if not wanted.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(wanted))
+        return wanted, False
+    except OSError as fault:
+        raise UserError(
+            Problem(
+                f"the run's folder cannot be written: {fault.strerror}",
+                str(fault.filename),
+                "name another with --run-dir",
+            )
+        ) from fault
+
+
+def give_back(run: Path) -> None:
+    """Remove the folder that was made for a run which did not come about, unless it holds something."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in run.iterdir()] == [LOCK]:
+            (run / LOCK).unlink()
+            run.rmdir()
+
+
+def sweep(run: Path) -> None:
+    """Remove what killed processes have left half written in a run's folder. For whoever holds its lock.
+
+    Raises UserError when one of the run's own folders is none: a run writes inside of its folder alone.
+    """
+    problems = []
+    for name, pattern in _INSIDE.items():
+        path = run / name
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            what = "a link" if path.is_symlink() else "no folder"
+            problems.append(
+                Problem(
+                    f"it is {what}, and a run writes in a folder of its own", str(path), "put a folder in its place"
+                )
+            )
+        elif path.exists():
+            files.sweep(path, pattern)
+    if problems:
+        raise UserError(*problems)
+    files.sweep(run, *_WRITTEN)
+
+
+def leavings(run: Path) -> list[Path]:
+    """What an attempt that has no checkpoint has left in a folder where a run is to begin.
+
+    Raises UserError when there is anything else: it is the user's, or another program's.
+    """
+    entries = sorted(path for path in run.iterdir() if not _is_tolerated(path))
+    # a recipe alone is what a run leaves that is killed before its first step; the user's own do not look like it
+    begun = (run / MANIFEST).is_file() or _is_resolved(run / RECIPE)
+    ours = [path for path in entries if begun and _is_of_a_run(path)]
+    others = [path.name for path in entries if path not in ours]
+    if others:
+        named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        raise UserError(
+            Problem(
+                f"the folder holds what no run of gantricks has left there: {named}",
+                f"--run-dir {run}",
+                "name another folder",
+            )
+        )
+    return [path for path in ours if not re.fullmatch(r"earlier-\d+", path.name)]
+
+
+def set_aside(run: Path, left: list[Path]) -> None:
+    """Move what an earlier attempt has left into a folder of its own, `earlier-1` …"""
+    if not left:
+        return
+    aside = next(path for number in count(1) if not os.path.lexists(path := run / f"earlier-{number}"))
+    aside.mkdir()
+    # these two last: they say that the rest is a run's, if the process is killed meanwhile
+    for path in sorted(left, key=lambda path: (path.name == RECIPE, path.name == MANIFEST)):
+        path.rename(aside / path.name)
+
+
+def _is_tolerated(path: Path) -> bool:
+    return path.name == LOCK or any(fnmatch(path.name, pattern) for pattern in _TOLERATED) or files.is_part(path.name)
+
+
+def _is_of_a_run(path: Path) -> bool:
+    if path.is_symlink():
+        return False
+    if path.name in _INSIDE:
+        pattern = _INSIDE[path.name]
+        return path.is_dir() and all(
+            re.fullmatch(pattern, entry.name) or files.is_part(entry.name) for entry in path.iterdir()
+        )
+    if re.fullmatch(r"earlier-\d+", path.name):
+        return path.is_dir()
+    return path.is_file() and bool(re.fullmatch(_FILES, path.name))
+
+
+def _is_resolved(recipe: Path) -> bool:
+    """Whether a recipe is written as a run writes it: every section, not a blank more or less, no comment."""
+    try:
+        text = recipe.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+        sections = {"name", "seed", "data", "generator", "discriminator", "train", "evaluate"}
+        return sections <= table.keys() and tomli_w.dumps(table) == text
+    except (OSError, ValueError, RecursionError):
+        return False
