@@ -173,7 +173,7 @@ MISTAKES = [
     ("discriminator_dropout", "ctx.rng.fork(name)", "ctx.rng.seeded(0)"),
     ("early_stopping", "self.waited.zero_()\n            ctx.keep()", "self.waited.zero_()"),
     ("early_stopping", "gain > min_delta", "gain < min_delta"),
-    ("discriminator_noise", "LayerNoise(self.config.input,", "LayerNoise(self.config.input**2,"),
+    ("discriminator_noise", "LayerNoise(self.config.input,", "LayerNoise(3 * self.config.input,"),
     ("discriminator_noise", "in blocks[:-1]:", "in blocks:"),
     ("ema", "(9 / (count + 10))", "(10 / (count + 11))"),
     ("ema", "copy_where_(*average.buffers, ctx.updated > 0)", "pass"),
