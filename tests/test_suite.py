@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Annotated, Any
 
@@ -88,6 +89,15 @@ class PythonsGlobalGenerator(Noise):
     @hookimpl
     def d_labels(self, labels, ctx):
         return labels + 0.1 * random.random()
+
+
+@wrong("stream")
+class ASettingForEverybody(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def on_boundary(self):
+        torch.set_float32_matmul_precision("high")
 
 
 @wrong("seed")
@@ -625,6 +635,105 @@ class ALayerThatCountsItsPasses(Noise):
         return network
 
 
+@wrong("resume")
+class ATensorThatNothingDeclares(Counting):
+    """Wrong."""
+
+    def tensors(self):
+        return {}
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return torch.where(self.count >= 100, labels, 0.9 * labels)
+
+
+@wrong("resume")
+class AnArrayOnTheHost(Noise):
+    """Wrong."""
+
+    capturable = False
+
+    @hookimpl
+    def on_setup(self):
+        self.seen = np.zeros(2)
+
+    @hookimpl
+    def after_g_step(self):
+        self.seen[0] += 1
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels if self.seen[0] > 400 else super().d_labels(labels, ctx)
+
+
+@wrong("resume")
+class ACounterInAClosure(Noise):
+    """Wrong."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        steps = 0
+
+        def tick():
+            nonlocal steps
+            steps += 1
+            return steps
+
+        self.tick = tick
+
+    @hookimpl
+    def d_loss_terms(self, ctx):
+        weight = 0.0 if self.tick() > 200 else 0.1
+        return {"drift": weight * ctx.real_out.logits.square().mean()}
+
+
+@wrong("resume")
+class AnIteratorThatCounts(Noise):
+    """Wrong."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.ticks = itertools.count()
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels if next(self.ticks) > 2000 else super().d_labels(labels, ctx)
+
+
+@wrong("resume")
+class ACounterOnTheNetwork(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def after_g_step(self, ctx):
+        ctx.discriminator.steps = getattr(ctx.discriminator, "steps", 0) + 1
+
+    @hookimpl
+    def d_labels(self, labels, ctx):
+        return labels if getattr(ctx.discriminator, "steps", 0) > 300 else super().d_labels(labels, ctx)
+
+
+class SlowedAdam(torch.optim.Adam):
+    steps_done = 0
+
+    def step(self, closure=None):
+        self.steps_done += 1
+        for group in self.param_groups:
+            group["lr"] = 0.01 if self.steps_done < 500 else 0.001
+        return super().step(closure)
+
+
+@wrong("resume")
+class AnOptimizerThatCounts(Noise):
+    """Wrong."""
+
+    capturable = False
+
+    @hookimpl
+    def transform_optimizer(self, optimizer, player):
+        return SlowedAdam([p for group in optimizer.param_groups for p in group["params"]], lr=0.01)
+
+
 @wrong("late")
 class AFlagRaisedInPassing(Noise):
     """Wrong."""
@@ -833,6 +942,19 @@ class StateForTheRecipesBatchSize(Noise):
     @hookimpl
     def d_labels(self, labels, is_real, ctx):
         return labels - 0.05 * self.mean * is_real
+
+
+@wrong("batch-size")
+class DividesByTheRecipesBatchSize(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def on_setup(self, ctx):
+        self.size = ctx.data.batch_size
+
+    @hookimpl
+    def d_loss_terms(self, ctx):
+        return {"drift": 0.1 * ctx.real_out.logits.square().sum() / self.size}
 
 
 @wrong("critics")
@@ -1047,6 +1169,40 @@ class ATermThatOutweighsTheLoss(Noise):
     @hookimpl
     def g_loss_terms(self, ctx):
         return {"shy": 2 * ctx.fake_out.logits.mean()}
+
+
+@wrong("signs")
+class TurnsTheGradientsAround(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def after_g_backward(self, ctx):
+        for parameter in ctx.generator.parameters():
+            parameter.grad.neg_()
+
+
+@wrong("signs")
+class AnOptimizerThatClimbs(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def transform_optimizer(self, optimizer, player):
+        if player == "d":
+            return optimizer
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        return torch.optim.SGD(parameters, lr=0.01, maximize=True, fused=True)
+
+
+@wrong("signs")
+class ScoresInTheOtherOrder(Noise):
+    """Wrong."""
+
+    forwards = {"d": 1}
+    provides = {"separate_passes"}
+
+    @hookimpl
+    def d_scores(self, real, fake, ctx):
+        return ctx.discriminator(*fake), ctx.discriminator(*real)
 
 
 class NormByPowerIteration(torch.nn.Module):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 from unittest import mock
 
@@ -190,6 +194,34 @@ def global_generators_at_rest(what: str = "") -> Iterator[None]:
 
 
 @contextmanager
+def global_settings_kept() -> Iterator[None]:
+    """What torch computes by for everybody is the same afterwards."""
+    before = {name: read() for name, (read, _) in _SETTINGS.items()}
+    try:
+        yield
+        changed = [name for name, (read, _) in _SETTINGS.items() if read() != before[name]]
+        assert not changed, f"it changes {' and '.join(changed)}, for everybody"
+    finally:
+        for name, (read, write) in _SETTINGS.items():
+            if read() != before[name]:
+                write(before[name])
+
+
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "whether gradients are recorded": (torch.is_grad_enabled, torch._C._set_grad_enabled),
+    "the default type": (torch.get_default_dtype, torch.set_default_dtype),
+    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "whether algorithms are deterministic": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "whether anomalies are looked for": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "the precision of matrix products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "how numpy treats errors": (np.geterr, lambda found: np.seterr(**found)),
+}
+
+
+@contextmanager
 def modes_kept(game: Game, by: str) -> Iterator[None]:
     """Every layer of both networks is in the same mode afterwards, and the same weights take part."""
 
@@ -342,74 +374,119 @@ class Pointed:
 
 @dataclass(frozen=True)
 class HostNumber:
-    """A number in an attribute, a list, a dict or a global variable: its value and how to set it."""
+    """A number in an attribute, a list, a dict or a variable, or a tensor that nothing declares: its value (a tensor's
+    sum), how to `set` it, and how to `restore` it.
+    """
 
     value: float
     set: Callable[[Any], None]
+    restore: Callable[[], None]
 
 
 def host_numbers(game: Game, trick: Trick) -> dict[str, HostNumber]:
-    """The numbers that a trick keeps outside tensors, by where they lie: on itself and what it holds, on layers of its
-    own in the networks, on its class and in its module.
+    """The numbers that a trick keeps where no checkpoint has them, by where they lie: on itself and what it holds, on
+    its class, in its module, on optimizers of its own, and on the networks and their layers.
     """
-    found: dict[str, HostNumber] = {}
-    seen: set[int] = set()
-    _walk(trick, "self", found, seen, 4)
-    home = type(trick).__module__
-    for player in game.players.values():
-        for name, module in player.network.named_modules():
-            if type(module).__module__ == home:
-                _walk(module, f"{player.name.upper()}'s {name}", found, seen, 3)
-    for cls in type(trick).__mro__:
-        if cls.__module__ == home:
-            for key, value in list(vars(cls).items()):
-                _look(value, f"{cls.__name__}.{key}", _setter(cls, key), found, seen, 2)
-    for key, value in list(vars(sys.modules[home]).items()) if home in sys.modules else ():
-        if not key.startswith("__") and isinstance(value, int | float | dict | list):
-            _look(value, key, _item_setter(vars(sys.modules[home]), key), found, seen, 2)
-    return found
+    declared = [tensor for tensors in game.state().values() for tensor in tensors.values()]
+    return _Numbers({tensor.untyped_storage().data_ptr() for tensor in declared}).of(game, trick)
 
 
-def _walk(holder: Any, path: str, found: dict[str, HostNumber], seen: set[int], depth: int) -> None:
-    if id(holder) in seen or not depth:
-        return
-    seen.add(id(holder))
-    is_module = isinstance(holder, nn.Module)
-    held = dict(getattr(holder, "__dict__", {}))
-    if _of_a_plugin(holder):  # what starts on the class and goes on in the object
-        classes = [cls for cls in type(holder).__mro__ if cls.__module__ == type(holder).__module__]
-        numbers = {key: value for cls in classes for key, value in vars(cls).items() if isinstance(value, int | float)}
-        held = numbers | held
-    for key, value in held.items():
-        if not (is_module and (key.startswith("_") or key in ("training", "call_super_init"))) and key != "config":
-            _look(value, f"{path}.{key}", _setter(holder, key), found, seen, depth)
-    if is_module:
-        for name, child in holder.named_children():
-            if not type(child).__module__.startswith("torch."):
-                _walk(child, f"{path}.{name}", found, seen, depth - 1)
+class _Numbers:
+    def __init__(self, declared: set[int]) -> None:
+        self.found: dict[str, HostNumber] = {}
+        self._declared = declared
+        self._seen: set[int] = set()
 
+    def of(self, game: Game, trick: Trick) -> dict[str, HostNumber]:
+        home = type(trick).__module__
+        self._object(trick, "self", 4)
+        for player in game.players.values():
+            for name, layer in player.network.named_modules():
+                self._object(
+                    layer, f"{player.name.upper()}.{name}".rstrip("."), 2 if type(layer).__module__ == home else 1
+                )
+            if _of_a_plugin(player.optimizer):
+                self._object(player.optimizer, f"{player.name.upper()}'s optimizer", 2)
+        for cls in type(trick).__mro__:
+            if cls.__module__ == home:
+                for key, value in list(vars(cls).items()):
+                    self._value(value, f"{cls.__name__}.{key}", _setter(cls, key), 2)
+        shared = vars(sys.modules[home]) if home in sys.modules else {}
+        for key, value in list(shared.items()):
+            if not key.startswith("__") and not isinstance(value, type | ModuleType | FunctionType):
+                self._value(value, key, _item_setter(shared, key), 2)
+        return self.found
 
-def _look(
-    value: Any, path: str, put: Callable[[Any], None], found: dict[str, HostNumber], seen: set[int], depth: int
-) -> None:
-    if isinstance(value, int | float):
-        found[path] = HostNumber(value, put)
-    elif not depth or isinstance(value, type):
-        return
-    elif isinstance(value, dict | list):
-        if id(value) in seen:
+    def _object(self, holder: Any, path: str, depth: int) -> None:
+        if id(holder) in self._seen or not depth:
             return
-        seen.add(id(value))
-        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            _look(item, f"{path}[{key!r}]", _item_setter(value, key), found, seen, depth - 1)
-    elif isinstance(value, nn.Module) or _of_a_plugin(value):
-        _walk(value, path, found, seen, depth - 1)
+        self._seen.add(id(holder))
+        is_layer = isinstance(holder, nn.Module)
+        held = dict(getattr(holder, "__dict__", {}))
+        if _of_a_plugin(holder):  # what starts on the class and goes on in the object
+            classes = [cls for cls in type(holder).__mro__ if cls.__module__ == type(holder).__module__]
+            started = {key: value for cls in classes for key, value in vars(cls).items() if type(value) in _PLAIN}
+            held = started | held
+        for key, value in held.items():
+            if not (is_layer and (key.startswith("_") or key in ("training", "call_super_init"))) and key != "config":
+                self._value(value, f"{path}.{key}", _setter(holder, key), depth)
+
+    def _value(self, value: Any, path: str, put: Callable[[Any], None], depth: int) -> None:
+        if isinstance(value, int | float | np.number | np.bool_):
+            self.found[path] = HostNumber(value, put, lambda: put(value))  # type: ignore[arg-type]
+        elif isinstance(value, count):
+            at = int(repr(value).partition("(")[2].partition(",")[0].rstrip(")"))
+            self.found[path] = HostNumber(at, lambda number: put(count(int(number))), lambda: put(count(at)))
+        elif isinstance(value, Tensor | np.ndarray):
+            self._array(value, path)
+        elif not depth or isinstance(value, type) or id(value) in self._seen:
+            return
+        elif isinstance(value, dict | list | deque):
+            self._seen.add(id(value))
+            for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+                self._value(item, f"{path}[{key!r}]", _item_setter(value, key), depth - 1)
+        elif isinstance(value, FunctionType | MethodType | partial):
+            self._function(value, path, depth)
+        elif isinstance(value, nn.Module) or _of_a_plugin(value):
+            self._object(value, path, depth - 1)
+
+    def _array(self, value: Any, path: str) -> None:
+        array = isinstance(value, np.ndarray)
+        if not array and (value.requires_grad or value.untyped_storage().data_ptr() in self._declared):
+            return
+        if (value.size if array else value.numel()) > _LARGE or (array and value.dtype.kind not in "biuf"):
+            return
+        copy = value.copy() if array else value.detach().clone()
+
+        def put(number: Any) -> None:
+            value[...] = number
+
+        self.found[path] = HostNumber(float(copy.sum()), put, lambda: put(copy))
+
+    def _function(self, value: Any, path: str, depth: int) -> None:
+        self._seen.add(id(value))
+        if isinstance(value, partial):
+            for number, item in enumerate(value.args):
+                self._value(item, f"{path}'s argument {number}", lambda _: None, depth - 1)
+            return
+        plain = value.__func__ if isinstance(value, MethodType) else value
+        for name, cell in zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=False):
+            try:
+                held = cell.cell_contents
+            except ValueError:  # nothing is in it yet
+                continue
+            self._value(held, f"{path}'s variable {name}", _setter(cell, "cell_contents"), depth - 1)
+
+
+_PLAIN = (int, float, bool)
+_LARGE = 4096
+"""More numbers than this are data, and not how far a run is."""
 
 
 def _of_a_plugin(value: Any) -> bool:
     """Whether it is an object of a class that a plugin has defined, not one of torch's or the core's."""
     home = type(value).__module__
-    ours = home.startswith(("torch", "numpy", "gantricks.", "builtins", "pydantic"))
+    ours = home.startswith(("torch", "numpy", "gantricks.", "builtins", "pydantic", "collections", "functools"))
     return hasattr(value, "__dict__") and (not ours or home.startswith("gantricks.plugins."))
 
 

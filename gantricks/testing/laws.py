@@ -42,6 +42,7 @@ from gantricks.testing.instruments import (
     batches_unseen,
     boundary,
     global_generators_at_rest,
+    global_settings_kept,
     held_by,
     host_numbers,
     host_unseen,
@@ -116,7 +117,7 @@ _WATCHING = {"on_setup", "on_run_start", "on_boundary", "log_scalars", "on_log",
 
 @law("stream", "draw from ctx.rng only: never from torch's, numpy's or Python's global generators")
 def _stream(case: Case) -> None:
-    with global_generators_at_rest(), mock.patch.object(torch, "Generator", RefusedGenerator):
+    with global_settings_kept(), global_generators_at_rest(), mock.patch.object(torch, "Generator", RefusedGenerator):
         beside = case.with_it.with_trick(Drawer, "drawer").train()
     whole = case.whole  # without the refused generator: that of its own has been found above
     again = case.with_it.train()
@@ -256,9 +257,16 @@ def _both_sides(case: Case) -> None:
     convention=True,
 )
 def _signs(case: Case) -> None:
+    hooks = set(hooks_of(case.trick))
     judged = {"adversarial_loss", "g_objective", "d_assignment", "d_labels", "g_labels", "d_loss_terms", "g_loss_terms"}
-    if not judged & set(hooks_of(case.trick)):
-        raise NotApplicable("it changes no target and no loss")
+    if not hooks & (judged | _STEERING):
+        raise NotApplicable("it changes no target, no loss and no gradient")
+    if hooks & _STEERING:
+        _goes_downhill(case)
+    if "d_scores" in hooks:
+        _scores_in_their_places(case)
+    if not hooks & judged:
+        return
     game = case.with_it.game()
     pointed = Pointed(game)
     watch_phases(game, after=lambda *_: pointed.note())
@@ -273,6 +281,40 @@ def _signs(case: Case) -> None:
         slope = pointed.slopes.get(side)
         # 0 is nobody's mistake: a real target of 1/2, say
         assert slope is None or slope * sign > -1e-6, f"{told} (slope {slope:.3g} where D is undecided)"
+
+
+_STEERING = {"d_scores", "after_d_backward", "after_g_backward", "transform_optimizer"}
+
+
+def _goes_downhill(case: Case) -> None:
+    """Gradients that a trick has changed, and the steps of an optimizer that it has, lead where they led before."""
+    played = case.whole.played
+    for player in ("d", "g"):
+        same = 0.0
+        for call in played.calls.get(f"after_{player}_backward", ()):
+            if call.trick == case.name:
+                same += sum(float((g * call.after[n]).sum()) for n, g in call.before.items() if n in call.after)
+        assert same >= 0, f"after_{player}_backward turns the gradients around"
+        moved = sum(
+            float(((phase.after[name] - phase.before[name]) * gradient).sum())
+            for phase in played.steps_of(player)
+            for name, gradient in phase.gradients.items()
+        )
+        assert moved <= 0, f"{player.upper()}'s weights move along the gradients of its loss, and not against them"
+
+
+def _scores_in_their_places(case: Case) -> None:
+    """`d_scores` returns the scores of reals, then those of fakes."""
+    game = case.with_it.game()
+    game.advance()
+    real, fake = (Batch(b.images.detach().requires_grad_(), b.classes) for b in (game.frame.real, game.frame.fake) if b)
+    for hook, ctx in game.hooks.d_scores:
+        if ctx.name == case.name:
+            game.clock.enter("d")
+            for side, out, batch in zip(("real", "fake"), hook(real, fake, ctx), (real, fake), strict=True):
+                (slope,) = torch.autograd.grad(out.logits.sum(), batch.images, retain_graph=True, allow_unused=True)
+                assert slope is not None, f"the {side} scores of d_scores are not those of the {side} batch"
+                assert slope.any(), f"the {side} scores of d_scores are not those of the {side} batch"
 
 
 @law(
@@ -522,32 +564,35 @@ def _number_is_idle(
     def played(value: float | None) -> tuple[Any, ...]:
         game = host.game()
         game.load(state, counters)
-        number = _places(game, case.name).get(path)
-        if number is None:
-            return ()
-        try:
-            if value is not None:
-                number.set(value)
-            with game.training():
+        with game.training():
+            number = _places(game, case.name).get(path)
+            if number is None:  # it comes with the first step
+                game.advance()
+                number = _places(game, case.name).get(path)
+            if number is None:
+                return ()
+            try:
+                if value is not None:
+                    number.set(value)
                 for _ in range(2):
                     game.advance()
-            return snapshot(game), samples_of(game)
-        finally:
-            number.set(number.value)
+                return number.value, snapshot(game), samples_of(game)
+            finally:
+                number.restore()
 
     undisturbed = played(None)
     if not undisturbed:
         return
-    number = _places(host.game(), case.name)[path].value
+    number = undisturbed[0]
     for value in (not number,) if isinstance(number, bool) else LATE_NUMBERS:
         try:
-            state_then, samples_then = played(value)
+            _, state_then, samples_then = played(value)
         except Exception:
             continue
-        idle = not differences(state_then, undisturbed[0]) and same_bits(samples_then, undisturbed[1])
+        idle = not differences(state_then, undisturbed[1]) and same_bits(samples_then, undisturbed[2])
         assert idle, (
-            f"the run depends on {path}, a number on the host that a resumed run does not have: at {value} it goes on "
-            "otherwise; make it a tensor, named in tensors()"
+            f"the run depends on {path}, which a resumed run does not have: at {value} it goes on otherwise; make it a "
+            "tensor, named in tensors()"
         )
 
 
@@ -820,8 +865,23 @@ def _batch_size(case: Case) -> None:
             refusal = reason
             continue
         _goes_on(resized, f"batches of {size}, and of {other} from step 3 on")
+        _whichever_way(host.but(batch_size=other), host.with_trick(Resized, "resized", to=other, at=1), other)
         return
     raise NotApplicable(f"it refuses another batch size: {refusal}")
+
+
+def _whichever_way(recipes: TrickHost, tricks: TrickHost, size: int) -> None:
+    """A batch size that a trick has set before the first step is what the recipe could have said."""
+    try:
+        games = recipes.game(), tricks.game()
+    except UserError:
+        return
+    for game in games:
+        with game.training():
+            for _ in range(2):
+                game.advance()
+    changed = differences(snapshot(games[0]), snapshot(games[1]))
+    assert not changed, f"batches of {size} are others when the recipe says so than when a trick does: {changed[:3]}"
 
 
 def _goes_on(host: TrickHost, told: str) -> None:
