@@ -65,8 +65,8 @@ MEANINGS = {
         weights, optimizers, samples. Skipped where `neutral` is None.""",
     "active": """At the settings under test the trick does something, so that the other laws are not checked on nothing.
         Tricks that only watch, log or reorder passes are exempt.""",
-    "stream": """The trick draws from `ctx.rng` and from nothing else, and draws of another trick beside it change
-        nothing in its run.""",
+    "stream": """The trick draws from `ctx.rng` and from nothing else, draws of another trick beside it change nothing
+        in its run, and it changes no setting by which torch or numpy compute for everybody.""",
     "fold": """Folds return what they were given with the same shape, type and device. No hook writes into its
         arguments, nor into the batches, scores and labels that `ctx` shows: the fakes of D's step are in the same
         memory as those that G's step goes on with.""",
@@ -76,8 +76,9 @@ MEANINGS = {
     "both-sides": """What `d_input` does to reals it does to fakes too, in D's step and in G's. Otherwise D tells the
         two apart by it, or G learns against a D that it does not meet. A convention.""",
     "signs": """Where D is undecided, its loss falls as the logits of reals rise and rises with those of fakes, and G's
-        loss falls as the logits of its fakes rise, on average over a few steps. Asked of tricks that change targets,
-        losses or terms of them. A convention.""",
+        loss falls as the logits of its fakes rise, on average over a few steps. Gradients that the trick has changed
+        point where they pointed before, optimizers go down, and `d_scores` returns the scores of reals first. A
+        convention.""",
     "latents": """The hook `latents` does to the same latents in both steps what it does when sampling; what it draws
         has the same distribution. A convention.""",
     "other-player": """A D step leaves G as it was (weights, gradients, optimizer) and the reverse; both networks stay
@@ -90,9 +91,9 @@ MEANINGS = {
     "gates": """Where gates keep both players from moving, no hook moves their weights, and tensors of the trick that
         started as copies of weights do not go on moving at every step.""",
     "resume": """A run that is saved at any step, loaded into new objects and continued ends with the same bits as one
-        that was never stopped, samples the same all along, and logs the same values. Numbers that a resumed run does
-        not have (on the trick, on its layers, on its class, in its module) are tried at values of late in a run: the
-        step must not depend on them.""",
+        that was never stopped, samples the same all along, and logs the same values. Numbers and tensors that a resumed
+        run does not have (on the trick and what it holds, on layers and optimizers, on its class, in its module) are
+        tried at values of late in a run: the step must not depend on them.""",
     "late": """The same late in a run: a trick that saw all boundaries before step 150 and one that is loaded there go
         on alike, without a wait for the device, and the last step is finite.""",
     "in-place": """The tensors of `tensors()` are the same objects, in the same memory, at every step; scalars are
@@ -112,7 +113,8 @@ MEANINGS = {
         the samples. What a trick remembers of log lines is its own affair.""",
     "critics": "With three D steps in each step, a run is played, keeps the law [fold](#fold) and resumes to the bit.",
     "batch-size": """A run whose batch size changes on the way is played, keeps the law [fold](#fold) and resumes to the
-        bit, or is refused when the recipe is checked.""",
+        bit, or is refused when the recipe is checked. A size set before the first step gives the run of a recipe with
+        that size.""",
     "corners": """float32, bfloat16, a batch of 1, one channel and three: each works, or is refused when the recipe is
         checked.""",
     "cost": """The step takes as many more forward passes of D and of G as the trick declares in `forwards`. With `play`

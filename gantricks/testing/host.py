@@ -163,8 +163,9 @@ class TrickHost:
         if "discriminator_conditional" in needs:
             options["generator"]["conditional"] = True
         if "discriminator_max_pool" in needs:
+            # with 4 channels, or at 8x8, a small D can be dead from the start
             options["discriminator"] |= {"network": "resnet", "pool": "max", "channels": 8}
-            options["sample"] = (1, 8, 12)  # at 8x8, and with 4 channels, a small D can be dead from the start
+            options["sample"] = (1, 8, 12)
         host = cls(**(options | changes))
         if "separate_passes" in needs:
             host = host.with_trick(SeparatePasses)

@@ -50,6 +50,7 @@ from gantricks.testing.instruments import (
     never_asked_in_training_mode,
     shown,
 )
+from gantricks.trick import Trick
 
 __all__ = ["LAWS", "Case", "Law", "NotApplicable", "compiled_holds", "folds_hold"]
 
@@ -865,7 +866,8 @@ def _batch_size(case: Case) -> None:
             refusal = reason
             continue
         _goes_on(resized, f"batches of {size}, and of {other} from step 3 on")
-        _whichever_way(host.but(batch_size=other), host.with_trick(Resized, "resized", to=other, at=1), other)
+        if case.trick.batch_sizes is Trick.batch_sizes:  # else it has sizes of its own
+            _whichever_way(host.but(batch_size=other), host.with_trick(Resized, "resized", to=other, at=1), other)
         return
     raise NotApplicable(f"it refuses another batch size: {refusal}")
 
