@@ -107,7 +107,8 @@ class Guard:
                 f"the terms of {player}'s loss were {', '.join(_terms(self._names[player]))} and are now "
                 f"{', '.join(terms)}; a trick returns the same names at every step"
             )
-        self._raise_if_not_finite(torch.stack(values), self.latest[player])
+        # a trick's term may be of another type than the run's
+        self._raise_if_not_finite(torch.stack(values).to(self.step.dtype), self.latest[player])
 
     def _raise_if_not_finite(self, values: Tensor, latest: Tensor) -> None:
         torch.where(self._up, latest, values, out=latest)

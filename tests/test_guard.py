@@ -114,6 +114,13 @@ def test_one_bad_number_anywhere_in_the_gradients_is_found(sizes, bad, data):
     assert guard.report()[1] is not None
 
 
+def test_a_term_of_another_type_than_the_runs_is_looked_at():
+    guard = Guard(torch.device("cpu"), torch.float32)
+    for value in (1.0, math.nan):
+        guard.inspect("d", {"a": torch.tensor(value, dtype=torch.float64)}, [torch.ones(2)])
+    assert guard.report()[1] == Fault("d", 0, ("a",))
+
+
 # ---------------------------------------------------------------- the flag
 
 
