@@ -408,7 +408,7 @@ def checkpoints(count: int, seed: int, folder: Path) -> Figures:
         ended = in_a_child(["train", *argv], folder)
         assert ended.status == 0, ended.said
     run = folder / "run"
-    plan, placement, _ = open_run(run, "cpu", [plugin])
+    opened = open_run(run, "cpu", [plugin])
     place = run / "checkpoints" / "000004"
     sound = folder / "sound"
     place.rename(sound)
@@ -434,7 +434,7 @@ def checkpoints(count: int, seed: int, folder: Path) -> Figures:
         figures["tried"][kind] += 1
         began = time.process_time()
         try:
-            game = saved_game(run, plan, placement)
+            game = saved_game(opened)
             taken = True
         except UserError:
             taken = False

@@ -807,6 +807,8 @@ def versions() -> dict[str, str]:
 
 def _differences(manifest: Manifest, plan: Plan, placement: Placement, data: dict[str, Any]) -> Iterator[str]:
     """What has changed since the run began and may change its numbers."""
+    if not manifest.format and manifest.gantricks:
+        yield "the run began with the random draws of an earlier version; it goes on with others"
     for planned in plan.tricks:
         then = manifest.tricks[planned.name].origin if planned.name in manifest.tricks else planned.origin
         if _identity(then) != _identity(legible(planned.origin)):

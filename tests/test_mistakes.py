@@ -233,7 +233,7 @@ MISTAKES = [
         "plugins.instance_noise",
         "reals and fakes share their noise",
         "rng.normal(images.shape)",
-        'rng.fork("noise").normal(images.shape)',
+        'rng.anew("noise").normal(images.shape)',
         "test_noise_is_independent_each_time",
     ),
     Mistake(

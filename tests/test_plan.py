@@ -49,7 +49,7 @@ class Replaces(Trick):
 
 class Hostile(Trick):
     conflicts = {"double": "it says so"}
-    cautions = {"plusone": "mind the step"}
+    cautions = {"plus_one": "mind the step"}
 
     @hookimpl
     def before_d_step(self, ctx): ...
@@ -69,7 +69,7 @@ def test_folds_run_in_recipe_order() -> None:
 
 def test_the_plan_lists_each_hook_with_its_tricks_in_order() -> None:
     plan = TrickHost().with_trick(PlusOne).with_trick(Double).with_trick(Scores).plan()
-    assert plan.on == {"g_labels": ("plusone", "double"), "d_scores": ("scores",)}
+    assert plan.on == {"g_labels": ("plus_one", "double"), "d_scores": ("scores",)}
 
 
 def test_one_trick_can_be_there_twice_under_two_names() -> None:
@@ -83,9 +83,9 @@ def test_two_providers_of_one_choice_are_refused() -> None:
 
 def test_a_need_that_nobody_provides_is_refused_with_how_to_provide_it() -> None:
     message = refusal(TrickHost().with_trick(NeedsMore))
-    assert "needsmore needs classes" in message
+    assert "needs_more needs classes" in message
     assert "data with classes" in message
-    assert "needsmore needs moonlight" in message
+    assert "needs_more needs moonlight" in message
     assert "needs classes" not in refusal(TrickHost(classes=2).with_trick(NeedsMore))
 
 
@@ -319,7 +319,7 @@ def test_metrics_are_refused_with_everything_else_when_the_recipe_is_checked() -
     assert "one: it needs moonlight: no trick of this recipe provides it" in said
     assert "two: 64 samples are too few" in said
     assert "two: and it rains" in said
-    assert "needsmore needs moonlight" in said
+    assert "needs_more needs moonlight" in said
     assert seen[-1].description.count == 40
 
 
@@ -350,5 +350,5 @@ def test_what_tricks_provide_is_there_for_metrics() -> None:
 
 def test_tricks_can_see_the_metrics_and_their_directions() -> None:
     said = refusal(TrickHost().with_trick(ReadsMetrics).with_metric(Picky, "one").with_metric(Refuses, "two"))
-    assert "readsmetrics: one: lower" in said
-    assert "readsmetrics: two: higher" in said
+    assert "reads_metrics: one: lower" in said
+    assert "reads_metrics: two: higher" in said

@@ -369,8 +369,9 @@ def test_a_constructor_that_fails_is_the_plugin_s_fault(tmp_path: Path) -> None:
         found.make(found.cls.Config())  # type: ignore[attr-defined]
     assert caught.value.problems[0].where == str(path)
     ours = Registry(installed=False).load("tricks", "ema")
+    body = {"__init__": lambda self: None, "__module__": ours.cls.__module__}
     with pytest.raises(TypeError):
-        registry.Found("ema", type("Ours", (ours.cls,), {"__init__": lambda self: None}), "gantricks").make(None)
+        registry.Found("ema", type("Ours", (ours.cls,), body), "gantricks").make(None)
 
 
 def package(folder: Path, name: str, points: str | bytes | None, metadata: str | bytes | None = "") -> None:

@@ -137,7 +137,7 @@ def test_json_is_what_was_given_and_holds_nothing_that_a_terminal_obeys(value: o
     with contextlib.redirect_stdout(stream):
         write_json(value)
     text = raw.getvalue().decode("utf-8")
-    assert json.loads(text) == value
+    assert json.loads(text) == json.loads(json.dumps(value))  # where two halves of a surrogate pair are one character
     assert printable(text, "\n") == text
 
 

@@ -95,4 +95,4 @@ def test_a_step_without_d_steps_is_refused(n):
     with pytest.raises(ValidationError):
         NCriticSchedule.Config(start=n)
     with pytest.raises(TrickError, match="at least 1 D step"):
-        TrickHost().with_trick(NCriticSchedule).game().contexts["ncriticschedule"].set_n_critic(n)
+        TrickHost().with_trick(NCriticSchedule).game().contexts["n_critic_schedule"].set_n_critic(n)
