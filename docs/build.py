@@ -71,10 +71,11 @@ MEANINGS = {
         arguments, nor into the batches, scores and labels that `ctx` shows: the fakes of D's step are in the same
         memory as those that G's step goes on with.""",
     "classes": """In `fake_batch` and `d_input`, classes go with their images: what is returned at a place follows the
-        image whose class is returned there. Tried with as many classes as a batch has samples. Samples from an earlier
-        batch, as of a replay buffer, are left out.""",
-    "both-sides": """What `d_input` does to reals it does to fakes too, in D's step and in G's. Otherwise D tells the
-        two apart by it, or G learns against a D that it does not meet. A convention.""",
+        image whose class is returned there, and an image from an earlier batch has the class that it came with. Tried
+        with as many classes as a batch has samples.""",
+    "both-sides": """What `d_input` does to reals it does to fakes too, in D's step and in G's, and `d_scores` shows D
+        both as they are. Otherwise D tells the two apart by it, or G learns against a D that it does not meet. A
+        convention.""",
     "signs": """Where D is undecided, its loss falls as the logits of reals rise and rises with those of fakes, and G's
         loss falls as the logits of its fakes rise, on average over a few steps. Gradients that the trick has changed
         point where they pointed before, optimizers go down, and `d_scores` returns the scores of reals first. A
@@ -85,7 +86,8 @@ MEANINGS = {
         in training mode.""",
     "gradients": "Every weight of the player that is updated gets a finite gradient, and no other weight gets any.",
     "learns": """Weights that want a gradient are some optimizer's, and weights that the trick holds itself (tensors,
-        modules, what its optimizers are given) have moved after a few steps.""",
+        modules, what its optimizers are given) have moved after a few steps. So has a network that it has sampling or
+        evaluation ask in place of the one that is trained.""",
     "second-pass": """Each network can be asked a second time before the backward, as penalties and consistency terms of
         other tricks do.""",
     "gates": """Where gates keep both players from moving, no hook moves their weights, and tensors of the trick that
@@ -112,9 +114,9 @@ MEANINGS = {
         or evaluating is in eval mode. Two samplings with one seed agree, and a trick for training only is not seen in
         the samples. What a trick remembers of log lines is its own affair.""",
     "critics": "With three D steps in each step, a run is played, keeps the law [fold](#fold) and resumes to the bit.",
-    "batch-size": """A run whose batch size changes on the way is played, keeps the law [fold](#fold) and resumes to the
-        bit, or is refused when the recipe is checked. A size set before the first step gives the run of a recipe with
-        that size.""",
+    "batch-size": """A run whose batches get smaller and larger on the way is played, keeps the law [fold](#fold) and
+        resumes to the bit, or is refused when the recipe is checked. A size set before the first step gives the run of
+        a recipe with that size.""",
     "corners": """float32, bfloat16, a batch of 1, one channel and three: each works, or is refused when the recipe is
         checked.""",
     "cost": """The step takes as many more forward passes of D and of G as the trick declares in `forwards`. With `play`

@@ -241,7 +241,7 @@ class TrickHost:
         and every phase.
         """
         calls: dict[str, list[Call]] = defaultdict(list)
-        game = self.game(_recorder(calls))
+        game = self.game(recorder(calls))
         played = Played(game, calls, snapshot(game))
         _record_phases(played)
         with game.training():
@@ -372,7 +372,9 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def _recorder(calls: dict[str, list[Call]]) -> Callable[[str, str, Callable[..., Any]], Callable[..., Any]]:
+def recorder(calls: dict[str, list[Call]]) -> Callable[[str, str, Callable[..., Any]], Callable[..., Any]]:
+    """What `Game` takes as `wrap`, to note every hook call."""
+
     def wrap(hook: str, trick: str, function: Callable[..., Any]) -> Callable[..., Any]:
         changed = _CHANGED_IN_PLACE.get(hook, lambda *_: {})
 

@@ -90,19 +90,20 @@ class Shut(Trick):
 
 
 class Resized(Trick):
-    """Batches of another size from step `at` on, counted from 1."""
+    """Batches of other sizes, one step after the other from step `at` on, counted from 1."""
 
     class Config(Trick.Config):
-        to: int = 4
+        to: tuple[int, ...] = (4,)
         at: int = 3
 
     def batch_sizes(self, setting: Setting) -> tuple[int, ...]:
-        return setting.batch_size, self.config.to
+        return *(() if self.config.at == 1 else (setting.batch_size,)), *self.config.to
 
     @hookimpl
     def on_boundary(self, ctx: Any) -> None:
-        if ctx.step == self.config.at - 1:
-            ctx.set_batch_size(self.config.to)
+        since = ctx.step - (self.config.at - 1)
+        if 0 <= since < len(self.config.to):
+            ctx.set_batch_size(self.config.to[since])
 
 
 class SecondPass(Trick):

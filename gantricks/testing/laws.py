@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -26,7 +26,17 @@ from gantricks.records import Batch
 from gantricks.rng import Clock, Rng
 from gantricks.testing.case import LAWS, Case, Law, NotApplicable, law, samples_of
 from gantricks.testing.elsewhere import CannotGoThere, digests, play_elsewhere
-from gantricks.testing.host import Played, TrickHost, differences, same_bits, snapshot, watch_phases
+from gantricks.testing.host import (
+    Call,
+    Played,
+    TrickHost,
+    copied,
+    differences,
+    recorder,
+    same_bits,
+    snapshot,
+    watch_phases,
+)
 from gantricks.testing.instruments import (
     Drawer,
     HostNumber,
@@ -133,7 +143,14 @@ def _stream(case: Case) -> None:
 @law("fold", "return what came in with the same shape, type and device, and write into nothing that others read")
 def _fold(case: Case) -> None:
     folds_hold(case.whole.played)
-    folds_hold(case.with_it.but(precision="fp32").train(1))  # where a type that float64 hides comes out
+    # where a type that float64 hides comes out
+    calls: dict[str, list[Call]] = defaultdict(list)
+    game = case.with_it.but(precision="fp32").game(recorder(calls))
+    try:
+        with game.training():
+            game.advance()
+    finally:  # whatever breaks further on, it began here
+        folds_hold(Played(game, calls, {}))
 
 
 def folds_hold(played: Played) -> None:
@@ -170,6 +187,8 @@ def _classes(case: Case) -> None:
     start = [tensor.detach().clone() for tensor in own]
     size = game.feed.batch_size
 
+    if "fake_batch" in used and fakes:
+        _earlier_ones_keep_theirs(game)
     for hook, phase, is_real in [("fake_batch", "d", False)] + [("d_input", *at) for at in _SIDES]:
         if hook not in used or not (is_real or fakes):
             continue
@@ -198,6 +217,27 @@ def _classes(case: Case) -> None:
             astray = follows[row].any() and not follows[row, origin]  # one that follows none is from elsewhere
             assert not astray, (
                 f"{hook} returns image {int(follows[row].nonzero()[0])} of the batch with the class of image {origin}"
+            )
+
+
+def _earlier_ones_keep_theirs(game: Game) -> None:
+    """An image that `fake_batch` returns from an earlier batch has the class that it came with."""
+    size = game.feed.batch_size
+    rng = Rng(0, "batches", Clock(), game.placement.device, game.placement.dtype)
+    came: list[tuple[Tensor, int]] = []
+    for number in range(5):
+        images = torch.tanh(rng.normal((size, *game.discriminator.shape)))
+        batch = Batch(images, rng.randint(size, size))
+        came += zip(images.flatten(1), batch.classes.tolist() if batch.classes is not None else [], strict=True)
+        game.clock.enter("d", number)
+        with torch.no_grad():
+            handed: Batch = copied(fold(game.hooks.fake_batch, Batch(images.clone(), batch.classes)))
+        if handed.classes is None:
+            return
+        for image, label in zip(handed.images.flatten(1), handed.classes.tolist(), strict=True):
+            known = [each for row, each in came if torch.equal(row, image)]
+            assert not known or label in known, (
+                f"fake_batch returns an image of an earlier batch with class {label}, and it came with {known[0]}"
             )
 
 
@@ -230,8 +270,13 @@ def _with_classes(case: Case) -> tuple[Game, bool]:
     convention=True,
 )
 def _both_sides(case: Case) -> None:
-    if "d_input" not in hooks_of(case.trick):
+    hooks = {"d_input", "d_scores"} & set(hooks_of(case.trick))
+    if not hooks:
         raise NotApplicable("it does not change what D sees")
+    if "d_scores" in hooks:
+        _shown_as_they_are(case)
+    if "d_input" not in hooks:
+        return
     changed: Counter[tuple[str, bool]] = Counter()
     seen: Counter[tuple[str, bool]] = Counter()
     for call in case.whole.played.of(case.name, "d_input"):
@@ -249,6 +294,22 @@ def _both_sides(case: Case) -> None:
             others = max(changed, key=lambda side: changed[side])
             rest = f"{'reals' if others[1] else 'fakes'} in {others[0].upper()}'s step"
             raise AssertionError(f"d_input leaves {what} as they are, and changes {rest}")
+
+
+def _shown_as_they_are(case: Case) -> None:
+    """`d_scores` shows D both batches as it was given them, or neither."""
+    for phase in case.whole.played.steps_of("d"):
+        if not phase.real_in or not phase.passes:
+            continue
+        shown = torch.cat([images.flatten(1) for images, _ in phase.passes])
+        there = {
+            side: all((shown == row).all(1).any() for row in batch.images.flatten(1))
+            for side, batch in (("reals", phase.real_in), ("fakes", phase.fake_in))
+        }
+        assert there["reals"] == there["fakes"], (
+            f"d_scores does not show D the {'reals' if there['fakes'] else 'fakes'} that it is given: change what D "
+            "sees in d_input, for reals and fakes alike"
+        )
 
 
 @law(
@@ -291,17 +352,24 @@ def _goes_downhill(case: Case) -> None:
     """Gradients that a trick has changed, and the steps of an optimizer that it has, lead where they led before."""
     played = case.whole.played
     for player in ("d", "g"):
-        same = 0.0
+        before, after = [], []
         for call in played.calls.get(f"after_{player}_backward", ()):
             if call.trick == case.name:
-                same += sum(float((g * call.after[n]).sum()) for n, g in call.before.items() if n in call.after)
-        assert same >= 0, f"after_{player}_backward turns the gradients around"
-        moved = sum(
-            float(((phase.after[name] - phase.before[name]) * gradient).sum())
-            for phase in played.steps_of(player)
-            for name, gradient in phase.gradients.items()
-        )
-        assert moved <= 0, f"{player.upper()}'s weights move along the gradients of its loss, and not against them"
+                before += [call.before[name].flatten() for name in call.before if name in call.after]
+                after += [call.after[name].flatten() for name in call.before if name in call.after]
+        # noise alone takes the cosine to 0, a sign to -1
+        turned = bool(before) and _cosine(before, after) < -0.5
+        assert not turned, f"after_{player}_backward turns the gradients around"
+        if "transform_optimizer" in hooks_of(case.trick):
+            phases = played.steps_of(player)
+            steps = [(p.after[n] - p.before[n]).flatten() for p in phases for n in p.gradients]
+            gradients = [gradient.flatten() for p in phases for gradient in p.gradients.values()]
+            climbs = bool(steps) and _cosine(steps, gradients) > 0
+            assert not climbs, f"{player.upper()}'s weights move along the gradients of its loss, and not against them"
+
+
+def _cosine(a: list[Tensor], b: list[Tensor]) -> float:
+    return float(torch.cosine_similarity(torch.cat(a), torch.cat(b), dim=0))
 
 
 def _scores_in_their_places(case: Case) -> None:
@@ -451,13 +519,29 @@ def _learns(case: Case) -> None:
         for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
             own.setdefault(id(parameter), (f"weight {number} of its {type(optimizer).__name__}", parameter))
     learning = [(name, t, t.detach().clone()) for i, (name, t) in own.items() if t.requires_grad and i not in players]
-    if not learning:
-        raise NotApplicable("it has no weights of its own that learn")
+    asked = [(hook, network, [p.detach().clone() for p in network.parameters()]) for hook, network in _asked_for(game)]
+    if not learning and not asked:
+        raise NotApplicable("it has no weights of its own that learn or are asked")
     with game.training():
         for _ in range(4):
             game.advance()
+    for hook, _, start in asked:
+        now = [p.detach() for name, network in _asked_for(game) if name == hook for p in network.parameters()]
+        assert len(now) != len(start) or not all(map(same_bits, now, start)), (
+            f"in 4 steps the network that {hook} returns has not moved: it does not follow the one that is trained"
+        )
     still = [name for name, tensor, start in learning if same_bits(tensor, start)]
     assert not still, f"in 4 steps these weights of its own never moved: {still[:3]}"
+
+
+def _asked_for(game: Game) -> list[tuple[str, nn.Module]]:
+    """The networks that sampling and evaluation use, where they are not the ones that are trained."""
+    with game.aside(0):
+        sampled = fold(game.hooks.sampling_generator, game.generator)
+        evaluated = fold(game.hooks.evaluation_discriminator, game.discriminator)
+    live = {game.generator, game.discriminator}
+    asked = (("sampling_generator", sampled), ("evaluation_discriminator", evaluated))
+    return [(hook, network) for hook, network in asked if network not in live]
 
 
 @law("second-pass", "change no buffer in place that a forward pass has used before its backward: clone it for use")
@@ -858,16 +942,18 @@ def _critics(case: Case) -> None:
 def _batch_size(case: Case) -> None:
     host = case.with_it
     size, refusal = host.batch_size, None
-    for other in dict.fromkeys((size // 2, size - 2, 2 * size)):
-        resized = host.with_trick(Resized, "resized", to=other)
+    for sizes in ((size // 2, 2 * size), (size // 2,), (2 * size,), (size - 2,)):
+        resized = host.with_trick(Resized, "resized", to=sizes)
         try:
             resized.plan()
         except UserError as reason:
             refusal = reason
             continue
-        _goes_on(resized, f"batches of {size}, and of {other} from step 3 on")
+        _goes_on(resized, f"batches of {size}, then of {' and of '.join(map(str, sizes))}")
         if case.trick.batch_sizes is Trick.batch_sizes:  # else it has sizes of its own
-            _whichever_way(host.but(batch_size=other), host.with_trick(Resized, "resized", to=other, at=1), other)
+            _whichever_way(
+                host.but(batch_size=sizes[0]), host.with_trick(Resized, "resized", to=sizes[:1], at=1), sizes[0]
+            )
         return
     raise NotApplicable(f"it refuses another batch size: {refusal}")
 
