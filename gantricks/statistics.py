@@ -70,7 +70,7 @@ def estimate(differences: Sequence[float], magnitude: float = 0.0, confidence: f
     if alike == n or alike == n - 1 > 1:
         return Estimate(n, centre, sd if sd > rounding else 0.0, None, None, spread=False)
     error = sd / math.sqrt(n)
-    reach = t_quantile(confidence, n - 1) * error
+    reach = min(t_quantile(confidence, n - 1) * error, sys.float_info.max)
     low, high = (total([centre, side]) for side in (-reach, reach))
     return Estimate(n, centre, sd, (low, high), 1 - t_within(abs(centre) / error, n - 1))
 

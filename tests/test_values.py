@@ -167,7 +167,7 @@ def marked(case: Case) -> Any:
     return pytest.param(case, marks=[pytest.mark.slow] if others else [], id=str(case))
 
 
-@pytest.mark.parametrize("case", map(marked, sorted(set(cases()))))
+@pytest.mark.parametrize("case", [marked(case) for case in sorted(set(cases()))])
 def test_a_documented_value_is_trained(case: Case) -> None:
     if "cuda" in case.value and not torch.cuda.is_available():
         pytest.skip("this machine has no CUDA device")

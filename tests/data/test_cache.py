@@ -255,7 +255,9 @@ def test_another_users_cache_that_stays_closed_is_done_without(cache, tmp_path, 
     loads = textwrap.dedent(
         f"""
         import os
+        from PIL import Image
         from gantricks.data.folder import Folder
+        Image.init()  # the other user may not be let in where Python's packages lie
         os.setgid(65534), os.setuid(65534)
         loaded = Folder(Folder.Config(path={str(pictures)!r}, image_size=8)).load()
         assert loaded.samples[0, 0, 0].tolist() == [1, 2, 3]
