@@ -23,7 +23,7 @@ from typing import Any
 
 from common import Workload, arguments, begin, game, ratio, seconds_per_step, write
 
-from gantricks import checkpoint
+from gantricks.runs import checkpoint
 
 
 def measure(recipe: str, overrides: list[str], rounds: int, between: int, folder: Path) -> dict[str, Any]:

@@ -24,11 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantricks import Problem, Registry, UserError, checkpoint
-from gantricks.game import Game
+from gantricks import Problem, Registry, UserError
+from gantricks.engine.game import Game
 from gantricks.metrics.extractors.classifier import Classifier, classify, network_input, taught, tenth_and_rest
 from gantricks.pictures import to_pixels
-from gantricks.run import plan_recipe
+from gantricks.runs import checkpoint
+from gantricks.runs.api import plan_recipe
 
 LEAST_SAMPLES = 1000
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gantricks.capture import INDUCTOR
-from gantricks.device import place
-from gantricks.game import Game
-from gantricks.plan import make_plan
-from gantricks.recipe import load_recipe
-from gantricks.registry import Registry
+from gantricks.catalogue.registry import Registry
+from gantricks.engine.capture import INDUCTOR
+from gantricks.engine.game import Game
+from gantricks.planning.device import place
+from gantricks.planning.plan import make_plan
+from gantricks.planning.recipe import load_recipe
 
 
 @dataclass(frozen=True)

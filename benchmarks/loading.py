@@ -36,8 +36,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from gantricks.data.base import Dataset
-from gantricks.device import place
-from gantricks.feed import Feed
+from gantricks.engine.feed import Feed
+from gantricks.planning.device import place
 
 WAYS = ("resident", "mapped", "DataLoader")
 

@@ -38,10 +38,11 @@ from typing import Any
 import torch
 
 import gantricks
-from gantricks import UserError, checkpoint
+from gantricks import UserError
 from gantricks.cli import main as command_line
 from gantricks.files import is_part
-from gantricks.run import open_run, saved_game
+from gantricks.runs import checkpoint
+from gantricks.runs.api import open_run, saved_game
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -23,10 +23,10 @@ from peers import PACKAGES
 
 COMMAND = "import sys; from gantricks.cli import main; sys.exit(main())"
 FIRST_STEP = """
-from gantricks.device import place
-from gantricks.game import Game
-from gantricks.plan import make_plan
-from gantricks.recipe import load_recipe
+from gantricks.planning.device import place
+from gantricks.engine.game import Game
+from gantricks.planning.plan import make_plan
+from gantricks.planning.recipe import load_recipe
 plan = make_plan(load_recipe("{recipe}"))
 Game(plan, plan.source.load(), place("cpu", "fp32")).advance()
 """

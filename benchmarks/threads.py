@@ -28,7 +28,7 @@ from common import (
     write,
 )
 
-from gantricks.game import Game
+from gantricks.engine.game import Game
 
 WIDER = {
     f"mlp-{width}-wide": Workload(

@@ -20,8 +20,9 @@ from common import WORKLOADS as STEPS
 from common import game as game_of
 
 from gantricks import Trick, UserError, hookimpl
-from gantricks.game import Game
-from gantricks.registry import Registry, shipped
+from gantricks.catalogue.index import shipped
+from gantricks.catalogue.registry import Registry
+from gantricks.engine.game import Game
 
 WORKLOADS = {
     "mlp-256": Workload("grid_mlp", ("data.batch_size=256",), 60),

@@ -19,10 +19,10 @@ from plot import GREEN, INK, Axes, Axis, Canvas
 from pydantic import TypeAdapter
 
 from gantricks import testing
+from gantricks.catalogue.index import index
 from gantricks.cli.options import Option, options, toml
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import NEEDS
-from gantricks.registry import index
 from gantricks.study.table import Table
 from gantricks.study.words import as_markdown
 from gantricks.testing import LAWS, strategies

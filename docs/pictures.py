@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, binary_cross_entropy_with_logits
 
 from gantricks import Batch, Discriminator, Out, Rng, slerp
+from gantricks.engine.step import score_jointly
 from gantricks.plugins.batch_size_schedule import BatchSizeSchedule, batch_size_at
 from gantricks.plugins.ema import follow_, share_at
 from gantricks.plugins.experience_replay import ExperienceReplay, insert, replay
@@ -38,7 +39,6 @@ from gantricks.plugins.spherical_latents import to_cube, to_sphere
 from gantricks.plugins.strided_downsampling import strided_convolution
 from gantricks.plugins.virtual_batch_norm import virtual_batch_norm
 from gantricks.rng import Clock
-from gantricks.step import score_jointly
 
 PROGRESS = {0: "0", 0.25: "", 0.5: "1/2", 0.75: "", 1: "1"}
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gantricks.context import Context
+    from gantricks.catalogue.registry import Registry
+    from gantricks.engine.context import Context
     from gantricks.errors import Problem, TrickError, UserError
-    from gantricks.evaluation import Evaluated, evaluate
     from gantricks.hooks import hookimpl
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from gantricks.networks.base import Discriminator, Generator, Network, SummedLayers, initialise
     from gantricks.networks.noise import LayerNoise
     from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
-    from gantricks.recipe import Recipe, load_recipe
+    from gantricks.planning.recipe import Recipe, load_recipe
     from gantricks.records import Batch, Out
-    from gantricks.registry import Registry
     from gantricks.rng import Rng
-    from gantricks.run import resume, sample, train
+    from gantricks.runs.api import resume, sample, train
+    from gantricks.runs.evaluation import Evaluated, evaluate
     from gantricks.trick import Setting, Trick
 
 _HOME = {
     "AdversarialLoss": "losses",
     "Batch": "records",
-    "Context": "context",
+    "Context": "engine.context",
     "Discriminator": "networks.base",
-    "Evaluated": "evaluation",
+    "Evaluated": "runs.evaluation",
     "EvaluationFacts": "metrics.base",
     "Generator": "networks.base",
     "Interval": "options",
@@ -45,8 +45,8 @@ _HOME = {
     "Out": "records",
     "Probability": "options",
     "Problem": "errors",
-    "Recipe": "recipe",
-    "Registry": "registry",
+    "Recipe": "planning.recipe",
+    "Registry": "catalogue.registry",
     "Rng": "rng",
     "Schedule": "options",
     "Scheduled": "options",
@@ -56,14 +56,14 @@ _HOME = {
     "Trick": "trick",
     "TrickError": "errors",
     "UserError": "errors",
-    "evaluate": "evaluation",
+    "evaluate": "runs.evaluation",
     "hookimpl": "hooks",
     "initialise": "networks.base",
-    "load_recipe": "recipe",
-    "resume": "run",
-    "sample": "run",
+    "load_recipe": "planning.recipe",
+    "resume": "runs.api",
+    "sample": "runs.api",
     "slerp": "latents",
-    "train": "run",
+    "train": "runs.api",
 }
 
 __all__ = [

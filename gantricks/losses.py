@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 if TYPE_CHECKING:
-    from gantricks.context import Context
+    from gantricks.engine.context import Context
 
 
 class AdversarialLoss(Protocol):

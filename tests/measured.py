@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from gantricks.game import Game
-from gantricks.plan import Plan, _Planning
+from gantricks.engine.game import Game
+from gantricks.planning.plan import Plan, _Planning
 from gantricks.testing import TrickHost
 
 

@@ -32,10 +32,10 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisWarning
 from PIL import Image
 
+from gantricks.catalogue.index import index
 from gantricks.cli import main
 from gantricks.cli.options import inline
-from gantricks.recipe import SECTIONS, EvaluateKeys, load_recipe, shipped_recipes
-from gantricks.registry import index
+from gantricks.planning.recipe import SECTIONS, EvaluateKeys, load_recipe, shipped_recipes
 
 KINDS = ("recipes", "overrides", "commands")
 CPU_SECONDS = 2.0

@@ -19,22 +19,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gantricks import Trick, UserError, hookimpl, registry, resume, sample, train
+from gantricks import Trick, UserError, hookimpl, resume, sample, train
+from gantricks.catalogue import registry
+from gantricks.catalogue.index import shipped
+from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Description
 from gantricks.data.ring import Ring
+from gantricks.data.stand_in import POINTS, REFERENCE, reference_points, stand_in
+from gantricks.engine.game import Game
 from gantricks.errors import Problem
-from gantricks.evaluation import evaluate
-from gantricks.folder import MANIFEST
-from gantricks.game import Game
-from gantricks.interpolation import interpolate, walk
-from gantricks.manifest import FORMAT
 from gantricks.metrics.base import Measurement, Metric
 from gantricks.networks.base import Discriminator
-from gantricks.plan import make_plan
-from gantricks.registry import Registry, shipped
+from gantricks.planning.plan import make_plan
 from gantricks.report import page, read_run
-from gantricks.run import Reporter, load_game, open_run
-from gantricks.stand_in import POINTS, REFERENCE, reference_points, stand_in
+from gantricks.runs.api import Reporter, load_game, open_run
+from gantricks.runs.evaluation import evaluate
+from gantricks.runs.folder import MANIFEST
+from gantricks.runs.interpolation import interpolate, walk
+from gantricks.runs.manifest import FORMAT
 from gantricks.testing import TrickHost
 from gantricks.testing.host import MadeUp, differences, snapshot
 

@@ -11,14 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gantricks import Trick, UserError, capture, hookimpl
-from gantricks.capture import COMPILING_PAYS, CUDA_GRAPH, INDUCTOR, INTERPRETER, backend
-from gantricks.device import Placement, place
-from gantricks.feed import Reel
-from gantricks.plan import make_plan
-from gantricks.recipe import load_recipe
+from gantricks import Trick, UserError, hookimpl
+from gantricks.engine import capture
+from gantricks.engine.capture import COMPILING_PAYS, CUDA_GRAPH, INDUCTOR, INTERPRETER, backend
+from gantricks.engine.feed import Reel
+from gantricks.planning.device import Placement, place
+from gantricks.planning.plan import make_plan
+from gantricks.planning.recipe import load_recipe
 from gantricks.rng import Clock, Rng, Tape
-from gantricks.run import resume, train
+from gantricks.runs.api import resume, train
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot
 

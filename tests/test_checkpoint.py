@@ -17,7 +17,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantricks import UserError, checkpoint
+from gantricks import UserError
+from gantricks.runs import checkpoint
 
 TENSORS = {
     "generator": {"body.weight": torch.randn(3, 4), "scalar": torch.tensor(2.0)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gantricks.capture import CUDA_GRAPH
+from gantricks.engine.capture import CUDA_GRAPH
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, snapshot
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gantricks import Interval, Schedule
-from gantricks.registry import Registry, shipped
+from gantricks.catalogue.index import shipped
+from gantricks.catalogue.registry import Registry
 
 DEFAULTS = {
     "batch_size_schedule": {"start": 32, "end": 64},

@@ -9,10 +9,11 @@ import sys
 import pytest
 import torch
 
-from gantricks import UserError, device
-from gantricks.device import out_of_memory, place
-from gantricks.plan import make_plan
-from gantricks.recipe import load_recipe
+from gantricks import UserError
+from gantricks.planning import device
+from gantricks.planning.device import out_of_memory, place
+from gantricks.planning.plan import make_plan
+from gantricks.planning.recipe import load_recipe
 
 
 @pytest.mark.parametrize("units", [True, False])
@@ -62,7 +63,7 @@ def test_a_small_step_is_computed_with_one_thread_and_others_with_all(monkeypatc
 
 
 def test_what_the_user_says_in_the_environment_is_done() -> None:
-    asked = "from gantricks.device import threads_for; print(threads_for(1))"
+    asked = "from gantricks.planning.device import threads_for; print(threads_for(1))"
     said = {"OMP_NUM_THREADS": "2"}
     answer = subprocess.run(
         [sys.executable, "-c", asked], capture_output=True, text=True, check=True, env={**os.environ, **said}

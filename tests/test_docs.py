@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from gantricks.catalogue.index import shipped
 from gantricks.hooks import KINDS
-from gantricks.plan import make_plan
-from gantricks.recipe import load_recipe
-from gantricks.registry import shipped
+from gantricks.planning.plan import make_plan
+from gantricks.planning.recipe import load_recipe
 from gantricks.testing import LAWS
 
 DOCS = Path(__file__).parents[1] / "docs"

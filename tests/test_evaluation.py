@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 import gantricks
-from gantricks import Measurement, Metric, Options, UserError, evaluate, registry, train
-from gantricks.evaluation import default_metrics
-from gantricks.registry import Registry, shipped
-from gantricks.run import open_run, saved_game
-from gantricks.subject import GameSubject
+from gantricks import Measurement, Metric, Options, UserError, evaluate, train
+from gantricks.catalogue import registry
+from gantricks.catalogue.index import shipped
+from gantricks.catalogue.registry import Registry
+from gantricks.engine.subject import GameSubject
+from gantricks.runs.api import open_run, saved_game
+from gantricks.runs.evaluation import default_metrics
 from gantricks.testing import TrickHost
 
 RING = """
@@ -253,7 +255,7 @@ def test_what_is_measured_without_being_named_suits_the_data() -> None:
 
 
 def test_a_metric_that_nobody_asked_for_is_left_out_with_a_warning(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gantricks import evaluation
+    from gantricks.runs import evaluation
 
     both = (({"vectors"}, "counts", {}), ({"mixture"}, "mixture_coverage", {}))
     monkeypatch.setattr(evaluation, "DEFAULTS", both)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks.data.base import Dataset
-from gantricks.device import Placement, place
-from gantricks.feed import Feed
+from gantricks.engine.feed import Feed
+from gantricks.planning.device import Placement, place
 from gantricks.records import Batch
 
 FP32, FP64 = place("cpu", "fp32"), place("cpu", "fp64")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gantricks import UserError, checkpoint, files, folder, resume, train
-from gantricks.recipe import load_recipe, shipped_recipes
+from gantricks import UserError, files, resume, train
+from gantricks.planning.recipe import load_recipe, shipped_recipes
+from gantricks.runs import checkpoint, folder
 
 TINY = [
     *("train.steps=4", "train.checkpoint_every=2", "train.log_every=1", "train.sample_every=2", "train.capture=off"),
@@ -116,7 +117,7 @@ def test_the_lock_goes_with_the_process_however_it_ends(tmp_path: Path) -> None:
     script = f"""
 import os, signal, sys
 from pathlib import Path
-from gantricks import folder
+from gantricks.runs import folder
 with folder.locked(Path({str(tmp_path)!r}), "at it"):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from gantricks import Trick, hookimpl, optimizers
-from gantricks.capture import INTERPRETER
-from gantricks.guard import Fault, Guard
+from gantricks import Trick, hookimpl
+from gantricks.engine.capture import INTERPRETER
+from gantricks.engine.guard import Fault, Guard
+from gantricks.planning import optimizers
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gantricks.interpolation import walk
 from gantricks.plugins.spherical_latents import to_sphere
 from gantricks.rng import Clock, Rng
+from gantricks.runs.interpolation import walk
 from gantricks.testing import TrickHost
 from gantricks.testing.host import same_bits
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gantricks import Trick, TrickError, hookimpl
-from gantricks.capture import INTERPRETER
-from gantricks.game import Game
+from gantricks.engine.capture import INTERPRETER
+from gantricks.engine.game import Game
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot
 
@@ -207,7 +207,7 @@ def test_a_captured_run_keeps_and_brings_back_what_the_eager_one_does():
 
 
 def test_a_checkpoint_of_a_kept_state_loads_again(tmp_path: Path):
-    from gantricks import checkpoint
+    from gantricks.runs import checkpoint
 
     game = advanced(keeping(STATEFUL["tricks"], 2, 99).game(), 4)
     folder = checkpoint.save(tmp_path / "000004", game.state(), game.counters())

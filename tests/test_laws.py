@@ -18,9 +18,10 @@ from measured import Measured
 from trace_laws import TRACE_LAWS
 
 from gantricks import Trick, UserError
+from gantricks.catalogue.index import shipped
+from gantricks.catalogue.registry import Registry
 from gantricks.hooks import KINDS
-from gantricks.plan import hooks_of
-from gantricks.registry import Registry, shipped
+from gantricks.planning.plan import hooks_of
 from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, compiled_holds, pair_holds, run_suite
 
 MIXING = {"sample": (1, 8, 8), "discriminator": {"batch_norm": True, "depth": 2}, "batch_size": 6}
@@ -229,7 +230,7 @@ MISTAKES = [
     (
         "separate_batches",
         "return ctx.discriminator(*real), ctx.discriminator(*fake)",
-        "return __import__('gantricks.step').step.score_jointly(ctx.discriminator, real, fake)",
+        "return __import__('gantricks.engine.step').step.score_jointly(ctx.discriminator, real, fake)",
     ),
     (
         "packing",

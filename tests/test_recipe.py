@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks import UserError, load_recipe
+from gantricks.catalogue.index import index
+from gantricks.catalogue.registry import Registry
 from gantricks.cli.options import inline
 from gantricks.option_faults import check_options, models_of, shown
 from gantricks.options import Options, Schedule
-from gantricks.plan import make_plan
-from gantricks.recipe import SECTIONS, EvaluateKeys, Top, shipped_recipes, validate_recipe
-from gantricks.recipe_files import LONGEST, PARENTS
-from gantricks.registry import Registry, index
+from gantricks.planning.plan import make_plan
+from gantricks.planning.recipe import SECTIONS, EvaluateKeys, Top, shipped_recipes, validate_recipe
+from gantricks.planning.recipe_files import LONGEST, PARENTS
 
 PLAIN = """
 name = "plain"
@@ -620,11 +621,11 @@ def test_a_metric_by_its_published_name_is_told_by_ours(tmp_path: Path, name: st
 def test_networks_that_no_memory_holds_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], said: str
 ) -> None:
-    monkeypatch.setattr("gantricks.device.machine_memory", lambda: 1 << 30)
+    monkeypatch.setattr("gantricks.planning.device.machine_memory", lambda: 1 << 30)
     recipe = load_recipe(write(tmp_path, PLAIN), ["train.device=cpu", *overrides])
     with pytest.raises(UserError) as caught:
         make_plan(recipe)
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"--set {overrides[0]}: ")
-    monkeypatch.setattr("gantricks.device.machine_memory", lambda: None)
+    monkeypatch.setattr("gantricks.planning.device.machine_memory", lambda: None)
     assert make_plan(recipe)

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import gantricks.recipes
-from gantricks.checkpoint import checkpoints
-from gantricks.registry import Registry
-from gantricks.run import plan_recipe, resume, train
+from gantricks.catalogue.registry import Registry
+from gantricks.runs.api import plan_recipe, resume, train
+from gantricks.runs.checkpoint import checkpoints
 
 RECIPES = sorted(Path(gantricks.recipes.__path__[0]).glob("*.toml"))
 SMALL = [

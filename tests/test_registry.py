@@ -15,17 +15,20 @@ from pathlib import Path
 import pytest
 
 import gantricks
-from gantricks import Trick, UserError, registry
+from gantricks import Trick, UserError
+from gantricks.catalogue import registry
+from gantricks.catalogue.imports import entry_points, unreadable
+from gantricks.catalogue.index import build_index, index, shipped
+from gantricks.catalogue.registry import Registry
 from gantricks.hooks import KINDS
 from gantricks.metrics.base import NEEDS
-from gantricks.plan import Hooks, contract_problems
-from gantricks.registry import Registry, build_index, entry_points, index, shipped, unreadable
+from gantricks.planning.plan import Hooks, contract_problems
 
 
 def test_the_index_is_what_the_files_say() -> None:
     fresh = json.loads(json.dumps(build_index()))
-    assert fresh == json.loads((files("gantricks") / "index.json").read_text(encoding="utf-8")), (
-        "run: python -m gantricks.registry"
+    assert fresh == json.loads((files("gantricks.catalogue") / "index.json").read_text(encoding="utf-8")), (
+        "run: python -m gantricks.catalogue.index"
     )
 
 
@@ -148,7 +151,7 @@ def test_installed_metrics_and_extractors_are_found_and_must_be_such(monkeypatch
 
 
 def test_importing_gantricks_imports_no_torch() -> None:
-    modules = "gantricks, gantricks.registry, gantricks.recipe, gantricks.metrics.mixture_coverage"
+    modules = "gantricks, gantricks.catalogue.registry, gantricks.planning.recipe, gantricks.metrics.mixture_coverage"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

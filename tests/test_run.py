@@ -24,12 +24,14 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gantricks import UserError, checkpoint, resume, sample, train
-from gantricks.capture import INDUCTOR
+from gantricks import UserError, resume, sample, train
+from gantricks.catalogue.index import shipped
+from gantricks.catalogue.registry import Registry
+from gantricks.engine.capture import INDUCTOR
 from gantricks.metrics.base import Measurement, Metric
-from gantricks.recipe import load_recipe, shipped_recipes
-from gantricks.registry import Registry, shipped
-from gantricks.run import Reporter, plan_recipe
+from gantricks.planning.recipe import load_recipe, shipped_recipes
+from gantricks.runs import checkpoint
+from gantricks.runs.api import Reporter, plan_recipe
 from gantricks.testing import TrickHost
 
 STEPS = 8
@@ -172,7 +174,7 @@ def test_a_resident_and_a_memory_mapped_run_are_the_same(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = train(recipe, run_dir=tmp_path / "a")
-    monkeypatch.setattr("gantricks.feed.resident_budget", lambda device: 0)
+    monkeypatch.setattr("gantricks.engine.feed.resident_budget", lambda device: 0)
     second = train(recipe, run_dir=tmp_path / "b")
     assert hashes(first.run) == hashes(second.run)
 
@@ -201,7 +203,7 @@ def test_a_clock_that_was_set_back_hides_no_step(recipe: Path, tmp_path: Path, m
     run = train(recipe, run_dir=tmp_path / "run", reporter=_StopAt(4)).run
     for hours, stop in ((1, 6), (2, STEPS)):
         now = time.time() - 3600 * hours
-        monkeypatch.setattr("gantricks.logs.time.time", lambda now=now: now)
+        monkeypatch.setattr("gantricks.runs.logs.time.time", lambda now=now: now)
         resume(run, reporter=_StopAt(stop))
         monkeypatch.undo()
     assert len(list(run.glob("events.*"))) == 3
@@ -222,7 +224,7 @@ def test_a_full_disk_under_tensorboard_is_a_sentence_with_the_file(
             if not self.left:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gantricks.logs.RecordWriter", Full)
+    monkeypatch.setattr("gantricks.runs.logs.RecordWriter", Full)
     with pytest.raises(UserError, match=r"events\.out\.tfevents.*: No space left on device; the run is"):
         train(recipe, run_dir=tmp_path / "run")
     assert "Traceback" not in "".join(capsys.readouterr())
@@ -552,7 +554,7 @@ def test_the_cache_of_compiled_steps_is_chosen_before_an_optimizer_is_made(
     monkeypatch.setenv("GANTRICKS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    monkeypatch.setattr("gantricks.capture.backend", lambda plan, placement: backend)
+    monkeypatch.setattr("gantricks.engine.capture.backend", lambda plan, placement: backend)
 
     class Enough(Exception):
         pass
@@ -562,7 +564,7 @@ def test_the_cache_of_compiled_steps_is_chosen_before_an_optimizer_is_made(
         assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == wanted
         raise Enough
 
-    monkeypatch.setattr("gantricks.optimizers.build", build)
+    monkeypatch.setattr("gantricks.planning.optimizers.build", build)
     with pytest.raises(Enough):
         train(recipe, run_dir=tmp_path / "run")
 
@@ -886,7 +888,7 @@ def test_lengthening_a_run_that_ended_with_an_earlier_state_is_told(data: Path, 
 
     registry = {"metrics": {"spread": Falling}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gantricks.run.Registry", lambda plugins=(): Registry(plugins, given=registry))
+        patch.setattr("gantricks.runs.api.Registry", lambda plugins=(): Registry(plugins, given=registry))
         run = train(path, run_dir=tmp_path / "run").run
         state = json.loads((run / "checkpoints" / "000008" / "state.json").read_text())
         resume(run, steps=9, reporter=Listens())

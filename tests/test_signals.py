@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gantricks import checkpoint, signals
-from gantricks.run import Reporter, Result, train
+from gantricks.runs import checkpoint, signals
+from gantricks.runs.api import Reporter, Result, train
 
 TINY = [
     *("train.steps=100000", "train.checkpoint_every=50000", "train.log_every=5", "train.capture=off"),

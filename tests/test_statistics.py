@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gantricks.statistics import (
+from gantricks.study.statistics import (
     deviation,
     estimate,
     fisher,

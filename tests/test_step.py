@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from gantricks import Trick, TrickError, hookimpl
-from gantricks.capture import INTERPRETER
-from gantricks.game import Game
+from gantricks.engine.capture import INTERPRETER
+from gantricks.engine.game import Game
 from gantricks.rng import Clock, Rng
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot

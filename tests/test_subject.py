@@ -13,9 +13,9 @@ from torch import nn
 
 from gantricks import Context, Trick, TrickError, UserError, hookimpl
 from gantricks.data.base import Dataset
-from gantricks.game import Game
+from gantricks.engine.game import Game
+from gantricks.engine.subject import GameSubject
 from gantricks.metrics.base import Measurement, Metric, as_generated
-from gantricks.subject import GameSubject
 from gantricks.testing import TrickHost
 from gantricks.testing.host import MadeUp, differences, snapshot
 

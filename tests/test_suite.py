@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from pydantic import Field
 
 from gantricks import Batch, Trick, TrickError, hookimpl
-from gantricks.registry import Registry
+from gantricks.catalogue.registry import Registry
 from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, run_suite, trick_suite
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import name_of

@@ -10,8 +10,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantricks.recipe import shipped_recipes
-from gantricks.toml_lines import Statement, key_lines, line_of, statements
+from gantricks.planning.recipe import shipped_recipes
+from gantricks.planning.toml_lines import Statement, key_lines, line_of, statements
 
 TEXT = '''
 # a comment with = and [brackets]

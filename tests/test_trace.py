@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gantricks import Trick, hookimpl
-from gantricks.registry import Registry
+from gantricks.catalogue.registry import Registry
 from gantricks.testing import Case, Played, TrickHost, pair_holds, run_suite, trick_suite
 from gantricks.testing.host import same_bits
 

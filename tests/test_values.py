@@ -14,16 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from gantricks import capture
+from gantricks.catalogue.index import index
+from gantricks.catalogue.registry import Registry
 from gantricks.cli.options import inline
-from gantricks.device import place
+from gantricks.engine import capture
+from gantricks.engine.game import Game
+from gantricks.engine.subject import GameSubject
 from gantricks.errors import UserError
-from gantricks.game import Game
-from gantricks.plan import Plan
-from gantricks.recipe import SECTIONS, DiscriminatorKeys
-from gantricks.registry import Registry, index
-from gantricks.run import plan_recipe, try_surgery
-from gantricks.subject import GameSubject
+from gantricks.planning.device import place
+from gantricks.planning.plan import Plan
+from gantricks.planning.recipe import SECTIONS, DiscriminatorKeys
+from gantricks.runs.api import plan_recipe, try_surgery
 
 PICTURES = ["data.image_size=16", *(f"{role}.channels=4" for role in ("generator", "discriminator"))]
 BASES = {

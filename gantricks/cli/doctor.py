@@ -12,13 +12,16 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import gantricks
+from gantricks.catalogue.imports import distribution, unreadable
+from gantricks.catalogue.index import index, shipped
+from gantricks.catalogue.kinds import SINGULAR
+from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import Text, output, write_json
 from gantricks.data.images import CACHE_VARIABLE, lasting_cache
-from gantricks.device import cpu_has_bf16
 from gantricks.errors import UserError
-from gantricks.plan import contract_problems
-from gantricks.recipe import load_recipe, shipped_recipes
-from gantricks.registry import SINGULAR, Registry, distribution, index, shipped, unreadable
+from gantricks.planning.device import cpu_has_bf16
+from gantricks.planning.plan import contract_problems
+from gantricks.planning.recipe import load_recipe, shipped_recipes
 
 PACKAGES = ("numpy", "pydantic", "pluggy", "Pillow", "safetensors", "tensorboard", "typer", "rich")
 
@@ -168,7 +171,8 @@ def _shipped() -> Iterator[Finding]:
                 faults += [f"the trick {name!r} breaks the contract: {problem}" for problem in contract_problems(cls)]
         if unlisted := sorted(set(names) ^ set(index()[kind])):
             faults.append(
-                f"the index of {kind} is stale about {', '.join(unlisted)}; python -m gantricks.registry builds it"
+                f"the index of {kind} is stale about {', '.join(unlisted)}; "
+                "python -m gantricks.catalogue.index builds it"
             )
     for name, path in shipped_recipes().items():
         try:
@@ -179,7 +183,7 @@ def _shipped() -> Iterator[Finding]:
     yield Finding("shipped", ", ".join(counts))
     yield from (Finding("shipped", fault, "bad", ours=True) for fault in faults)
     try:
-        importlib.import_module("gantricks.logs")
+        importlib.import_module("gantricks.runs.logs")
     except Exception as fault:
         yield Finding("shipped", f"TensorBoard cannot be imported: {fault}", "bad", ours=True)
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from gantricks.cli.console import Text, errors, output, write_json
 from gantricks.cli.plans import write_warning
 from gantricks.cli.progress import Screen
-from gantricks.evaluation import Evaluated, evaluate
 from gantricks.metrics.base import Measurement
+from gantricks.runs.evaluation import Evaluated, evaluate
 
 
 def evaluate_run(

@@ -10,8 +10,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from gantricks.catalogue.imports import imported
 from gantricks.errors import Problem, TrickError, UserError, printable
-from gantricks.registry import imported
 
 _THEIRS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.EFBIG}
 _MENDS = {

@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from string import Template
 
+from gantricks.catalogue.index import shipped
 from gantricks.cli.console import Text, output, typed, write_command
 from gantricks.errors import Problem, UserError
 from gantricks.files import naming, part_folder
-from gantricks.registry import shipped
 
 _TAKEN = {"Annotated", "Config", "Context", "Field", "Rng", "Tensor", "Trick"}
 """What the generated files define or import beside the class."""

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from gantricks import optimizers
 from gantricks.cli.console import Text
 from gantricks.data.base import Description
-from gantricks.device import Placement
 from gantricks.hooks import KINDS
-from gantricks.plan import Plan
+from gantricks.planning import optimizers
+from gantricks.planning.device import Placement
+from gantricks.planning.plan import Plan
 
 ROLES = ("generator", "discriminator")
 

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gantricks.cli.plans import write_plan, write_warning
-from gantricks.device import Placement
 from gantricks.errors import printable
-from gantricks.plan import Plan
-from gantricks.run import Reporter
+from gantricks.planning.device import Placement
+from gantricks.planning.plan import Plan
+from gantricks.runs.api import Reporter
 
 if TYPE_CHECKING:
-    from gantricks.game import Game
+    from gantricks.engine.game import Game
 
 BETWEEN_DRAWINGS = 0.25
 BETWEEN_LINES = 10.0

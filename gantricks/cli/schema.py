@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from gantricks.catalogue.index import index
+from gantricks.catalogue.kinds import SINGULAR
+from gantricks.catalogue.registry import Registry
 from gantricks.cli.options import Schema, inline
-from gantricks.recipe import SECTIONS, EvaluateKeys, Top
-from gantricks.registry import SINGULAR, Registry, index
+from gantricks.planning.recipe import SECTIONS, EvaluateKeys, Top
 
 _KINDS = {"data": ("data", "source"), "generator": ("networks", "network"), "discriminator": ("networks", "network")}
 

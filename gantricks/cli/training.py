@@ -7,13 +7,13 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from gantricks import run
+from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import Text, output, typed, write_command, write_json
 from gantricks.cli.faults import problems_of, write_problems
 from gantricks.cli.files import free_for, writing_new
 from gantricks.cli.plans import as_dict, write_plan
 from gantricks.cli.progress import Screen, clock
-from gantricks.registry import Registry
+from gantricks.runs import api as run
 
 
 def train(recipe: str, run_dir: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> int:
@@ -89,7 +89,7 @@ def interpolate(
     plugins: Sequence[Path],
 ) -> None:
     """Draw a walk through the latents to `out`, which must not exist, in a folder that does."""
-    from gantricks.interpolation import interpolate
+    from gantricks.runs.interpolation import interpolate
 
     free_for(out, ".png", "pictures are PNG files", "path")
     image = interpolate(folder, rows, columns, seed, step=step, plugins=plugins)

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from gantricks.catalogue.index import describe, index
+from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import READABLE, Text, output, write_command, write_json, write_prose
 from gantricks.cli.options import Option, options, toml
 from gantricks.errors import Problem, UserError
 from gantricks.hooks import KINDS
-from gantricks.registry import Registry, describe, index
 from gantricks.trick import CAPABILITIES, Trick
 
 Card = dict[str, Any]

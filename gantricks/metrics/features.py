@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError
 from gantricks.metrics.base import NEEDS, EvaluationFacts, Samples, Subject
 from gantricks.metrics.extractors.base import Extractor
 from gantricks.option_faults import check_options, shortened, validated
 from gantricks.options import Options
-from gantricks.registry import Registry
 
 Kind = Literal["features", "probabilities"]
 

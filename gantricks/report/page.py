@@ -9,9 +9,9 @@ from html import escape
 from importlib.resources import files
 
 from gantricks.errors import legible
-from gantricks.manifest import Manifest
 from gantricks.report.chart import chart
 from gantricks.report.records import Curve, Record, differing
+from gantricks.runs.manifest import Manifest
 
 COLOURS = 8
 """How many curves of one chart have colours of their own; after them the first comes again."""

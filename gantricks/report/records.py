@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gantricks.errors import Problem, UserError
-from gantricks.manifest import Manifest, in_words, read_manifest
+from gantricks.runs.manifest import Manifest, in_words, read_manifest
 
 M = TypeVar("M", bound=BaseModel)
 

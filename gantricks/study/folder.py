@@ -19,10 +19,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from gantricks import folder as folders
 from gantricks.errors import Problem, UserError
 from gantricks.files import numbered, sweep, write_whole
-from gantricks.folder import LOCK
+from gantricks.runs import folder as folders
+from gantricks.runs.folder import LOCK
 
 FORMAT = 1
 STUDY, RESULT = "study.json", "result.json"

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gantricks import signals
+from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.files import write_whole
 from gantricks.pictures import save_png
-from gantricks.registry import Registry
-from gantricks.run import plan_recipe, versions
+from gantricks.runs import signals
+from gantricks.runs.api import plan_recipe, versions
 from gantricks.study.folder import FORMAT, Folder, Outcome, choose, locked, read_outcome
 from gantricks.study.forest import forest
 from gantricks.study.pool import WORKER, Pool, Task, threads_each
@@ -222,7 +222,7 @@ def _compared(
     chosen = next((planned for planned in plan.metrics if planned.name == metric or metric is None), None)
     added = []
     if chosen is None and metric is None:
-        from gantricks.evaluation import default_metrics
+        from gantricks.runs.evaluation import default_metrics
 
         chosen = next(iter(default_metrics(plan, registry)), None)
         if chosen is None:

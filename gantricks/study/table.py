@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from gantricks.statistics import Estimate, deviation, estimate, fisher, holm, least_fisher, mean, rank_sum, total
 from gantricks.study.folder import Outcome
+from gantricks.study.statistics import Estimate, deviation, estimate, fisher, holm, least_fisher, mean, rank_sum, total
 from gantricks.study.variants import Contrast
 
 LEVEL = 0.05

@@ -8,10 +8,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
+from gantricks.catalogue.index import shipped
+from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError, nearest
-from gantricks.recipe import Recipe, load_recipe
-from gantricks.registry import Registry, shipped
-from gantricks.run import prepare, try_surgery
+from gantricks.planning.recipe import Recipe, load_recipe
+from gantricks.runs.api import prepare, try_surgery
 
 Mode = Literal["leave-one-out", "add-one", "pairs"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from gantricks.statistics import deviation, mean
+from gantricks.study.statistics import deviation, mean
 from gantricks.study.table import OPEN, Comparison, Mean, Table
 
 NOTHING = "–"

@@ -27,14 +27,15 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gantricks import checkpoint, run
+from gantricks.engine.subject import GameSubject
 from gantricks.errors import Diverged, UserError
-from gantricks.folder import RECIPE
+from gantricks.runs import api as run
+from gantricks.runs import checkpoint
+from gantricks.runs.folder import RECIPE
 from gantricks.study.folder import Outcome, read_outcome, write_outcome
-from gantricks.subject import GameSubject
 
 if TYPE_CHECKING:
-    from gantricks.game import Game
+    from gantricks.engine.game import Game
 
 LOOKED_AT = 256
 """Samples, generated and real, that tell whether a generator has collapsed."""
@@ -45,7 +46,7 @@ BETWEEN_REPORTS = 0.5
 
 
 class Measured(Protocol):
-    """What one metric found, and what it finds for real samples; `gantricks.evaluation.Evaluated` is such."""
+    """What one metric found, and what it finds for real samples; `gantricks.runs.evaluation.Evaluated` is such."""
 
     @property
     def measurement(self) -> Any: ...
@@ -60,7 +61,7 @@ Measure = Callable[[Mapping[str, Any]], Measured]
 
 def evaluate(task: Mapping[str, Any]) -> Measured:
     """Measure a run with the metric of its task, which also tells whether the floor is wanted."""
-    from gantricks.evaluation import evaluate as evaluation
+    from gantricks.runs.evaluation import evaluate as evaluation
 
     facts = {key: task[key] for key in ("floor", "device", "plugins")}
     return evaluation(task["run"], [task["metric"]], **facts)[0]

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gantricks.engine.game import Game, Tensors
 from gantricks.errors import UserError
-from gantricks.game import Game, Tensors
 from gantricks.testing.host import Played, TrickHost, made
 from gantricks.trick import Trick
 

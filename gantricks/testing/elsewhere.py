@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantricks.game import Tensors
+from gantricks.engine.game import Tensors
 
 PATIENCE = 300
 """Seconds after which an answer is no longer waited for; the first has torch to import."""

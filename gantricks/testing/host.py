@@ -16,17 +16,18 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
+from gantricks.catalogue.kinds import classes_of
+from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Dataset, Description, Progress, Source, silent
-from gantricks.device import place
+from gantricks.engine.game import Game, Tensors
 from gantricks.errors import UserError
-from gantricks.game import Game, Tensors
 from gantricks.hooks import hookimpl
 from gantricks.metrics.base import Measurement, Metric, Subject
 from gantricks.options import Options
-from gantricks.plan import Plan, make_plan
-from gantricks.recipe import Recipe, validate_recipe
+from gantricks.planning.device import place
+from gantricks.planning.plan import Plan, make_plan
+from gantricks.planning.recipe import Recipe, validate_recipe
 from gantricks.records import Batch, Out
-from gantricks.registry import Registry, _classes
 from gantricks.trick import Trick
 
 
@@ -275,7 +276,7 @@ def name_of(used: str | type) -> str:
         if point.attr == used.__qualname__ and within:
             return point.name
     ordinary = stem.isidentifier() and not stem.startswith(("_", "test_", "conftest")) and module.__name__ != "__main__"
-    if ordinary and _classes(kind, module) == [used]:  # a file that --plugin would take
+    if ordinary and classes_of(kind, module) == [used]:  # a file that --plugin would take
         return stem
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", used.__name__).lower()
 

@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from gantricks.game import Game
+from gantricks.engine.game import Game
 from gantricks.hooks import hookimpl
-from gantricks.plan import notify
+from gantricks.planning.plan import notify
 from gantricks.records import Batch, Out
 from gantricks.rng import Rng
 from gantricks.testing.host import same_bits

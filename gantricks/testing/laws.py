@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gantricks.capture import INDUCTOR, INTERPRETER
+from gantricks.engine.capture import INDUCTOR, INTERPRETER
+from gantricks.engine.game import Game, Tensors, at_rest
+from gantricks.engine.guard import Fault
 from gantricks.errors import UserError
-from gantricks.game import Game, Tensors, at_rest
-from gantricks.guard import Fault
 from gantricks.hooks import KINDS
 from gantricks.networks.base import mixes_samples
-from gantricks.plan import contract_problems, fold, hooks_of
+from gantricks.planning.plan import contract_problems, fold, hooks_of
 from gantricks.records import Batch
 from gantricks.rng import Clock, Rng
 from gantricks.testing.case import LAWS, Case, Law, NotApplicable, law, samples_of

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gantricks.catalogue.registry import Registry
 from gantricks.errors import UserError
-from gantricks.registry import Registry
 from gantricks.testing.case import LAWS, Case, Law, NotApplicable, told
 from gantricks.testing.host import Played, TrickHost, name_of
 from gantricks.testing.laws import folds_hold

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import pytest
 
+from gantricks.catalogue.index import shipped
+from gantricks.catalogue.kinds import SINGULAR
+from gantricks.catalogue.registry import Registry
 from gantricks.cli import doctor as examination
 from gantricks.cli.options import inline, options, toml
 from gantricks.cli.schema import recipe_schema
 from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
-from gantricks.recipe import load_recipe, shipped_recipes
-from gantricks.registry import SINGULAR, Registry, shipped
+from gantricks.planning.recipe import load_recipe, shipped_recipes
 
 THEIRS = '''
 from gantricks import Trick, hookimpl
@@ -43,7 +45,7 @@ def installed(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def offered(group: str) -> list[EntryPoint]:
         return points if group == "gantricks.tricks" else []
 
-    monkeypatch.setattr("gantricks.registry.entry_points", offered)
+    monkeypatch.setattr("gantricks.catalogue.imports.entry_points", offered)
 
 
 # ---------------------------------------------------------------- tricks

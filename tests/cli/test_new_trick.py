@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gantricks.catalogue.index import shipped
 from gantricks.cli.new_trick import _class_name
-from gantricks.registry import shipped
 from gantricks.testing import LAWS
 
 MADE = {

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from gantricks.cli.progress import Screen, clock, pace
-from gantricks.run import train
+from gantricks.runs.api import train
 
 STOPPER = '''
 from gantricks import Context, Trick, hookimpl
@@ -103,7 +103,7 @@ def test_a_recipe_that_cannot_be_copied_leaves_nothing_in_the_way(
 def test_a_picture_that_appeared_meanwhile_is_not_overwritten(
     gantricks: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gantricks import run as runs
+    from gantricks.runs import api as runs
 
     draw = runs.sample
 

@@ -421,7 +421,7 @@ def test_what_is_read_back_is_utf_8_whatever_the_terminal(tmp_path: Path, encodi
     recipe = ran("recipes", "pacgan_grid", folder=tmp_path, PYTHONIOENCODING=encoding)
     tomllib.loads(recipe.stdout.decode("utf-8"))
     card = ran("tricks", "ema", "--json", folder=tmp_path, PYTHONIOENCODING=encoding)
-    ours = (Path(gantricks.__file__).parent / "index.json").read_text(encoding="utf-8")
+    ours = (Path(gantricks.__file__).parent / "catalogue" / "index.json").read_text(encoding="utf-8")
     assert json.loads(card.stdout.decode("utf-8"))["card"] == json.loads(ours)["tricks"]["ema"]["card"]
 
 

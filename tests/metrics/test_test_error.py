@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Dataset
 from gantricks.metrics.base import Subject, obstacles
-from gantricks.registry import Registry
 from gantricks.testing import TrickHost
 
 METRIC: Any = Registry(installed=False).load("metrics", "test_error").cls

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from measured import Measured, first_weight
 from pydantic import ValidationError
 
-import gantricks.run
-from gantricks import Measurement, Metric, Subject, Trick, UserError, checkpoint, hookimpl, resume, train
-from gantricks.game import Game
-from gantricks.plan import _Planning
+import gantricks.runs.api
+from gantricks import Measurement, Metric, Subject, Trick, UserError, hookimpl, resume, train
+from gantricks.engine.game import Game
+from gantricks.engine.subject import GameSubject
+from gantricks.planning.plan import _Planning
 from gantricks.plugins.early_stopping import EarlyStopping, improves
-from gantricks.subject import GameSubject
+from gantricks.runs import checkpoint
 from gantricks.testing import TrickHost, trick_suite
 from gantricks.testing.host import differences, snapshot
 
@@ -296,7 +297,7 @@ def best_at(monkeypatch: pytest.MonkeyPatch):
                 super()._start()
                 self.frame.evaluate = lambda metric, stream: float(self.finished == step)
 
-        monkeypatch.setattr(gantricks.run, "Game", Measuring)
+        monkeypatch.setattr(gantricks.runs.api, "Game", Measuring)
         monkeypatch.setattr(
             _Planning,
             "_setting",
@@ -326,8 +327,8 @@ def test_the_last_checkpoint_picture_and_manifest_are_of_the_best_state(best_at,
     assert checkpoint.read_state(run.run / "checkpoints" / "000012")["state_from_step"] == 6
     shown = (run.run / "samples" / "000012.png").read_bytes()
     assert shown != (plain.run / "samples" / "000012.png").read_bytes()
-    gantricks.sample(run.run, gantricks.run.POINTS).save(tmp_path / "of_last.png")
-    gantricks.sample(plain.run, gantricks.run.POINTS, step=6).save(tmp_path / "of_best.png")
+    gantricks.sample(run.run, gantricks.runs.api.POINTS).save(tmp_path / "of_last.png")
+    gantricks.sample(plain.run, gantricks.runs.api.POINTS, step=6).save(tmp_path / "of_best.png")
     assert (tmp_path / "of_last.png").read_bytes() == (tmp_path / "of_best.png").read_bytes()
 
 

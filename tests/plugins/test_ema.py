@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from gantricks import Rng, Trick, UserError, hookimpl
-from gantricks.plan import fold
+from gantricks.planning.plan import fold
 from gantricks.plugins.ema import Ema, copy_where_, follow_, share_at
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks import Batch, UserError
-from gantricks.game import Game
+from gantricks.engine.game import Game
 from gantricks.networks.base import Shapes
 from gantricks.networks.dcgan import DCGAN
 from gantricks.plugins.grow import Grow, enlarge, fade, shrink, stage

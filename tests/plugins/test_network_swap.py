@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks import Trick, UserError, hookimpl
-from gantricks.capture import INTERPRETER
-from gantricks.game import Game
-from gantricks.plan import fold
+from gantricks.engine.capture import INTERPRETER
+from gantricks.engine.game import Game
+from gantricks.planning.plan import fold
 from gantricks.plugins.network_swap import due
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot

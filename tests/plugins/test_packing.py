@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from gantricks import Batch, Trick, UserError, hookimpl
+from gantricks.engine.step import score_jointly
 from gantricks.networks.base import mixes_samples
 from gantricks.plugins.packing import Pack, Packing, pack
-from gantricks.step import score_jointly
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits, snapshot

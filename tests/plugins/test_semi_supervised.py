@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from gantricks import Rng, Trick, UserError, hookimpl
 from gantricks.data.base import Dataset
-from gantricks.device import place
-from gantricks.game import Game
+from gantricks.engine.game import Game
 from gantricks.networks.base import Out
+from gantricks.planning.device import place
 from gantricks.plugins.semi_supervised import SemiSupervised, labelled_subset, positions, supervised_loss, verdict
 from gantricks.rng import Clock
 from gantricks.testing import TrickHost

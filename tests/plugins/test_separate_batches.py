@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gantricks import Trick, UserError, hookimpl
-from gantricks.game import Game
+from gantricks.engine.game import Game
+from gantricks.engine.step import score_jointly
 from gantricks.networks.base import mixes_samples
 from gantricks.plugins.separate_batches import SeparateBatches
 from gantricks.records import Batch
-from gantricks.step import score_jointly
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import copied

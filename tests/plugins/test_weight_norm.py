@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from gantricks import SummedLayers, Trick, UserError, hookimpl
-from gantricks.capture import INDUCTOR, Captured
+from gantricks.catalogue.index import index
+from gantricks.engine.capture import INDUCTOR, Captured
 from gantricks.networks.base import Discriminator
 from gantricks.plugins import weight_norm as module
 from gantricks.plugins.weight_norm import WeightNorm, fit, weight_norm
-from gantricks.registry import index
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits

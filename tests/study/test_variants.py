@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gantricks import UserError
-from gantricks.recipe import load_recipe
-from gantricks.registry import Registry
+from gantricks.catalogue.registry import Registry
+from gantricks.planning.recipe import load_recipe
 from gantricks.study.variants import Contrast, base_recipe, design
 
 THREE = (

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gantricks import checkpoint
 from gantricks.errors import UserError
-from gantricks.recipe import load_recipe
+from gantricks.planning.recipe import load_recipe
+from gantricks.runs import checkpoint
 from gantricks.study import worker
 from gantricks.study.folder import Outcome, read_outcome
 from gantricks.study.pool import Pool

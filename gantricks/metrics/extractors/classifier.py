@@ -17,7 +17,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
-from gantricks import checkpoint
 from gantricks.data import cache, images
 from gantricks.data.base import Dataset, Description, Progress, silent
 from gantricks.errors import Problem, UserError
@@ -26,6 +25,7 @@ from gantricks.metrics.extractors.base import Extractor
 from gantricks.networks.base import initialise
 from gantricks.options import Options
 from gantricks.rng import Clock, Rng
+from gantricks.runs import checkpoint
 
 WIDTHS = (24, 48, 96, 128)
 SIDES = (8, 32)

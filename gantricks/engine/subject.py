@@ -12,7 +12,7 @@ from gantricks.errors import Problem, UserError
 from gantricks.metrics.base import Samples, Subject, as_generated
 
 if TYPE_CHECKING:
-    from gantricks.game import Game
+    from gantricks.engine.game import Game
     from gantricks.networks.base import Discriminator
 
 BATCH = 256

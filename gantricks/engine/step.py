@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gantricks.context import Context, Frame
+from gantricks.engine.context import Context, Frame
 from gantricks.errors import TrickError
 from gantricks.losses import AdversarialLoss
 from gantricks.networks.base import Discriminator, Generator
-from gantricks.optimizers import direct_step
-from gantricks.plan import Hooks, HookTuple, fold, notify
+from gantricks.planning.optimizers import direct_step
+from gantricks.planning.plan import Hooks, HookTuple, fold, notify
 from gantricks.records import Batch, Out
 from gantricks.rng import Rng
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gantricks.catalogue.index import index
+from gantricks.catalogue.registry import Found, Registry
 from gantricks.data.base import Progress, silent
+from gantricks.engine.subject import GameSubject
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.metrics import published
 from gantricks.metrics.base import Direction, Measurement, Metric, obstacles
 from gantricks.option_faults import check_options
-from gantricks.plan import Plan, PlannedMetric, on_data
-from gantricks.registry import Found, Registry, index
-from gantricks.run import open_run, saved_game
-from gantricks.subject import GameSubject
+from gantricks.planning.plan import Plan, PlannedMetric, on_data
+from gantricks.runs.api import open_run, saved_game
 
 DEFAULTS: tuple[tuple[set[str], str, dict[str, Any]], ...] = (
     ({"mixture"}, "mixture_coverage", {}),

@@ -10,13 +10,13 @@ import torch
 from PIL.Image import Image
 
 from gantricks import pictures
-from gantricks.game import SAMPLING_CHUNK, Game, at_rest
+from gantricks.data.stand_in import reference_points
+from gantricks.engine.game import SAMPLING_CHUNK, Game, at_rest
 from gantricks.latents import paths
 from gantricks.networks.base import Generator
-from gantricks.plan import fold
+from gantricks.planning.plan import fold
 from gantricks.rng import Clock, Rng
-from gantricks.run import load_game
-from gantricks.stand_in import reference_points
+from gantricks.runs.api import load_game
 
 IMAGES, VECTORS = 10, 250
 """How many samples a path has, of images and of points."""

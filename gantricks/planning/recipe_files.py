@@ -15,7 +15,7 @@ from typing import Any
 from gantricks.errors import Problem, UserError, legible, nearest
 from gantricks.option_faults import DEEPEST, is_text, shortened
 from gantricks.options import Options
-from gantricks.toml_lines import key_lines, line_of, statements
+from gantricks.planning.toml_lines import key_lines, line_of, statements
 
 KeyPath = tuple[str, ...]
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError
-from gantricks.folder import MANIFEST
 from gantricks.option_faults import check_options
-from gantricks.recipe import Recipe, TrainKeys, validate_recipe
-from gantricks.recipe_files import Places
-from gantricks.registry import Registry
+from gantricks.planning.recipe import Recipe, TrainKeys, validate_recipe
+from gantricks.planning.recipe_files import Places
+from gantricks.runs.folder import MANIFEST
 
 
 def edits(recipe: Recipe, begun: Mapping[str, Any], registry: Registry, run: Path) -> list[Problem]:

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from gantricks.errors import TrickError
 from gantricks.networks.base import Discriminator, Generator, initialise
 from gantricks.options import Schedule
-from gantricks.plan import Hooks, fold
+from gantricks.planning.plan import Hooks, fold
 from gantricks.records import Batch, Out
 from gantricks.rng import Clock, Rng
 
 if TYPE_CHECKING:
-    from gantricks.feed import Feed
-    from gantricks.guard import Guard
+    from gantricks.engine.feed import Feed
+    from gantricks.engine.guard import Guard
+    from gantricks.engine.step import Step
     from gantricks.metrics.base import Direction
-    from gantricks.step import Step
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from gantricks.feed import Reel
+from gantricks.engine.feed import Reel
 from gantricks.rng import Tape
 
 if TYPE_CHECKING:
-    from gantricks.device import Placement
-    from gantricks.game import Game
-    from gantricks.plan import Plan
+    from gantricks.engine.game import Game
+    from gantricks.planning.device import Placement
+    from gantricks.planning.plan import Plan
 
 INDUCTOR, CUDA_GRAPH, INTERPRETER = "inductor", "cuda-graph", "interpreter"
 COMPILING_PAYS = {"fp32": 30_000, "bf16": 10_000, "vectors": 60_000}

@@ -15,12 +15,12 @@ from gantricks.data.mixtures import Mixture
 from gantricks.errors import Problem, TrickError, UserError, nearest
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import EvaluationFacts, Metric, obstacles
-from gantricks.recipe import DataKeys, Part, Recipe
-from gantricks.recipe_files import Places
+from gantricks.planning.recipe import DataKeys, Part, Recipe
+from gantricks.planning.recipe_files import Places
 from gantricks.trick import CAPABILITIES, Setting, Trick
 
 if TYPE_CHECKING:
-    from gantricks.context import Context
+    from gantricks.engine.context import Context
     from gantricks.networks.base import Shapes
 
 HookTuple = tuple[tuple[Callable[..., Any], "Context"], ...]
@@ -347,7 +347,7 @@ class _Planning:
         """Refuse what this machine cannot hold: Linux promises any amount of memory, and kills whoever uses it."""
         import torch
 
-        from gantricks.device import machine_memory
+        from gantricks.planning.device import machine_memory
 
         recipe, held = self.recipe, machine_memory()
         # a GPU says by itself what does not fit; networks are made on the CPU first all the same

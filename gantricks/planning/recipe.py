@@ -12,9 +12,11 @@ import tomli_w
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from gantricks.catalogue.index import index
+from gantricks.catalogue.kinds import SINGULAR
+from gantricks.catalogue.registry import Found, Registry
 from gantricks.errors import Problem, UserError, closest
 from gantricks.metrics import published
-from gantricks.optimizers import Adam, Optimizer
 from gantricks.option_faults import (
     UNKNOWN,
     check_options,
@@ -26,8 +28,8 @@ from gantricks.option_faults import (
     validated,
 )
 from gantricks.options import Options
-from gantricks.recipe_files import Places, find_recipe, read_recipe, shipped_recipes
-from gantricks.registry import SINGULAR, Found, Registry, index
+from gantricks.planning.optimizers import Adam, Optimizer
+from gantricks.planning.recipe_files import Places, find_recipe, read_recipe, shipped_recipes
 
 __all__ = [
     "SECTIONS",

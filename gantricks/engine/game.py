@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gantricks import optimizers
-from gantricks.capture import INDUCTOR, CannotCapture, Captured
-from gantricks.context import Context, Frame
 from gantricks.data.base import Dataset
-from gantricks.device import Placement
+from gantricks.engine.capture import INDUCTOR, CannotCapture, Captured
+from gantricks.engine.context import Context, Frame
+from gantricks.engine.feed import Feed
+from gantricks.engine.guard import Fault, Guard
+from gantricks.engine.step import Player, Step
+from gantricks.engine.subject import GameSubject
 from gantricks.errors import Problem, TrickError, UserError
-from gantricks.feed import Feed
-from gantricks.guard import Fault, Guard
 from gantricks.losses import NonSaturating
 from gantricks.metrics.base import Direction, Metric
 from gantricks.networks.base import Discriminator, Generator, initialise, mixes_samples
-from gantricks.plan import Hooks, Plan, fold, freeze, notify
+from gantricks.planning import optimizers
+from gantricks.planning.device import Placement
+from gantricks.planning.plan import Hooks, Plan, fold, freeze, notify
 from gantricks.records import Out
 from gantricks.rng import Clock, Rng
-from gantricks.step import Player, Step
-from gantricks.subject import GameSubject
 
 Tensors = dict[str, Tensor]
 SAMPLING_CHUNK = 64

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gantricks.data.base import Description
 from gantricks.errors import Problem, UserError
 from gantricks.files import write_whole
-from gantricks.folder import MANIFEST
+from gantricks.runs.folder import MANIFEST
 
 FORMAT = 1
 """The format of a run's folder. Runs without this number are read as well; they do not hold what sampling needs of the

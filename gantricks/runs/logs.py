@@ -21,8 +21,8 @@ from torch.utils.tensorboard import summary
 
 from gantricks import pictures
 from gantricks.files import append, create, flush, naming, write_whole
-from gantricks.folder import EVENTS, METRICS
-from gantricks.recipe import Recipe
+from gantricks.planning.recipe import Recipe
+from gantricks.runs.folder import EVENTS, METRICS
 
 BETWEEN_FLUSHES = 30.0
 """Seconds after which TensorBoard sees what was written."""

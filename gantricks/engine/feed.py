@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gantricks.data.base import Dataset
-from gantricks.device import Placement, resident_budget
+from gantricks.planning.device import Placement, resident_budget
 from gantricks.records import Batch
 from gantricks.rng import permutation
 

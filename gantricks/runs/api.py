@@ -23,25 +23,27 @@ import torch
 from PIL.Image import Image
 
 import gantricks
-from gantricks import capture, checkpoint, pictures, signals
-from gantricks import folder as folders
+from gantricks import pictures
+from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Dataset, Description
 from gantricks.data.images import compiler_cache
-from gantricks.device import Placement, out_of_memory, peak_memory, place
-from gantricks.edits import edits, lengthened, not_places
+from gantricks.data.stand_in import POINTS, REFERENCE, keep_reference, read_reference, reference_points, stand_in
+from gantricks.engine import capture
+from gantricks.engine.game import Game
+from gantricks.engine.guard import Fault
 from gantricks.errors import Diverged, Problem, UserError, legible
 from gantricks.files import free_name, write_whole
-from gantricks.folder import RECIPE
-from gantricks.game import Game
-from gantricks.guard import Fault
-from gantricks.manifest import DataFacts, Manifest, read_manifest, write_manifest
 from gantricks.networks.base import count_parameters
-from gantricks.plan import Plan, describe, make_plan, on_data
-from gantricks.recipe import Recipe, RecipeError, load_recipe
-from gantricks.recipe_files import NAME_IT_ANEW
-from gantricks.registry import Registry
+from gantricks.planning.device import Placement, out_of_memory, peak_memory, place
+from gantricks.planning.plan import Plan, describe, make_plan, on_data
+from gantricks.planning.recipe import Recipe, RecipeError, load_recipe
+from gantricks.planning.recipe_files import NAME_IT_ANEW
 from gantricks.rng import Rng
-from gantricks.stand_in import POINTS, REFERENCE, keep_reference, read_reference, reference_points, stand_in
+from gantricks.runs import checkpoint, signals
+from gantricks.runs import folder as folders
+from gantricks.runs.edits import edits, lengthened, not_places
+from gantricks.runs.folder import RECIPE
+from gantricks.runs.manifest import DataFacts, Manifest, read_manifest, write_manifest
 
 GRID = 64
 TRAINING = "training this run"
@@ -449,7 +451,7 @@ class _Session:
         )
 
     def _play(self, game: Game, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
-        from gantricks.logs import Log  # imports TensorBoard, which only a run needs
+        from gantricks.runs.logs import Log  # imports TensorBoard, which only a run needs
 
         parameters = {role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")}
         began, first = time.time(), game.finished

@@ -1,0 +1,1 @@
+"""What there is to choose from: tricks, networks, data sources, metrics and recipes, by name."""

@@ -1,0 +1,229 @@
+"""What others offer: plugin files and installed packages, imported when they are asked for."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import Distribution, EntryPoint, distributions
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gantricks.catalogue.index import shipped
+from gantricks.catalogue.kinds import BASES, PACKAGES, SINGULAR, TO_USE, base_of, classes_of, only
+from gantricks.errors import Problem, UserError
+
+_LARGEST = 1 << 24
+"""Bytes of a plugin file; what is larger is no source code."""
+
+
+def entry_points(group: str) -> list[EntryPoint]:
+    """What installed packages offer in a group of entry points. One whose metadata cannot be read offers nothing."""
+    return [point for point in _installed(tuple(sys.path))[0] if point.group == group]
+
+
+def unreadable() -> list[str]:
+    """Sentences about installed packages whose metadata cannot be read, so that nobody knows what they offer."""
+    return list(_installed(tuple(sys.path))[1])
+
+
+@functools.lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> tuple[list[EntryPoint], list[str]]:
+    found: dict[str, list[EntryPoint]] = {}
+    faults = []
+    for package in distributions():
+        try:
+            ours = [point for point in package.entry_points if point.group.partition(".")[0] == "gantricks"]
+            if ours:
+                # the same package again, further along the path, is not what would be imported
+                found.setdefault((package.metadata["Name"] or _label(package)).lower(), ours)
+        except Exception as fault:
+            faults.append(f"the metadata of {_label(package)} cannot be read: {in_words(fault)}")
+    return [point for points in found.values() for point in points], faults
+
+
+def _label(package: Distribution) -> str:
+    return str(getattr(package, "_path", "a package"))
+
+
+def unfit(path: Path) -> Problem | None:
+    """Why a file cannot be a plugin, without looking into it."""
+    where = f"--plugin {path}"
+    try:
+        if not path.exists():
+            return Problem("there is no such file", where)
+        if path.is_dir():
+            return Problem("it is a folder", where, "name a .py file in it")
+        if not path.is_file() or path.suffix != ".py" or path.stat().st_size > _LARGEST:
+            return Problem("a plugin is a Python file", where, "name a .py file")
+    except OSError as fault:
+        return Problem(f"it cannot be read: {fault.strerror}", where)
+    for kind in PACKAGES:
+        if path.stem in shipped(kind):
+            what = f"{path.stem!r} is the name of a {SINGULAR[kind]} that ships with gantricks"
+            return Problem(what, where, "rename the file")
+    return None
+
+
+def parts_of(path: Path) -> dict[str, type]:
+    """The classes that a plugin file holds, by kind. Raises UserError when it has none, or two of a kind."""
+    module = _import_file(path)
+    found = {kind: classes for kind in TO_USE if (classes := classes_of(kind, module))}
+    if not found and classes_of("extractors", module):
+        mend = "offer it as an entry point of a package, in the group gantricks.extractors"
+        raise UserError(Problem("an extractor cannot come from a file", str(path), mend))
+    if not found:
+        mend = f"or one of these: {', '.join(BASES[kind][1] for kind in TO_USE if kind != 'tricks')}"
+        what = "a trick file defines exactly one Trick class; this one defines none"
+        raise UserError(Problem(what, str(path), mend))
+    held = {kind: only(kind, classes, str(path)) for kind, classes in found.items()}
+    if faults := [fault for kind, cls in held.items() for fault in _malformed(kind, cls)]:
+        raise UserError(*(Problem(fault, str(path)) for fault in faults))
+    return held
+
+
+def _import_file(path: Path) -> ModuleType:
+    try:
+        source = path.read_bytes()
+    except OSError as fault:
+        raise UserError(Problem(f"it cannot be read: {fault.strerror}", f"--plugin {path}")) from fault
+    name = f"{_LOCAL}{path.stem}_{hashlib.sha256(source).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        # what was read, and not a compiled file beside it that may be of another second's content
+        exec(compile(source, path.absolute(), "exec", dont_inherit=True), vars(module))
+    except BaseException as fault:
+        del sys.modules[name]
+        if isinstance(fault, KeyboardInterrupt):
+            raise
+        raise _import_fault(fault, _place(fault, path)) from fault
+    return module
+
+
+def load_point(kind: str, point: EntryPoint) -> type:
+    where = f"{SINGULAR[kind]} {point.name!r} of {distribution(point)} ({point.value})"
+    try:
+        if fault := unreachable(point):
+            raise ImportError(fault)
+        cls = point.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as fault:
+        raise _import_fault(fault, where, "mend or uninstall that package") from fault
+    if not (inspect.isclass(cls) and issubclass(cls, base_of(kind))):
+        raise UserError(Problem(f"it is not a subclass of {base_of(kind).__name__}", where=where))
+    if faults := list(_malformed(kind, cls)):
+        raise UserError(*(Problem(fault, where) for fault in faults))
+    _packages.add(point.module.partition(".")[0])
+    return cls
+
+
+def _import_fault(fault: BaseException, where: str, mend: str = "") -> UserError:
+    if isinstance(fault, SystemExit):
+        said = f": {fault.code}" if fault.code is not None else ""
+        guard = 'what a script does belongs under `if __name__ == "__main__":`'
+        return UserError(Problem(f"importing it ends the program{said}", where, mend or guard))
+    return UserError(Problem(f"importing it fails: {in_words(fault)}", where, mend))
+
+
+_LOCAL = "gantricks_local_plugin_"
+
+
+_packages: set[str] = set()
+
+
+def imported(module: str) -> bool:
+    """Whether a module is a plugin's: a file that was named, or of a package that something was loaded from."""
+    top = module.partition(".")[0]
+    return top.startswith(_LOCAL) or (top in _packages and top != "gantricks")
+
+
+def _malformed(kind: str, cls: type) -> Iterator[str]:
+    """What would break the core in a class that a plugin gives it, in sentences."""
+    from gantricks.options import Options
+
+    roles = ("GeneratorConfig", "DiscriminatorConfig") if kind == "networks" else ("Config",)
+    for role in roles:
+        config = getattr(cls, role, None)
+        if config is None and kind == "networks":
+            continue
+        if not (inspect.isclass(config) and issubclass(config, Options)):
+            base = "Options" if kind == "networks" else f"{BASES[kind][1]}.Config"
+            yield f"{role} of {cls.__name__} is no subclass of {base}: write class {role}({base})"
+            continue
+        try:
+            config.model_json_schema()
+        except Exception as fault:
+            yield f"{role} of {cls.__name__} has an option of a type that no recipe can hold: {in_words(fault)}"
+    for fact in ("needs", "provides", "replaces", "paths"):
+        value = getattr(cls, fact, ())
+        if not isinstance(value, property) and (isinstance(value, str) or not _all_text(value)):
+            yield f"{fact} of {cls.__name__} is no collection of names: {value!r}"
+    for fact in ("conflicts", "cautions", "forwards", "trial", "figures"):
+        value = getattr(cls, fact, {})
+        if not isinstance(value, property) and not (isinstance(value, Mapping) and _all_text(value)):
+            yield f"{fact} of {cls.__name__} is no mapping of names: {value!r}"
+    figures = getattr(cls, "figures", None)
+    if kind == "metrics" and isinstance(figures, Mapping) and set(figures.values()) not in _DIRECTIONS:
+        yield f'figures of {cls.__name__} does not say of each whether "higher" or "lower" is better: {figures!r}'
+
+
+_DIRECTIONS = ({"higher"}, {"lower"}, {"higher", "lower"})
+
+
+def _all_text(value: Any) -> bool:
+    return isinstance(value, Collection) and all(isinstance(entry, str) for entry in value)
+
+
+def unreachable(point: EntryPoint) -> str | None:
+    try:
+        if not point.pattern.match(point.value):
+            return f"{point.value!r} is no module:class"
+        top = point.module.partition(".")[0]
+        return None if importlib.util.find_spec(top) else f"there is no module {top!r}"
+    except (AttributeError, ImportError, ValueError) as fault:
+        return in_words(fault) or "its entry point cannot be read"
+
+
+def distribution(point: EntryPoint) -> str:
+    """The package that offers it, and its version."""
+    try:
+        name, version = point.dist.name, point.dist.version  # type: ignore[union-attr]
+    except Exception:  # there is no metadata, or none that can be read
+        name = version = None
+    return f"{name} {version}" if name and version else "an installed package"
+
+
+def in_words(fault: BaseException) -> str:
+    """A fault on one line."""
+    try:
+        words = " ".join(str(fault).split())[:1000]
+    except Exception:  # a class of theirs, which cannot say what it is
+        words = ""
+    return f"{type(fault).__name__}: {words}" if words else type(fault).__name__
+
+
+def _place(fault: BaseException, path: Path) -> str:
+    """The deepest line of `path` that the fault came from."""
+    if isinstance(fault, SyntaxError) and fault.lineno:
+        return f"{path}:{fault.lineno}"
+    line, trace = None, fault.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == str(path.absolute()):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"{path}:{line}" if line else str(path)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

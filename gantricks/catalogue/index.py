@@ -1,0 +1,84 @@
+"""The index: the cards of everything that ships, without importing any of it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from gantricks.catalogue.kinds import PACKAGES, classes_of
+from gantricks.hooks import KINDS
+
+
+def shipped(kind: str) -> list[str]:
+    """The names of this kind that ship with gantricks."""
+    if kind == "tricks":  # a file in the folder is all it takes
+        return _modules(PACKAGES[kind])
+    return list(index()[kind])
+
+
+def _modules(package: str) -> list[str]:
+    names = (path.name for path in files(package).iterdir())
+    return sorted(name[:-3] for name in names if name.endswith(".py") and name[0] != "_")
+
+
+def index() -> dict[str, dict[str, Any]]:
+    """The cards of everything that ships, without importing any of it.
+
+    Built by `python -m gantricks.catalogue.index`.
+    """
+    global _index
+    if _index is None:
+        _index = json.loads((files("gantricks.catalogue") / "index.json").read_text(encoding="utf-8"))
+    return _index
+
+
+_index: dict[str, dict[str, Any]] | None = None
+
+
+def build_index() -> dict[str, dict[str, Any]]:
+    """Import everything that ships and describe it; the answer belongs in `index.json`."""
+    built: dict[str, dict[str, Any]] = {}
+    for kind, package in PACKAGES.items():
+        built[kind] = {}
+        for name in _modules(package):
+            module = importlib.import_module(f"{package}.{name}")
+            if candidates := classes_of(kind, module):
+                built[kind][name] = describe(kind, candidates[0])
+    return built
+
+
+def describe(kind: str, cls: type) -> dict[str, Any]:
+    """The card of a class as plain data: its text, its options as JSON schema, what it needs, a trick's hooks, a
+    metric's figures."""
+    card = inspect.cleandoc(cls.__doc__ or "")
+    entry: dict[str, Any] = {"summary": " ".join(card.split("\n\n")[0].split()), "card": card}
+    if kind == "networks":
+        for role in ("generator", "discriminator"):
+            config = getattr(cls, f"{role.capitalize()}Config")
+            entry[role] = config and config.model_json_schema()
+        return entry
+    entry["options"] = cls.Config.model_json_schema()  # type: ignore[attr-defined]
+    if kind in ("metrics", "extractors"):
+        entry["needs"] = sorted(cls.needs)  # type: ignore[attr-defined]
+    if kind == "metrics":
+        entry["figures"] = dict(cls.figures)  # type: ignore[attr-defined]
+    if kind == "tricks":
+        entry["hooks"] = [hook for hook in KINDS if hasattr(getattr(cls, hook, None), "gantricks_impl")]
+        for fact in ("needs", "provides", "replaces"):
+            value = getattr(cls, fact)
+            entry[fact] = sorted(value) if not isinstance(value, property) else []
+        for fact in ("conflicts", "cautions", "neutral"):
+            entry[fact] = getattr(cls, fact)
+        entry["capturable"] = cls.capturable  # type: ignore[attr-defined]
+    return entry
+
+
+if __name__ == "__main__":
+    target = Path(str(files("gantricks.catalogue") / "index.json"))
+    target.write_text(json.dumps(build_index(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"wrote {target}")

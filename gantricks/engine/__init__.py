@@ -1,0 +1,1 @@
+"""The training step and everything that plays, records, saves and samples it."""

@@ -1,0 +1,1 @@
+"""Runs: the loop around the step and what it leaves on the disk."""
