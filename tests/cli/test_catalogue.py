@@ -45,7 +45,7 @@ def installed(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def offered(group: str) -> list[EntryPoint]:
         return points if group == "gantricks.tricks" else []
 
-    monkeypatch.setattr("gantricks.catalogue.imports.entry_points", offered)
+    monkeypatch.setattr("gantricks.catalogue.registry.entry_points", offered)
 
 
 # ---------------------------------------------------------------- tricks
