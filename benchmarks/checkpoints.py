@@ -23,24 +23,25 @@ from typing import Any
 
 from common import Workload, arguments, begin, game, ratio, seconds_per_step, write
 
+from gantricks.engine import state
 from gantricks.runs import checkpoint
 
 
 def measure(recipe: str, overrides: list[str], rounds: int, between: int, folder: Path) -> dict[str, Any]:
     ours = game(Workload(recipe, tuple(overrides), between))
     seconds_per_step(ours.advance, 3)
-    size = sum(t.numel() * t.element_size() for group in ours.state().values() for t in group.values())
+    size = sum(t.numel() * t.element_size() for group in state.tensors(ours).values() for t in group.values())
     waited, beside, without, at_once = [], [], [], []
     with checkpoint.Writer() as writer:
         for number in range(rounds + 1):  # the first does not count
             start = time.perf_counter()
-            writer.save(folder / f"{number:06}", ours.state(), ours.counters())
+            writer.save(folder / f"{number:06}", state.tensors(ours), state.counters(ours))
             waited.append(time.perf_counter() - start)
             beside.append(seconds_per_step(ours.advance, between))
             writer.wait()
             without.append(seconds_per_step(ours.advance, between))
             start = time.perf_counter()
-            checkpoint.save(folder / f"{number:06}-at-once", ours.state(), ours.counters())
+            checkpoint.save(folder / f"{number:06}-at-once", state.tensors(ours), state.counters(ours))
             at_once.append(time.perf_counter() - start)
     waited, beside, without, at_once = waited[1:], beside[1:], without[1:], at_once[1:]
     step = statistics.median(without)

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from gantricks import Problem, Registry, UserError
-from gantricks.engine.game import Game
+from gantricks.engine import sampling, state
+from gantricks.engine.start import start
 from gantricks.metrics.extractors.classifier import Classifier, classify, network_input, taught, tenth_and_rest
 from gantricks.pictures import to_pixels
 from gantricks.runs import checkpoint
@@ -67,10 +68,10 @@ def measure(
     step = max(found) if step is None else step
 
     dataset = plan.source.load()
-    game = Game(plan, dataset, placement)
-    game.load(*checkpoint.load(found[step]))
+    game = start(plan, dataset, placement)
+    state.load(game, *checkpoint.load(found[step]))
     count = len(names) * max(per_class, -(-LEAST_SAMPLES // len(names)))
-    samples = network_input(to_pixels(game.sample(count, seed)))
+    samples = network_input(to_pixels(sampling.sample(game, count, seed)))
     asked = torch.arange(count) % len(names)
 
     held_out, known = tenth_and_rest(len(dataset.samples))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gantricks.catalogue.registry import Registry
 from gantricks.engine.capture import INDUCTOR
 from gantricks.engine.game import Game
+from gantricks.engine.start import start
 from gantricks.planning.device import place
 from gantricks.planning.plan import make_plan
 from gantricks.planning.recipe import load_recipe
@@ -51,14 +52,14 @@ def game(
     """A game of `workload` on the CPU, with further overrides."""
     overrides = ["train.device=cpu", "train.steps=1000000000", *workload.overrides, *more]
     plan = make_plan(load_recipe(workload.recipe, overrides, registry))
-    return Game(plan, plan.source.load(), place("cpu", precision))
+    return start(plan, plan.source.load(), place("cpu", precision))
 
 
 def captured(game: Game) -> Game:
     """`game` with its step compiled, one step later."""
     game.backend = INDUCTOR
     game.advance()
-    assert game.backend, game.frame.warnings
+    assert game.backend, game.warnings
     return game
 
 

@@ -274,7 +274,7 @@ class Keeper(Trick):
     @hookimpl
     def on_boundary(self, ctx):
         if ctx.step == 2:
-            ctx.keep()
+            ctx.snapshot()
 '''
 ODD = [None, True, False, 0, 1, -1, 3, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "4"]
 ODD += ["../../x", "a/b", "x" * 10_000, [], [1], ["a"], {}, {"a": 1}, [[[[]]]], {"step": 1}]

@@ -24,11 +24,11 @@ from peers import PACKAGES
 COMMAND = "import sys; from gantricks.cli import main; sys.exit(main())"
 FIRST_STEP = """
 from gantricks.planning.device import place
-from gantricks.engine.game import Game
+from gantricks.engine.start import start
 from gantricks.planning.plan import make_plan
 from gantricks.planning.recipe import load_recipe
 plan = make_plan(load_recipe("{recipe}"))
-Game(plan, plan.source.load(), place("cpu", "fp32")).advance()
+start(plan, plan.source.load(), place("cpu", "fp32")).advance()
 """
 OURS = {
     "python": ["-c", "pass"],

@@ -88,9 +88,11 @@ class HookSpecs:
 
     @choice
     def adversarial_loss(self, ctx: Context) -> AdversarialLoss:
-        """The objective of the game, asked for once: an object with `d_loss(ctx)` and `g_loss(ctx)`, each returning
-        named scalar terms. What it offers to other tricks ("targets" when labels matter to it) goes into the trick's
-        `provides`. Default: the non-saturating binary cross-entropy, which provides "targets".
+        """The objective of the game, asked for once: an object with `d_loss(real, fake, real_labels, fake_labels, ctx)`
+        and `g_loss(real, fake, labels, ctx)`, each returning named terms of one number a sample, of which the core
+        takes the means (`gantricks.AdversarialLoss`). What it offers to other tricks ("targets" when labels matter to
+        it) goes into the trick's `provides`. Default: the non-saturating binary cross-entropy, which provides
+        "targets".
         """
 
     @event
@@ -197,6 +199,12 @@ class HookSpecs:
     @fold
     def g_labels(self, labels: Tensor, ctx: Context) -> Tensor:
         """G's targets, (B, 1), starting as ones. A D-label trick cannot leak into them."""
+
+    @fold
+    def g_weights(self, weights: Tensor, ctx: Context) -> Tensor:
+        """How much each fake counts in G's adversarial loss, (B, 1), starting as ones; the core takes the weighted
+        mean. D's scores of the fakes are there: `ctx.fake_out`.
+        """
 
     @choice
     def g_objective(self, ctx: Context) -> dict[str, Tensor]:

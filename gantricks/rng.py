@@ -87,15 +87,15 @@ class Clock:
     """Where the run is. The core moves it; every stream of the run reads it.
 
     `step` counts generator updates from 0, `phase` is a key of `PHASES`, `critic` is the index of the D step within the
-    step; `calls` holds how often each stream has been drawn from since the phase was entered. While there is a `tape`,
-    draws come from it.
+    step; `calls` holds how often each stream has been drawn from since the phase was entered. While there are `static`
+    draws, they are given out in place of others.
     """
 
-    __slots__ = ("_step", "_turns", "calls", "place", "source", "tape", "word")
+    __slots__ = ("_step", "_turns", "calls", "place", "source", "static", "word")
 
     def __init__(self) -> None:
         self.source = Source()
-        self.tape: Tape | None = None
+        self.static: StaticDraws | None = None
         self._step = 0
         self._turns: dict[tuple[str, int], int] = {}
         self.enter("setup")
@@ -209,8 +209,10 @@ class Rng:
         call = clock.calls.get(self._key, 0)
         clock.calls[self._key] = call + 1
         place = clock.place
-        if clock.tape is not None:
-            return clock.tape.next(Draw(self._key, kind, sizes, high, place.phase, clock.word, call, self), place.step)
+        if clock.static is not None:
+            return clock.static.next(
+                Draw(self._key, kind, sizes, high, place.phase, clock.word, call, self), place.step
+            )
         return self._make(kind, sizes, high, place.step, place.phase, clock.word, call)
 
     def _make(
@@ -365,10 +367,10 @@ class Draw:
         return self.rng._make(self.kind, self.sizes, self.high, step, self.phase, self.word, self.call, out)
 
 
-class Tape:
+class StaticDraws:
     """The draws of a step, each in a tensor that stays, so that a captured step finds them where they were.
 
-    A step played on an empty tape records them; further ones on a `rewound` tape are given the same tensors, which
+    The first step played with them records them; further ones, after `rewind`, are given the same tensors, which
     `fill` has brought to the draws of the step at hand.
     """
 

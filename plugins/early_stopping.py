@@ -99,7 +99,7 @@ class EarlyStopping(Trick):
             ctx.stop(f"the run has ended already, with its best state, that after step {int(self.best_step):,}")
             return
         if ctx.step == 0:
-            ctx.keep()  # what it takes of memory, it takes from the start
+            ctx.snapshot()  # what it takes of memory, it takes from the start
         elif ctx.step % self.config.every == 0:
             self._measure(ctx)
             if self.waited >= self.config.patience:
@@ -114,7 +114,7 @@ class EarlyStopping(Trick):
             return
         self._measure(ctx)
         if self.best_step:
-            ctx.bring_back()
+            ctx.restore()
         self.ended.fill_(1)
 
     def _measure(self, ctx: Context) -> None:
@@ -127,7 +127,7 @@ class EarlyStopping(Trick):
             self.best.fill_(figure)
             self.best_step.fill_(ctx.step)
             self.waited.zero_()
-            ctx.keep()
+            ctx.snapshot()
         else:
             self.waited.add_(1)
 

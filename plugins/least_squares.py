@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gantricks import AdversarialLoss, Context, Trick, hookimpl
+from gantricks import AdversarialLoss, Context, Out, Trick, hookimpl
 
 
 def least_squares_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """½ E (s - t)² over `outputs` s and `targets` t, both (B, 1); 0-dim. Mao et al. 2017, eq. 2."""
-    return 0.5 * (outputs - targets).square().mean()
+    """½ (s - t)², sample by sample: `outputs` s, `targets` t and the result are (B, 1). Mao et al. 2017, eq. 2."""
+    return 0.5 * (outputs - targets).square()
 
 
-class Objective:
+class Objective(AdversarialLoss):
     """Both players' losses."""
 
     undecided = 0.5  # half-way between the targets
 
-    def d_loss(self, ctx: Context) -> dict[str, Tensor]:
+    def d_loss(self, real: Out, fake: Out, real_labels: Tensor, fake_labels: Tensor, ctx: Context) -> dict[str, Tensor]:
         return {
-            "real": least_squares_loss(ctx.real_out.logits, ctx.real_labels),
-            "fake": least_squares_loss(ctx.fake_out.logits, ctx.fake_labels),
+            "real": least_squares_loss(real.logits, real_labels),
+            "fake": least_squares_loss(fake.logits, fake_labels),
         }
 
-    def g_loss(self, ctx: Context) -> dict[str, Tensor]:
-        return {"adversarial": least_squares_loss(ctx.fake_out.logits, ctx.fake_labels)}
+    def g_loss(self, real: Out | None, fake: Out, labels: Tensor, ctx: Context) -> dict[str, Tensor]:
+        return {"adversarial": least_squares_loss(fake.logits, labels)}
 
 
 class LeastSquares(Trick):

@@ -5,38 +5,36 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gantricks import AdversarialLoss, Context, Trick, hookimpl
+from gantricks import AdversarialLoss, Context, Out, Trick, hookimpl
 
 
 def discriminator_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean of BCE(s, t) = softplus(s) - t s over `logits` s and `targets` t, both (B, 1); 0-dim."""
-    return binary_cross_entropy_with_logits(logits, targets)
+    """BCE(s, t) = softplus(s) - t s, sample by sample: `logits` s, `targets` t and the result are (B, 1)."""
+    return binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
 def generator_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean of -BCE(s, 1 - t) over `logits` s and G's `targets` t, both (B, 1); 0-dim.
+    """-BCE(s, 1 - t), sample by sample: `logits` s, G's `targets` t and the result are (B, 1).
 
     At t = 1 that is log(1 - D(G(z))) = -softplus(s). BCE(s, 1 - t) is what D would minimise
     on these samples: 1 - t is the target of someone who wants the opposite.
 
     Source: Goodfellow et al. 2014, eq. 1.
     """
-    return -binary_cross_entropy_with_logits(logits, 1 - targets)
+    return -binary_cross_entropy_with_logits(logits, 1 - targets, reduction="none")
 
 
-class Objective:
+class Objective(AdversarialLoss):
     """Both players' losses."""
 
-    undecided = 0.0
-
-    def d_loss(self, ctx: Context) -> dict[str, Tensor]:
+    def d_loss(self, real: Out, fake: Out, real_labels: Tensor, fake_labels: Tensor, ctx: Context) -> dict[str, Tensor]:
         return {
-            "real": discriminator_loss(ctx.real_out.logits, ctx.real_labels),
-            "fake": discriminator_loss(ctx.fake_out.logits, ctx.fake_labels),
+            "real": discriminator_loss(real.logits, real_labels),
+            "fake": discriminator_loss(fake.logits, fake_labels),
         }
 
-    def g_loss(self, ctx: Context) -> dict[str, Tensor]:
-        return {"adversarial": generator_loss(ctx.fake_out.logits, ctx.fake_labels)}
+    def g_loss(self, real: Out | None, fake: Out, labels: Tensor, ctx: Context) -> dict[str, Tensor]:
+        return {"adversarial": generator_loss(fake.logits, labels)}
 
 
 class Minimax(Trick):

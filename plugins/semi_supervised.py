@@ -14,6 +14,7 @@ from gantricks import (
     AdversarialLoss,
     Context,
     Discriminator,
+    Out,
     Problem,
     Rng,
     Schedule,
@@ -35,8 +36,8 @@ def verdict(class_logits: Tensor) -> Tensor:
 
 
 def supervised_loss(class_logits: Tensor, classes: Tensor) -> Tensor:
-    """-E log p(y | x, real) = E[log Σ_k exp(l_k) - l_y], 0-dim: `class_logits` (B, K), `classes` (B,) int64."""
-    return cross_entropy(class_logits, classes)
+    """-log p(y | x, real) = log Σ_k exp(l_k) - l_y, (B,): `class_logits` (B, K), `classes` (B,) int64."""
+    return cross_entropy(class_logits, classes, reduction="none")
 
 
 def labelled_subset(classes: Tensor, count: int, labels: int, rng: Rng) -> Tensor:
@@ -148,31 +149,28 @@ class SemiSupervised(Trick):
         self.subset = ctx.data.subset(indices)
 
     @hookimpl
-    def adversarial_loss(self, ctx: Context) -> AdversarialLoss:
-        return KPlusOne(self, ctx)
+    def adversarial_loss(self) -> AdversarialLoss:
+        return KPlusOne(self)
 
 
-class KPlusOne:
+class KPlusOne(AdversarialLoss):
     """Both players' losses; `ctx` is that of the trick, whose random stream draws the labelled batches."""
 
-    undecided = 0.0
+    def __init__(self, trick: SemiSupervised) -> None:
+        self.trick = trick
 
-    def __init__(self, trick: SemiSupervised, ctx: Context) -> None:
-        self.trick, self.ctx = trick, ctx
-
-    def d_loss(self, ctx: Context) -> dict[str, Tensor]:
+    def d_loss(self, real: Out, fake: Out, real_labels: Tensor, fake_labels: Tensor, ctx: Context) -> dict[str, Tensor]:
         subset, options = self.trick.subset, self.trick.config
-        size = options.labelled_batch or ctx.real.size
-        batch = subset.take(positions(len(subset), size, self.ctx.rng))
+        batch = subset.take(positions(len(subset), options.labelled_batch or ctx.real.size, ctx.rng))
         class_logits = ctx.discriminate(batch, True).class_logits
         assert class_logits is not None
         assert batch.classes is not None
         half = 0.5 * ctx.value(options.unsupervised)
         return {
             "labelled": supervised_loss(class_logits, batch.classes),
-            "unlabelled": half * binary_cross_entropy_with_logits(ctx.real_out.logits, ctx.real_labels),
-            "fake": half * binary_cross_entropy_with_logits(ctx.fake_out.logits, ctx.fake_labels),
+            "unlabelled": half * binary_cross_entropy_with_logits(real.logits, real_labels, reduction="none"),
+            "fake": half * binary_cross_entropy_with_logits(fake.logits, fake_labels, reduction="none"),
         }
 
-    def g_loss(self, ctx: Context) -> dict[str, Tensor]:
-        return {"adversarial": binary_cross_entropy_with_logits(ctx.fake_out.logits, ctx.fake_labels)}
+    def g_loss(self, real: Out | None, fake: Out, labels: Tensor, ctx: Context) -> dict[str, Tensor]:
+        return {"adversarial": binary_cross_entropy_with_logits(fake.logits, labels, reduction="none")}

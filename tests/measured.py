@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
+from gantricks import Measurement, Metric
 from gantricks.engine.game import Game
-from gantricks.planning.plan import Plan, _Planning
+from gantricks.planning.recipe import Recipe
 from gantricks.testing import TrickHost
 
 
@@ -19,32 +19,20 @@ def first_weight(game: Game) -> float:
 
 @dataclass(frozen=True)
 class Measured(TrickHost):
-    """`figure` takes the place of what measuring would find, and `better` is its direction."""
+    """`figure` is what measuring finds, and `better` its direction."""
 
     figure: Callable[[Game], float] = first_weight
     better: str = "higher"
 
-    def plan(self) -> Plan:
-        setting, provided = _Planning._setting, _Planning._provided
+    def recipe(self) -> Recipe:
+        figure = self.figure
 
-        def with_metric(planning: _Planning, *given: Any) -> Any:
-            return replace(setting(planning, *given), metrics={"figure": self.better})
+        class Figure(Metric):
+            """A number made up from the game."""
 
-        def with_capability(planning: _Planning, *given: Any) -> set[str]:
-            return provided(planning, *given) | {"metric"}
+            figures = {"figure": self.better}
 
-        with (
-            mock.patch.object(_Planning, "_setting", with_metric),
-            mock.patch.object(_Planning, "_provided", with_capability),
-        ):
-            return super().plan()
+            def measure(self, subject: Any) -> Measurement:
+                return Measurement({"figure": figure(subject._game)})
 
-    def game(self, wrap: Any = None) -> Game:
-        game = super().game(wrap)
-
-        def evaluate(metric: str, stream: str = "") -> float:
-            assert metric == "figure"
-            return self.figure(game)
-
-        game.frame.evaluate = evaluate
-        return game
+        return super(Measured, self.with_metric(Figure)).recipe()

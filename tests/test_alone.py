@@ -26,7 +26,9 @@ from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Description
 from gantricks.data.ring import Ring
 from gantricks.data.stand_in import POINTS, REFERENCE, reference_points, stand_in
+from gantricks.engine import sampling, state
 from gantricks.engine.game import Game
+from gantricks.engine.start import start
 from gantricks.errors import Problem
 from gantricks.metrics.base import Measurement, Metric
 from gantricks.networks.base import Discriminator
@@ -62,10 +64,10 @@ def hosts(trick: str) -> list[TrickHost]:
 
 def looked_at(game: Game) -> list[np.ndarray]:
     """Everything that is ever shown of a generator and a discriminator."""
-    made = [images for images, _ in game.samples(70, seed=5)]
+    made = [images for images, _ in sampling.samples(game, 70, seed=5)]
     shown = [*made, walk(game, 3, 4, seed=5)]
-    network: Discriminator = game.evaluated_discriminator()
-    if not network.conditional and (logits := game.class_logits(network, made[0])) is not None:
+    network: Discriminator = sampling.evaluated_discriminator(game)
+    if not network.conditional and (logits := sampling.class_logits(game, network, made[0])) is not None:
         shown.append(logits)
     return shown
 
@@ -73,15 +75,15 @@ def looked_at(game: Game) -> list[np.ndarray]:
 def stands_alone(host: TrickHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is looked at without its data has the same state and shows the same samples."""
     trained = host.train().game
-    state, numbers, expected = snapshot(trained), trained.counters(), looked_at(trained)
+    tensors, numbers, expected = snapshot(trained), state.counters(trained), looked_at(trained)
     with monkeypatch.context() as gone:
         for method in ("describe", "load"):
             gone.delattr(MadeUp, method)  # then it has the base class's, which raises
         description = trained.plan.description
         plan = make_plan(host.recipe(), to_train=False, trained=description)
-        alone = Game(plan, stand_in(description), trained.placement, budget=0)
-    alone.load(state, numbers)
-    assert differences(state, snapshot(alone)) == []
+        alone = start(plan, stand_in(description), trained.placement, budget=0)
+    state.load(alone, tensors, numbers)
+    assert differences(tensors, snapshot(alone)) == []
     for there, here in zip(expected, looked_at(alone), strict=True):
         assert np.array_equal(there, here), "other samples without the data"
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gantricks import Trick, UserError, hookimpl
-from gantricks.engine import capture
-from gantricks.engine.capture import COMPILING_PAYS, CUDA_GRAPH, INDUCTOR, INTERPRETER, backend
-from gantricks.engine.feed import Reel
+from gantricks.engine import capture, compilation
+from gantricks.engine.capture import COMPILING_PAYS, CUDA_GRAPH, INDUCTOR, INTERPRETER, Capturing, backend
+from gantricks.engine.feed import StaticBatches
 from gantricks.planning.device import Placement, place
 from gantricks.planning.plan import make_plan
 from gantricks.planning.recipe import load_recipe
-from gantricks.rng import Clock, Rng, Tape
+from gantricks.rng import Clock, Rng, StaticDraws
 from gantricks.runs.api import resume, train
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot
@@ -39,7 +39,7 @@ KINDS = {
 
 @given(st.lists(st.tuples(st.sampled_from(["d", "g"]), st.sampled_from(sorted(KINDS))), min_size=1, max_size=8))
 @settings(max_examples=30)
-def test_a_tape_holds_the_draws_of_every_step_in_the_tensors_of_the_first(script):
+def test_static_draws_hold_the_draws_of_every_step_in_the_tensors_of_the_first(script):
     def play(rng: Rng, clock: Clock) -> list[torch.Tensor]:
         out = []
         for phase, kind in script:
@@ -48,15 +48,15 @@ def test_a_tape_holds_the_draws_of_every_step_in_the_tensors_of_the_first(script
         return out
 
     free, clock = Clock(), Clock()
-    loose, taped = Rng(3, "x", free), Rng(3, "x", clock)
-    clock.tape = tape = Tape()
-    first = play(taped, clock)
-    assert len(tape) == len(script)
+    loose, static = Rng(3, "x", free), Rng(3, "x", clock)
+    clock.static = draws = StaticDraws()
+    first = play(static, clock)
+    assert len(draws) == len(script)
     for step in range(3):
         free.step = clock.step = step
-        tape.fill(step)
-        tape.rewind()
-        again = play(taped, clock)
+        draws.fill(step)
+        draws.rewind()
+        again = play(static, clock)
         assert all(same_bits(a, b) for a, b in zip(again, play(loose, free), strict=True))
         kept = [a.data_ptr() == b.data_ptr() for a, b in zip(first, again, strict=True)]
         assert all(stays for stays, (_, kind) in zip(kept, script, strict=True) if kind != "bernoulli")
@@ -65,31 +65,31 @@ def test_a_tape_holds_the_draws_of_every_step_in_the_tensors_of_the_first(script
 def test_a_step_that_draws_otherwise_than_the_recorded_one_is_noticed():
     clock = Clock()
     rng = Rng(0, "x", clock)
-    clock.tape = Tape()
+    clock.static = StaticDraws()
     rng.normal(3)
-    clock.tape.rewind()
+    clock.static.rewind()
     with pytest.raises(ValueError, match="'x' is drawn from in one step and not in another"):
         rng.normal(4)
 
 
-def test_a_reel_holds_the_batches_of_every_step_in_the_tensors_of_the_first():
-    reeled, free = (
+def test_static_batches_hold_those_of_every_step_in_the_tensors_of_the_first():
+    recorded, free = (
         TrickHost(sample=(1, 8, 8), classes=3).game().feed,
         TrickHost(sample=(1, 8, 8), classes=3).game().feed,
     )
-    reeled.reel = Reel()
-    first = [reeled.reel.next(reeled) for _ in range(2)]
-    reeled.cursor = 0
+    recorded.static = StaticBatches()
+    first = [recorded.static.next(recorded) for _ in range(2)]
+    recorded.cursor = 0
     for _ in range(4):
-        reeled.reel.fill(reeled)
-        reeled.reel.rewind()
+        recorded.static.fill(recorded)
+        recorded.static.rewind()
         for raw, classes in first:
-            batch, expected = reeled.next(), free.next()
+            batch, expected = recorded.next(), free.next()
             assert same_bits(batch.images, expected.images)
             assert same_bits(batch.classes, expected.classes)
             assert batch.classes is classes
             assert raw.dtype == torch.uint8
-    assert reeled.cursor == free.cursor
+    assert recorded.cursor == free.cursor
 
 
 # ---------------------------------------------------------------- the traced step (each trick's is a law: "captured")
@@ -100,12 +100,12 @@ def test_a_reel_holds_the_batches_of_every_step_in_the_tensors_of_the_first():
 def test_the_replayed_step_is_the_eager_step_to_the_bit(precision, optimizer):
     host = TrickHost(**IMAGES, precision=precision, n_critic=2, optimizer=optimizer)
     eager, captured = host.game(), host.game()
-    captured.backend = INTERPRETER
+    captured.play = Capturing(captured, INTERPRETER)
     for _ in range(4):
         eager.advance()
         captured.advance()
         assert eager.scalars() == captured.scalars()
-    assert captured.backend == INTERPRETER
+    assert captured.play.backend == INTERPRETER
     assert not differences(snapshot(eager), snapshot(captured))
     assert eager.feed.cursor == captured.feed.cursor
     for name in ("real", "fake_in", "fake_out", "fake_labels"):
@@ -116,9 +116,8 @@ def test_the_replayed_step_is_the_eager_step_to_the_bit(precision, optimizer):
 def test_a_step_of_another_structure_is_captured_anew():
     host = TrickHost(steps=9).with_trick("batch_size_schedule", start=4, end=8).with_trick("n_critic_schedule", end=2)
     eager, captured = host.game(), host.game()
-    captured.backend = INTERPRETER
     announced: list[str] = []
-    captured.announce = announced.append
+    captured.play = Capturing(captured, INTERPRETER, announced.append)
     for _ in range(9):
         eager.advance()
         captured.advance()
@@ -149,13 +148,13 @@ class _PoisonLate(Trick):
 def test_a_fault_stops_a_captured_run_where_it_stops_an_eager_one(backend):
     host = TrickHost().with_trick(_PoisonLate, "poison").with_trick("ema", decay=0.5)
     eager, captured = host.game(), host.game()
-    captured.backend = backend
+    captured.play = Capturing(captured, backend)
     for _ in range(5):
         eager.advance()
         captured.advance()
-    assert captured.backend == backend, captured.frame.warnings
-    assert eager.fault() == captured.fault()
-    assert eager.fault().step == 3
+    assert captured.play.backend == backend, captured.warnings
+    assert eager.non_finite() == captured.non_finite()
+    assert eager.non_finite().step == 3
     if backend == INTERPRETER:
         assert not differences(snapshot(eager), snapshot(captured))
     for tensors in snapshot(captured).values():
@@ -245,11 +244,11 @@ class Looks(Trick):
 def test_what_cannot_be_captured_is_named_and_played_eagerly(trick, reason):
     host = TrickHost().with_trick(trick, "trick")
     eager, game = host.game(), host.game()
-    game.backend = INTERPRETER
+    game.play = Capturing(game, INTERPRETER)
     game.advance()
-    assert game.backend is None
-    assert reason in game.frame.warnings[0]
-    assert game.frame.warnings[0].startswith("the step is played eagerly: ")
+    assert game.play.backend is None
+    assert reason in game.warnings[0]
+    assert game.warnings[0].startswith("the step is played eagerly: ")
     if trick is not Frozen:  # its host counter has seen the rehearsal
         eager.advance()
         assert not differences(snapshot(eager), snapshot(game))
@@ -258,14 +257,14 @@ def test_what_cannot_be_captured_is_named_and_played_eagerly(trick, reason):
 def test_an_own_optimizer_whose_state_is_tensors_is_captured_and_held_by_the_guard():
     host = TrickHost().with_trick(Own, "own").with_trick(_PoisonLate, "poison")
     eager, captured = host.game(), host.game()
-    captured.backend = INTERPRETER
+    captured.play = Capturing(captured, INTERPRETER)
     for _ in range(5):
         eager.advance()
         captured.advance()
         assert not differences(snapshot(eager), snapshot(captured))
-    assert captured.backend == INTERPRETER, captured.frame.warnings
-    assert captured.fault() == eager.fault()
-    assert captured.fault().step == 3
+    assert captured.play.backend == INTERPRETER, captured.warnings
+    assert captured.non_finite() == eager.non_finite()
+    assert captured.non_finite().step == 3
     assert all(state["step"] == 2 for state in captured.players["g"].optimizer.state.values())
 
 
@@ -303,7 +302,7 @@ class TwiceEach(Trick):
 @pytest.mark.parametrize("backend", [None, INTERPRETER])
 def test_phases_that_are_played_twice_in_a_step_draw_anew_each_time(backend):
     game = TrickHost().with_trick(TwiceEach, "twice").game()
-    game.backend = backend
+    game.play = Capturing(game, backend)
     rows = []
     for _ in range(3):
         game.advance()
@@ -311,14 +310,14 @@ def test_phases_that_are_played_twice_in_a_step_draw_anew_each_time(backend):
         assert len(trick.noise.unique(dim=0)) == 4
         assert len(trick.seen.unique(dim=0)) == 4
         rows.append(trick.noise.clone())
-    assert game.backend == backend, game.frame.warnings
+    assert game.play.backend == backend, game.warnings
     assert len(torch.cat(rows).unique(dim=0)) == 12
 
 
 def test_two_g_steps_in_one_play_are_captured_as_they_are_played():
     host = TrickHost().with_trick(TwiceEach, "twice")
     eager, captured = host.game(), host.game()
-    captured.backend = INTERPRETER
+    captured.play = Capturing(captured, INTERPRETER)
     for _ in range(3):
         eager.advance()
         captured.advance()
@@ -336,17 +335,17 @@ class ForksInAHook(Trick):
 def test_a_fork_inside_a_hook_is_captured():
     host = TrickHost().with_trick(ForksInAHook, "forks")
     eager, captured = host.game(), host.game()
-    captured.backend = INTERPRETER
+    captured.play = Capturing(captured, INTERPRETER)
     for _ in range(3):
         eager.advance()
         captured.advance()
-    assert captured.backend == INTERPRETER, captured.frame.warnings
+    assert captured.play.backend == INTERPRETER, captured.warnings
     assert not differences(snapshot(eager), snapshot(captured))
 
 
 def test_a_run_does_not_change_its_way_in_the_middle():
     game = TrickHost(steps=9).with_trick("batch_size_schedule", start=4, end=8, at=0.6).game()
-    game.backend = INTERPRETER
+    game.play = Capturing(game, INTERPRETER)
     game.advance()
     game.plan.tricks[0].trick.capturable = False
     for _ in range(4):
@@ -400,15 +399,15 @@ def test_a_compiled_step_that_moves_otherwise_than_the_eager_one_is_not_used(mon
         which = next(i for i, t in enumerate(live) if t.data_ptr() == weight.data_ptr())
         return run
 
-    monkeypatch.setattr(capture, "_compiled", wrong)
+    monkeypatch.setattr(capture, "compiled", wrong)
     host = TrickHost()
     game, eager = host.game(), host.game()
     weight = next(game.discriminator.parameters())
-    game.backend = INDUCTOR
+    game.play = Capturing(game, INDUCTOR)
     game.advance()
     eager.advance()
-    assert game.backend is None
-    (told,) = game.frame.warnings
+    assert game.play.backend is None
+    (told,) = game.warnings
     assert "compiled, it is another step than the eager one: the discriminator moves otherwise" in told
     assert not differences(snapshot(eager), snapshot(game))
 
@@ -445,9 +444,9 @@ def test_whatever_works_on_lists_of_tensors_is_fused_with_the_rest(name, monkeyp
     from torch._inductor import decomposition, lowering
 
     graphs = []
-    monkeypatch.setattr(capture, "_compiled", lambda graph, _: graphs.append(graph) or (lambda live: graph(*live)))
-    capture.Captured(COMPILED[name].game(), INDUCTOR)
-    capture._write_out(graphs[0])
+    monkeypatch.setattr(capture, "compiled", lambda graph, _: graphs.append(graph) or (lambda live: graph(*live)))
+    capture.CapturedStep(COMPILED[name].game(), INDUCTOR)
+    compilation._write_out(graphs[0])
     lists = {node.target for node in graphs[0].graph.nodes if "_foreach" in str(node.target)}
     known = lowering.lowerings.keys() | decomposition.decompositions.keys()
     for operation in lists:
@@ -461,11 +460,11 @@ def test_whatever_works_on_lists_of_tensors_is_fused_with_the_rest(name, monkeyp
 def test_the_compiled_step_is_the_eager_step_to_rounding(name):
     host = COMPILED[name]
     eager, compiled = host.game(), host.game()
-    compiled.backend = INDUCTOR
+    compiled.play = Capturing(compiled, INDUCTOR)
     for _ in range(6):
         eager.advance()
         compiled.advance()
-    assert compiled.backend == INDUCTOR, compiled.frame.warnings
+    assert compiled.play.backend == INDUCTOR, compiled.warnings
     a, b = snapshot(eager), snapshot(compiled)
     for group in a:
         for key, tensor in a[group].items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gantricks.engine.capture import CUDA_GRAPH
+from gantricks.engine import state
+from gantricks.engine.capture import CUDA_GRAPH, Capturing
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, snapshot
 
@@ -24,7 +25,7 @@ def test_resume_is_bit_identical(precision: str) -> None:
     for _ in range(3):
         whole.advance()
     resumed = host.game()
-    resumed.load(snapshot(whole), whole.counters())
+    state.load(resumed, snapshot(whole), state.counters(whole))
     for game in (whole, resumed):
         for _ in range(3):
             game.advance()
@@ -39,8 +40,8 @@ def test_bf16_computes_in_bf16_and_hands_hooks_fp32() -> None:
             module.register_forward_hook(lambda _module, _inputs, out: seen.add(out.dtype))
     game.advance()
     assert seen == {torch.bfloat16}
-    assert game.step.judged["real"].dtype == torch.float32
-    assert game.fault() is None
+    assert game.frame.logits["real"].dtype == torch.float32
+    assert game.non_finite() is None
 
 
 def test_images_are_channels_last_and_the_step_does_not_wait() -> None:
@@ -60,11 +61,11 @@ def test_the_recorded_step_is_the_eager_step(tricks: tuple[str, ...]) -> None:
     for trick in tricks:
         host = host.with_trick(trick)
     eager, captured = host.game(), host.game()
-    captured.backend = CUDA_GRAPH
+    captured.play = Capturing(captured, CUDA_GRAPH)
     for _ in range(5):
         eager.advance()
         captured.advance()
-    assert captured.backend == CUDA_GRAPH, captured.frame.warnings
+    assert captured.play.backend == CUDA_GRAPH, captured.warnings
     a, b = snapshot(eager), snapshot(captured)
     for group in a:
         for name, tensor in a[group].items():

@@ -13,9 +13,10 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from gantricks import Trick, hookimpl
-from gantricks.engine.capture import INTERPRETER
-from gantricks.engine.guard import Fault, Guard
-from gantricks.planning import optimizers
+from gantricks.engine import optimizers
+from gantricks.engine.capture import INTERPRETER, Capturing
+from gantricks.engine.guard import Guard, NonFinite
+from gantricks.planning.optimizers import Optimizer
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot
 
@@ -68,7 +69,7 @@ def test_the_first_fault_is_remembered_and_later_ones_are_not(bad):
     look(guard, "d", 5, adversarial=math.nan, penalty=0.0)
     look(guard, "g", 5, adversarial=9.0)
     terms, fault = guard.report()
-    assert fault == Fault("d", 4, ("penalty",))
+    assert fault == NonFinite("d", 4, ("penalty",))
     assert terms["d"]["adversarial"] == 1.5
     assert terms["g"] == {"step": 3, "adversarial": 3.0, "gradient_norm": math.hypot(3, 0.5)}
 
@@ -79,7 +80,7 @@ def test_a_fault_of_the_second_player_leaves_the_first_players_healthy_values():
     look(guard, "g", 1, adversarial=math.inf)
     look(guard, "d", 2, adversarial=math.nan)
     terms, fault = guard.report()
-    assert fault == Fault("g", 1, ("adversarial",))
+    assert fault == NonFinite("g", 1, ("adversarial",))
     assert terms["d"]["adversarial"] == 1.0
 
 
@@ -87,20 +88,20 @@ def test_a_fault_of_the_second_player_leaves_the_first_players_healthy_values():
 def test_a_loss_that_is_not_finite_is_a_fault_though_its_gradient_is_finite(bad):
     guard = new_guard()
     look(guard, "g", 3, adversarial=bad)
-    assert guard.report()[1] == Fault("g", 3, ("adversarial",))
+    assert guard.report()[1] == NonFinite("g", 3, ("adversarial",))
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_a_gradient_that_is_not_finite_is_a_fault_though_its_loss_is_finite(bad):
     guard = new_guard()
     look(guard, "g", 3, adversarial=1.0, gradient=bad)
-    assert guard.report()[1] == Fault("g", 3, ("gradient_norm",))
+    assert guard.report()[1] == NonFinite("g", 3, ("gradient_norm",))
 
 
 def test_every_value_that_was_not_finite_is_named():
     guard = new_guard()
     look(guard, "d", 2, adversarial=math.inf, penalty=1.0, other=math.nan, gradient=math.nan)
-    assert guard.report()[1] == Fault("d", 2, ("adversarial", "other", "gradient_norm"))
+    assert guard.report()[1] == NonFinite("d", 2, ("adversarial", "other", "gradient_norm"))
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.sampled_from(BAD), st.data())
@@ -119,7 +120,7 @@ def test_a_term_of_another_type_than_the_runs_is_looked_at():
     guard = Guard(torch.device("cpu"), torch.float32)
     for value in (1.0, math.nan):
         guard.inspect("d", {"a": torch.tensor(value, dtype=torch.float64)}, [torch.ones(2)])
-    assert guard.report()[1] == Fault("d", 0, ("a",))
+    assert guard.report()[1] == NonFinite("d", 0, ("a",))
 
 
 # ---------------------------------------------------------------- the flag
@@ -143,7 +144,7 @@ def test_healthy_is_one_until_the_first_fault_and_zero_ever_after():
 
 
 def trained(name: str, guard: Guard) -> tuple[list[Tensor], torch.optim.Optimizer]:
-    config = TypeAdapter(optimizers.Optimizer).validate_python({"lr": 0.1, **OPTIMIZERS[name]})
+    config = TypeAdapter(Optimizer).validate_python({"lr": 0.1, **OPTIMIZERS[name]})
     generator = torch.Generator().manual_seed(0)
     parameters = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 4), (5,))]
     optimizer = optimizers.build(config, [parameter.requires_grad_() for parameter in parameters])
@@ -319,14 +320,14 @@ class Further(Trick):
 def test_a_further_networks_gradient_that_is_not_finite_is_a_fault_and_nothing_of_it_stays(own, backend):
     host = TrickHost().with_trick(Further, "further", own=own)
     game, healthy = host.game(), host.game()
-    game.backend = backend
+    game.play = Capturing(game, backend)
     for step in range(4):
         game.advance()
         if step == 0:
             healthy.advance()
-    fault = game.fault()
+    fault = game.non_finite()
     assert fault is not None
-    assert (fault.step, [fault.told(name) for name in fault.names]) == (
+    assert (fault.step, [fault.in_words(name) for name in fault.names]) == (
         2,
         ["the weights of further" if own else "the gradient of the weights of further"],
     )

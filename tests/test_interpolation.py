@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from gantricks.engine import state
 from gantricks.plugins.spherical_latents import to_sphere
 from gantricks.rng import Clock, Rng
 from gantricks.runs.interpolation import walk
@@ -69,7 +70,11 @@ def test_training_is_not_moved() -> None:
             if walks:
                 walk(game, 2, 3, seed=9)
         assert game.generator.training
-        return {f"{group}.{name}": t.clone() for group, tensors in game.state().items() for name, t in tensors.items()}
+        return {
+            f"{group}.{name}": t.clone()
+            for group, tensors in state.tensors(game).items()
+            for name, t in tensors.items()
+        }
 
     plain, walked = trained(False), trained(True)
     assert plain.keys() == walked.keys()

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gantricks import Trick, TrickError, hookimpl
-from gantricks.engine.capture import INTERPRETER
+from gantricks.engine import sampling, state
+from gantricks.engine.capture import INTERPRETER, Capturing
 from gantricks.engine.game import Game
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot
@@ -35,9 +36,9 @@ class Keeper(Trick):
     def on_boundary(self, ctx):
         self.boundaries.add_(1)
         if ctx.step == self.config.keep:
-            ctx.keep()
+            ctx.snapshot()
         if ctx.step == self.config.back:
-            ctx.bring_back()
+            ctx.restore()
 
 
 STATEFUL = {
@@ -93,29 +94,29 @@ def bring_back_at(game: Game, step: int) -> None:
 def test_every_tensor_and_every_setting_of_the_kept_state_comes_back_to_the_bit(host, keep):
     game = keeping(host, keep, 6).game()
     advanced(game, keep)
-    then, counters = besides_the_keeper(snapshot(game)), game.counters()
-    sampled = game.sample(5, seed=1)
+    then, counters = besides_the_keeper(snapshot(game)), state.counters(game)
+    sampled = sampling.sample(game, 5, seed=1)
     advanced(game, 6 - keep)
     assert differences(besides_the_keeper(snapshot(game)), then)
     bring_back_at(game, 6)
     assert not differences(besides_the_keeper(snapshot(game)), then)
-    now = game.counters()
+    now = state.counters(game)
     assert {name: now[name] for name in ("batch_size", "n_critic", "optimizers")} == {
         name: counters[name] for name in ("batch_size", "n_critic", "optimizers")
     }
     assert (now["step"], now["state_from_step"]) == (6, keep)
-    assert (game.sample(5, seed=1) == sampled).all()
+    assert (sampling.sample(game, 5, seed=1) == sampled).all()
 
 
 def test_the_tensors_stay_where_they_are_and_the_keepers_own_stay_what_they_are():
     game = keeping(STATEFUL["tricks"]).game()
-    places = {name: tensor.data_ptr() for group in game.state().values() for name, tensor in group.items()}
+    places = {name: tensor.data_ptr() for group in state.tensors(game).values() for name, tensor in group.items()}
     advanced(game, 4)
     own = game.trick_tensors["keeper/boundaries"]
     assert own == 4
     bring_back_at(game, 4)
     assert own == 5
-    now = {g: tensors for g, tensors in game.state().items() if g != "kept"}
+    now = {g: tensors for g, tensors in state.tensors(game).items() if g != "kept"}
     assert {name: tensor.data_ptr() for group in now.values() for name, tensor in group.items()} == places
 
 
@@ -138,7 +139,7 @@ def test_the_state_that_was_kept_last_is_the_one_that_comes_back(steps):
     states = {}
     for step in range(7):
         if step in steps:
-            game.keep("keeper")
+            state.snapshot(game, "keeper")
             states[step] = besides_the_keeper(snapshot(game))
         advanced(game, 1)
     bring_back_at(game, 7)
@@ -146,14 +147,14 @@ def test_the_state_that_was_kept_last_is_the_one_that_comes_back(steps):
 
 
 def test_nothing_can_be_brought_back_before_something_is_kept():
-    with pytest.raises(TrickError, match="before something was kept"):
+    with pytest.raises(TrickError, match="was called before"):
         advanced(keeping(TrickHost(), 5, 2).game(), 3)
 
 
 class InTheStep(Trick):
     @hookimpl
     def after_g_step(self, ctx):
-        ctx.keep()
+        ctx.snapshot()
 
 
 def test_the_step_is_no_place_for_it():
@@ -182,27 +183,27 @@ def test_resumed_at_any_step_the_run_is_the_one_that_was_not_stopped(host):
     whole, saved = host.game(), []
     for _ in range(8):
         advanced(whole, 1)
-        saved.append((snapshot(whole), json.loads(json.dumps(whole.counters()))))
-    for state, counters in saved[:-1]:
+        saved.append((snapshot(whole), json.loads(json.dumps(state.counters(whole)))))
+    for tensors, counters in saved[:-1]:
         game = host.game()
-        game.load(state, counters)
+        state.load(game, tensors, counters)
         advanced(game, 8 - counters["step"])
         assert not differences(snapshot(game), saved[-1][0])
-        assert json.loads(json.dumps(game.counters())) == saved[-1][1]
+        assert json.loads(json.dumps(state.counters(game))) == saved[-1][1]
 
 
 def test_a_run_that_keeps_nothing_has_checkpoints_as_ever():
     game = TrickHost().train(2).game
-    assert "kept" not in game.state()
-    assert game.counters().keys() == {"step", "images_seen", "batch_size", "n_critic", "optimizers"}
+    assert "kept" not in state.tensors(game)
+    assert state.counters(game).keys() == {"step", "images_seen", "batch_size", "n_critic", "optimizers"}
 
 
 def test_a_captured_run_keeps_and_brings_back_what_the_eager_one_does():
     host = keeping(STATEFUL["tricks"], 2, 5)
     eager, captured = host.game(), host.game()
-    captured.backend = INTERPRETER
+    captured.play = Capturing(captured, INTERPRETER)
     advanced(eager, 8), advanced(captured, 8)
-    assert captured.backend == INTERPRETER
+    assert captured.play.backend == INTERPRETER
     assert not differences(snapshot(eager), snapshot(captured))
 
 
@@ -210,8 +211,8 @@ def test_a_checkpoint_of_a_kept_state_loads_again(tmp_path: Path):
     from gantricks.runs import checkpoint
 
     game = advanced(keeping(STATEFUL["tricks"], 2, 99).game(), 4)
-    folder = checkpoint.save(tmp_path / "000004", game.state(), game.counters())
+    folder = checkpoint.save(tmp_path / "000004", state.tensors(game), state.counters(game))
     again = keeping(STATEFUL["tricks"], 2, 99).game()
-    again.load(*checkpoint.load(folder))
+    state.load(again, *checkpoint.load(folder))
     assert not differences(snapshot(again), snapshot(game))
-    assert json.dumps(again.counters()) == json.dumps(game.counters())
+    assert json.dumps(state.counters(again)) == json.dumps(state.counters(game))

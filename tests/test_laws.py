@@ -20,6 +20,7 @@ from trace_laws import TRACE_LAWS
 from gantricks import Trick, UserError
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
+from gantricks.engine import sampling
 from gantricks.hooks import KINDS
 from gantricks.planning.plan import hooks_of
 from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, compiled_holds, pair_holds, run_suite
@@ -172,7 +173,7 @@ MISTAKES = [
     ("discriminator_dropout", "if self.training else x", "if True else x"),
     ("discriminator_dropout", "1 - p) / (1 - p)", "1 - p)"),
     ("discriminator_dropout", "ctx.rng.fork(name)", "ctx.rng.seeded(0)"),
-    ("early_stopping", "self.waited.zero_()\n            ctx.keep()", "self.waited.zero_()"),
+    ("early_stopping", "self.waited.zero_()\n            ctx.snapshot()", "self.waited.zero_()"),
     ("early_stopping", "gain > min_delta", "gain < min_delta"),
     ("discriminator_noise", "LayerNoise(self.config.input,", "LayerNoise(3 * self.config.input,"),
     ("discriminator_noise", "in blocks[:-1]:", "in blocks:"),
@@ -371,4 +372,4 @@ def test_any_set_of_tricks_that_compose_trains_saves_resumes_and_samples(chosen:
     LAWS["resume"].check(last)
     LAWS["same-step"].check(last)
     LAWS["captured"].check(last)
-    assert np.isfinite(last.with_it.train().game.sample(5, seed=0)).all()
+    assert np.isfinite(sampling.sample(last.with_it.train().game, 5, seed=0)).all()

@@ -483,7 +483,7 @@ MISTAKES = [
     Mistake(
         "plugins.early_stopping",
         "the run ends with its last state and not with its best",
-        "            ctx.bring_back()\n",
+        "            ctx.restore()\n",
         "            pass\n",
         "test_the_best_state_is_restored_bit_for_bit",
     ),
@@ -587,7 +587,7 @@ MISTAKES = [
     def after_d_step(self, ctx):
         torch._foreach_zero_([p.grad for p in ctx.discriminator.parameters()])
         self._pull("d", ctx)
-        ctx._frame.step.d.optimizer.step()
+        ctx._game.step.d.optimizer.step()
 """,
         "test_the_one_optimizer_step_sees_the_losses_gradient_plus_the_pull",
     ),
@@ -885,7 +885,7 @@ MISTAKES = [
         "plugins.grow",
         "the weight of a fade is frozen in the step",
         "since = ctx.value(PROGRESS) / period - self.growth.added",
-        "since = torch.tensor(ctx._frame.progress) / period - self.growth.added",
+        "since = torch.tensor(ctx._game.schedules.progress) / period - self.growth.added",
         "test_the_step_within_a_fade_keeps_the_laws_of_the_step",
     ),
     Mistake(

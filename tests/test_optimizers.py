@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantricks.planning.optimizers import Adam, AdamW, build, direct_step
+from gantricks.engine.optimizers import build, direct_step
+from gantricks.planning.optimizers import Adam, AdamW
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import same_bits
 

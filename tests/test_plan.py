@@ -160,7 +160,7 @@ def test_a_loss_term_that_is_no_scalar_is_named() -> None:
         def d_loss_terms(self, ctx):
             return {"v": torch.ones(3)}
 
-    with pytest.raises(TrickError, match=r"vector: the loss term 'v' has shape \(3,\)"):
+    with pytest.raises(TrickError, match=r"vector: d_loss_terms returned the term 'v' of shape \(3,\)"):
         TrickHost().with_trick(Vector).train(1)
 
 

@@ -20,9 +20,10 @@ from gantricks.catalogue import registry
 from gantricks.catalogue.imports import entry_points, unreadable
 from gantricks.catalogue.index import build_index, index, shipped
 from gantricks.catalogue.registry import Registry
+from gantricks.engine.dispatch import Hooks
 from gantricks.hooks import KINDS
 from gantricks.metrics.base import NEEDS
-from gantricks.planning.plan import Hooks, contract_problems
+from gantricks.planning.plan import contract_problems
 
 
 def test_the_index_is_what_the_files_say() -> None:

@@ -27,6 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gantricks import UserError, resume, sample, train
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
+from gantricks.engine import sampling
 from gantricks.engine.capture import INDUCTOR
 from gantricks.metrics.base import Measurement, Metric
 from gantricks.planning.recipe import load_recipe, shipped_recipes
@@ -534,9 +535,9 @@ class Keeper(Trick):
     @hookimpl
     def on_boundary(self, ctx):
         if ctx.step == 3:
-            ctx.keep()
+            ctx.snapshot()
         if ctx.step == 6:
-            ctx.bring_back()
+            ctx.restore()
 '''
 
 
@@ -564,7 +565,7 @@ def test_the_cache_of_compiled_steps_is_chosen_before_an_optimizer_is_made(
         assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == wanted
         raise Enough
 
-    monkeypatch.setattr("gantricks.planning.optimizers.build", build)
+    monkeypatch.setattr("gantricks.engine.optimizers.build", build)
     with pytest.raises(Enough):
         train(recipe, run_dir=tmp_path / "run")
 
@@ -1033,7 +1034,7 @@ def test_sampling_is_a_function_of_the_seed(recipe: Path, tmp_path: Path) -> Non
 
 def test_samples_do_not_depend_on_how_many_are_asked_for() -> None:
     game = TrickHost(sample=(1, 8, 8)).train(2).game
-    few, many = game.sample(5, seed=1), game.sample(150, seed=1)
+    few, many = sampling.sample(game, 5, seed=1), sampling.sample(game, 150, seed=1)
     assert few.shape == (5, 1, 8, 8)
     assert many.shape == (150, 1, 8, 8)
     assert (many[:5] == few).all()

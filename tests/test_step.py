@@ -11,8 +11,12 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from gantricks import Trick, TrickError, hookimpl
-from gantricks.engine.capture import INTERPRETER
+from gantricks.engine import sampling, state
+from gantricks.engine.capture import INTERPRETER, Capturing
+from gantricks.engine.dispatch import Hooks
 from gantricks.engine.game import Game
+from gantricks.engine.start import assemble, build
+from gantricks.planning.device import place
 from gantricks.rng import Clock, Rng
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot
@@ -184,7 +188,7 @@ def test_a_trick_can_stop_the_run_between_steps() -> None:
     while game.advance():
         pass
     assert game.finished == 3
-    assert game.frame.stop_reason == "stops: enough"
+    assert game.stop_reason == "stops: enough"
 
 
 def test_conditional_players_see_the_classes_of_their_images() -> None:
@@ -211,9 +215,9 @@ def test_every_optimizer_resumes_bit_identically(optimizer: dict) -> None:
     whole = host.game()
     for _ in range(3):
         whole.advance()
-    state, counters = snapshot(whole), whole.counters()
+    tensors, counters = snapshot(whole), state.counters(whole)
     resumed = host.game()
-    resumed.load(state, counters)
+    state.load(resumed, tensors, counters)
     for game in (whole, resumed):
         game.advance()
         game.advance()
@@ -246,12 +250,12 @@ def test_a_fault_moves_nothing_under_an_optimizer_that_does_not_know_of_it() -> 
         @hookimpl
         def d_loss_terms(self, ctx):
             return {
-                "bad": ctx.real.images.sum() * ctx.value(float("inf")) if ctx._frame.finished == 2 else ctx.value(0.0)
+                "bad": ctx.real.images.sum() * ctx.value(float("inf")) if ctx._game.finished == 2 else ctx.value(0.0)
             }
 
     host = TrickHost().with_trick(Unfused).with_trick(Follows)
     healthy, faulty = host.train(2), host.with_trick(Poison).train(4)
-    assert faulty.game.fault().step == 3
+    assert faulty.game.non_finite().step == 3
     state = faulty.state
     assert not differences(healthy.state, state, besides=("generator_optimizer", "discriminator_optimizer"))
 
@@ -281,7 +285,7 @@ def test_an_optimizer_that_makes_its_state_late_resumes_bit_identically() -> Non
     whole, resumed = host.game(), host.game()
     for _ in range(3):
         whole.advance()
-    resumed.load(snapshot(whole), whole.counters())
+    state.load(resumed, snapshot(whole), state.counters(whole))
     for game in (whole, resumed):
         game.advance()
     assert not differences(snapshot(whole), snapshot(resumed))
@@ -298,7 +302,7 @@ def test_tensor_learning_rates_and_the_batch_size_are_part_of_the_state() -> Non
         @hookimpl
         def on_boundary(self, ctx):
             if ctx.step == 2:
-                ctx.data.batch_size = 5
+                ctx.set_batch_size(5)
                 for rate in self.rates:
                     rate.mul_(0.5)
 
@@ -306,7 +310,7 @@ def test_tensor_learning_rates_and_the_batch_size_are_part_of_the_state() -> Non
     whole, resumed = host.game(), host.game()
     for _ in range(4):
         whole.advance()
-    resumed.load(snapshot(whole), whole.counters())
+    state.load(resumed, snapshot(whole), state.counters(whole))
     for game in (whole, resumed):
         game.advance()
     assert not differences(snapshot(whole), snapshot(resumed))
@@ -387,10 +391,15 @@ class Everywhere(Trick):
 def test_every_hook_of_the_step_runs_once_where_the_contract_says() -> None:
     called: list[str] = []
 
-    def recorded(hook, trick, function):
+    def noting(hook, function):
         return lambda *arguments: (called.append(hook), function(*arguments))[1]
 
-    TrickHost().with_trick(Everywhere).game(recorded).advance()
+    plan = TrickHost().with_trick(Everywhere).plan()
+    game = assemble(plan, plan.source.load(), place("cpu", "fp64"))
+    hooks = {hook: tuple((noting(hook, f), ctx) for f, ctx in there) for hook, there in vars(game.hooks).items()}
+    game.hooks = Hooks(**hooks)
+    build(game)
+    game.advance()
     assert called == D_STEP + G_STEP
 
 
@@ -422,7 +431,7 @@ def test_state_that_moves_after_a_step_is_put_back_after_a_fault() -> None:
     class Poison(Trick):
         @hookimpl
         def d_loss_terms(self, ctx):
-            return {"bad": ctx.value(float("nan") if ctx._frame.finished == 2 else 0.0)}
+            return {"bad": ctx.value(float("nan") if ctx._game.finished == 2 else 0.0)}
 
     played = TrickHost().with_trick(Counts).with_trick(Poison).train(5)
     assert {name: float(count) for name, count in played.state["tricks"].items()} == {
@@ -437,9 +446,9 @@ def test_samples_of_one_seed_are_the_same_at_every_step_when_a_trick_draws_laten
             return z + ctx.rng.normal(z.shape)
 
     game = TrickHost(optimizer={"name": "sgd", "lr": 1e-9}).with_trick(Shifts).game()
-    first, other = game.sample(4, seed=0), game.sample(4, seed=1)
+    first, other = sampling.sample(game, 4, seed=0), sampling.sample(game, 4, seed=1)
     game.advance()
-    assert abs(game.sample(4, seed=0) - first).max() < 1e-6
+    assert abs(sampling.sample(game, 4, seed=0) - first).max() < 1e-6
     assert abs(first - other).max() > 1e-3
 
 
@@ -497,7 +506,7 @@ def test_behind_a_closed_gate_a_player_and_its_optimizer_stay_and_the_other_move
             moved = [n for n in differences(before, snapshot(game)) if n.startswith((f"{role}/", f"{role}_optimizer/"))]
             assert bool(moved) == (name != player or step % 2 == 1)
     assert game.plan.tricks[-1].trick.followed == 4
-    assert game.fault() is None
+    assert game.non_finite() is None
 
 
 def test_gates_are_asked_in_turn_and_one_that_is_closed_is_enough() -> None:
@@ -545,11 +554,11 @@ def test_weights_that_take_part_later_are_taken_up_where_the_trick_says_so() -> 
         before = snapshot(game)
         game.advance()
         moved.append(any("generator/head" in name for name in differences(before, snapshot(game))))
-        states.append((snapshot(game), game.counters()))
+        states.append((snapshot(game), state.counters(game)))
     assert moved == [False] * 3 + [True] * 3
-    for state, counters in states:
+    for tensors, counters in states:
         resumed = host.game()
-        resumed.load(state, counters)
+        state.load(resumed, tensors, counters)
         while resumed.finished < 6:
             resumed.advance()
         assert not differences(snapshot(resumed), states[-1][0])
@@ -609,11 +618,11 @@ class GFirst(Trick):
 def test_a_g_step_that_comes_first_has_a_real_batch_of_its_own(mixes, backend):
     images = {"sample": (1, 8, 8), "discriminator": {"batch_norm": mixes, "depth": 2}}
     game = TrickHost(**images).with_trick(GFirst, "first").game()
-    game.backend = backend
+    game.play = Capturing(game, backend)
     for step in range(3):
         game.advance()
         assert game.feed.cursor == (step + 1) * 2 * game.feed.batch_size
-    assert game.backend == backend, game.frame.warnings
+    assert game.play.backend == backend, game.warnings
     assert game.plan.tricks[0].trick.seen != 0
 
 
@@ -648,7 +657,7 @@ class _Counts(Trick):
 
 def test_sampling_and_evaluating_build_a_run_and_start_none():
     game = TrickHost().with_trick(_Counts, "counts").game()
-    game.sample(3, 0), game.evaluated_discriminator()
+    sampling.sample(game, 3, 0), sampling.evaluated_discriminator(game)
     assert game.plan.tricks[0].trick.told == ["setup"]
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from gantricks import Context, Trick, TrickError, UserError, hookimpl
 from gantricks.data.base import Dataset
+from gantricks.engine import sampling, state
 from gantricks.engine.game import Game
-from gantricks.engine.subject import GameSubject
+from gantricks.engine.subject import GameSubject, evaluate
 from gantricks.metrics.base import Measurement, Metric, as_generated
 from gantricks.testing import TrickHost
 from gantricks.testing.host import MadeUp, differences, snapshot
@@ -77,7 +78,7 @@ def test_a_sample_depends_on_the_state_the_seed_and_its_number_alone(host, count
         np.testing.assert_array_equal(few_classes, np.arange(count) % 3)
     assert len(np.unique(most.reshape(200, -1), axis=0)) == 200
     assert (joined(subject(game, seed=seed + 1).generated(count))[0] != few).any()
-    assert np.array_equal(game.sample(count, seed), few)
+    assert np.array_equal(sampling.sample(game, count, seed), few)
 
 
 def test_samplings_that_run_side_by_side_do_not_meet():
@@ -228,9 +229,9 @@ class Looks(Trick):
     def on_boundary(self, ctx: Context) -> None:
         self.drawn.append(float(ctx.rng.uniform(1)))
         if looking:
-            before = ctx.phase, ctx._frame.clock.step
+            before = ctx.phase, ctx._game.clock.step
             self.found.append(ctx.evaluate("everything"))
-            assert before == (ctx.phase, ctx._frame.clock.step)
+            assert before == (ctx.phase, ctx._game.clock.step)
         self.drawn.append(float(ctx.rng.uniform(1)))
 
     @hookimpl
@@ -256,7 +257,7 @@ def test_a_run_with_evaluations_is_bit_identical_to_one_without(images, monkeypa
     monkeypatch.setitem(globals(), "looking", False)
     undisturbed, plain = played(host)
     assert not differences(snapshot(game), snapshot(undisturbed))
-    assert game.counters() == undisturbed.counters()
+    assert state.counters(game) == state.counters(undisturbed)
     assert looks.drawn == plain.drawn
     assert len(set(looks.drawn)) == 10
     assert len(set(looks.found)) == 5
@@ -265,9 +266,9 @@ def test_a_run_with_evaluations_is_bit_identical_to_one_without(images, monkeypa
 
 def test_evaluating_gives_the_main_figure_of_the_state_at_hand():
     game, looks = played(TrickHost())
-    assert looks.found[-1] != game.evaluate("everything")
+    assert looks.found[-1] != evaluate(game, "everything")
     wanted = Everything(Everything.Config()).measure(GameSubject(game, 64, game.seed))
-    assert game.evaluate("everything") == wanted.values["seen"]
+    assert evaluate(game, "everything") == wanted.values["seen"]
     assert game.contexts["looks"].better("everything") == "higher"
 
 
@@ -278,7 +279,7 @@ def test_a_metric_that_the_recipe_has_not_is_named_and_the_step_is_no_place_to_e
             ctx.evaluate("everything")
 
     with pytest.raises(TrickError, match=r"no metric 'sharpness' in \[evaluate\]; it has: none"):
-        TrickHost().game().evaluate("sharpness")
+        evaluate(TrickHost().game(), "sharpness")
     with pytest.raises(TrickError, match=r"ctx\.evaluate acts on the host"):
         TrickHost().with_trick(Asks).train(1)
 
@@ -288,7 +289,7 @@ def test_modes_of_single_layers_survive_a_look():
     frozen = next(iter(game.generator.body.modules()))
     child = list(game.generator.modules())[-1]
     child.eval()
-    game.sample(3, 0)
+    sampling.sample(game, 3, 0)
     assert not child.training
     assert frozen.training
 

@@ -18,7 +18,7 @@ from gantricks.catalogue.index import index
 from gantricks.catalogue.registry import Registry
 from gantricks.cli.options import inline
 from gantricks.engine import capture
-from gantricks.engine.game import Game
+from gantricks.engine.start import start
 from gantricks.engine.subject import GameSubject
 from gantricks.errors import UserError
 from gantricks.planning.device import place
@@ -178,7 +178,7 @@ def test_a_documented_value_is_trained(case: Case) -> None:
     train = plan.recipe.train
     placement = place(train.device, train.precision, convolutions=plan.convolutions)
     capture.backend(plan, placement)
-    game = Game(plan, plan.source.load(), placement)
+    game = start(plan, plan.source.load(), placement)
     for _ in range(2):
         game.advance()
     scalars, fault = game.scalars()
@@ -227,7 +227,7 @@ def test_a_documented_value_of_a_metric_is_measured(case: Case) -> None:
     if case.value == "on" and "extractor" in index()["metrics"][name]["options"].get("properties", {}):
         overrides.append(f'evaluate.{name}.extractor={{name="classifier",steps=2}}')
     plan, placement = plan_recipe(base, [*overrides, f"{case.option}={value}"], Registry(installed=False))
-    game = Game(plan, plan.source.load(), placement)
+    game = start(plan, plan.source.load(), placement)
     measured = plan.metrics[-1].metric
     found = measured.measure(GameSubject(game, plan.facts.samples, 0, lambda what, done, total: None))
     assert found.values.keys() == measured.figures.keys()
@@ -243,6 +243,6 @@ def test_the_ends_of_what_train_counts_are_counted(end: str) -> None:
     counted = [f"train.{key}={numbers[key][end]}" for key in ("steps", "log_every", "sample_every", "checkpoint_every")]
     ends = [*counted, f"seed={2**63 - 1}", f"data.seed={2**63 - 1}", "train.capture=off"]
     plan, placement = plan_recipe("ring_mlp", [*BASES["ring_mlp"], *FEW, *ends], Registry(installed=False))
-    game = Game(plan, plan.source.load(), placement)
+    game = start(plan, plan.source.load(), placement)
     game.advance()
     assert np.isfinite(list(game.scalars()[0].values())).all()

@@ -735,7 +735,7 @@ def failure_watch(played: Played, name: str) -> None:
                 last[symptom] = number
                 expected.append(symptom)
     own = f"{name}: "
-    warned = [sentence.removeprefix(own) for sentence in game.frame.warnings if sentence.startswith(own)]
+    warned = [sentence.removeprefix(own) for sentence in game.warnings if sentence.startswith(own)]
     same = len(warned) == len(expected) and all(map(str.startswith, warned, expected))
     assert same, f"it warned {warned}, the logs show {expected}"
 

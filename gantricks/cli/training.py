@@ -13,6 +13,7 @@ from gantricks.cli.faults import problems_of, write_problems
 from gantricks.cli.files import free_for, writing_new
 from gantricks.cli.plans import as_dict, write_plan
 from gantricks.cli.progress import Screen, clock
+from gantricks.engine.start import try_surgery
 from gantricks.runs import api as run
 
 
@@ -49,7 +50,7 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
     """Show the plan, or every problem. Returns the exit status."""
     try:
         plan, placement = run.plan_recipe(recipe, overrides, Registry(plugins))
-        run.try_surgery(plan)
+        try_surgery(plan)
     except Exception as fault:
         problems = problems_of(fault)
         if not problems:

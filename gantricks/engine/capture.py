@@ -1,43 +1,36 @@
 """The captured step: D and G step, tricks, draws and optimizers as one call that is replayed.
 
-A step is rehearsed on the side, with its draws and its batches in tensors that stay (`Tape`, `Reel`). Then it is
-captured: on a GPU as a CUDA graph; on the CPU as one graph of operations (`make_fx`), in which every tensor that was
-not made within the step is an input, by identity, and which inductor compiles. The graph is replayed against the eager
-step before it is trusted, so that what a trick decides on the host cannot freeze unnoticed.
+A step is rehearsed on the side, with its draws and its batches in tensors that stay (`StaticDraws`, `StaticBatches`).
+Then it is captured: on a GPU as a CUDA graph; on the CPU as one graph of operations (`make_fx`), in which every tensor
+that was not made within the step is an input, by identity, and which inductor compiles. The graph is replayed against
+the eager step before it is trusted, so that what a trick decides on the host cannot freeze unnoticed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from gantricks.engine.feed import Reel
-from gantricks.rng import Tape
-
-if TYPE_CHECKING:
-    from gantricks.engine.game import Game
-    from gantricks.planning.device import Placement
-    from gantricks.planning.plan import Plan
+from gantricks.engine import state
+from gantricks.engine.compilation import Replay, compiled, lifted
+from gantricks.engine.feed import StaticBatches
+from gantricks.engine.game import Game
+from gantricks.errors import Problem, UserError
+from gantricks.planning.device import Placement
+from gantricks.planning.plan import Plan
+from gantricks.rng import StaticDraws
 
 INDUCTOR, CUDA_GRAPH, INTERPRETER = "inductor", "cuda-graph", "interpreter"
 COMPILING_PAYS = {"fp32": 30_000, "bf16": 10_000, "vectors": 60_000}
 """Steps from which on compiling for the CPU saves more time than it takes: convolutions in a precision, or vectors."""
 
-INDUCTOR_SETTINGS = {
-    # a small network's step is over in half a millisecond, of which calls from Python would be a quarter
-    "cpp_wrapper": True,
-    "size_asserts": False,
-}
-
 REHEARSED = 2
 """Steps that the traced graph is compared with the eager step for, bit by bit."""
-
-Run = Callable[[list[Tensor]], list[Any]]
 
 
 def backend(plan: Plan, placement: Placement) -> str | None:
@@ -57,7 +50,46 @@ class CannotCapture(Exception):
     """The message says what stands in the way."""
 
 
-class Captured:
+class Capturing:
+    """Plays a game's steps captured, by `backend`: captures the first one, and anew where the structure of the step
+    changes. Where the first cannot be captured, it warns, and plays eagerly from then on: `backend` is None then.
+
+    `announce` is told before a capture, which can take a minute. Raises UserError where a later capture fails.
+    """
+
+    def __init__(
+        self, game: Game, backend: str | None, announce: Callable[[str], None] = lambda sentence: None
+    ) -> None:
+        self.game, self.announce = game, announce
+        self.backend = backend
+        self._captured: tuple[tuple[int, ...], CapturedStep] | None = None
+
+    def __call__(self) -> None:
+        game = self.game
+        if self.backend is None:
+            game.step()
+            return
+        if self._captured is None or self._captured[0] != game.structure:
+            self.announce("compiling the step" if self.backend == INDUCTOR else "capturing the step")
+            try:
+                self._captured = game.structure, CapturedStep(game, self.backend)
+            except CannotCapture as reason:
+                if self._captured is not None:
+                    raise UserError(
+                        Problem(
+                            f"after {game.finished} steps the step has changed and cannot be captured anew: {reason}",
+                            "train.capture",
+                            'play such a run eagerly: capture = "off"',
+                        )
+                    ) from reason
+                self.backend = None
+                game.warnings.append(f"the step is played eagerly: {reason}")
+                game.step()
+                return
+        self._captured[1]()
+
+
+class CapturedStep:
     """One step of `game` as one call, for as long as what it does stays the same.
 
     `backend`: INDUCTOR compiles for the CPU; CUDA_GRAPH records the kernels; INTERPRETER runs the traced graph as it
@@ -71,10 +103,10 @@ class Captured:
             if not planned.trick.capturable:
                 raise CannotCapture(f"the trick {planned.name} declares that it cannot be captured")
         self.game = game
-        self.tape, self.reel = Tape(), Reel()
+        self.draws, self.batches = StaticDraws(), StaticBatches()
         self._live: list[Tensor] = []
-        self._run: Run
-        moving = game.moving()
+        self._run: Replay
+        moving = state.moving(game)
         start = [tensor.clone() for tensor in moving]
         cursor, finished = game.feed.cursor, game.finished
 
@@ -83,14 +115,14 @@ class Captured:
                 for tensor, then in zip(moving, start, strict=True):
                     tensor.copy_(then)
             game.feed.cursor = cursor
-            game._at(finished)
+            game.move_to(finished)
 
         side = torch.cuda.Stream() if backend == CUDA_GRAPH else None
         try:
             # what is made once and kept is made in the first step; on a GPU aside of the stream that is captured
             with torch.cuda.stream(side):
                 self._rehearse(game.step)
-            moving, start = _with_new(moving, start, game.moving())
+            moving, start = _with_new(moving, start, state.moving(game))
             rewind()
             first = self._play(game.step, 1) if backend == INDUCTOR else []
             rewind()
@@ -110,12 +142,12 @@ class Captured:
                 )
             if backend == INDUCTOR:
                 rewind()
-                self._run = _compiled(graph, self._live)
+                self._run = self._compiled(graph)
                 if name := _astray(game, start, first, self._play(self.replay, 1)):
                     raise CannotCapture(f"compiled, it is another step than the eager one: {name} moves otherwise")
         finally:
             rewind()
-            game.feed.reel = game.clock.tape = None
+            game.feed.static = game.clock.static = None
             for player in game.players.values():
                 player.take_part()
 
@@ -129,41 +161,41 @@ class Captured:
 
     def _rehearse(self, step: Callable[[], None]) -> None:
         game = self.game
-        game.clock.tape, game.feed.reel = self.tape, self.reel
+        game.clock.static, game.feed.static = self.draws, self.batches
         step()
 
     def _play(self, step: Callable[[], None], steps: int = REHEARSED) -> list[Tensor]:
         """What so many steps make of everything that moves."""
         game, first = self.game, self.game.finished
         for number in range(first, first + steps):
-            game._at(number)
+            game.move_to(number)
             self._fill()
             self._rewind()
             step()
-        return [tensor.clone() for tensor in game.moving()]
+        return [tensor.clone() for tensor in state.moving(game)]
 
     def _fill(self) -> None:
-        self.reel.fill(self.game.feed)
-        self.tape.fill(self.game.finished)
+        self.batches.fill(self.game.feed)
+        self.draws.fill(self.game.finished)
 
     def _rewind(self) -> None:
-        self.tape.rewind()
-        self.reel.rewind()
+        self.draws.rewind()
+        self.batches.rewind()
 
-    def _record(self) -> Run:
+    def _record(self) -> Replay:
         """The kernels of a step as a CUDA graph. Rehearsal has warmed up what is made once."""
         graph = torch.cuda.CUDAGraph()
         self._rewind()
         try:
             with torch.cuda.graph(graph):
                 self.game.step()
-        except Exception as fault:
-            raise CannotCapture(f"CUDA cannot capture it: {str(fault).strip().splitlines()[0]}") from fault
-        shown, self._shape = pytree.tree_flatten(self.game.frame.shown())
+        except Exception as error:
+            raise CannotCapture(f"CUDA cannot capture it: {_first_line(error)}") from error
+        contents, self._shape = pytree.tree_flatten(self.game.frame.contents())
 
         def run(live: list[Tensor]) -> list[Any]:
             graph.replay()
-            return shown
+            return contents
 
         return run
 
@@ -176,17 +208,27 @@ class Captured:
             nonlocal shape
             self._rewind()
             self.game.step()
-            shown, shape = pytree.tree_flatten(self.game.frame.shown())
-            return [value.detach() if isinstance(value, Tensor) else value for value in shown]
+            contents, shape = pytree.tree_flatten(self.game.frame.contents())
+            return [value.detach() if isinstance(value, Tensor) else value for value in contents]
 
         try:
             graph = make_fx(step, tracing_mode="real")()
-        except Exception as fault:  # whatever a trick does that cannot be traced
-            raise CannotCapture(f"it cannot be traced: {str(fault).strip().splitlines()[0]}") from fault
-        return *_lifted(graph), shape
+        except Exception as error:  # whatever a trick does that cannot be traced
+            raise CannotCapture(f"it cannot be traced: {_first_line(error)}") from error
+        return *lifted(graph), shape
+
+    def _compiled(self, graph: fx.GraphModule) -> Replay:
+        try:
+            return compiled(graph, self._live)
+        except Exception as error:
+            raise CannotCapture(f"it cannot be compiled: {_first_line(error)}") from error
 
     def _show(self, values: list[Any]) -> None:
-        self.game.frame.show(pytree.tree_unflatten(values, self._shape))
+        self.game.frame.fill(pytree.tree_unflatten(values, self._shape))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _with_new(tensors: list[Tensor], copies: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -205,7 +247,7 @@ def _astray(game: Game, start: list[Tensor], eager: list[Tensor], compiled: list
     Adam turns a gradient that should be 0 and is rounded to 1e-9 into a whole step, so weights are compared all
     together, and the gradients closely by the optimizer's means of them.
     """
-    precision, position = game.placement.precision, {t.data_ptr(): i for i, t in enumerate(game.moving())}
+    precision, position = game.placement.precision, {t.data_ptr(): i for i, t in enumerate(state.moving(game))}
     for name, tensors in _groups(game).items():
         here = {position[tensor.data_ptr()] for tensor in tensors if tensor.data_ptr() in position}
         difference = _norm(eager[i].double() - compiled[i] for i in here)
@@ -220,7 +262,7 @@ def _groups(game: Game) -> dict[str, list[Tensor]]:
     """What moves: a network's weights and buffers, what an optimizer keeps of one kind, a trick's tensors; a trick's
     single numbers each alone."""
     groups: dict[str, list[Tensor]] = {}
-    for group, tensors in game.state().items():
+    for group, tensors in state.tensors(game).items():
         for name, tensor in tensors.items():
             if group == "kept" or not (tensor.is_floating_point() and torch.isfinite(tensor).all()):
                 continue
@@ -240,139 +282,3 @@ def _norm(tensors: Iterable[Tensor]) -> float:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | ((a != a) & (b != b))).all())
-
-
-def _lifted(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
-    """The graph with every tensor that it holds as an input, and these tensors. One that is seen twice, as itself and
-    as an alias of the same memory, becomes one input."""
-    nodes = graph.graph
-    first = next(node for node in nodes.nodes if node.op != "get_attr")
-    inputs: dict[Any, fx.Node] = {}
-    live: list[Tensor] = []
-    for node in list(nodes.nodes):
-        if node.op == "get_attr":
-            tensor = getattr(graph, str(node.target)).detach()
-            key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-            if key not in inputs:
-                with nodes.inserting_before(first):
-                    inputs[key] = nodes.placeholder(f"live_{len(live)}")
-                live.append(tensor)
-            node.replace_all_uses_with(inputs[key])
-            nodes.erase_node(node)
-    for node in reversed(list(nodes.nodes)):
-        if node.op == "call_function" and "profiler" in str(node.target):
-            nodes.erase_node(node)
-    lifted = fx.GraphModule(torch.nn.Module(), nodes)
-    nodes.lint()
-    return lifted, live
-
-
-# ---------------------------------------------------------------- compilation for the CPU
-
-
-def _compiled(graph: fx.GraphModule, live: list[Tensor]) -> Run:
-    from torch._inductor.compile_fx import compile_fx
-
-    _write_out(graph)
-    try:
-        with torch.no_grad():
-            compiled: Any = compile_fx(graph, live, config_patches=INDUCTOR_SETTINGS)
-    except Exception as fault:
-        raise CannotCapture(f"it cannot be compiled: {str(fault).strip().splitlines()[0]}") from fault
-
-    def run(live: list[Tensor]) -> list[Any]:
-        with torch.no_grad():
-            values: list[Any] = compiled(*live)
-        return values
-
-    return run
-
-
-def _write_out(graph: fx.GraphModule) -> None:
-    """Write fused optimizers and the operations on lists that inductor cannot fuse with the rest out in ones it can."""
-    aten = torch.ops.aten
-    map_arg: Any = fx.node.map_arg
-    formulas: dict[Any, Callable[..., None]] = {
-        aten._fused_adam_.default: _adam,
-        aten._fused_adam_.tensor_lr: _adam,
-        aten._fused_adamw_.default: _adamw,
-        aten._fused_adamw_.tensor_lr: _adamw,
-        aten._fused_sgd_.default: _sgd,
-        aten._fused_sgd_.tensor_lr: _sgd,
-        aten._foreach_lerp_.List: _lerp,
-    }
-    tracer = fx.proxy.GraphAppendingTracer(graph.graph)
-
-    def proxy(node: fx.Node) -> Any:
-        return fx.Proxy(node, tracer)
-
-    for node in list(graph.graph.nodes):
-        if node.target is aten._foreach_norm.Scalar:
-            _open_norms(node)
-        if node.target in formulas:
-            with graph.graph.inserting_before(node):
-                args, kwargs = map_arg((node.args, node.kwargs), proxy)
-                formulas[node.target](*args, **kwargs)
-            graph.graph.erase_node(node)
-    graph.recompile()
-
-
-def _open_norms(node: fx.Node) -> None:
-    """The norms of a list of tensors as one norm for each, which fuse with what comes after."""
-    graph, tensors = node.graph, node.args[0]
-    order = node.args[1] if len(node.args) > 1 else 2
-    assert isinstance(tensors, list | tuple)
-    for item in list(node.users):
-        with graph.inserting_before(node):
-            norm = graph.call_function(torch.ops.aten.linalg_vector_norm.default, (tensors[item.args[1]], order))  # type: ignore[index]
-        item.replace_all_uses_with(norm)
-        graph.erase_node(item)
-    graph.erase_node(node)
-
-
-def _lerp(starts: Any, ends: Any, weights: Any) -> None:
-    for start, end, weight in zip(starts, ends, weights, strict=True):
-        start.lerp_(end, weight)
-
-
-def _update(held: Any, *pairs: tuple[Any, Any]) -> None:
-    for old, new in pairs:
-        old.copy_(torch.where(held > 0, old, new))
-
-
-def _adam(
-    parameters: Any, gradients: Any, means: Any, squares: Any, _: Any, steps: Any, *, lr: Any, beta1: Any, beta2: Any,
-    weight_decay: Any, eps: Any, found_inf: Any, decoupled: bool = False, **others: Any,
-) -> None:  # fmt: skip
-    """Kingma & Ba 2015, algorithm 1, in the order of operations of torch's fused kernel."""
-    for p, g, m, v, t in zip(parameters, gradients, means, squares, steps, strict=True):
-        if decoupled:
-            decayed = p - lr * weight_decay * p
-        else:
-            decayed, g = p, g + weight_decay * p if weight_decay else g
-        mean = m + (1 - beta1) * (g - m)
-        square = beta2 * v + (1 - beta2) * g * g
-        t = t.double()  # as the fused kernel has it: in float32, β₂^t leaves few digits of 1 - β₂^t
-        correction1, correction2 = 1 - beta1**t, 1 - beta2**t
-        moved = decayed - lr / correction1 * mean / (square.sqrt() / correction2.sqrt() + eps)
-        _update(found_inf, (p, moved), (m, mean), (v, square))
-
-
-def _adamw(*args: Any, **kwargs: Any) -> None:
-    """Loshchilov & Hutter 2019, algorithm 2."""
-    _adam(*args, decoupled=True, **kwargs)
-
-
-def _sgd(
-    parameters: Any, gradients: Any, buffers: Any, *, weight_decay: Any, momentum: Any, lr: Any, dampening: Any,
-    nesterov: Any, found_inf: Any, **others: Any,
-) -> None:  # fmt: skip
-    """Heavy ball: m ← momentum · m + (1 - dampening) · g, θ ← θ - lr · m."""
-    for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
-        g = g + weight_decay * p if weight_decay else g
-        if momentum:
-            buffer = momentum * buffers[i] + (1 - dampening) * g
-            step = g + momentum * buffer if nesterov else buffer
-            _update(found_inf, (p, p - lr * step), (buffers[i], buffer))
-        else:
-            _update(found_inf, (p, p - lr * g))

@@ -17,11 +17,11 @@ Raw = tuple[Tensor, Tensor | None]
 """Samples as they are stored, and their classes."""
 
 
-class Reel:
+class StaticBatches:
     """The raw batches of a step, each in tensors that stay, so that a captured step finds them where they were.
 
-    A step played with an empty reel records them; further ones with a `rewound` reel are given the same tensors, which
-    `fill` has brought to the batches of the step at hand.
+    The first step played with them records them; further ones, after `rewind`, are given the same tensors, which `fill`
+    has brought to the batches of the step at hand.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,8 @@ class Feed:
         self.classes = classes
         self.is_images = dataset.samples.ndim == 4
         self.cursor = 0
-        self.reel: Reel | None = None
+        self.static: StaticBatches | None = None
+        self.data = Data(self)
         self._device, self._dtype = placement.device, placement.dtype
         if budget is None:
             budget = resident_budget(placement.device)
@@ -96,7 +97,7 @@ class Feed:
 
     def next(self) -> Batch:
         """The next `batch_size` samples of the sequence."""
-        return self._batch(*(self.reel.next(self) if self.reel else self.draw()))
+        return self._batch(*(self.static.next(self) if self.static else self.draw()))
 
     def draw(self) -> Raw:
         """The next `batch_size` samples of the sequence, on the device, as they are stored."""
@@ -159,6 +160,47 @@ class Feed:
                 order = order.to(self._device)
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
         return self._orders[epoch]
+
+
+class Data:
+    """The real data as tricks may read it: nothing that is read here moves the order of training."""
+
+    __slots__ = ("_feed",)
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        return self._feed.count
+
+    @property
+    def classes(self) -> int:
+        """How many classes they have, 0 where they have none."""
+        return self._feed.classes
+
+    @property
+    def class_of_each(self) -> Tensor | None:
+        """The class of every sample, int64 (count,) on the device, or None."""
+        return self._feed.class_of_each
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples a batch holds at present."""
+        return self._feed.batch_size
+
+    @property
+    def is_images(self) -> bool:
+        return self._feed.is_images
+
+    def take(self, indices: Tensor) -> Batch:
+        """The samples with these indices, int64 (B,)."""
+        return self._feed.take(indices)
+
+    def subset(self, indices: Tensor) -> Subset:
+        """The samples with these indices, int64 (n,), to draw from in the step: on the device whatever they take."""
+        return self._feed.subset(indices)
 
 
 class Subset:

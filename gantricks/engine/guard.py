@@ -1,4 +1,4 @@
-"""The fault guard: from the first non-finite loss or gradient on, nothing moves, and no one asks the host."""
+"""The guard: from the first non-finite loss or gradient on, nothing moves, and no one asks the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRADIENT_OF, WEIGHTS_OF = "gradient of ", "weights of "
 
 
 @dataclass(frozen=True)
-class Fault:
+class NonFinite:
     """The first non-finite value of a run: in which player's update, at which step, of which quantities. `player` is
     "" where a trick's own weights were found so after their update."""
 
@@ -24,7 +24,7 @@ class Fault:
     step: int
     names: tuple[str, ...]
 
-    def told(self, name: str) -> str:
+    def in_words(self, name: str) -> str:
         """One of `names` in words."""
         if name == "gradient_norm":
             return f"the norm of {self.player.upper()}'s gradient"
@@ -118,8 +118,9 @@ class Guard:
         torch.logical_or(self.flag, self.flag, out=self._up)
         torch.logical_not(self.flag, out=self.healthy)
 
-    def report(self) -> tuple[dict[str, dict[str, float]], Fault | None]:
-        """Bring everything across to the host: each player's latest terms and gradient norm, and the fault if any."""
+    def report(self) -> tuple[dict[str, dict[str, float]], NonFinite | None]:
+        """Bring everything across to the host: each player's latest terms and gradient norm, and the first non-finite
+        value, if any."""
         terms: dict[str, dict[str, float]] = {}
         for player, latest in self.latest.items():
             named = zip(self._names[player], latest.tolist(), strict=True)
@@ -130,12 +131,12 @@ class Guard:
             names, finite = self._names[player], torch.isfinite(latest).tolist()
             bad = tuple(name for name, ok in zip(names, finite, strict=True) if not ok)
             if bad:
-                return terms, Fault(player, int(latest[0]), bad)
+                return terms, NonFinite(player, int(latest[0]), bad)
         if self._weights_seen is not None:
             finite = torch.isfinite(self._weights_seen).tolist()[1:]
             bad = tuple(f"{WEIGHTS_OF}{trick}" for trick, ok in zip(self._weights, finite, strict=True) if not ok)
             if bad:
-                return terms, Fault("", int(self._weights_seen[0]), bad)
+                return terms, NonFinite("", int(self._weights_seen[0]), bad)
         raise AssertionError("the flag is up and every remembered value is finite")
 
 

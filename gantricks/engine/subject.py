@@ -1,19 +1,18 @@
-"""The subject of an evaluation: a game at one state, as metrics see it."""
+"""Measuring a game at its present state: the subject that metrics see, and the main figure of a recipe's metric."""
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gantricks.data.base import Dataset, Progress, silent
-from gantricks.errors import Problem, UserError
-from gantricks.metrics.base import Samples, Subject, as_generated
-
-if TYPE_CHECKING:
-    from gantricks.engine.game import Game
-    from gantricks.networks.base import Discriminator
+from gantricks.engine import sampling
+from gantricks.engine.game import Game
+from gantricks.errors import Problem, TrickError, UserError
+from gantricks.metrics.base import Direction, Metric, Samples, Subject, as_generated
+from gantricks.networks.base import Discriminator
 
 BATCH = 256
 """How many samples go through at once, where their number is ours to choose."""
@@ -39,7 +38,7 @@ class GameSubject(Subject):
 
     def generated(self, count: int) -> Samples:
         done = 0
-        for images, classes in self._game.samples(count, self.seed):
+        for images, classes in sampling.samples(self._game, count, self.seed):
             if not np.isfinite(images).all():
                 raise UserError(
                     Problem(
@@ -67,7 +66,7 @@ class GameSubject(Subject):
             raise UserError(Problem("the discriminator is told which class it sees, and cannot be asked for it"))
         found = []
         for start in range(0, len(images), BATCH):
-            logits = self._game.class_logits(self._discriminator, images[start : start + BATCH])
+            logits = sampling.class_logits(self._game, self._discriminator, images[start : start + BATCH])
             if logits is None:
                 raise UserError(Problem("the discriminator does not say which class it sees"))
             found.append(logits)
@@ -82,4 +81,31 @@ class GameSubject(Subject):
 
     @cached_property
     def _discriminator(self) -> Discriminator:
-        return self._game.evaluated_discriminator()
+        return sampling.evaluated_discriminator(self._game)
+
+
+def evaluate(game: Game, metric: str, stream: str = "") -> float:
+    """The main figure of a metric of the recipe, for the present state, on the samples of the run's seed, or on those
+    of a seed made of it and of `stream`.
+
+    Raises TrickError where the recipe has no metric of that name, UserError where it cannot be measured.
+    """
+    measured = _metric(game, metric)
+    seed = game.seed
+    if stream:
+        seed = int.from_bytes(hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=5).digest())
+    subject = GameSubject(game, game.plan.recipe.evaluate.samples, seed)
+    return measured.measure(subject).values[next(iter(measured.figures))]
+
+
+def better(game: Game, metric: str) -> Direction:
+    """Which direction of that figure is better. Raises TrickError as `evaluate` does."""
+    return next(iter(_metric(game, metric).figures.values()))
+
+
+def _metric(game: Game, name: str) -> Metric:
+    for planned in game.plan.metrics:
+        if planned.name == name:
+            return planned.metric
+    known = ", ".join(planned.name for planned in game.plan.metrics) or "none"
+    raise TrickError(f"the recipe has no metric {name!r} in [evaluate]; it has: {known}")

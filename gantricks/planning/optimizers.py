@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +9,7 @@ from pydantic import Field, model_validator
 from gantricks.options import Options
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 Rate = Annotated[float, Field(gt=0, le=10, description="learning rate")]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -52,84 +51,6 @@ class SGD(Options):
 Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="name")]
 
 
-def build(config: Any, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
-    """The fused optimizer that `config` describes, its state allocated at once.
-
-    Fused kernels take a device flag that skips the update (`found_inf`), which is how the guard holds them back. State
-    that exists from the start can be saved and restored at any step, the first included.
-    """
-    import torch
-
-    arguments = config.model_dump(exclude={"name"})
-    family = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[config.name]
-    weights = list(parameters)
-    if config.name != "sgd" and weights[0].is_cuda:
-        arguments["capturable"] = True  # steps are counted on the device, as a CUDA graph needs it
-    optimizer: torch.optim.Optimizer = family(weights, fused=True, **arguments)
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            if config.name != "sgd":
-                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            elif config.momentum:
-                # from zero, the first update m·0 + g is the one that SGD makes from no buffer
-                state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    return optimizer
-
-
 def remembered(config: Any) -> int:
     """How many numbers the optimizer that `config` describes remembers of each parameter."""
     return int(config.momentum > 0) if config.name == "sgd" else 2
-
-
-def direct_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], None] | None:
-    """The update of a fused Adam or AdamW as a function of `held` (0-dim, 1 where it must not happen), or None.
-
-    It calls torch's kernel without what `Optimizer.step` does around it (hooks, profiling, grouping by device), which
-    for a small network takes as long as the kernel itself. The result is the same to the bit.
-    """
-    import torch
-
-    kernels = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}
-    kernel: Any = kernels.get(type(optimizer))  # a subclass may do something else, and so may a step that was wrapped
-    if kernel is None or "step" in vars(optimizer) or optimizer._optimizer_step_pre_hooks:
-        return None
-    if optimizer._optimizer_step_post_hooks or not all(map(_plain, optimizer.param_groups)):
-        return None
-    if not all(parameter in optimizer.state for group in optimizer.param_groups for parameter in group["params"]):
-        return None
-
-    @torch.no_grad()
-    def step(held: torch.Tensor) -> None:
-        for group in optimizer.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not parameters:
-                continue
-            states = [optimizer.state[parameter] for parameter in parameters]
-            steps = [state["step"] for state in states]
-            torch._foreach_add_(steps, 1)
-            kernel(
-                parameters,
-                [parameter.grad for parameter in parameters],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-                found_inf=held,
-            )
-            torch._foreach_sub_(steps, [held] * len(steps))
-
-    return step
-
-
-def _plain(group: dict[str, Any]) -> bool:
-    return bool(group["fused"] and not group["amsgrad"] and not group["maximize"])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import pluggy
+from typing import TYPE_CHECKING
 
 from gantricks.data.base import Description, Source
 from gantricks.data.mixtures import Mixture
-from gantricks.errors import Problem, TrickError, UserError, nearest
+from gantricks.errors import Problem, UserError, nearest
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import EvaluationFacts, Metric, obstacles
 from gantricks.planning.recipe import DataKeys, Part, Recipe
@@ -20,10 +18,7 @@ from gantricks.planning.recipe_files import Places
 from gantricks.trick import CAPABILITIES, Setting, Trick
 
 if TYPE_CHECKING:
-    from gantricks.engine.context import Context
     from gantricks.networks.base import Shapes
-
-HookTuple = tuple[tuple[Callable[..., Any], "Context"], ...]
 
 
 @dataclass(frozen=True)
@@ -91,18 +86,6 @@ class Plan:
     def any_trick(self, fact: str, value: str) -> bool:
         """Whether any trick's `needs`, `provides` or `replaces` (`fact`) holds `value`."""
         return any(value in getattr(planned.trick, fact) for planned in self.tricks)
-
-
-class Hooks:
-    """Every hook of one run, frozen: an attribute per hook, a tuple of (function, context) in recipe order."""
-
-    def __init__(self, **implementations: HookTuple) -> None:
-        for hook in KINDS:
-            setattr(self, hook, implementations.get(hook, ()))
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, hook: str) -> HookTuple: ...
 
 
 def make_plan(
@@ -477,57 +460,3 @@ def contract_problems(trick: type) -> Iterator[str]:
                 yield f"{name} has no argument {parameter.name!r}; it has {', '.join(known)}"
             if parameter.default is not parameter.empty:
                 yield f"{name}: the argument {parameter.name!r} has a default value, and hooks take none"
-
-
-def freeze(tricks: Collection[PlannedTrick], contexts: dict[str, Context]) -> Hooks:
-    """Register the tricks with pluggy, which validates them against the specs, and freeze each hook to a plain tuple.
-
-    pluggy's own calls run last registered first, drop None and cannot feed one result to the next, so they are used
-    for the contract and not for the calls.
-    """
-    manager = pluggy.PluginManager("gantricks")
-    manager.add_hookspecs(HookSpecs)
-    for planned in tricks:
-        manager.register(planned.trick, planned.name)
-    manager.check_pending()
-    hooks: dict[str, HookTuple] = {}
-    order = {planned.name: position for position, planned in enumerate(tricks)}
-    for hook in KINDS:
-        specified = tuple(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
-        implementations = sorted(getattr(manager.hook, hook).get_hookimpls(), key=lambda i: order[i.plugin_name])
-        hooks[hook] = tuple(
-            (_with_all_arguments(i.function, i.argnames, specified), contexts[i.plugin_name]) for i in implementations
-        )
-    return Hooks(**hooks)
-
-
-def _with_all_arguments(
-    function: Callable[..., Any], taken: Collection[str], specified: tuple[str, ...]
-) -> Callable[..., Any]:
-    """`function` itself when it takes every argument in order, otherwise a version that passes on those it takes."""
-    if tuple(taken) == specified:
-        return function
-    positions = [specified.index(name) for name in taken]
-
-    def adapted(*arguments: Any) -> Any:
-        return function(*(arguments[position] for position in positions))
-
-    adapted.__name__ = function.__name__
-    return adapted
-
-
-def notify(hooks: HookTuple) -> None:
-    """Run an event."""
-    for hook, ctx in hooks:
-        hook(ctx)
-
-
-def fold(hooks: HookTuple, value: Any, *about: Any) -> Any:
-    """Hand a value through every trick in recipe order."""
-    for hook, ctx in hooks:
-        value = hook(value, *about, ctx) if about else hook(value, ctx)  # unpacking nothing doubles a call's time
-        if value is None:
-            raise TrickError(
-                f"{ctx.name}: {hook.__name__} returned None; a fold returns the value it was given, or another"
-            )
-    return value

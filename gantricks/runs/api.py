@@ -28,9 +28,11 @@ from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Dataset, Description
 from gantricks.data.images import compiler_cache
 from gantricks.data.stand_in import POINTS, REFERENCE, keep_reference, read_reference, reference_points, stand_in
-from gantricks.engine import capture
+from gantricks.engine import capture, sampling, state
+from gantricks.engine.capture import Capturing
 from gantricks.engine.game import Game
-from gantricks.engine.guard import Fault
+from gantricks.engine.guard import NonFinite
+from gantricks.engine.start import start
 from gantricks.errors import Diverged, Problem, UserError, legible
 from gantricks.files import free_name, write_whole
 from gantricks.networks.base import count_parameters
@@ -38,7 +40,6 @@ from gantricks.planning.device import Placement, out_of_memory, peak_memory, pla
 from gantricks.planning.plan import Plan, describe, make_plan, on_data
 from gantricks.planning.recipe import Recipe, RecipeError, load_recipe
 from gantricks.planning.recipe_files import NAME_IT_ANEW
-from gantricks.rng import Rng
 from gantricks.runs import checkpoint, signals
 from gantricks.runs import folder as folders
 from gantricks.runs.edits import edits, lengthened, not_places
@@ -275,7 +276,7 @@ def saved_game(opened: Opened, step: int | None = None, dataset: Dataset | None 
     if trained and (trained.is_images or (points := read_reference(run, trained)) is not None):
         dataset, budget = stand_in(trained, None if trained.is_images else points), 0
     try:
-        game = Game(plan, dataset or plan.source.load(), opened.placement, budget=budget)
+        game = start(plan, dataset or plan.source.load(), opened.placement, budget)
     except (MemoryError, RuntimeError) as fault:
         if out_of_memory(fault) is None:
             raise
@@ -336,59 +337,9 @@ def _unwritable(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(f"{legible(path)} is not UTF-8, as recipes are", recipe.places.of("data", key), NAME_IT_ANEW)
 
 
-LARGE = 1 << 22
-"""Weights from which on drawing them, and a pass of a whole batch, take so long that `check` does without."""
-
-
-def _is_large(plan: Plan) -> bool:
-    return sum(plan.parameters().values()) >= LARGE
-
-
-class _Repeating(Rng):
-    """Draws of which every row is the same: made in no time, and enough to see what surgery makes of a network."""
-
-    def fork(self, name: str) -> Rng:
-        return self
-
-    def anew(self, name: str) -> Rng:
-        return self
-
-    def normal(self, shape: int | Sequence[int]) -> torch.Tensor:
-        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        return super().normal(sizes[-1:]).expand(sizes)
-
-
-class _Surgery(Game):
-    """A run that is built as far as its networks: importing optimizers takes longer than all of it."""
-
-    def stream(self, name: str) -> Rng:
-        stream = super().stream(name)
-        if not name.startswith("initialise/") or not _is_large(self.plan):
-            return stream
-        return _Repeating(self.seed, name, self.clock, self.placement.device, self.placement.dtype)
-
-    def _build_players(self) -> None:
-        pass
-
-
-def try_surgery(plan: Plan) -> None:
-    """Build the networks on the CPU, beside a few made-up samples, for what tricks refuse when they see them.
-
-    Raises UserError with what the first of them says.
-    """
-    most = 64
-    if _is_large(plan):
-        part = plan.recipe.data
-        most = min(part.keys.batch_size, max(4, 2 * plan.group))
-        keys = part.keys.model_copy(update={"batch_size": most})
-        plan = replace(plan, recipe=replace(plan.recipe, data=replace(part, keys=keys)))
-    few = replace(plan.description, count=min(plan.description.count, most))
-    _Surgery(plan, stand_in(few), place("cpu", "fp32"), budget=0)
-
-
 def picture(game: Game, count: int, seed: int) -> Image:
     """A grid of samples, or a scatter plot over the real points for vector data."""
-    samples = game.sample(count, seed)
+    samples = sampling.sample(game, count, seed)
     if game.feed.is_images:
         classes = game.generator.classes
         # a column holds one class, and the grid is as near to a square as that allows
@@ -426,6 +377,7 @@ class _Session:
         self.placement = placement
         self.ending = ending
         self.game: Game | None = None
+        self.capturing: Capturing | None = None
         self._own: dict[str, str] = {}
 
     def play(self, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> Result:
@@ -434,9 +386,9 @@ class _Session:
             # before an optimizer is made: torch imports its compiler there and chooses
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiler_cache())
         with self.ending.patiently(), self.placement.computing(), self._memory_suffices(), self._disk_suffices():
-            self.game = game = Game(self.plan, self.dataset, self.placement)
-            game.backend = backend
-            game.announce = self.reporter.capturing
+            self.game = game = start(self.plan, self.dataset, self.placement)
+            if backend:
+                game.play = self.capturing = Capturing(game, backend, self.reporter.capturing)
             if saved:
                 _take_up(game, saved, self.run)
             self._play(game, saved)
@@ -445,9 +397,9 @@ class _Session:
             game.finished,
             game.steps,
             self.ending.number,
-            game.frame.stop_reason,
+            game.stop_reason,
             peak_memory(self.placement.device),
-            game.state_from,
+            game.restored_step,
         )
 
     def _play(self, game: Game, saved: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
@@ -515,9 +467,9 @@ class _Session:
                 mark, mark_step = now, step
                 log.scalars(step, scalars, speed)
                 self.reporter.logged(step, scalars, speed)
-                for sentence in game.frame.warnings:
+                for sentence in game.warnings:
                     self.reporter.warn(f"step {step}: {sentence}")
-                game.frame.warnings.clear()
+                game.warnings.clear()
             self.reporter.stepped(step)
             self.writer.check()
             if last:
@@ -538,13 +490,13 @@ class _Session:
         log.picture(game.finished, picture(game, count, self.plan.recipe.seed))
 
     def _save(self, game: Game, log: Any) -> None:
-        if fault := game.fault():
+        if fault := game.non_finite():
             self._stop_at(fault, game)
         name = checkpoint.checkpoint_name(game.finished)
         self.writer.save(
             self.run / "checkpoints" / name,
-            game.state(),
-            self._own | game.counters(),
+            state.tensors(game),
+            self._own | state.counters(game),
             first=log.flush,
             then=self._remove_oldest,
         )
@@ -553,12 +505,12 @@ class _Session:
         if self.train.keep != "all":
             checkpoint.keep_newest(self.run, self.train.keep)
 
-    def _stop_at(self, fault: Fault, game: Game) -> None:
+    def _stop_at(self, fault: NonFinite, game: Game) -> None:
         """Leave the state from before the fault where it can be looked at, and say what happened."""
         folder = self.run / "fault" / checkpoint.checkpoint_name(fault.step)
         before = {"step": fault.step - 1, "phase": fault.player, "images_seen": game.cursors[fault.step - 1]}
-        checkpoint.save(folder, game.state(), self._own | game.counters() | before)
-        names = [fault.told(name) for name in fault.names]
+        checkpoint.save(folder, state.tensors(game), self._own | state.counters(game) | before)
+        names = [fault.in_words(name) for name in fault.names]
         raise Diverged(
             Problem(
                 f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not finite at step {fault.step}; "
@@ -581,14 +533,14 @@ class _Session:
             "to_step": finished,
             "peak_memory": peak_memory(self.placement.device) if finished is not None else None,
             **self.session,
-        } | ({"state_from_step": self.game.state_from} if self.game.state_from is not None else {})
+        } | ({"state_from_step": self.game.restored_step} if self.game.restored_step is not None else {})
         facts = {
             **({"id": self._own["run"]} if self._own else {}),
             **versions(),
             "device": str(self.placement.device),
             "device_name": str(self.placement),
             "precision": self.placement.precision,
-            "capture": self.game.backend or "off",
+            "capture": (self.capturing and self.capturing.backend) or "off",
             "threads": self.placement.threads,
             "seed": self.plan.recipe.seed,
             "parameters": parameters,
@@ -642,8 +594,7 @@ class _Session:
 
 def _take_up(game: Game, saved: tuple[dict[str, Any], dict[str, Any]], run: Path) -> None:
     try:
-        _refuse_unfit(game, *saved)
-        game.load(*saved)
+        state.load(game, *saved)
     except (KeyError, ValueError) as fault:
         raise UserError(
             Problem(
@@ -652,49 +603,6 @@ def _take_up(game: Game, saved: tuple[dict[str, Any], dict[str, Any]], run: Path
                 "the recipe, a plugin or the data has changed since it was written; put it back, or train afresh",
             )
         ) from fault
-
-
-def _refuse_unfit(game: Game, tensors: dict[str, dict[str, torch.Tensor]], counters: dict[str, Any]) -> None:
-    """Raise ValueError where a checkpoint holds what no game of this recipe does and `Game.load` takes on trust."""
-    live = game.state()
-    if differing := ", ".join(sorted((live.keys() ^ tensors.keys()) - {"kept"})):
-        raise ValueError(f"it holds other groups of tensors than this recipe makes: {differing}")
-    if ("kept" in tensors) != ("kept" in counters):
-        raise ValueError("of the state to come back to it holds a half")
-    for numbers in (counters, counters.get("kept", counters)):
-        _refuse_other_numbers(game.counters()["optimizers"], numbers["optimizers"])
-    flat = {f"{group}/{name}": tensor for group, named in live.items() for name, tensor in named.items()}
-    for name, tensor in tensors.get("kept", {}).items():
-        if name not in flat:
-            # what an optimizer makes at its first step is there only after loading
-            if not name.partition("/")[0].endswith("_optimizer"):
-                raise ValueError(f"the state to come back to holds {name}, which this recipe does not make")
-        elif (tensor.shape, tensor.dtype) != (flat[name].shape, flat[name].dtype):
-            raise ValueError(f"the state to come back to: {name} is {tuple(tensor.shape)} of {tensor.dtype}")
-    networks = {name for name in flat if name.partition("/")[0] in ("generator", "discriminator")}
-    if "kept" in tensors and (missing := networks - tensors["kept"].keys()):
-        raise ValueError(f"the state to come back to lacks {', '.join(sorted(missing))}")
-
-
-def _refuse_other_numbers(live: dict[str, list[dict[str, Any]]], saved: dict[str, list[dict[str, Any]]]) -> None:
-    """Raise ValueError where the settings of optimizers are not of the kind that these optimizers have."""
-    if live.keys() != saved.keys() or any(len(live[name]) != len(saved[name]) for name in live):
-        raise ValueError("it has other optimizers than this recipe makes")
-    for name, groups in live.items():
-        for group, other in zip(groups, saved[name], strict=True):
-            for key, value in group.items():
-                if key in other and not _alike(value, other[key]):
-                    raise ValueError(f"{key} of {name.upper()}'s optimizer is {other[key]!r:.100}")
-
-
-def _alike(live: Any, saved: Any) -> bool:
-    if isinstance(live, list | tuple):
-        return isinstance(saved, list) and len(saved) == len(live) and all(map(_alike, live, saved))
-    if isinstance(live, bool) or not isinstance(live, int | float):
-        return type(saved) is type(live)
-    if isinstance(saved, bool) or not isinstance(saved, int | float):
-        return False
-    return math.isfinite(saved) or not math.isfinite(live)
 
 
 def _may_begin(run: Path) -> list[Path]:

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL.Image import Image
 
 from gantricks import pictures
 from gantricks.data.stand_in import reference_points
-from gantricks.engine.game import SAMPLING_CHUNK, Game, at_rest
-from gantricks.latents import paths
-from gantricks.networks.base import Generator
-from gantricks.planning.plan import fold
-from gantricks.rng import Clock, Rng
+from gantricks.engine.sampling import walk
 from gantricks.runs.api import load_game
 
 IMAGES, VECTORS = 10, 250
@@ -42,29 +36,3 @@ def interpolate(
     if game.feed.is_images:
         return pictures.image_grid(pictures.to_pixels(flat), columns=samples.shape[1])
     return pictures.scatter(flat, reference=reference_points(game.dataset))
-
-
-def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
-    """Samples along great circles between Gaussian latents: float32 (rows, columns, C, H, W) or (rows, columns, D).
-
-    A function of the networks' state and `seed`; nothing of the training is touched. The tricks make of the latents
-    what they do in sampling, so that those of a trick that draws from a sphere or a cube stay there. Where G is
-    conditional, row i is of class i modulo the number of classes.
-    """
-    placement = game.placement
-    with game.aside(seed):
-        network: Generator = fold(game.hooks.sampling_generator, game.generator)
-    # a clock of its own: the same seed gives the same latents at every step
-    rng = Rng(seed, "interpolation/latents", Clock(), placement.device, placement.dtype)
-    shape = (rows, network.latent_dim)
-    ways = paths(rng.normal(shape), rng.normal(shape), columns).flatten(0, 1)
-    numbers = torch.arange(rows, device=placement.device).repeat_interleave(columns)
-    classes = numbers % network.classes if network.conditional else None
-    chunks = []
-    for chunk, start in enumerate(range(0, len(ways), SAMPLING_CHUNK), 1):
-        part = slice(start, start + SAMPLING_CHUNK)
-        with game.aside(seed, chunk), at_rest(network):
-            z = fold(game.hooks.latents, ways[part])
-            chunks.append(network(z, None if classes is None else classes[part]).float().cpu())
-    flat = torch.cat(chunks).contiguous().numpy()
-    return flat.reshape(rows, columns, *flat.shape[1:])

@@ -10,9 +10,10 @@ from typing import Literal
 
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
+from gantricks.engine.start import try_surgery
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.planning.recipe import Recipe, load_recipe
-from gantricks.runs.api import prepare, try_surgery
+from gantricks.runs.api import prepare
 
 Mode = Literal["leave-one-out", "add-one", "pairs"]
 

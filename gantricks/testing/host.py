@@ -19,7 +19,11 @@ from torch import Tensor, nn
 from gantricks.catalogue.kinds import classes_of
 from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Dataset, Description, Progress, Source, silent
+from gantricks.engine import state
+from gantricks.engine.dispatch import Hooks
+from gantricks.engine.frame import MADE
 from gantricks.engine.game import Game, Tensors
+from gantricks.engine.start import assemble, build
 from gantricks.errors import UserError
 from gantricks.hooks import hookimpl
 from gantricks.metrics.base import Measurement, Metric, Subject
@@ -231,18 +235,22 @@ class TrickHost:
         """The plan of this run. Raises UserError with everything that does not fit together."""
         return make_plan(self.recipe())
 
-    def game(self, wrap: Callable[[str, str, Callable[..., Any]], Callable[..., Any]] | None = None) -> Game:
-        """The run before its first step."""
+    def game(self, calls: dict[str, list[Call]] | None = None) -> Game:
+        """The run before its first step. Every hook call is noted in `calls`, by hook, where that is given."""
         plan = self.plan()
         train = plan.recipe.train
-        return Game(plan, plan.source.load(), place(train.device, train.precision), wrap)
+        game = assemble(plan, plan.source.load(), place(train.device, train.precision))
+        if calls is not None:
+            game.hooks = recorded(game.hooks, calls)
+        build(game)
+        return game
 
     def train(self, steps: int | None = None) -> Played:
         """Play `steps` steps, all of them by default and fewer where a trick stops the run, and record every hook call
         and every phase.
         """
         calls: dict[str, list[Call]] = defaultdict(list)
-        game = self.game(recorder(calls))
+        game = self.game(calls)
         played = Played(game, calls, snapshot(game))
         _record_phases(played)
         with game.training():
@@ -350,7 +358,7 @@ def snapshot(game: Game) -> dict[str, Tensors]:
     """A copy of everything that a checkpoint would hold."""
     return {
         group: {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        for group, tensors in game.state().items()
+        for group, tensors in state.tensors(game).items()
     }
 
 
@@ -373,18 +381,18 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def recorder(calls: dict[str, list[Call]]) -> Callable[[str, str, Callable[..., Any]], Callable[..., Any]]:
-    """What `Game` takes as `wrap`, to note every hook call."""
+def recorded(hooks: Hooks, calls: dict[str, list[Call]]) -> Hooks:
+    """The hooks, with every call noted in `calls`."""
 
-    def wrap(hook: str, trick: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(hook: str, trick: str, function: Callable[..., Any]) -> Callable[..., Any]:
         changed = _CHANGED_IN_PLACE.get(hook, lambda *_: {})
 
-        def recorded(*arguments: Any) -> Any:
+        def noted(*arguments: Any) -> Any:
             shown, ctx = arguments[:-1], arguments[-1]
-            clock = ctx._frame.clock
+            clock = ctx._game.clock
             where = clock.step, clock.phase, clock.critic
             given, before = copied(shown), changed(ctx, *shown)
-            seen = {name: (value, copied(value)) for name in _MADE if (value := getattr(ctx._frame, name)) is not None}
+            seen = {name: (value, copied(value)) for name in MADE if (value := getattr(ctx._frame, name)) is not None}
             result = function(*arguments)
             modified = not _equal(given, shown)
             touched = tuple(name for name, (value, copy) in seen.items() if not _equal(copy, value))
@@ -392,10 +400,15 @@ def recorder(calls: dict[str, list[Call]]) -> Callable[[str, str, Callable[..., 
             calls[hook].append(Call(trick, given, copied(result), modified, *where, before, after, touched))
             return result
 
-        recorded.__name__ = function.__name__
-        return recorded
+        noted.__name__ = function.__name__
+        return noted
 
-    return wrap
+    return Hooks(
+        **{
+            hook: tuple((noting(hook, ctx.name, function), ctx) for function, ctx in implementations)
+            for hook, implementations in vars(hooks).items()
+        }
+    )
 
 
 def _modules(ctx: Any, network: nn.Module | None) -> dict[str, nn.Module]:
@@ -435,7 +448,7 @@ def _record_phases(played: Played) -> None:
             passes.clear()
             before = weights()
             play(*arguments, **named)
-            made = {key: copied(getattr(frame, key)) for key in _MADE}
+            made = {key: copied(getattr(frame, key)) for key in MADE}
             played.phases.append(
                 Phase(
                     player=name,
@@ -478,7 +491,6 @@ def watch_phases(
     watch("g")
 
 
-_MADE = ("real", "fake", "real_in", "fake_in", "real_out", "fake_out", "real_labels", "fake_labels")
 _NO_TERMS = ("step", "gradient_norm")
 
 

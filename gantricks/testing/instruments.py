@@ -22,9 +22,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from gantricks.engine import state
+from gantricks.engine.dispatch import notify
 from gantricks.engine.game import Game
 from gantricks.hooks import hookimpl
-from gantricks.planning.plan import notify
 from gantricks.records import Batch, Out
 from gantricks.rng import Rng
 from gantricks.testing.host import same_bits
@@ -59,7 +60,7 @@ class Poison(Trick):
         player: str = "d"
 
     def _term(self, ctx: Any) -> dict[str, Tensor]:
-        value = float("nan") if ctx._frame.finished >= self.config.at - 1 else 0.0
+        value = float("nan") if ctx._game.finished >= self.config.at - 1 else 0.0
         return {"poison": torch.full((), value, device=ctx.device, dtype=ctx.dtype)}
 
     @hookimpl
@@ -78,7 +79,7 @@ class Shut(Trick):
         at: int = 4
 
     def _gate(self, open: Tensor, ctx: Any) -> Tensor:
-        return open * float(ctx._frame.finished < self.config.at - 1)
+        return open * float(ctx._game.finished < self.config.at - 1)
 
     @hookimpl
     def d_gate(self, open: Tensor, ctx: Any) -> Tensor:
@@ -331,7 +332,7 @@ class Pointed:
         self.slopes: dict[str, float] = {}
         self._game = game
         step = game.step
-        score, attached, again = step.score, step.score_attached, step.score_reals_again
+        score, attached, again = step.score, step.score_attached, step.score_reals
         self._shifts: dict[str, Tensor] = {}
 
         def scored(real: Batch, fake: Batch) -> tuple[Out, Out]:
@@ -347,7 +348,7 @@ class Pointed:
         for name, replaced in (
             ("score", scored),
             ("score_attached", scored_attached),
-            ("score_reals_again", lambda: self._point("", again())),
+            ("score_reals", lambda: self._point("", again())),
         ):
             setattr(step, name, replaced)
 
@@ -388,7 +389,7 @@ def host_numbers(game: Game, trick: Trick) -> dict[str, HostNumber]:
     """The numbers that a trick keeps where no checkpoint has them, by where they lie: on itself and what it holds, on
     its class, in its module, on optimizers of its own, and on the networks and their layers.
     """
-    declared = [tensor for tensors in game.state().values() for tensor in tensors.values()]
+    declared = [tensor for tensors in state.tensors(game).values() for tensor in tensors.values()]
     return _Numbers({tensor.untyped_storage().data_ptr() for tensor in declared}).of(game, trick)
 
 

@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gantricks.engine.capture import INDUCTOR, INTERPRETER
-from gantricks.engine.game import Game, Tensors, at_rest
-from gantricks.engine.guard import Fault
+from gantricks.engine import sampling, state
+from gantricks.engine.capture import INDUCTOR, INTERPRETER, Capturing
+from gantricks.engine.dispatch import fold
+from gantricks.engine.game import Game, Tensors
+from gantricks.engine.guard import NonFinite
+from gantricks.engine.sampling import eval_mode
 from gantricks.errors import UserError
 from gantricks.hooks import KINDS
 from gantricks.networks.base import mixes_samples
-from gantricks.planning.plan import contract_problems, fold, hooks_of
+from gantricks.planning.plan import contract_problems, hooks_of
 from gantricks.records import Batch
 from gantricks.rng import Clock, Rng
 from gantricks.testing.case import LAWS, Case, Law, NotApplicable, law, samples_of
@@ -32,7 +35,6 @@ from gantricks.testing.host import (
     TrickHost,
     copied,
     differences,
-    recorder,
     same_bits,
     snapshot,
     watch_phases,
@@ -76,7 +78,7 @@ def _plays(case: Case) -> None:
     if list(contract_problems(case.trick)):
         raise NotApplicable("its hooks break the contract, which is a law of its own")
     whole = case.whole
-    fault = whole.played.game.fault()
+    fault = whole.played.game.non_finite()
     assert fault is None, f"in step {fault.step}, {_told(fault)} is not finite"
     for name, tensors in whole.state.items():
         for key, tensor in tensors.items():
@@ -84,8 +86,8 @@ def _plays(case: Case) -> None:
     assert torch.isfinite(whole.samples).all(), "its samples are not finite"
 
 
-def _told(fault: Fault) -> str:
-    return " and ".join(map(fault.told, fault.names))
+def _told(found: NonFinite) -> str:
+    return " and ".join(map(found.in_words, found.names))
 
 
 @law("contract", "name and sign hooks as in gantricks.hooks, and write a card; give options a default", presumes=())
@@ -145,7 +147,7 @@ def _fold(case: Case) -> None:
     folds_hold(case.whole.played)
     # where a type that float64 hides comes out
     calls: dict[str, list[Call]] = defaultdict(list)
-    game = case.with_it.but(precision="fp32").game(recorder(calls))
+    game = case.with_it.but(precision="fp32").game(calls)
     try:
         with game.training():
             game.advance()
@@ -402,7 +404,7 @@ def _latents(case: Case) -> None:
     z = rng.normal((count, game.generator.latent_dim))
 
     def sampled(seed: int) -> Tensor:
-        with game.aside(seed):
+        with sampling.aside(game, seed):
             return _handed(game, z)
 
     def trained(phase: str, critic: int) -> Tensor:
@@ -536,7 +538,7 @@ def _learns(case: Case) -> None:
 
 def _asked_for(game: Game) -> list[tuple[str, nn.Module]]:
     """The networks that sampling and evaluation use, where they are not the ones that are trained."""
-    with game.aside(0):
+    with sampling.aside(game, 0):
         sampled = fold(game.hooks.sampling_generator, game.generator)
         evaluated = fold(game.hooks.evaluation_discriminator, game.discriminator)
     live = {game.generator, game.discriminator}
@@ -557,7 +559,7 @@ def _second_pass(case: Case) -> None:
             "a second forward pass changes in place what the first one's backward needs: penalties and "
             "consistency terms cannot work beside it"
         ) from broken
-    assert played.game.fault() is None, "with a second pass through each network, values are not finite"
+    assert played.game.non_finite() is None, "with a second pass through each network, values are not finite"
 
 
 @law("gates", "move what follows a player by ctx.updated: where a gate is closed, the player has not moved")
@@ -615,14 +617,14 @@ def _resume(case: Case) -> None:
         for _ in range(host.steps):
             if not whole.advance():
                 break
-            saved.append((snapshot(whole), whole.counters(), samples_of(whole), _numbers(whole, case.name)))
+            saved.append((snapshot(whole), state.counters(whole), samples_of(whole), _numbers(whole, case.name)))
         logged = whole.scalars()[0]
     if not saved:
         raise NotApplicable("it stops the run before the first step")
     suspects = {path for path, value in before_any.items() if saved[-1][3].get(path, value) != value}
-    for state, counters, samples, _ in saved[:-1]:
+    for tensors, counters, samples, _ in saved[:-1]:
         resumed = host.game()
-        resumed.load(state, counters)
+        state.load(resumed, tensors, counters)
         assert same_bits(samples_of(resumed), samples), f"loaded at step {counters['step']}, it samples differently"
         with resumed.training():
             while resumed.finished < len(saved) and resumed.advance():
@@ -642,13 +644,13 @@ LATE_NUMBERS = (0, 1, 2, 99, 100, 499, 500, 999, 1000, 9999, 10_000, 10**6)
 
 
 def _number_is_idle(
-    case: Case, host: TrickHost, path: str, state: dict[str, Tensors], counters: dict[str, Any]
+    case: Case, host: TrickHost, path: str, tensors: dict[str, Tensors], counters: dict[str, Any]
 ) -> None:
     """A number that a resumed run does not have changes nothing of it, whatever it is."""
 
     def played(value: float | None) -> tuple[Any, ...]:
         game = host.game()
-        game.load(state, counters)
+        state.load(game, tensors, counters)
         with game.training():
             number = _places(game, case.name).get(path)
             if number is None:  # it comes with the first step
@@ -706,9 +708,9 @@ def _late(case: Case) -> None:
     with whole.training():
         if not _pass_by(whole, LATE):
             return  # it has stopped the run
-        state, counters = snapshot(whole), whole.counters()
+        tensors, counters = snapshot(whole), state.counters(whole)
         resumed = host.game()
-        resumed.load(state, counters)
+        state.load(resumed, tensors, counters)
         with resumed.training():
             for _ in range(2):
                 assert whole.advance() == resumed.advance(), f"loaded at step {LATE}, it stops the run otherwise"
@@ -718,11 +720,11 @@ def _late(case: Case) -> None:
         boundary(whole)
         with host_unseen(whole), NoSync():
             whole.step()
-        whole._at(whole.finished + 1)
+        whole.move_to(whole.finished + 1)
         if not _pass_by(whole, LAST - 1) or not whole.advance():
             return
         whole.finish()
-    fault = whole.fault()
+    fault = whole.non_finite()
     assert fault is None, f"late in a run, in step {fault.step}, {_told(fault)} is not finite"
 
 
@@ -739,9 +741,9 @@ def _pass_by(game: Game, until: int) -> bool:
                 return False
             continue
         boundary(game)
-        if game.frame.stop_reason:
+        if game.stop_reason:
             return False
-        game._at(step + 1)
+        game.move_to(step + 1)
     return True
 
 
@@ -797,7 +799,7 @@ def _no_sync(case: Case) -> None:
             boundary(game)
             with NoSync():
                 game.step()
-            game._at(game.finished + 1)
+            game.move_to(game.finished + 1)
         if not case.instance.capturable:
             raise NotApplicable("it declares capturable = False")
         boundary(game)
@@ -819,7 +821,7 @@ def _same_step(case: Case) -> None:
             trace = OpTrace()
             with host_unseen(game, trace.ops.append), trace:
                 game.step()
-            game._at(game.finished + 1)
+            game.move_to(game.finished + 1)
             # a step of another structure is captured anew
             first, ops = firsts.setdefault(game.structure, (number, trace.ops))
             for then, now in zip(ops, trace.ops, strict=False):
@@ -835,13 +837,13 @@ def _captured(case: Case) -> None:
         raise NotApplicable("it declares capturable = False")
     host = case.with_it
     eager, captured = host.game(), host.game()
-    captured.backend = INTERPRETER
+    captured.play = Capturing(captured, INTERPRETER)
     with eager.training(), captured.training():
         for step in range(1, host.steps + 1):
             if not eager.advance():
                 break
             captured.advance()
-            assert captured.backend, captured.frame.warnings[-1].removeprefix("the step is played eagerly: ")
+            assert captured.play.backend, captured.warnings[-1].removeprefix("the step is played eagerly: ")
             changed = differences(snapshot(eager), snapshot(captured))
             assert not changed, f"replayed, step {step} is another one: {changed[:3]} differ"
         assert eager.scalars() == captured.scalars(), "replayed, the logged values are others"
@@ -885,15 +887,15 @@ def _evaluation(case: Case) -> None:
                 first = samples_of(game)
                 assert same_bits(first, samples_of(game)), "two samplings with one seed differ"
             with _looking(game, "evaluating"):
-                network = game.evaluated_discriminator()
+                network = sampling.evaluated_discriminator(game)
                 for asked in (network, game.discriminator):
                     assert same_bits(*(_judged(game, asked) for _ in range(2))), "D in eval mode is not deterministic"
     changed = [name for name in differences(snapshot(game), snapshot(undisturbed)) if name.partition("/")[2] not in own]
     assert not changed, f"logging, sampling and evaluating changed the run: {changed[:3]}"
     if not {"sampling_generator", "transform_generator", "latents"} & set(hooks_of(case.trick)):
         plain = case.without.game()
-        state = snapshot(game) | {"tricks": snapshot(plain)["tricks"]}
-        plain.load({**snapshot(plain), "generator": state["generator"]}, plain.counters())
+        trained = {**snapshot(plain), "generator": snapshot(game)["generator"]}
+        state.load(plain, trained, state.counters(plain))
         assert same_bits(samples_of(plain), first), "samples are not those of the plain generator"
 
 
@@ -915,7 +917,7 @@ def _judged(game: Game, network: Any) -> Tensor:
     device = game.placement.device
     images = torch.zeros((count, *network.shape), dtype=game.placement.dtype, device=device)
     classes = torch.zeros(count, dtype=torch.int64, device=device) if network.conditional else None
-    with game.aside(0), at_rest(network):
+    with sampling.aside(game, 0), eval_mode(network):
         logits: Tensor = network(images, classes).logits
     return logits
 
@@ -983,10 +985,10 @@ def _goes_on(host: TrickHost, told: str) -> None:
         with game.training():
             for _ in range(4):
                 game.advance()
-                saved.append((snapshot(game), game.counters()))
-        for state, counters in saved[:3:2]:
+                saved.append((snapshot(game), state.counters(game)))
+        for tensors, counters in saved[:3:2]:
             resumed = host.game()
-            resumed.load(state, counters)
+            state.load(resumed, tensors, counters)
             with resumed.training():
                 while resumed.finished < len(saved) and resumed.advance():
                     pass
@@ -997,7 +999,7 @@ def _goes_on(host: TrickHost, told: str) -> None:
         raise
     except Exception as broken:
         raise AssertionError(f"with {told}: {type(broken).__name__}: {broken}") from broken
-    assert game.fault() is None, f"not finite with {told}"
+    assert game.non_finite() is None, f"not finite with {told}"
 
 
 @law("corners", "batch of 1, one channel, float32 and bf16: make them work, or refuse them in problems()")
@@ -1014,7 +1016,7 @@ def _corners(case: Case) -> None:
         except UserError:
             continue
         played = host.but(**corner).train(2)
-        assert played.game.fault() is None, f"not finite at {corner}"
+        assert played.game.non_finite() is None, f"not finite at {corner}"
 
 
 @law("cost", "declare in `forwards` how many more forward passes of each network a step takes")
@@ -1074,7 +1076,7 @@ def _fault(case: Case) -> None:
             continue  # a trick's play has no such phase
         moved = differences(before[0], snapshot(game))
         assert not moved, f"after a fault in {player} these moved: {moved[:5]}"
-        fault = game.fault()
+        fault = game.non_finite()
         assert fault is not None
         assert (fault.player, fault.step) == (player, 3)
 
@@ -1093,12 +1095,12 @@ def compiled_holds(case: Case, steps: int = 3) -> None:
     sgd = {"name": "sgd", "lr": 1e-2}  # Adam makes a whole step of a gradient that is 0 but for rounding
     host = case.with_it.but(precision="fp64", optimizer=sgd)
     eager, compiled = host.game(), host.game()
-    compiled.backend = INDUCTOR
+    compiled.play = Capturing(compiled, INDUCTOR)
     with eager.training(), compiled.training():
         for step in range(1, steps + 1):
             eager.advance()
             compiled.advance()
-            assert compiled.backend, compiled.frame.warnings[-1].removeprefix("the step is played eagerly: ")
+            assert compiled.play.backend, compiled.warnings[-1].removeprefix("the step is played eagerly: ")
             here, there = snapshot(eager), snapshot(compiled)
             far = []
             for name in differences(here, there):

@@ -139,7 +139,7 @@ def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: 
     for law in ("in-place", "same-step"):
         LAWS[law].check(pair)
     played = both.but(steps=steps).train(steps)
-    fault = played.game.fault()
+    fault = played.game.non_finite()
     assert fault is None, f"{fault} is not finite"
     folds_hold(played)
     for case in (first, second):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gantricks import Trick, TrickError, UserError, hookimpl
+from gantricks.engine import state
 from gantricks.plugins.batch_size_schedule import BatchSizeSchedule, batch_size_at
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, snapshot
@@ -72,7 +73,7 @@ def test_a_run_resumed_at_any_step_goes_on_with_the_same_size(step):
     whole, resumed = host.game(), host.game()
     for _ in range(step):
         whole.advance()
-    resumed.load(snapshot(whole), whole.counters())
+    state.load(resumed, snapshot(whole), state.counters(whole))
     assert resumed.feed.batch_size == whole.feed.batch_size == (4 if step <= 4 else 8)
     while whole.finished < host.steps:
         whole.advance()

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 import gantricks.runs.api
 from gantricks import Measurement, Metric, Subject, Trick, UserError, hookimpl, resume, train
+from gantricks.engine import sampling, state
 from gantricks.engine.game import Game
 from gantricks.engine.subject import GameSubject
 from gantricks.planning.plan import _Planning
@@ -99,7 +100,7 @@ def test_it_stops_after_exactly_so_many_figures_without_an_improvement(figures, 
     assert game.trick_tensors["early_stopping/best_step"] == 2 * best
     assert game.state_from == (2 * best or None)
     if looked_at < 6:
-        assert f"that after step {2 * best}, in {patience} measurements" in game.frame.stop_reason
+        assert f"that after step {2 * best}, in {patience} measurements" in game.stop_reason
 
 
 @given(st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 2), st.sampled_from(["higher", "lower"]))
@@ -117,7 +118,7 @@ def test_with_a_metric_that_only_improves_it_never_stops_and_nothing_is_taken_ba
     host = HOST.but(figure=lambda game: sign * next(numbers), better=better)
     game = ended(stopping(host, patience=1).game())
     assert game.finished == 12
-    assert game.frame.stop_reason is None
+    assert game.stop_reason is None
     assert not differences(but_its_own(snapshot(game)), state_after(HOST, 12))
     assert game.state_from == 12
 
@@ -181,8 +182,8 @@ def test_the_best_state_is_restored_bit_for_bit(host, best):
     then = state_after(host, best)
     assert not differences(but_its_own(snapshot(game)), then)
     plain = host.game()
-    plain.load(then, {**plain.counters(), "step": best})
-    assert (game.sample(7, seed=3) == plain.sample(7, seed=3)).all()
+    state.load(plain, then, {**state.counters(plain), "step": best})
+    assert (sampling.sample(game, 7, seed=3) == sampling.sample(plain, 7, seed=3)).all()
 
 
 def test_a_run_that_another_trick_stops_ends_with_its_best_state_too():
@@ -229,7 +230,7 @@ def test_after_a_fault_nothing_is_measured_or_kept():
     host = HOST.but(figure=lambda game: measured.append(game.finished) or float(game.finished))
     game = ended(stopping(host).with_trick(Poison).game())
     assert measured == [2, 4]
-    assert game.fault() is not None
+    assert game.non_finite() is not None
     assert game.state_from is None
 
 
@@ -243,15 +244,15 @@ def test_resumed_at_any_step_it_ends_as_the_run_that_was_not_stopped(patience):
     host = stopping(NOISY, patience=patience)
     whole, saved = host.game(), []
     while whole.finished < whole.steps and whole.advance():
-        saved.append((snapshot(whole), json.loads(json.dumps(whole.counters()))))
+        saved.append((snapshot(whole), json.loads(json.dumps(state.counters(whole)))))
     whole.finish()
-    for state, counters in saved:
+    for tensors, counters in saved:
         game = host.game()
-        game.load(state, counters)
+        state.load(game, tensors, counters)
         ended(game)
         assert not differences(snapshot(game), snapshot(whole))
-        assert json.dumps(game.counters()) == json.dumps(whole.counters())
-        assert game.frame.stop_reason == whole.frame.stop_reason
+        assert json.dumps(state.counters(game)) == json.dumps(state.counters(whole))
+        assert game.stop_reason == whole.stop_reason
 
 
 @pytest.mark.parametrize("figures", [{4: 1.0}, {12: 1.0, 2: 0.5, 6: 0.7}], ids=["stopped", "finished"])
@@ -259,11 +260,11 @@ def test_a_run_that_has_ended_does_not_train_on_from_its_best_state(figures):
     host = stopping(HOST.but(figure=by_step(figures)))
     game = ended(host.game())
     again = host.but(steps=20).game()
-    again.load(snapshot(game), json.loads(json.dumps(game.counters())))
+    state.load(again, snapshot(game), json.loads(json.dumps(state.counters(game))))
     before = snapshot(again)
     ended(again)
     assert again.finished == game.finished
-    assert "the run has ended already" in again.frame.stop_reason
+    assert "the run has ended already" in again.stop_reason
     assert not differences(snapshot(again), before)
     assert again.state_from == max(figures, key=figures.get)
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks import Trick, hookimpl, resume, train
+from gantricks.engine import sampling
 from gantricks.plugins.failure_watch import SERIES, SYMPTOMS, FailureWatch, falling_share, mean_distance, symptoms
 from gantricks.runs.api import Reporter
 from gantricks.testing import TrickHost
@@ -162,7 +163,7 @@ def test_training_and_samples_do_not_notice(options, batch_norm):
     for host in (plain, plain.with_trick("generator_dropout").with_trick("spherical_latents")):
         watched, unwatched = host.with_trick("failure_watch", **options).train(), host.train()
         assert not differences(watched.state, unwatched.state, besides=("tricks",))
-        assert np.array_equal(watched.game.sample(5, seed=1), unwatched.game.sample(5, seed=1))
+        assert np.array_equal(sampling.sample(watched.game, 5, seed=1), sampling.sample(unwatched.game, 5, seed=1))
         assert watched.game.generator.training
         for seen, logged in zip(watched.scalars, unwatched.scalars, strict=True):
             assert {name: seen[name] for name in logged} == logged
@@ -203,8 +204,8 @@ def test_each_symptom_is_told_once_per_window():
     for step in range(1, 12):
         game.advance()
         game.scalars()
-        told[step] = [warning for warning in game.frame.warnings if "G's gradient" in warning]
-        game.frame.warnings.clear()
+        told[step] = [warning for warning in game.warnings if "G's gradient" in warning]
+        game.warnings.clear()
     assert [step for step, warnings in told.items() if warnings] == [1, 5, 9]
     assert all(warning.startswith("failure_watch: ") for warnings in told.values() for warning in warnings)
 
@@ -218,8 +219,8 @@ def test_no_warning_and_no_history_after_a_fault():
             return {"bad": ctx.fake.images.sum() * math.inf}
 
     played = TrickHost().with_trick(Breaks).with_trick("failure_watch", gradient_norm=1e-9).train(3)
-    assert played.game.fault() is not None
-    assert not played.game.frame.warnings
+    assert played.game.non_finite() is not None
+    assert not played.game.warnings
     assert watch(played.game).history.isnan().all()
 
 

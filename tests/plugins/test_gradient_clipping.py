@@ -151,7 +151,7 @@ class Overflow(Trick):
 def test_the_guard_sees_through_clipping(max_norm) -> None:
     host = TrickHost(precision="fp32").with_trick(Overflow)
     played = host.with_trick("gradient_clipping", max_norm=max_norm).train(5)
-    fault = played.game.fault()
+    fault = played.game.non_finite()
     assert fault is not None
     assert (fault.player, fault.step, fault.names) == ("d", 3, ("gradient_norm",))
     assert all(bool(p.isfinite().all()) for p in played.game.discriminator.parameters())

@@ -223,10 +223,10 @@ def test_old_weights_and_their_optimizer_state_stay_and_new_ones_reach_the_optim
                 assert same_bits(snapshot(game)[group][weight], initial[group][weight]), (
                     f"{name} moved before it joined"
                 )
-        at_rest = snapshot(game)
+        eval_mode = snapshot(game)
         game.step()
-        game._at(game.finished + 1)
-        moved = {name for name in differences(at_rest, snapshot(game)) if name in now or name in parts}
+        game.move_to(game.finished + 1)
+        moved = {name for name in differences(eval_mode, snapshot(game)) if name in now or name in parts}
         assert now >= moved, "a weight that takes no part moved"
         weights = {name for name in now if not name.endswith("bias")}
         assert moved >= weights, "weights that take part did not move"
@@ -252,8 +252,8 @@ def test_the_step_within_a_fade_keeps_the_laws_of_the_step():
     case = Case(Grow, {"until": 1.0, "fade": 1.0}, IMAGES.but(steps=40), "grow")
     original = TrickHost.game
 
-    def later(self, wrap=None):
-        game = original(self, wrap)
+    def later(self, calls=None):
+        game = original(self, calls)
         while not game.plan.tricks[-1].trick.growth.fading:
             game.advance()
         return game

@@ -129,7 +129,7 @@ def test_a_sample_is_made_and_judged_alone_and_eval_is_training(host):
 
 @HOSTS
 def test_batches_of_one_play(host):
-    assert host.but(batch_size=1).with_trick("instance_norm").train(3).game.fault() is None
+    assert host.but(batch_size=1).with_trick("instance_norm").train(3).game.non_finite() is None
 
 
 @PLAYERS

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from gantricks import UserError
+from gantricks.engine import state
 from gantricks.plugins.leaky_relu import LeakyRelu, leak
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
@@ -81,7 +82,7 @@ def test_what_leaks_already_keeps_its_slope():
 
 def test_no_weight_moves_at_the_start():
     game, plain = VECTORS.with_trick("leaky_relu").game(), VECTORS.game()
-    assert not differences(game.state(), plain.state())
+    assert not differences(state.tensors(game), state.tensors(plain))
 
 
 def test_a_unit_that_is_off_everywhere_still_learns():
@@ -114,7 +115,7 @@ def test_slope_zero_is_relu_bit_for_bit(players):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_plays_in_other_precisions(slope, precision):
     played = IMAGES.but(precision=precision).with_trick("leaky_relu", slope=slope).train(2)
-    assert played.game.fault() is None
+    assert played.game.non_finite() is None
 
 
 def test_no_relu_to_replace_is_told():

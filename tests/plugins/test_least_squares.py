@@ -18,14 +18,14 @@ def test_it_is_half_the_mean_squared_distance_to_the_target(outputs, rng) -> Non
     targets = rng.uniform(outputs.shape)
     rows = zip(outputs.flatten().tolist(), targets.flatten().tolist(), strict=True)
     expected = sum((s - t) * (s - t) / 2 for s, t in rows) / len(outputs)
-    assert least_squares_loss(outputs, targets).item() == pytest.approx(expected, rel=1e-12)
+    assert least_squares_loss(outputs, targets).mean().item() == pytest.approx(expected, rel=1e-12)
 
 
 @given(gs.logits(), gs.rng())
 def test_the_gradient_is_the_distance_over_the_batch_size(outputs, rng) -> None:
     targets = rng.uniform(outputs.shape)
     s = outputs.clone().requires_grad_()
-    least_squares_loss(s, targets).backward()
+    least_squares_loss(s, targets).mean().backward()
     expected = (outputs.numpy() - targets.numpy()) / len(outputs)
     np.testing.assert_allclose(s.grad.numpy(), expected, rtol=1e-12, atol=1e-15)
 
@@ -44,7 +44,7 @@ def test_the_best_output_is_the_mean_target(share, fake, real) -> None:
 @pytest.mark.parametrize("output", [1e4, -1e4])
 def test_far_outputs_give_finite_losses_and_gradients(dtype, output) -> None:
     s = torch.full((2, 1), output, dtype=dtype).requires_grad_()
-    loss = least_squares_loss(s, torch.ones_like(s))
+    loss = least_squares_loss(s, torch.ones_like(s)).mean()
     loss.backward()
     assert loss.item() == pytest.approx((output - 1) ** 2 / 2, rel=1e-6)
     assert s.grad.sum().item() == pytest.approx(output - 1, rel=1e-6)
@@ -61,7 +61,7 @@ def test_each_player_is_judged_by_its_own_targets(smoothing, target) -> None:
     game = host.game()
     game.step.d_step()
     game.step.g_step()
-    real, fake = (game.step.judged[side].numpy() for side in ("real", "fake"))
+    real, fake = (game.frame.logits[side].numpy() for side in ("real", "fake"))
     outputs = game.frame.fake_out.logits.detach().numpy()
     logged = game.scalars()[0]
     assert logged["loss/d.real"] == pytest.approx(np.square(real - target).mean() / 2, rel=1e-12)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks import Trick, hookimpl
+from gantricks.engine import state
 from gantricks.plugins.lr_decay import decayed
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, snapshot
@@ -51,11 +52,11 @@ class Used(Trick):
 
     @hookimpl
     def after_d_step(self, ctx):
-        self.seen["d"].append(float(ctx._frame.step.d.optimizer.param_groups[0]["lr"]))
+        self.seen["d"].append(float(ctx._game.step.d.optimizer.param_groups[0]["lr"]))
 
     @hookimpl
     def after_g_step(self, ctx):
-        self.seen["g"].append(float(ctx._frame.step.g.optimizer.param_groups[0]["lr"]))
+        self.seen["g"].append(float(ctx._game.step.g.optimizer.param_groups[0]["lr"]))
 
 
 def rates(host: TrickHost) -> dict[str, list[float]]:
@@ -113,7 +114,7 @@ def test_a_resumed_run_goes_on_at_the_same_rate(tricks) -> None:
     whole, resumed = host.game(), host.game()
     for _ in range(4):
         whole.advance()
-    resumed.load(snapshot(whole), whole.counters())
+    state.load(resumed, snapshot(whole), state.counters(whole))
     for player in ("d", "g"):  # the log line of the resumed run shows the rate that was used last
         before, after = (game.players[player].optimizer.param_groups[0]["lr"] for game in (whole, resumed))
         assert float(before) == float(after)

@@ -404,7 +404,7 @@ class Penalty(Trick):
 def test_a_gradient_penalty_can_be_taken_through_it():
     host = with_it(VECTORS, kernels=3, dim=2)
     penalised, plain = host.with_trick(Penalty).train(3), host.train(3)
-    assert penalised.game.fault() is None
+    assert penalised.game.non_finite() is None
     assert not same_bits(head_of(penalised.game).similarity.weight, head_of(plain.game).similarity.weight)
 
 
@@ -414,7 +414,7 @@ def test_a_gradient_penalty_can_be_taken_through_it():
 def test_a_batch_of_one_is_refused():
     with pytest.raises(UserError, match=r"no other sample to resemble; let batches hold 2 samples or more"):
         with_it(VECTORS.but(batch_size=1)).plan()
-    assert with_it(VECTORS.but(batch_size=2)).train(2).game.fault() is None
+    assert with_it(VECTORS.but(batch_size=2)).train(2).game.non_finite() is None
 
 
 def test_a_shared_pass_is_refused():

@@ -250,7 +250,7 @@ def test_batches_that_cannot_be_split_are_refused_with_sizes_that_can(size, grou
 
 @pytest.mark.parametrize(("size", "group"), [(2, 4), (3, 4), (4, 4), (12, 4), (6, 3)])
 def test_batches_that_can_be_split_or_are_one_group_play(size, group):
-    assert with_it(VECTORS.but(batch_size=size), group=group).train(2).game.fault() is None
+    assert with_it(VECTORS.but(batch_size=size), group=group).train(2).game.non_finite() is None
 
 
 class GradientPenalty(Trick):

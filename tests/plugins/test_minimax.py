@@ -37,20 +37,20 @@ def logs(logit: float) -> tuple[float, float]:
 @given(pairs)
 def test_the_discriminators_loss_is_cross_entropy(rows) -> None:
     expected = sum(-t * logs(s)[0] - (1 - t) * logs(s)[1] for s, t in rows) / len(rows)
-    loss = discriminator_loss(column(s for s, _ in rows), column(t for _, t in rows))
+    loss = discriminator_loss(column(s for s, _ in rows), column(t for _, t in rows)).mean()
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 @given(st.lists(numbers, min_size=1, max_size=9))
 def test_the_generator_minimises_log_one_minus_d(logits) -> None:
-    loss = generator_loss(column(logits), torch.ones(len(logits), 1, dtype=torch.float64))
+    loss = generator_loss(column(logits), torch.ones(len(logits), 1, dtype=torch.float64)).mean()
     assert loss.item() == pytest.approx(sum(logs(s)[1] for s in logits) / len(logits), rel=1e-12)
 
 
 @given(pairs)
 def test_other_targets_mix_what_the_generator_wants_and_its_opposite(rows) -> None:
     expected = sum(t * logs(s)[1] + (1 - t) * logs(s)[0] for s, t in rows) / len(rows)
-    loss = generator_loss(column(s for s, _ in rows), column(t for _, t in rows))
+    loss = generator_loss(column(s for s, _ in rows), column(t for _, t in rows)).mean()
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -86,7 +86,7 @@ def test_the_best_logit_is_that_of_the_share_of_reals(share) -> None:
 def test_the_generators_gradient_vanishes_where_it_is_rejected() -> None:
     """What the card warns of, and what tells this objective from the non-saturating one."""
     s = column([-20.0]).requires_grad_()
-    generator_loss(s, torch.ones_like(s)).backward()
+    generator_loss(s, torch.ones_like(s)).mean().backward()
     assert -1e-8 < s.grad.item() < 0
 
 
@@ -103,7 +103,7 @@ def test_far_logits_give_finite_losses_and_gradients(dtype, logit, target) -> No
         (generator_loss, -opposite, 1 - target - (logit > 0)),
     ):
         s.grad = None
-        value = loss(s, t)
+        value = loss(s, t).mean()
         value.backward()
         assert value.item() == pytest.approx(expected, rel=0.01 if dtype == torch.bfloat16 else 1e-6)
         assert s.grad.sum().item() == pytest.approx(slope, rel=1e-6)
@@ -128,7 +128,7 @@ def test_the_generators_loss_is_the_formula_of_its_logits() -> None:
     logits = game.frame.fake_out.logits.detach().flatten().tolist()
     logged = game.scalars()[0]
     assert logged["loss/g.adversarial"] == pytest.approx(sum(logs(s)[1] for s in logits) / len(logits), rel=1e-12)
-    real, fake = (game.step.judged[side].flatten().tolist() for side in ("real", "fake"))
+    real, fake = (game.frame.logits[side].flatten().tolist() for side in ("real", "fake"))
     expected = sum(-0.8 * logs(s)[0] - 0.2 * logs(s)[1] for s in real) / len(real)
     assert logged["loss/d.real"] == pytest.approx(expected, rel=1e-12)
     assert logged["loss/d.fake"] == pytest.approx(sum(-logs(s)[1] for s in fake) / len(fake), rel=1e-12)

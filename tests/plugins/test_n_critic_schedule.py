@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gantricks import Trick, TrickError, hookimpl
+from gantricks.engine import state
 from gantricks.plugins.n_critic_schedule import NCriticSchedule, critic_steps
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, snapshot
@@ -67,7 +68,7 @@ def test_a_run_resumed_at_any_step_goes_on_with_the_same_number(step):
     whole, resumed = host.game(), host.game()
     for _ in range(step):
         whole.advance()
-    resumed.load(snapshot(whole), whole.counters())
+    state.load(resumed, snapshot(whole), state.counters(whole))
     assert resumed.step.n_critic == whole.step.n_critic == (3 if step <= 4 else 1)
     while whole.finished < host.steps:
         whole.advance()

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks import Trick, UserError, hookimpl
-from gantricks.engine.capture import INTERPRETER
+from gantricks.engine import sampling, state
+from gantricks.engine.capture import INTERPRETER, Capturing
+from gantricks.engine.dispatch import fold
 from gantricks.engine.game import Game
-from gantricks.planning.plan import fold
 from gantricks.plugins.network_swap import due
 from gantricks.testing import TrickHost
 from gantricks.testing.host import differences, same_bits, snapshot
@@ -38,7 +39,7 @@ def steps(game: Game, count: int) -> Iterator[tuple[str | None, dict, dict]]:
         assert len(away) <= 1, "both are away: nobody would learn"
         between = snapshot(game)
         game.step()
-        game._at(game.finished + 1)
+        game.move_to(game.finished + 1)
         yield (away[0] if away else None), between, snapshot(game)
 
 
@@ -97,12 +98,12 @@ def test_samples_are_of_the_present_g_while_it_is_away():
             last = between["generator"]
             continue
         trick = game.plan.tricks[-1].trick
-        sampled = game.sample(5, seed=1)
+        sampled = sampling.sample(game, 5, seed=1)
         state = snapshot(plain)
         present = dict(zip(trick.names["g"], trick.present["g"], strict=True))
         assert not all(same_bits(present[name], last[name]) for name in present), "G has learned since"
-        plain.load(state | {"generator": present}, plain.counters())
-        assert same_bits(torch.from_numpy(sampled), torch.from_numpy(plain.sample(5, seed=1)))
+        state.load(plain, state | {"generator": present}, state.counters(plain))
+        assert same_bits(torch.from_numpy(sampled), torch.from_numpy(sampling.sample(plain, 5, seed=1)))
         return
     raise AssertionError("G was never away")
 
@@ -133,7 +134,7 @@ def test_averages_of_both_take_in_weights_and_statistics_of_the_present_players_
     host = host.with_trick("network_swap", **OPTIONS) if swap_first else host
     host = host.with_trick("ema", decay=0.5, players="both")
     game = (host if swap_first else host.with_trick("network_swap", **OPTIONS)).game()
-    game.backend = backend
+    game.play = Capturing(game, backend)
     swap, ema = (
         next(planned.trick for planned in game.plan.tricks if planned.name == name) for name in ("network_swap", "ema")
     )
@@ -149,7 +150,7 @@ def test_averages_of_both_take_in_weights_and_statistics_of_the_present_players_
             live = getattr(game, ROLES[player]).state_dict()
             assert all(same_bits(shadow[name], live[name]) for name in buffers) != away
             seen.add((player, away))
-        assert game.evaluated_discriminator() is ema.discriminator.shadow
+        assert sampling.evaluated_discriminator(game) is ema.discriminator.shadow
     assert len(seen) == 4
 
 
@@ -159,9 +160,9 @@ def test_evaluation_asks_the_present_players_also_during_a_swap():
     for _ in range(13):
         game.advance()
         before = snapshot(game)
-        with game.aside(0):
+        with sampling.aside(game, 0):
             generator = fold(game.hooks.sampling_generator, game.generator)
-        for player, asked in (("d", game.evaluated_discriminator()), ("g", generator)):
+        for player, asked in (("d", sampling.evaluated_discriminator(game)), ("g", generator)):
             state, present = asked.state_dict(), present_of(game, trick, player)
             assert all(same_bits(state[name], present[name]) for name in present)
             assert (asked is getattr(game, ROLES[player])) == (not trick.away[player])
@@ -205,7 +206,7 @@ def test_a_run_resumed_during_a_swap_goes_on_with_it():
         whole.advance()
     assert whole.plan.tricks[0].trick.away["d"] == 1
     resumed = host.game()
-    resumed.load(snapshot(whole), whole.counters())
+    state.load(resumed, snapshot(whole), state.counters(whole))
     for _ in range(8):
         whole.advance()
         resumed.advance()

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from gantricks import Batch, Trick, UserError, hookimpl
+from gantricks.engine import sampling
 from gantricks.engine.step import score_jointly
 from gantricks.networks.base import mixes_samples
 from gantricks.plugins.packing import Pack, Packing, pack
@@ -298,13 +299,13 @@ def test_other_surgery_finds_the_wide_network_wherever_it_stands(trick, options,
     host = host if first else host.with_trick("packing", m=3)
     played = host.train(2)
     assert played.game.discriminator.body.hidden1.linear.weight.shape[1] == 6
-    assert played.game.fault() is None
+    assert played.game.non_finite() is None
 
 
 def test_growing_networks_pack_all_along():
     host = TrickHost(sample=(1, 8, 8), generator={"depth": 2}, discriminator={"depth": 2}, steps=6)
     played = packed(host).with_trick("grow", until=0.6).train()
-    assert played.game.fault() is None
+    assert played.game.non_finite() is None
     entering = [p for n, p in played.game.discriminator.named_parameters() if n.endswith("from_image.conv.weight")]
     assert {weight.shape[1] for weight in entering} == {2}
 
@@ -345,7 +346,7 @@ def test_every_size_that_batches_will_have_is_looked_at():
 @pytest.mark.parametrize("network", ["mlp", "dcgan"])
 def test_a_d_that_is_given_classes_is_refused_and_a_conditional_g_is_not(network):
     host = TrickHost(sample=(2,) if network == "mlp" else (1, 8, 8), classes=3, generator={"conditional": True})
-    assert packed(host).train(2).game.fault() is None
+    assert packed(host).train(2).game.non_finite() is None
     told = refusal(packed(host.but(discriminator={"conditional": True})))
     assert "discriminator_conditional" in told
     assert "conditional = false" in told
@@ -403,7 +404,7 @@ def test_packs_outside_their_bounds_are_refused(wrong):
 def test_d_in_eval_mode_and_samples_are_those_of_whole_packs():
     game = packed(VECTORS).game()
     game.advance()
-    assert game.sample(5, seed=0).shape == (5, 2)
+    assert sampling.sample(game, 5, seed=0).shape == (5, 2)
     network = game.discriminator.eval()
     x = noise(4, VECTORS)
     assert same_bits(network(x).logits, network(x).logits)

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from gantricks import Rng, Trick, UserError, hookimpl
 from gantricks.data.base import Dataset
-from gantricks.engine.game import Game
+from gantricks.engine import state
+from gantricks.engine.start import start
 from gantricks.networks.base import Out
 from gantricks.planning.device import place
 from gantricks.plugins.semi_supervised import SemiSupervised, labelled_subset, positions, supervised_loss, verdict
@@ -58,7 +59,7 @@ def test_the_supervised_loss_is_minus_the_log_of_the_probability_of_the_class_gi
     class_logits, classes = pair
     p = softmax(class_logits)
     expected = -np.log(p[np.arange(len(p)), classes.numpy()] / (1 - p[:, -1])).mean()
-    assert supervised_loss(class_logits, classes).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert supervised_loss(class_logits, classes).mean().item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @given(judged(), st.floats(-5, 5))
@@ -79,7 +80,7 @@ def test_logits_of_ten_thousand_give_finite_losses_and_gradients(pair, dtype, si
     s = verdict(class_logits)
     assert s.dtype == torch.float32
     assert s.isfinite().all()
-    losses = supervised_loss(class_logits, classes) + torch.nn.functional.softplus(-s).mean()
+    losses = supervised_loss(class_logits, classes).mean() + torch.nn.functional.softplus(-s).mean()
     losses = losses + torch.nn.functional.softplus(s).mean()
     losses.backward()
     assert losses.isfinite()
@@ -112,7 +113,7 @@ def test_more_labels_than_a_class_has_samples_are_refused_by_name():
     data = plan.source.load()
     lopsided = Dataset(data.samples, np.where(np.arange(40) < 35, 0, data.classes))
     with pytest.raises(UserError, match="class 1 has 1 samples, and 10 are to be labelled"):
-        Game(plan, lopsided, place("cpu", "fp64"))
+        start(plan, lopsided, place("cpu", "fp64"))
 
 
 @given(st.integers(1, 12), st.integers(1, 30), gs.rng())
@@ -203,11 +204,11 @@ def test_classes_of_unlabelled_images_are_never_read():
     for _ in range(3):
         honest.advance()
         spoilt.advance()
-    assert not differences(honest.state(), spoilt.state())
+    assert not differences(state.tensors(honest), state.tensors(spoilt))
     spoilt.plan.tricks[-1].trick.subset.classes.add_(1).remainder_(3)
     honest.advance()
     spoilt.advance()
-    assert differences(honest.state(), spoilt.state()), "classes of labelled images are not read either"
+    assert differences(state.tensors(honest), state.tensors(spoilt)), "classes of labelled images are not read either"
 
 
 def test_unlabelled_images_give_nothing_to_the_supervised_term():
@@ -236,7 +237,7 @@ def test_the_subset_follows_its_own_seed_and_not_that_of_the_run():
 @pytest.mark.parametrize("budget", [None, 0], ids=["resident", "streamed"])
 def test_the_subset_is_the_same_wherever_the_data_is(budget):
     plan = IMAGES.with_trick("semi_supervised", labels=9).plan()
-    game = Game(plan, plan.source.load(), place("cpu", "fp64"), budget=budget)
+    game = start(plan, plan.source.load(), place("cpu", "fp64"), budget=budget)
     assert game.feed.resident == (budget is None)
     images, classes = labelled_rows(game)
     plain = labelled_rows(IMAGES.with_trick("semi_supervised", labels=9).game())

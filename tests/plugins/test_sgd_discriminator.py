@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks import UserError
+from gantricks.engine import state
 from gantricks.plugins.sgd_discriminator import sgd
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
@@ -34,10 +35,10 @@ def test_each_update_is_gradient_descent_with_momentum(path, lr, momentum, as_te
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_its_state_exists_before_the_first_step(momentum) -> None:
     game = TrickHost().with_trick("sgd_discriminator", momentum=momentum).game()
-    saved = {name: tensor.data_ptr() for name, tensor in game.state()["discriminator_optimizer"].items()}
+    saved = {name: tensor.data_ptr() for name, tensor in state.tensors(game)["discriminator_optimizer"].items()}
     assert len(saved) == (len(game.players["d"].parameters) if momentum else 0)
     game.advance()
-    assert {name: t.data_ptr() for name, t in game.state()["discriminator_optimizer"].items()} == saved
+    assert {name: t.data_ptr() for name, t in state.tensors(game)["discriminator_optimizer"].items()} == saved
 
 
 def test_the_guard_masks_it_as_it_masks_the_optimizers_of_the_core() -> None:

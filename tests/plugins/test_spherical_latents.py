@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gantricks import UserError
+from gantricks.engine import sampling
 from gantricks.plugins.spherical_latents import SphericalLatents, to_cube, to_sphere, to_unit_cube
 from gantricks.rng import Clock, Rng
 from gantricks.testing import TrickHost
@@ -117,7 +118,7 @@ def test_samples_are_drawn_as_in_training_and_depend_on_their_seed_only(distribu
             game.advance()
         latents: list[torch.Tensor] = []
         game.generator.register_forward_pre_hook(lambda module, args: latents.append(args[0].clone()))
-        game.sample(5, seed=7)
+        sampling.sample(game, 5, seed=7)
         return torch.cat(latents)
 
     host = VECTORS.with_trick("spherical_latents", distribution=distribution)

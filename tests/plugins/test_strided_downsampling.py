@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gantricks import Trick, UserError, hookimpl
+from gantricks.engine import state
 from gantricks.networks.base import Discriminator
 from gantricks.plugins.strided_downsampling import strided_convolution
 from gantricks.testing import TrickHost
@@ -125,7 +126,7 @@ def test_the_new_filters_are_random_differ_and_train(host):
 def test_finding_the_widths_leaves_batch_norm_and_the_other_streams_alone():
     host = IMAGES.but(discriminator={**MAX, "batch_norm": True})
     game, plain = host.with_trick("strided_downsampling").game(), host.game()
-    moved = differences(game.state(), plain.state())
+    moved = differences(state.tensors(game), state.tensors(plain))
     assert all(".pool." in name for name in moved), moved
     assert not [hook for m in game.discriminator.modules() for hook in m._forward_pre_hooks.values()]
 
@@ -145,7 +146,7 @@ def test_average_pools_beside_max_pools_are_left_alone():
 def test_it_works_where_d_is_given_classes():
     host = IMAGES.but(classes=3, generator={"conditional": True}, discriminator={**MAX, "conditional": True})
     played = host.with_trick("strided_downsampling").train(2)
-    assert played.game.fault() is None
+    assert played.game.non_finite() is None
     assert not pooled(played.game.discriminator, nn.MaxPool2d)
 
 

@@ -395,7 +395,7 @@ def test_surgery_after_it_does_not_lose_the_reference():
 def test_a_run_with_batches_of_one_stays_finite():
     for host in (IMAGES, VECTORS):
         played = host.but(batch_size=1).with_trick("virtual_batch_norm", reference=4).train(3)
-        assert played.game.fault() is None
+        assert played.game.non_finite() is None
 
 
 # ---------------------------------------------------------------- refusals

@@ -16,6 +16,7 @@ from torch import nn
 
 from gantricks import SummedLayers, Trick, UserError, hookimpl
 from gantricks.catalogue.index import index
+from gantricks.engine import sampling, state
 from gantricks.engine.capture import INDUCTOR, Captured
 from gantricks.networks.base import Discriminator
 from gantricks.plugins import weight_norm as module
@@ -151,13 +152,13 @@ def test_lengths_and_directions_reach_the_optimizer_and_both_move(host):
         assert any(name.endswith("original0") for name in named)
         assert all(id(p) in held for p in named.values())
         assert not [n for n, _ in player.network.named_parameters() if n.endswith((".linear.weight", ".conv.weight"))]
-    before = {k: {n: t.clone() for n, t in game.state()[k].items()} for k in ("generator", "discriminator")}
+    before = {k: {n: t.clone() for n, t in state.tensors(game)[k].items()} for k in ("generator", "discriminator")}
     for _ in range(2):
         game.advance()
     for role, tensors in before.items():
         for name, tensor in tensors.items():
             if ".parametrizations." in name:
-                assert not same_bits(tensor, game.state()[role][name]), name
+                assert not same_bits(tensor, state.tensors(game)[role][name]), name
 
 
 @HOSTS
@@ -178,7 +179,7 @@ def test_an_average_of_the_generator_samples_from_averaged_parts():
     game = host.train(3).game
     shadow = next(planned.trick for planned in game.plan.tricks if planned.name == "ema").generator.shadow
     assert treated(shadow) == treated(game.generator)
-    assert torch.isfinite(torch.from_numpy(game.sample(4, 0))).all()
+    assert torch.isfinite(torch.from_numpy(sampling.sample(game, 4, 0))).all()
     assert not same_bits(shadow.head.conv.weight, game.generator.head.conv.weight)
 
 
@@ -186,8 +187,10 @@ def test_state_survives_a_round_trip():
     host = IMAGES.with_trick("weight_norm")
     game = host.train(3).game
     other = host.but(seed=5).game()
-    state = {group: {n: t.detach().clone() for n, t in tensors.items()} for group, tensors in game.state().items()}
-    other.load(state, game.counters())
+    saved = {
+        group: {n: t.detach().clone() for n, t in tensors.items()} for group, tensors in state.tensors(game).items()
+    }
+    state.load(other, saved, state.counters(game))
     z = torch.ones((2, 4), dtype=torch.float64)
     assert same_bits(other.generator(z), game.generator(z))
 
@@ -430,17 +433,21 @@ def test_one_sample_is_refused():
 @HOSTS
 def test_with_heads_the_lengths_of_hidden_layers_never_move_and_those_of_heads_do(host):
     game = host.with_trick("weight_norm", lengths="heads").game()
-    start = {role: {n: t.clone() for n, t in game.state()[role].items()} for role in ("generator", "discriminator")}
+    start = {
+        role: {n: t.clone() for n, t in state.tensors(game)[role].items()} for role in ("generator", "discriminator")
+    }
     for _ in range(3):
         game.advance()
     for role, tensors in start.items():
         lengths = [name for name in tensors if name.endswith("original0")]
         assert lengths
         for name in lengths:
-            moved = not same_bits(tensors[name], game.state()[role][name])
+            moved = not same_bits(tensors[name], state.tensors(game)[role][name])
             assert moved == name.startswith("head."), name
         assert all(
-            not same_bits(tensors[name], game.state()[role][name]) for name in tensors if name.endswith("original1")
+            not same_bits(tensors[name], state.tensors(game)[role][name])
+            for name in tensors
+            if name.endswith("original1")
         )
 
 

@@ -1,0 +1,165 @@
+"""The hooks of one run, frozen, and the four verbs that call them: one for each kind of hook."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pluggy
+
+from gantricks.errors import TrickError
+from gantricks.hooks import KINDS, HookSpecs
+from gantricks.planning.plan import PlannedTrick
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from gantricks.losses import AdversarialLoss
+    from gantricks.networks.base import Discriminator, Generator
+    from gantricks.records import Batch, Out
+
+
+class Named(Protocol):
+    """The context of a trick, as far as a call needs it."""
+
+    name: str
+
+
+T = TypeVar("T")
+C = TypeVar("C", bound=Named)
+Fold = tuple[tuple[Callable[..., T], Any], ...]
+"""Implementations of a fold of values of type T, each with the context of its trick, in recipe order."""
+Choice = tuple[tuple[Callable[..., T], Any], ...]
+"""One implementation that returns a T, or none."""
+Term = tuple[tuple[Callable[..., "Mapping[str, Tensor]"], Any], ...]
+Event = tuple[tuple[Callable[..., None], Any], ...]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Every hook of one run: a field for each, in the order of `gantricks.hooks`. A hook that no trick of the recipe
+    implements is an empty tuple, which costs nothing.
+    """
+
+    d_entrance: Choice[nn.Module] = ()
+    transform_generator: Fold[Generator] = ()
+    transform_discriminator: Fold[Discriminator] = ()
+    transform_optimizer: Fold[Optimizer] = ()
+    adversarial_loss: Choice[AdversarialLoss] = ()
+    on_setup: Event = ()
+    on_load: Event = ()
+    on_run_start: Event = ()
+    on_boundary: Event = ()
+    play: Choice[None] = ()
+    before_d_step: Event = ()
+    latents: Fold[Tensor] = ()
+    fake_batch: Fold[Batch] = ()
+    d_input: Fold[Batch] = ()
+    d_scores: Choice[tuple[Out, Out]] = ()
+    d_assignment: Fold[Tensor] = ()
+    d_labels: Fold[Tensor] = ()
+    d_loss_terms: Term = ()
+    after_d_backward: Event = ()
+    d_gate: Fold[Tensor] = ()
+    after_d_step: Event = ()
+    before_g_step: Event = ()
+    g_labels: Fold[Tensor] = ()
+    g_weights: Fold[Tensor] = ()
+    g_objective: Choice[Mapping[str, Tensor]] = ()
+    g_loss_terms: Term = ()
+    after_g_backward: Event = ()
+    g_gate: Fold[Tensor] = ()
+    after_g_step: Event = ()
+    sampling_generator: Fold[Generator] = ()
+    evaluation_discriminator: Fold[Discriminator] = ()
+    log_scalars: Term = ()
+    on_log: Event = ()
+    on_finish: Event = ()
+    on_run_end: Event = ()
+
+
+def freeze(tricks: Collection[PlannedTrick], contexts: Mapping[str, Named]) -> Hooks:
+    """Register the tricks with pluggy, which validates them against the specs, and freeze each hook to a plain tuple.
+
+    pluggy's own calls run last registered first, drop None and cannot feed one result to the next, so they are used
+    for the contract and not for the calls.
+    """
+    manager = pluggy.PluginManager("gantricks")
+    manager.add_hookspecs(HookSpecs)
+    for planned in tricks:
+        manager.register(planned.trick, planned.name)
+    manager.check_pending()
+    hooks: dict[str, Any] = {}
+    order = {planned.name: position for position, planned in enumerate(tricks)}
+    for hook in KINDS:
+        specified = tuple(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
+        implementations = sorted(getattr(manager.hook, hook).get_hookimpls(), key=lambda i: order[i.plugin_name])
+        hooks[hook] = tuple(
+            (_with_all_arguments(i.function, i.argnames, specified), contexts[i.plugin_name]) for i in implementations
+        )
+    return Hooks(**hooks)
+
+
+def _with_all_arguments(
+    function: Callable[..., Any], taken: Collection[str], specified: tuple[str, ...]
+) -> Callable[..., Any]:
+    """`function` itself when it takes every argument in order, otherwise a version that passes on those it takes."""
+    if tuple(taken) == specified:
+        return function
+    positions = [specified.index(name) for name in taken]
+
+    def adapted(*arguments: Any) -> Any:
+        return function(*(arguments[position] for position in positions))
+
+    adapted.__name__ = function.__name__
+    return adapted
+
+
+# ---------------------------------------------------------------- the verbs
+
+
+def notify(hooks: Event) -> None:
+    """Run an event."""
+    for hook, ctx in hooks:
+        hook(ctx)
+
+
+def fold(hooks: Fold[T], value: T, *about: Any) -> T:
+    """Hand a value through every trick in recipe order. `about`: further arguments, the same for all.
+
+    Raises TrickError where a trick returns None.
+    """
+    for hook, ctx in hooks:
+        value = hook(value, *about, ctx) if about else hook(value, ctx)  # unpacking nothing doubles a call's time
+        if value is None:
+            raise TrickError(
+                f"{ctx.name}: {hook.__name__} returned None; a fold returns the value it was given, or another"
+            )
+    return value
+
+
+def choose(hooks: Choice[T], *about: Any) -> T | None:
+    """What the one provider makes of these arguments, or None where there is none."""
+    for hook, ctx in hooks:
+        return hook(*about, ctx)
+    return None
+
+
+def collect(hooks: Term, joint: str = ".") -> dict[str, Tensor]:
+    """All terms, each under `<trick><joint><name>`.
+
+    Raises TrickError where one is no scalar.
+    """
+    terms = {}
+    for hook, ctx in hooks:
+        for name, term in (hook(ctx) or {}).items():
+            if getattr(term, "ndim", 0):
+                raise TrickError(
+                    f"{ctx.name}: {hook.__name__} returned the term {name!r} of shape {tuple(term.shape)}; a term is "
+                    "a scalar"
+                )
+            terms[f"{ctx.name}{joint}{name}"] = term
+    return terms

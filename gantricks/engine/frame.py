@@ -1,0 +1,61 @@
+"""The tensors of the present step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from gantricks.records import Batch, Out
+
+MADE = ("real", "fake", "real_in", "fake_in", "real_out", "fake_out", "real_labels", "fake_labels")
+"""What a phase produces, in that order."""
+
+
+class Frame:
+    """What the present step has produced so far. The step writes it; tricks read it through their contexts.
+
+    `updated` is 1 on the device where the phase's player was updated, `updates` holds the same for each player that
+    has been updated in this step. `logits` are D's for reals and fakes in the last D step, for the log.
+    """
+
+    __slots__ = (*MADE, "logits", "updated", "updates")
+
+    real: Batch | None
+    fake: Batch | None
+    real_in: Batch | None
+    fake_in: Batch | None
+    real_out: Out | None
+    fake_out: Out | None
+    real_labels: Tensor | None
+    fake_labels: Tensor | None
+
+    def __init__(self, healthy: Tensor) -> None:
+        self.updated = healthy
+        self.updates: dict[str, Tensor] = {}
+        self.logits: dict[str, Tensor] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """A step or a D step begins: what it has not produced yet cannot be read in it."""
+        self.real = None
+        self.clear_all_but_real()
+
+    def clear_all_but_real(self) -> None:
+        self.fake = None
+        self.real_in = None
+        self.fake_in = None
+        self.real_out = None
+        self.fake_out = None
+        self.real_labels = None
+        self.fake_labels = None
+
+    def contents(self) -> tuple[Any, ...]:
+        """What a step leaves to be looked at."""
+        return tuple(getattr(self, name) for name in MADE), self.updated, self.logits
+
+    def fill(self, contents: tuple[Any, ...]) -> None:
+        """Stand as a step leaves it that had these contents."""
+        made, self.updated, self.logits = contents
+        for name, value in zip(MADE, made, strict=True):
+            setattr(self, name, value)

@@ -1,0 +1,199 @@
+"""Makes a game ready to be played: contexts and hooks, networks and surgery, players, the tricks' tensors.
+
+The order is that of the contract: networks, the tricks' surgery, optimizers, `on_setup`. State is loaded afterwards
+into the tensors that exist then, in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gantricks.data.base import Dataset
+from gantricks.data.stand_in import stand_in
+from gantricks.engine.context import Context
+from gantricks.engine.dispatch import choose, fold, freeze, notify
+from gantricks.engine.game import Game
+from gantricks.engine.players import ROLES, Player
+from gantricks.engine.sampling import draw_latents
+from gantricks.engine.step import Rules, Step
+from gantricks.errors import Problem, UserError
+from gantricks.losses import AdversarialLoss, NonSaturating
+from gantricks.networks.base import initialise, mixes_samples
+from gantricks.planning.device import Placement, place
+from gantricks.planning.plan import Plan
+from gantricks.rng import Rng
+
+
+def start(plan: Plan, dataset: Dataset, placement: Placement, budget: int | None = None) -> Game:
+    """The game of a plan before its first step. `budget`: the most bytes of data that stay on the device."""
+    game = assemble(plan, dataset, placement, budget)
+    build(game)
+    return game
+
+
+def assemble(plan: Plan, dataset: Dataset, placement: Placement, budget: int | None = None) -> Game:
+    """A game with its hooks, and without anything that a hook has a say in."""
+    game = Game(plan, dataset, placement, budget)
+    game.contexts = {
+        planned.name: Context(game, planned.name, game.stream(f"tricks/{planned.name}")) for planned in plan.tricks
+    }
+    game.hooks = freeze(plan.tricks, game.contexts)
+    return game
+
+
+def build(game: Game) -> None:
+    """The rest, in the order of the contract."""
+    build_networks(game, lambda role: game.stream(f"initialise/{role}"))
+    game.players = {name: _player(game, name) for name in ROLES}
+    game.step = game.play = _step(game)
+    game.schedules.prepare(option for planned in game.plan.tricks for _, option in planned.trick.config)
+    game.move_to(0)
+    game.clock.enter("setup")
+    notify(game.hooks.on_setup)
+    game.schedules.move_to(0)  # what schedules gave before the tricks' tensors were there
+    game.trick_tensors = {
+        f"{planned.name}/{name}": tensor
+        for planned in game.plan.tricks
+        for name, tensor in planned.trick.tensors().items()
+    }
+    game.guard.watch(_unmasked(game))
+    if trained := {name: weights for name, weights in _trained(game) if weights}:
+        game.guard.watch_weights(trained)
+
+
+def build_networks(game: Game, stream: Callable[[str], Rng]) -> None:
+    """Both networks, initialised from `stream(role)`, and the tricks' surgery.
+
+    Raises UserError with what a trick refuses when it sees them, at the line of the recipe that names it.
+    """
+    plan, placement = game.plan, game.placement
+    entrance: Any = choose(game.hooks.d_entrance, plan.shapes.sample)
+    behind = replace(plan.shapes, sample=entrance.shape) if entrance else plan.shapes
+    for role, part, given in (
+        ("generator", plan.recipe.generator, plan.shapes),
+        ("discriminator", plan.recipe.discriminator, behind),
+    ):
+        with torch.device("meta"):
+            network = getattr(part.found.cls, role)(part.options, given)
+        if role == "discriminator":
+            network.shape, network.entrance, network.group = plan.shapes.sample, entrance, plan.group
+        network.to_empty(device=placement.device).to(placement.dtype)
+        initialise(network, stream(role))
+        network.autocast = placement.autocast
+        setattr(game, role, network.train())
+    for role, transform in (
+        ("generator", game.hooks.transform_generator),
+        ("discriminator", game.hooks.transform_discriminator),
+    ):
+        try:
+            network = fold(transform, getattr(game, role))
+        except UserError as refusal:
+            raise UserError(*(_placed(plan, problem) for problem in refusal.problems)) from refusal
+        network.to(placement.device, placement.dtype)
+        if game.feed.is_images:
+            network.to(memory_format=torch.channels_last)
+        setattr(game, role, network.train())
+
+
+def _placed(plan: Plan, problem: Problem) -> Problem:
+    """A problem at `tricks.<name>`, at the line of the recipe that names the trick."""
+    for planned in plan.tricks:
+        if problem.where == f"tricks.{planned.name}" and planned.place:
+            place = plan.recipe.places.about(problem.what, ("tricks", planned.name))
+            return replace(problem, where=f"{place}: {problem.where}")
+    return problem
+
+
+def _player(game: Game, name: str) -> Player:
+    from gantricks.engine import optimizers  # torch takes half a second to import its own, which `check` does without
+
+    role = ROLES[name]
+    network = getattr(game, role)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = optimizers.build(getattr(game.plan.recipe, role).keys.optimizer, parameters)
+    optimizer = fold(game.hooks.transform_optimizer, optimizer, name)
+    gated = {"d": game.hooks.d_gate, "g": game.hooks.g_gate}[name]
+    held = torch.zeros_like(game.guard.flag) if gated else game.guard.flag
+    return Player(name, network, optimizer, parameters, held)
+
+
+def _step(game: Game) -> Step:
+    train, hooks = game.plan.recipe.train, game.hooks
+    loss: AdversarialLoss = NonSaturating()
+    loss_ctx = Context(game, "core", game.stream("core"))
+    for provide, ctx in hooks.adversarial_loss:
+        loss, loss_ctx = provide(ctx), ctx
+    latents = partial(draw_latents, game, latent_rng=game.stream("latents"), class_rng=game.stream("classes"))
+    rules = Rules(
+        reuse_fakes=train.reuse_fakes,
+        separate=game.plan.any_trick("provides", "separate_passes"),
+        mixes=mixes_samples(game.discriminator),
+        input_grad=game.plan.any_trick("needs", "input_grad"),
+        compares=getattr(loss, "compares", False),
+    )
+    return Step(
+        hooks, game.frame, game.clock, game.feed, game.guard, game.players["d"], game.players["g"],
+        latents, loss, loss_ctx, rules, train.n_critic,
+    )  # fmt: skip
+
+
+def _unmasked(game: Game) -> Iterable[Tensor]:
+    """Every tensor whose updates nothing else holds back after a non-finite value."""
+    safe = {planned.name for planned in game.plan.tricks if planned.trick.fault_safe}
+    watched = [tensor for name, tensor in game.trick_tensors.items() if name.partition("/")[0] not in safe]
+    for player in game.players.values():
+        watched += list(player.network.buffers())
+    return {id(tensor): tensor for tensor in watched}.values()
+
+
+def _trained(game: Game) -> Iterable[tuple[str, list[Tensor]]]:
+    """The weights that each trick trains itself."""
+    for planned in game.plan.tricks:
+        tensors = planned.trick.tensors().values()
+        yield planned.name, [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
+
+
+# ---------------------------------------------------------------- looking at surgery without training
+
+LARGE = 1 << 22
+"""Weights from which on drawing them, and a pass of a whole batch, take so long that `check` does without."""
+
+
+class _Repeating(Rng):
+    """Draws of which every row is the same: made in no time, and enough to see what surgery makes of a network."""
+
+    def fork(self, name: str) -> Rng:
+        return self
+
+    def anew(self, name: str) -> Rng:
+        return self
+
+    def normal(self, shape: int | Sequence[int]) -> Tensor:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        return super().normal(sizes[-1:]).expand(sizes)
+
+
+def try_surgery(plan: Plan) -> None:
+    """Build the networks on the CPU, beside a few made-up samples, for what tricks refuse when they see them.
+
+    Raises UserError with what the first of them says.
+    """
+    most, large = 64, sum(plan.parameters().values()) >= LARGE
+    if large:
+        part = plan.recipe.data
+        most = min(part.keys.batch_size, max(4, 2 * plan.group))
+        keys = part.keys.model_copy(update={"batch_size": most})
+        plan = replace(plan, recipe=replace(plan.recipe, data=replace(part, keys=keys)))
+    few = replace(plan.description, count=min(plan.description.count, most))
+    game = assemble(plan, stand_in(few), place("cpu", "fp32"), budget=0)
+    kind = _Repeating if large else Rng
+    placement = game.placement
+    build_networks(
+        game, lambda role: kind(game.seed, f"initialise/{role}", game.clock, placement.device, placement.dtype)
+    )

@@ -1,0 +1,214 @@
+"""The state of a game: what a checkpoint holds, loading it, and a snapshot to come back to."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gantricks.engine.dispatch import notify
+from gantricks.engine.game import Game, Snapshot, Tensors
+from gantricks.engine.players import ROLES, Player
+from gantricks.errors import TrickError
+
+
+def tensors(game: Game) -> dict[str, Tensors]:
+    """Every tensor that a checkpoint holds, by file name and key. They are the live ones, not copies."""
+    state = {"tricks": game.trick_tensors}
+    for name, player in game.players.items():
+        role = ROLES[name]
+        state[role] = player.network.state_dict()
+        state[f"{role}_optimizer"] = _optimizer_tensors(player)
+    return state | ({"kept": game.snapshot.tensors} if game.snapshot else {})
+
+
+def counters(game: Game) -> dict[str, Any]:
+    """Every host number that a checkpoint holds."""
+    found = {"step": game.finished, "images_seen": game.feed.cursor, **_numbers(game)}
+    found |= {"kept": game.snapshot.numbers} if game.snapshot else {}
+    return found | ({"state_from_step": game.restored_step} if game.restored_step is not None else {})
+
+
+def moving(game: Game) -> list[Tensor]:
+    """Every tensor that a step changes and a later one reads, each once."""
+    found = [tensor for name, group in tensors(game).items() if name != "kept" for tensor in group.values()]
+    found += game.guard.tensors()
+    found += [player.held for player in game.players.values()]
+    return list({tensor.data_ptr(): tensor.detach() for tensor in found if tensor.numel()}.values())
+
+
+def load(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]) -> None:
+    """Take up a saved state, in place.
+
+    Raises KeyError or ValueError when the saved tensors and numbers are not those of this game.
+    """
+    _refuse_unfit(game, saved, numbers)
+    game.feed.cursor = numbers["images_seen"]
+    game.move_to(numbers["step"])
+    game.snapshot = None
+    if "kept" in saved:
+        copies = {name: tensor.to(game.placement.device, copy=True) for name, tensor in saved["kept"].items()}
+        game.snapshot = Snapshot(copies, numbers["kept"])
+    game.restored_step = numbers.get("state_from_step")
+    _take_up(game, saved, numbers)
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+def snapshot(game: Game, trick: str) -> None:
+    """Copy the present state into the one to come back to: all but the tensors of `trick`, which asks for it."""
+    own = {f"tricks/{name}" for name in _tensors_of(game, trick)}
+    live = {
+        f"{group}/{name}": tensor
+        for group, named in tensors(game).items()
+        if group != "kept"
+        for name, tensor in named.items()
+        if f"{group}/{name}" not in own
+    }
+    numbers = {"step": game.finished, **_numbers(game)}
+    if game.snapshot and game.snapshot.tensors.keys() == live.keys():
+        _copy_into(game.snapshot.tensors, live, "the kept state")
+        game.snapshot.numbers = numbers
+    else:
+        game.snapshot = Snapshot({name: tensor.detach().clone() for name, tensor in live.items()}, numbers)
+
+
+def restore(game: Game, trick: str) -> None:
+    """Make the snapshot the present state, in place, but for the tensors of `trick` and how far the run is."""
+    if not game.snapshot:
+        raise TrickError(f"{trick}: ctx.restore() was called before ctx.snapshot()")
+    phase = game.clock.phase
+    state: dict[str, Tensors] = {"tricks": _tensors_of(game, trick)}
+    for name, tensor in game.snapshot.tensors.items():
+        group, _, key = name.partition("/")
+        state.setdefault(group, {})[key] = tensor
+    _take_up(game, state, game.snapshot.numbers)
+    game.restored_step = game.snapshot.numbers["step"]
+    game.clock.enter(phase)
+
+
+def _tensors_of(game: Game, trick: str) -> Tensors:
+    return {name: tensor for name, tensor in game.trick_tensors.items() if name.partition("/")[0] == trick}
+
+
+# ---------------------------------------------------------------- in place
+
+
+def _numbers(game: Game) -> dict[str, Any]:
+    """The host numbers that belong to a state, however far the run is."""
+    groups = {
+        name: [
+            {
+                key: value
+                for key, value in group.items()
+                if isinstance(value, int | float | list | tuple) and key != "params"
+            }
+            for group in player.optimizer.param_groups
+        ]
+        for name, player in game.players.items()
+    }
+    return {"batch_size": game.feed.batch_size, "n_critic": game.step.n_critic, "optimizers": groups}
+
+
+def _take_up(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]) -> None:
+    for name, player in game.players.items():
+        role = ROLES[name]
+        _copy_into(player.network.state_dict(), saved[role], role)
+        _load_optimizer(player, saved[f"{role}_optimizer"], f"the {role}'s optimizer")
+        for group, settings in zip(player.optimizer.param_groups, numbers["optimizers"][name], strict=True):
+            group.update({key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()})
+    _copy_into(game.trick_tensors, saved["tricks"], "the tricks' state")
+    game.feed.batch_size = numbers["batch_size"]
+    game.step.n_critic = numbers["n_critic"]
+    game.clock.enter("setup")
+    notify(game.hooks.on_load)
+
+
+def _optimizer_tensors(player: Player) -> Tensors:
+    names = {id(parameter): name for name, parameter in player.network.named_parameters()}
+    found: Tensors = {}
+    for parameter, state in player.optimizer.state.items():
+        for key, value in state.items():
+            if torch.is_tensor(value):
+                found[f"{names[id(parameter)]}.{key}"] = value
+            elif value is not None:
+                raise TrickError(
+                    f"{type(player.optimizer).__name__} keeps {key!r} as a Python number, which no checkpoint would "
+                    "hold; use an optimizer whose state is tensors"
+                )
+    for number, group in enumerate(player.optimizer.param_groups):
+        found |= {f"group.{number}.{key}": value for key, value in group.items() if torch.is_tensor(value)}
+    return found
+
+
+def _load_optimizer(player: Player, saved: Tensors, what: str) -> None:
+    """Copy saved state in place; an optimizer that makes its state at its first step is given it."""
+    live = _optimizer_tensors(player)
+    for name, parameter in player.network.named_parameters():
+        for key in [key.removeprefix(f"{name}.") for key in saved.keys() - live.keys()]:
+            if f"{name}.{key}" in saved:
+                made = saved[f"{name}.{key}"].clone()
+                player.optimizer.state[parameter][key] = made.to(parameter.device)
+    _copy_into(_optimizer_tensors(player), saved, what)
+
+
+@torch.no_grad()
+def _copy_into(live: Tensors, saved: Tensors, what: str) -> None:
+    if live.keys() != saved.keys():
+        difference = ", ".join(sorted(live.keys() ^ saved.keys()))
+        raise KeyError(f"{what} holds other tensors than this recipe makes: {difference}")
+    for name, tensor in live.items():
+        if tensor.shape != saved[name].shape:
+            raise ValueError(f"{what}: {name} is {tuple(saved[name].shape)}, expected {tuple(tensor.shape)}")
+        if tensor.dtype != saved[name].dtype:
+            raise ValueError(f"{what}: {name} is {saved[name].dtype}, expected {tensor.dtype}")
+        tensor.copy_(saved[name])
+
+
+# ---------------------------------------------------------------- what does not fit
+
+
+def _refuse_unfit(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]) -> None:
+    """Raise ValueError where a saved state holds what no game of this recipe does, and copying would not notice."""
+    live = tensors(game)
+    if differing := ", ".join(sorted((live.keys() ^ saved.keys()) - {"kept"})):
+        raise ValueError(f"it holds other groups of tensors than this recipe makes: {differing}")
+    if ("kept" in saved) != ("kept" in numbers):
+        raise ValueError("of the state to come back to it holds a half")
+    for given in (numbers, numbers.get("kept", numbers)):
+        _refuse_other_numbers(_numbers(game)["optimizers"], given["optimizers"])
+    flat = {f"{group}/{name}": tensor for group, named in live.items() for name, tensor in named.items()}
+    for name, tensor in saved.get("kept", {}).items():
+        if name not in flat:
+            # what an optimizer makes at its first step is there only after loading
+            if not name.partition("/")[0].endswith("_optimizer"):
+                raise ValueError(f"the state to come back to holds {name}, which this recipe does not make")
+        elif (tensor.shape, tensor.dtype) != (flat[name].shape, flat[name].dtype):
+            raise ValueError(f"the state to come back to: {name} is {tuple(tensor.shape)} of {tensor.dtype}")
+    networks = {name for name in flat if name.partition("/")[0] in ROLES.values()}
+    if "kept" in saved and (missing := networks - saved["kept"].keys()):
+        raise ValueError(f"the state to come back to lacks {', '.join(sorted(missing))}")
+
+
+def _refuse_other_numbers(live: dict[str, list[dict[str, Any]]], saved: dict[str, list[dict[str, Any]]]) -> None:
+    """Raise ValueError where the settings of optimizers are not of the kind that these optimizers have."""
+    if live.keys() != saved.keys() or any(len(live[name]) != len(saved[name]) for name in live):
+        raise ValueError("it has other optimizers than this recipe makes")
+    for name, groups in live.items():
+        for group, other in zip(groups, saved[name], strict=True):
+            for key, value in group.items():
+                if key in other and not _alike(value, other[key]):
+                    raise ValueError(f"{key} of {name.upper()}'s optimizer is {other[key]!r:.100}")
+
+
+def _alike(live: Any, saved: Any) -> bool:
+    if isinstance(live, list | tuple):
+        return isinstance(saved, list | tuple) and len(saved) == len(live) and all(map(_alike, live, saved))
+    if isinstance(live, bool) or not isinstance(live, int | float):
+        return type(saved) is type(live)
+    if isinstance(saved, bool) or not isinstance(saved, int | float):
+        return False
+    return math.isfinite(saved) or not math.isfinite(live)
