@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gantricks import Batch, Trick, UserError, hookimpl
+from gantricks.engine import sampling
 from gantricks.plugins.auxiliary_classifier import class_loss
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
@@ -190,7 +191,7 @@ def test_d_learns_to_classify() -> None:
     images, classes = game.feed.take(torch.arange(40))
     shown = shifted(Batch(images, classes)).images
     assert (game.discriminator(shown).class_logits.argmax(1) == classes).all()
-    z = game.frame.draw_latents(40, game.stream("a"), game.stream("b"))
+    z = sampling.draw_latents(game, 40, game.stream("a"), game.stream("b"))
     with torch.no_grad():
         made = game.discriminator(game.generator(*z)).class_logits.argmax(1)
     assert (made == z[1]).double().mean() > 0.9

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantricks import UserError
+from gantricks import AdversarialLoss, UserError
 from gantricks.plugins.balance_gate import push_, share_fooled, share_told
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
@@ -45,17 +45,15 @@ def test_a_player_is_held_exactly_while_its_running_accuracy_is_above_the_limit(
     outcomes = {"d": set(), "g": set()}
     loss_d, loss_g = game.step.loss.d_loss, game.step.loss.g_loss
 
-    class Seen:
-        undecided = 0.0
+    class Seen(AdversarialLoss):
+        def d_loss(self, real, fake, *labels_and_ctx):
+            found = (np.mean(real.logits.detach().numpy() > 0) + np.mean(fake.logits.detach().numpy() < 0)) / 2
+            values["d"].append(found)
+            return loss_d(real, fake, *labels_and_ctx)
 
-        def d_loss(self, ctx):
-            real, fake = ctx.real_out.logits.detach().numpy(), ctx.fake_out.logits.detach().numpy()
-            values["d"].append((np.mean(real > 0) + np.mean(fake < 0)) / 2)
-            return loss_d(ctx)
-
-        def g_loss(self, ctx):
-            values["g"].append(np.mean(ctx.fake_out.logits.detach().numpy() > 0))
-            return loss_g(ctx)
+        def g_loss(self, real, fake, *labels_and_ctx):
+            values["g"].append(np.mean(fake.logits.detach().numpy() > 0))
+            return loss_g(real, fake, *labels_and_ctx)
 
     game.step.loss = Seen()
     for _ in range(30):

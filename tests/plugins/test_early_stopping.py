@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from pydantic import ValidationError
 
 import gantricks.runs.api
 from gantricks import Measurement, Metric, Subject, Trick, UserError, hookimpl, resume, train
+from gantricks.data.stand_in import POINTS
 from gantricks.engine import sampling, state
 from gantricks.engine.game import Game
-from gantricks.engine.subject import GameSubject
-from gantricks.planning.plan import _Planning
+from gantricks.engine.subject import GameSubject, evaluate
 from gantricks.plugins.early_stopping import EarlyStopping, improves
 from gantricks.runs import checkpoint
 from gantricks.testing import TrickHost, trick_suite
@@ -98,7 +97,7 @@ def test_it_stops_after_exactly_so_many_figures_without_an_improvement(figures, 
     looked_at, best = by_hand(figures, patience, min_delta, better)
     assert game.finished == 2 * looked_at
     assert game.trick_tensors["early_stopping/best_step"] == 2 * best
-    assert game.state_from == (2 * best or None)
+    assert game.restored_step == (2 * best or None)
     if looked_at < 6:
         assert f"that after step {2 * best}, in {patience} measurements" in game.stop_reason
 
@@ -120,7 +119,7 @@ def test_with_a_metric_that_only_improves_it_never_stops_and_nothing_is_taken_ba
     assert game.finished == 12
     assert game.stop_reason is None
     assert not differences(but_its_own(snapshot(game)), state_after(HOST, 12))
-    assert game.state_from == 12
+    assert game.restored_step == 12
 
 
 def test_it_measures_where_it_says_and_at_the_end():
@@ -151,7 +150,7 @@ def test_it_watches_the_samples_that_evaluation_draws_where_it_is_told_to_and_ot
     game.finish()
     picked = game.trick_tensors["early_stopping/best"].item()
     drawn = [Mean(Mean.Config()).measure(GameSubject(game, 64, number)).values["mean"] for number in range(20)]
-    assert picked in (drawn if stream == "evaluation" else [game.evaluate("mean", "early_stopping")])
+    assert picked in (drawn if stream == "evaluation" else [evaluate(game, "mean", "early_stopping")])
     assert (picked == drawn[seed]) == (stream == "evaluation")
     assert (picked in drawn) == (stream == "evaluation")
 
@@ -160,7 +159,7 @@ def test_it_watches_the_samples_that_evaluation_draws_where_it_is_told_to_and_ot
 def test_the_last_state_counts_too_whether_or_not_it_is_due(steps):
     host = HOST.but(steps=steps, figure=by_step({4: 1.0, steps: 2.0}))
     game = ended(stopping(host, patience=100).game())
-    assert game.state_from == steps
+    assert game.restored_step == steps
     assert not differences(but_its_own(snapshot(game)), state_after(HOST.but(steps=steps), steps))
 
 
@@ -194,13 +193,13 @@ def test_a_run_that_another_trick_stops_ends_with_its_best_state_too():
                 ctx.stop("seven are enough")
 
     game = ended(stopping(HOST.but(figure=by_step({4: 1.0}))).with_trick(Stopper).game())
-    assert (game.finished, game.state_from) == (7, 4)
+    assert (game.finished, game.restored_step) == (7, 4)
     assert not differences(but_its_own(snapshot(game)), state_after(HOST, 4))
 
 
 def test_without_one_figure_that_is_a_number_nothing_is_restored():
     game = ended(stopping(HOST.but(figure=told(*[math.nan] * 6)), patience=100).game())
-    assert game.state_from is None
+    assert game.restored_step is None
     assert not differences(but_its_own(snapshot(game)), state_after(HOST, 12))
 
 
@@ -231,7 +230,7 @@ def test_after_a_fault_nothing_is_measured_or_kept():
     game = ended(stopping(host).with_trick(Poison).game())
     assert measured == [2, 4]
     assert game.non_finite() is not None
-    assert game.state_from is None
+    assert game.restored_step is None
 
 
 # ---------------------------------------------------------------- resuming
@@ -266,7 +265,7 @@ def test_a_run_that_has_ended_does_not_train_on_from_its_best_state(figures):
     assert again.finished == game.finished
     assert "the run has ended already" in again.stop_reason
     assert not differences(snapshot(again), before)
-    assert again.state_from == max(figures, key=figures.get)
+    assert again.restored_step == max(figures, key=figures.get)
 
 
 # ---------------------------------------------------------------- sessions
@@ -282,6 +281,7 @@ SMALL = [
     "data.batch_size=8",
     "train.precision=fp32",
     "train.device=cpu",
+    "evaluate.figure.use=mixture_coverage",
     "tricks.early_stopping.every=2",
     "tricks.early_stopping.patience=3",
 ]
@@ -289,22 +289,12 @@ SMALL = [
 
 @pytest.fixture
 def best_at(monkeypatch: pytest.MonkeyPatch):
-    """Let runs have a metric, "figure", that is highest at one step."""
-    setting, provided = _Planning._setting, _Planning._provided
+    """Let the figure of the runs' metric be highest at one step."""
 
     def let(step: int) -> None:
-        class Measuring(Game):
-            def _start(self) -> None:
-                super()._start()
-                self.frame.evaluate = lambda metric, stream: float(self.finished == step)
-
-        monkeypatch.setattr(gantricks.runs.api, "Game", Measuring)
         monkeypatch.setattr(
-            _Planning,
-            "_setting",
-            lambda planning, *given: replace(setting(planning, *given), metrics={"figure": "higher"}),
+            "gantricks.engine.subject.evaluate", lambda game, metric, stream="": float(game.finished == step)
         )
-        monkeypatch.setattr(_Planning, "_provided", lambda planning, *given: provided(planning, *given) | {"metric"})
 
     return let
 
@@ -328,8 +318,8 @@ def test_the_last_checkpoint_picture_and_manifest_are_of_the_best_state(best_at,
     assert checkpoint.read_state(run.run / "checkpoints" / "000012")["state_from_step"] == 6
     shown = (run.run / "samples" / "000012.png").read_bytes()
     assert shown != (plain.run / "samples" / "000012.png").read_bytes()
-    gantricks.sample(run.run, gantricks.runs.api.POINTS).save(tmp_path / "of_last.png")
-    gantricks.sample(plain.run, gantricks.runs.api.POINTS, step=6).save(tmp_path / "of_best.png")
+    gantricks.sample(run.run, POINTS).save(tmp_path / "of_last.png")
+    gantricks.sample(plain.run, POINTS, step=6).save(tmp_path / "of_best.png")
     assert (tmp_path / "of_last.png").read_bytes() == (tmp_path / "of_best.png").read_bytes()
 
 

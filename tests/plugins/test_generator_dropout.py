@@ -189,7 +189,7 @@ def test_one_seed_at_one_step_gives_one_set_of_samples(host):
     assert not np.array_equal(first, sampling.sample(game, 6, seed=4))
     resumed = host.with_trick("generator_dropout").game()
     state.load(resumed, state.tensors(game), state.counters(game))
-    assert np.array_equal(first, resumed.sample(6, seed=3))
+    assert np.array_equal(first, sampling.sample(resumed, 6, seed=3))
 
 
 def test_one_latent_gives_many_samples():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -332,6 +333,6 @@ def test_accuracy_is_read_where_the_objective_is_undecided():
         hook(ctx)
         seen.append(float(flipping.accuracies[0]))
 
-    game.hooks.after_d_step = tuple((spy, ctx) for _, ctx in game.hooks.after_d_step)
+    game.step.hooks = replace(game.hooks, after_d_step=((spy, game.hooks.after_d_step[0][1]),))
     game.step.d_step()
     assert seen == [0.5]

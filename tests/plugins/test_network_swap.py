@@ -99,10 +99,10 @@ def test_samples_are_of_the_present_g_while_it_is_away():
             continue
         trick = game.plan.tricks[-1].trick
         sampled = sampling.sample(game, 5, seed=1)
-        state = snapshot(plain)
+        saved = snapshot(plain)
         present = dict(zip(trick.names["g"], trick.present["g"], strict=True))
         assert not all(same_bits(present[name], last[name]) for name in present), "G has learned since"
-        state.load(plain, state | {"generator": present}, state.counters(plain))
+        state.load(plain, saved | {"generator": present}, state.counters(plain))
         assert same_bits(torch.from_numpy(sampled), torch.from_numpy(sampling.sample(plain, 5, seed=1)))
         return
     raise AssertionError("G was never away")

@@ -17,7 +17,7 @@ from torch import nn
 from gantricks import SummedLayers, Trick, UserError, hookimpl
 from gantricks.catalogue.index import index
 from gantricks.engine import sampling, state
-from gantricks.engine.capture import INDUCTOR, Captured
+from gantricks.engine.capture import INDUCTOR, CapturedStep
 from gantricks.networks.base import Discriminator
 from gantricks.plugins import weight_norm as module
 from gantricks.plugins.weight_norm import WeightNorm, fit, weight_norm
@@ -371,7 +371,7 @@ def test_a_start_from_data_is_refused_beside_growing():
 @pytest.mark.parametrize("network", ["dcgan", "resnet"])
 def test_the_step_compiles(network):
     game = of_network(network, batch_norm=True).but(precision="fp32").with_trick("weight_norm").game()
-    Captured(game, INDUCTOR)()
+    CapturedStep(game, INDUCTOR)()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
