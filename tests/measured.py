@@ -35,4 +35,4 @@ class Measured(TrickHost):
             def measure(self, subject: Any) -> Measurement:
                 return Measurement({"figure": figure(subject._game)})
 
-        return super(Measured, self.with_metric(Figure)).recipe()
+        return super(Measured, self.but(metrics=()).with_metric(Figure)).recipe()
