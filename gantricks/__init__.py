@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gantricks.catalogue.registry import Registry
-    from gantricks.engine.context import Context
+    from gantricks.context import Context
     from gantricks.errors import Problem, TrickError, UserError
     from gantricks.hooks import hookimpl
     from gantricks.latents import slerp
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AdversarialLoss": "losses",
     "Batch": "records",
-    "Context": "engine.context",
+    "Context": "context",
     "Discriminator": "networks.base",
     "Evaluated": "runs.evaluation",
     "EvaluationFacts": "metrics.base",

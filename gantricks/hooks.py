@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from gantricks.engine.context import Context
+    from gantricks.context import Context
     from gantricks.losses import AdversarialLoss
     from gantricks.networks.base import Discriminator, Generator
     from gantricks.records import Batch, Out

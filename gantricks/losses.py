@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from gantricks.records import Out
 
 if TYPE_CHECKING:
-    from gantricks.engine.context import Context
+    from gantricks.context import Context
 
 
 class AdversarialLoss(Protocol):

@@ -163,7 +163,7 @@ class Feed:
 
 
 class Data:
-    """The real data as tricks may read it: nothing that is read here moves the order of training."""
+    """What tricks may read of a feed: `gantricks.context.Data` says what each member is."""
 
     __slots__ = ("_feed",)
 
@@ -172,22 +172,18 @@ class Data:
 
     @property
     def count(self) -> int:
-        """How many samples there are."""
         return self._feed.count
 
     @property
     def classes(self) -> int:
-        """How many classes they have, 0 where they have none."""
         return self._feed.classes
 
     @property
     def class_of_each(self) -> Tensor | None:
-        """The class of every sample, int64 (count,) on the device, or None."""
         return self._feed.class_of_each
 
     @property
     def batch_size(self) -> int:
-        """How many samples a batch holds at present."""
         return self._feed.batch_size
 
     @property
@@ -195,11 +191,9 @@ class Data:
         return self._feed.is_images
 
     def take(self, indices: Tensor) -> Batch:
-        """The samples with these indices, int64 (B,)."""
         return self._feed.take(indices)
 
     def subset(self, indices: Tensor) -> Subset:
-        """The samples with these indices, int64 (n,), to draw from in the step: on the device whatever they take."""
         return self._feed.subset(indices)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gantricks.data.base import Dataset
 from gantricks.data.stand_in import stand_in
-from gantricks.engine.context import Context
+from gantricks.engine.context import TrickContext
 from gantricks.engine.dispatch import choose, fold, freeze, notify
 from gantricks.engine.game import Game
 from gantricks.engine.players import ROLES, Player
@@ -41,7 +41,7 @@ def assemble(plan: Plan, dataset: Dataset, placement: Placement, budget: int | N
     """A game with its hooks, and without anything that a hook has a say in."""
     game = Game(plan, dataset, placement, budget)
     game.contexts = {
-        planned.name: Context(game, planned.name, game.stream(f"tricks/{planned.name}")) for planned in plan.tricks
+        planned.name: TrickContext(game, planned.name, game.stream(f"tricks/{planned.name}")) for planned in plan.tricks
     }
     game.hooks = freeze(plan.tricks, game.contexts)
     return game
@@ -126,7 +126,7 @@ def _player(game: Game, name: str) -> Player:
 def _step(game: Game) -> Step:
     train, hooks = game.plan.recipe.train, game.hooks
     loss: AdversarialLoss = NonSaturating()
-    loss_ctx = Context(game, "core", game.stream("core"))
+    loss_ctx = TrickContext(game, "core", game.stream("core"))
     for provide, ctx in hooks.adversarial_loss:
         loss, loss_ctx = provide(ctx), ctx
     latents = partial(draw_latents, game, latent_rng=game.stream("latents"), class_rng=game.stream("classes"))
