@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -161,6 +162,7 @@ def law(
     """Adds a check to the laws."""
 
     def add(check: Check) -> Check:
+        @functools.wraps(check)
         def unless_deliberate(case: Case) -> None:
             if identity in case.instance.deliberate:
                 raise NotApplicable(f"it breaks this on purpose: {case.instance.deliberate[identity]}")

@@ -10,7 +10,7 @@ from gantricks.catalogue.registry import Registry
 from gantricks.errors import UserError
 from gantricks.testing.case import LAWS, Case, Law, NotApplicable, told
 from gantricks.testing.host import Played, TrickHost, name_of
-from gantricks.testing.laws import folds_hold
+from gantricks.testing.laws.values import folds_hold
 from gantricks.trick import Trick
 
 

@@ -1,0 +1,16 @@
+"""The laws that every trick obeys, each a check with a stable id and a one-line hint. They stand in the order in which
+they are asked.
+"""
+
+from __future__ import annotations
+
+from gantricks.testing.case import LAWS, Case, Law, NotApplicable
+from gantricks.testing.laws import captured, first, others, players, states, values
+from gantricks.testing.laws.captured import compiled_holds
+from gantricks.testing.laws.values import folds_hold
+
+__all__ = ["LAWS", "Case", "Law", "NotApplicable", "compiled_holds", "folds_hold"]
+
+for _module in (first, values, players, states, captured, others):
+    for _name in [name for name, law in LAWS.items() if law.check.__module__ == _module.__name__]:
+        LAWS[_name] = LAWS.pop(_name)  # whatever the order in which modules were imported

@@ -1,0 +1,254 @@
+"""Looking at a run, and the same trick in other runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gantricks.engine import sampling, state
+from gantricks.engine.game import Game, Tensors
+from gantricks.engine.sampling import eval_mode
+from gantricks.errors import UserError
+from gantricks.networks.base import mixes_samples
+from gantricks.planning.plan import hooks_of
+from gantricks.testing.case import Case, NotApplicable, law, samples_of
+from gantricks.testing.host import (
+    TrickHost,
+    differences,
+    same_bits,
+    snapshot,
+    watch_phases,
+)
+from gantricks.testing.instruments import (
+    Poison,
+    Resized,
+    global_generators_at_rest,
+    modes_kept,
+    never_asked_in_training_mode,
+)
+from gantricks.testing.laws.values import folds_hold
+from gantricks.trick import Trick
+
+
+@law(
+    "evaluation",
+    "move no state and no mode while logging, sampling or evaluating; in a layer, look at module.training",
+    presumes=("plays", "seed"),
+)
+def _evaluation(case: Case) -> None:
+    game, undisturbed = case.with_it.game(), case.with_it.game()
+    # what a watcher remembers of log lines is its own affair, as long as the run goes on as without
+    own = tuple(name for name in game.trick_tensors if name.partition("/")[0] == case.name)
+    with game.training(), undisturbed.training():
+        for _ in range(3):
+            game.advance()
+            undisturbed.advance()
+            with global_generators_at_rest(" while logging"), modes_kept(game, "logging"):
+                game.scalars()
+            with _looking(game, "sampling"):
+                first = samples_of(game)
+                assert same_bits(first, samples_of(game)), "two samplings with one seed differ"
+            with _looking(game, "evaluating"):
+                network = sampling.evaluated_discriminator(game)
+                for asked in (network, game.discriminator):
+                    assert same_bits(*(_judged(game, asked) for _ in range(2))), "D in eval mode is not deterministic"
+    changed = [name for name in differences(snapshot(game), snapshot(undisturbed)) if name.partition("/")[2] not in own]
+    assert not changed, f"logging, sampling and evaluating changed the run: {changed[:3]}"
+    if not {"sampling_generator", "transform_generator", "latents"} & set(hooks_of(case.trick)):
+        plain = case.without.game()
+        trained = {**snapshot(plain), "generator": snapshot(game)["generator"]}
+        state.load(plain, trained, state.counters(plain))
+        assert same_bits(samples_of(plain), first), "samples are not those of the plain generator"
+
+
+@contextlib.contextmanager
+def _looking(game: Game, by: str) -> Iterator[None]:
+    before = snapshot(game)
+    with (
+        global_generators_at_rest(f" while {by}"),
+        modes_kept(game, by),
+        never_asked_in_training_mode(game, by),
+    ):
+        yield
+    changed = differences(before, snapshot(game))
+    assert not changed, f"{by} changed the run: {changed[:3]}"
+
+
+def _judged(game: Game, network: Any) -> Tensor:
+    count = 2 * network.group
+    device = game.placement.device
+    images = torch.zeros((count, *network.shape), dtype=game.placement.dtype, device=device)
+    classes = torch.zeros(count, dtype=torch.int64, device=device) if network.conditional else None
+    with sampling.aside(game, 0), eval_mode(network):
+        logits: Tensor = network(images, classes).logits
+    return logits
+
+
+@law(
+    "critics",
+    "work for every D step of a step: their number is the recipe's, and tricks may change it",
+    presumes=("plays", "fold", "resume"),
+)
+def _critics(case: Case) -> None:
+    if "play" in hooks_of(case.trick):
+        raise NotApplicable("it decides itself how many D steps there are")
+    _goes_on(case.with_it.but(n_critic=3), "3 D steps in each step")
+
+
+@law(
+    "batch-size",
+    "take sizes from the tensors at hand, for the batch size may change; or refuse it in problems()",
+    presumes=("plays", "fold", "resume"),
+)
+def _batch_size(case: Case) -> None:
+    host = case.with_it
+    size, refusal = host.batch_size, None
+    for sizes in ((size // 2, 2 * size), (size // 2,), (2 * size,), (size - 2,)):
+        resized = host.with_trick(Resized, "resized", to=sizes)
+        try:
+            resized.plan()
+        except UserError as reason:
+            refusal = reason
+            continue
+        _goes_on(resized, f"batches of {size}, then of {' and of '.join(map(str, sizes))}")
+        if case.trick.batch_sizes is Trick.batch_sizes:  # else it has sizes of its own
+            _whichever_way(
+                host.but(batch_size=sizes[0]), host.with_trick(Resized, "resized", to=sizes[:1], at=1), sizes[0]
+            )
+        return
+    raise NotApplicable(f"it refuses another batch size: {refusal}")
+
+
+def _whichever_way(recipes: TrickHost, tricks: TrickHost, size: int) -> None:
+    """A batch size that a trick has set before the first step is what the recipe could have said."""
+    try:
+        games = recipes.game(), tricks.game()
+    except UserError:
+        return
+    for game in games:
+        with game.training():
+            for _ in range(2):
+                game.advance()
+    changed = differences(snapshot(games[0]), snapshot(games[1]))
+    assert not changed, f"batches of {size} are others when the recipe says so than when a trick does: {changed[:3]}"
+
+
+def _goes_on(host: TrickHost, told: str) -> None:
+    """Four steps are played, folds hold, and from a save after each of them the run goes on as it did."""
+    try:
+        game = host.game()
+    except UserError as refusal:
+        raise NotApplicable(f"it is refused with {told}: {refusal}") from refusal
+    saved = []
+    try:
+        with game.training():
+            for _ in range(4):
+                game.advance()
+                saved.append((snapshot(game), state.counters(game)))
+        for tensors, counters in saved[:3:2]:
+            resumed = host.game()
+            state.load(resumed, tensors, counters)
+            with resumed.training():
+                while resumed.finished < len(saved) and resumed.advance():
+                    pass
+            changed = differences(snapshot(resumed), saved[-1][0])
+            assert not changed, f"with {told}, resumed at step {counters['step']}, these differ: {changed[:3]}"
+        folds_hold(host.train(3))
+    except AssertionError:
+        raise
+    except Exception as broken:
+        raise AssertionError(f"with {told}: {type(broken).__name__}: {broken}") from broken
+    assert game.non_finite() is None, f"not finite with {told}"
+
+
+@law("corners", "batch of 1, one channel, float32 and bf16: make them work, or refuse them in problems()")
+def _corners(case: Case) -> None:
+    host = case.with_it
+    corners: list[dict[str, Any]] = [{"precision": "fp32"}, {"precision": "bf16"}, {"batch_size": 1}]
+    if len(host.sample) == 3:
+        corners += [{"sample": (1, 8, 8)}, {"sample": (3, 8, 8)}]
+    for corner in corners:
+        if "batch_size" in corner and _has_batch_norm(host):
+            continue  # plain batch norm has no statistics over one vector, with or without the trick
+        try:
+            host.but(**corner).game()
+        except UserError:
+            continue
+        played = host.but(**corner).train(2)
+        assert played.game.non_finite() is None, f"not finite at {corner}"
+
+
+@law("cost", "declare in `forwards` how many more forward passes of each network a step takes")
+def _cost(case: Case) -> None:
+    phases, passes = _passes(case.with_it.but(n_critic=1))
+    # phases that a trick plays share no fakes
+    plain = case.without.but(n_critic=1)
+    _, each = _passes(plain.but(reuse_fakes=False) if "play" in hooks_of(case.trick) else plain)
+    extra = {}
+    for network in ("d", "g"):
+        usual = sum(count * each[phase, network] for phase, count in phases.items())
+        extra[network] = sum(count for (_, asked), count in passes.items() if asked == network) - usual
+    declared = {"d": 0, "g": 0, **case.instance.forwards}
+    told = f"it takes {extra} more forward passes and declares {declared}"
+    if mixes_samples(case.without.game().discriminator):  # joint passes hold the real batch already in the G step
+        assert all(extra[name] <= declared[name] for name in extra), told
+    else:
+        assert extra == declared, told
+
+
+def _passes(host: TrickHost) -> tuple[Counter[str], Counter[tuple[str, str]]]:
+    """Of the second step: how many D and G steps it has, and how many forward passes of each network in each."""
+    game = host.game()
+    phases: Counter[str] = Counter()
+    passes: Counter[tuple[str, str]] = Counter()
+    with game.training():
+        game.advance()
+        watch_phases(game, lambda phase: phases.update([phase]))
+        for player in game.players.values():
+            player.network.register_forward_hook(lambda *_, name=player.name: passes.update([(game.clock.phase, name)]))
+        game.advance()
+    return phases, passes
+
+
+@law(
+    "fault",
+    "scale updates by ctx.healthy, or leave fault_safe = False: after a fault nothing moves",
+    presumes=("plays", "seed"),
+)
+def _fault(case: Case) -> None:
+    for player in ("d", "g"):
+        game = case.with_it.with_trick(Poison, "poison", at=3, player=player).game()
+        healthy = case.with_it.game()
+        before: list[dict[str, Tensors]] = []
+
+        def look(phase: str, player: str = player, healthy: Game = healthy, before: list[Any] = before) -> None:
+            if healthy.finished == 2 and phase == player and not before:
+                before.append(snapshot(healthy))
+
+        watch_phases(healthy, look)
+        with game.training(), healthy.training():
+            for _ in range(3):
+                healthy.advance()
+            for _ in range(5):
+                game.advance()
+        if not before:
+            continue  # a trick's play has no such phase
+        moved = differences(before[0], snapshot(game))
+        assert not moved, f"after a fault in {player} these moved: {moved[:5]}"
+        fault = game.non_finite()
+        assert fault is not None
+        assert (fault.player, fault.step) == (player, 3)
+
+
+def _has_batch_norm(host: TrickHost) -> bool:
+    game = host.game()
+    return any(
+        isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        for player in game.players.values()
+        for module in player.network.modules()
+    )
