@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -164,6 +165,37 @@ def test_what_a_run_leaves_before_its_first_checkpoint_is_set_aside(tmp_path: Pa
     moved = {name: content for name, content in before.items() if name not in {*tolerated, "lost+found"}}
     assert tree(run / "earlier-1") == moved
     assert all((run / name).read_text() == text for name, text in tolerated.items())
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_killed_while_it_is_set_aside_what_was_left_is_still_a_runs(
+    tmp_path: Path, moved: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of these moments is between the last file that is set aside and the first that is written."""
+    for name in ("manifest.json", "metrics.jsonl"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "recipe.toml").write_text(resolved())
+    (tmp_path / "samples").mkdir()
+    rename, done = Path.rename, []
+
+    def killed(path: Path, target: Path) -> Path:
+        if len(done) == moved:
+            raise KeyboardInterrupt
+        done.append(path.name)
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        folder.set_aside(tmp_path, folder.leavings(tmp_path))
+    assert len(done) == min(moved, 4)
+    assert train("ring_mlp", overrides=TINY, run_dir=tmp_path).finished == 4
+
+
+def test_a_folder_of_the_users_that_is_named_like_one_set_aside_is_theirs(tmp_path: Path) -> None:
+    (tmp_path / "earlier-1").mkdir()
+    (tmp_path / "earlier-1" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="no run of gantricks has left there: earlier-1"):
+        folder.leavings(tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))

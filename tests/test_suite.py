@@ -1175,12 +1175,11 @@ class Hinge(Trick):
     def adversarial_loss(self):
         return self
 
-    def d_loss(self, ctx):
-        real, fake = ctx.real_out.logits, ctx.fake_out.logits
-        return {"real": torch.relu(1 - real).mean(), "fake": torch.relu(1 + fake).mean()}
+    def d_loss(self, real, fake, real_labels, fake_labels, ctx):
+        return {"real": torch.relu(1 - real.logits), "fake": torch.relu(1 + fake.logits)}
 
-    def g_loss(self, ctx):
-        return {"fake": -self.towards * ctx.fake_out.logits.mean()}
+    def g_loss(self, real, fake, labels, ctx):
+        return {"fake": -self.towards * fake.logits}
 
 
 @wrong("signs")
@@ -1194,9 +1193,8 @@ class TheGeneratorsLossReversed(Hinge):
 class RealsAndFakesExchanged(Hinge):
     """Wrong."""
 
-    def d_loss(self, ctx):
-        real, fake = ctx.real_out.logits, ctx.fake_out.logits
-        return {"real": torch.relu(1 + real).mean(), "fake": torch.relu(1 - fake).mean()}
+    def d_loss(self, real, fake, real_labels, fake_labels, ctx):
+        return {"real": torch.relu(1 + real.logits), "fake": torch.relu(1 - fake.logits)}
 
 
 @wrong("signs")

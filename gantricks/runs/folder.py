@@ -189,7 +189,8 @@ def leavings(run: Path) -> list[Path]:
     entries = sorted(path for path in run.iterdir() if not _is_tolerated(path))
     # a recipe alone is what a run leaves that is killed before its first step; the user's own do not look like it
     begun = (run / MANIFEST).is_file() or _is_resolved(run / RECIPE)
-    ours = [path for path in entries if begun and _is_of_a_run(path)]
+    # a run that is killed when it has just set all of it aside leaves nothing else
+    ours = [path for path in entries if (_is_of_a_run(path) if begun else _is_set_aside(path))]
     others = [path.name for path in entries if path not in ours]
     if others:
         named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
@@ -229,6 +230,12 @@ def _is_of_a_run(path: Path) -> bool:
     if re.fullmatch(r"earlier-\d+", path.name):
         return path.is_dir()
     return path.is_file() and bool(re.fullmatch(_FILES, path.name))
+
+
+def _is_set_aside(path: Path) -> bool:
+    """Whether this is a folder `earlier-1` … of what an attempt had left."""
+    named = re.fullmatch(r"earlier-\d+", path.name) and path.is_dir() and not path.is_symlink()
+    return bool(named) and all(map(_is_of_a_run, path.iterdir())) and _is_resolved(path / RECIPE)
 
 
 def _is_resolved(recipe: Path) -> bool:
