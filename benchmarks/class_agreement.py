@@ -113,8 +113,8 @@ def main() -> int:
             seed=arguments.seed,
             plugins=arguments.plugin,
         )
-    except UserError as fault:
-        print(fault, file=sys.stderr)
+    except UserError as error:
+        print(error, file=sys.stderr)
         return 2
     if arguments.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))

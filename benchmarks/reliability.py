@@ -231,8 +231,8 @@ def kills(count: int, seed: int, folder: Path) -> Figures:
                     try:
                         checkpoint.load(path)
                         figures["checkpoints_loaded"] += 1
-                    except Exception as fault:
-                        wrong.append(f"{way}: kill {done} left {path.name}: {fault}")
+                    except Exception as error:
+                        wrong.append(f"{way}: kill {done} left {path.name}: {error}")
                 if done < count:
                     continue
                 # the last one of them goes on to its end
@@ -440,8 +440,8 @@ def checkpoints(count: int, seed: int, folder: Path) -> Figures:
         except UserError:
             taken = False
             figures["refused"][kind] += 1
-        except Exception as fault:
-            wrong.append(f"{what}: {type(fault).__name__}: {fault}")
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__}: {error}")
             continue
         finally:
             figures["longest_seconds"] = max(figures["longest_seconds"], round(time.process_time() - began, 2))
@@ -456,8 +456,8 @@ def checkpoints(count: int, seed: int, folder: Path) -> Figures:
                 game.scalars()
         except UserError:
             pass
-        except Exception as fault:
-            wrong.append(f"{what}: taken, then {type(fault).__name__}: {fault}")
+        except Exception as error:
+            wrong.append(f"{what}: taken, then {type(error).__name__}: {error}")
     return figures
 
 

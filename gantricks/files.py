@@ -162,8 +162,8 @@ def flush(descriptor: int) -> None:
     """What was written to a file is on the disk, as far as the file system can say so. Raises OSError."""
     try:
         os.fsync(descriptor)
-    except OSError as fault:
-        if fault.errno not in _NO_FSYNC:
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
             raise
 
 
@@ -181,8 +181,8 @@ def flush_folder(folder: Path) -> None:
     """The names in a folder are on the disk, as far as the file system can say so. Raises OSError."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as fault:
-        if fault.errno not in _NO_FSYNC:
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
             raise
         return
     try:
@@ -196,8 +196,8 @@ def naming(path: Path) -> Iterator[None]:
     """An OSError that is raised within names `path`: the user's file, and not the part of it."""
     try:
         yield
-    except OSError as fault:
-        fault.filename, fault.filename2 = str(path), None
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -218,9 +218,9 @@ def _place_new(part: Path, path: Path) -> None:
     """Rename, but never over something: a link in the file system is made or refused in one moment."""
     try:
         os.link(part, path)
-    except OSError as fault:
-        if fault.errno not in _NO_LINK:
+    except OSError as error:
+        if error.errno not in _NO_LINK:
             raise
         if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from fault
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
         os.replace(part, path)

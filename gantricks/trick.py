@@ -104,7 +104,7 @@ class Trick:
         self.config = config
 
     def problems(self, setting: Setting) -> list[str]:
-        """Sentences saying why this trick cannot work in this recipe, each with the mend. Called by `check`."""
+        """Sentences saying why this trick cannot work in this recipe, each with the hint. Called by `check`."""
         return []
 
     def batch_sizes(self, setting: Setting) -> tuple[int, ...]:

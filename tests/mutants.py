@@ -636,5 +636,5 @@ if __name__ == "__main__":
     kind, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     result = play(kind, count, seed)
     print(json.dumps(result.as_dict()))
-    for fault in result.wrong:
-        print(f"---- {fault}")
+    for error in result.wrong:
+        print(f"---- {error}")

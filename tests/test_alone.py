@@ -347,8 +347,8 @@ def test_a_manifest_with_an_odd_value_is_refused_in_a_sentence_or_does_no_harm(
         for look in (open_run, load_game):
             try:
                 look(run, device="cpu", plugins=())  # type: ignore[operator]
-            except UserError as fault:
-                refusals += fault.problems
+            except UserError as error:
+                refusals += error.problems
     assert refusals
     assert all(problem.what and problem.where for problem in refusals)
     (run / MANIFEST).write_text(json.dumps(sound))
@@ -382,7 +382,7 @@ def test_only_where_the_data_is_can_be_said_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         resume(run, overrides=wrong)
     assert [problem.where for problem in refused.value.problems] == [f"--set {each}" for each in wrong]
-    assert "--steps" in refused.value.problems[1].mend
+    assert "--steps" in refused.value.problems[1].hint
 
 
 def test_data_in_other_classes_and_of_other_shape_are_told(tmp_path: Path) -> None:

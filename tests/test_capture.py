@@ -353,7 +353,7 @@ def test_a_run_does_not_change_its_way_in_the_middle():
         game.advance()
     with pytest.raises(UserError, match="cannot be captured anew") as refused:
         game.advance()
-    assert refused.value.problems[0].mend == 'play such a run eagerly: capture = "off"'
+    assert refused.value.problems[0].hint == 'play such a run eagerly: capture = "off"'
 
 
 # ---------------------------------------------------------------- which runs are captured

@@ -140,7 +140,7 @@ def test_law(trick: str, law) -> None:
     except NotApplicable as reason:
         pytest.skip(f"{law.id} says nothing about {trick}: {reason}")
     except AssertionError as broken:
-        raise AssertionError(f"{trick} breaks the law {law.id!r}: {broken}\nmend: {law.mend}") from broken
+        raise AssertionError(f"{trick} breaks the law {law.id!r}: {broken}\nhint: {law.hint}") from broken
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def local(folder: Path, text: str | bytes, name: str = "mine.py") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("error", "said"),
     [
         ("import sys; sys.exit()", "ends the program"),
         ("import sys; sys.exit('no licence')", "ends the program: no licence"),
@@ -204,8 +204,8 @@ def local(folder: Path, text: str | bytes, name: str = "mine.py") -> Path:
         ("x = " + "(" * 1000, "importing it fails"),
     ],
 )
-def test_whatever_a_file_raises_is_a_sentence_that_names_it(tmp_path: Path, fault: str | bytes, said: str) -> None:
-    path = local(tmp_path, fault)
+def test_whatever_a_file_raises_is_a_sentence_that_names_it(tmp_path: Path, error: str | bytes, said: str) -> None:
+    path = local(tmp_path, error)
     with pytest.raises(UserError) as caught:
         Registry([path], installed=False).load("tricks", "mine")
     (problem,) = caught.value.problems

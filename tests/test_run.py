@@ -744,9 +744,9 @@ def test_an_edited_key_is_refused_with_both_values(stopped: Path, tmp_path: Path
     (problem,) = [each for each in refused.value.problems if each.what.startswith(f"{key} ")]
     assert said in problem.what
     assert f"{run / 'recipe.toml'}:" in problem.where
-    assert problem.mend
+    assert problem.hint
     assert files_of(run) == before
-    assert ("--steps 12" in problem.mend) == (key == "train.steps")
+    assert ("--steps 12" in problem.hint) == (key == "train.steps")
 
 
 def files_of(run: Path) -> dict[Path, bytes]:
@@ -951,14 +951,14 @@ def test_a_run_says_how_much_memory_it_took(recipe: Path, tmp_path: Path) -> Non
     assert 0 < session["peak_memory"] <= result.memory + 2**24
 
 
-@pytest.mark.parametrize(("size", "mend"), [(4, "--set data.batch_size=2"), (1, "smaller networks")])
-def test_out_of_memory_names_a_batch_size_to_try(recipe: Path, tmp_path: Path, size: int, mend: str) -> None:
+@pytest.mark.parametrize(("size", "hint"), [(4, "--set data.batch_size=2"), (1, "smaller networks")])
+def test_out_of_memory_names_a_batch_size_to_try(recipe: Path, tmp_path: Path, size: int, hint: str) -> None:
     class Fills(Reporter):
         def stepped(self, finished: int) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity …")
 
     overrides = [f"data.batch_size={size}", "discriminator.batch_norm=false", "generator.batch_norm=false"]
-    with pytest.raises(UserError, match=f"batches of {size}: 2.00 GiB more were asked for[\\s\\S]*{mend}") as caught:
+    with pytest.raises(UserError, match=f"batches of {size}: 2.00 GiB more were asked for[\\s\\S]*{hint}") as caught:
         train(recipe, overrides=overrides, run_dir=tmp_path / "run", reporter=Fills())
     assert ("batch_size=" in str(caught.value)) == (size > 1)
 

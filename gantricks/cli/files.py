@@ -33,8 +33,8 @@ def writing_new(out: Path) -> Iterator[BinaryIO]:
     try:
         with whole(out, fresh=True) as file, naming(out):
             yield file
-    except FileExistsError as fault:
-        raise _taken(out) from fault
+    except FileExistsError as error:
+        raise _taken(out) from error
 
 
 def _taken(out: Path) -> UserError:

@@ -59,14 +59,14 @@ def copy_recipe(name: str | None, folder: Path, json: bool) -> None:
     target = folder / source.name
     try:
         write_whole(target, source.read_bytes(), fresh=True)
-    except FileExistsError as fault:
+    except FileExistsError as error:
         raise UserError(
             Problem(
                 "the file is there already, and nothing is overwritten",
                 str(target),
                 "name another folder, or move it away",
             )
-        ) from fault
+        ) from error
     if json:
         write_json({"name": source.stem, "path": str(target)})
         return
@@ -79,6 +79,6 @@ def _find(name: str) -> Path:
     known = shipped_recipes()
     bare = name.removesuffix(".toml")
     if bare not in known:
-        mend = nearest(bare, known) or f"there are: {', '.join(known)}"
-        raise UserError(Problem(f"there is no shipped recipe {name!r}", mend=mend))
+        hint = nearest(bare, known) or f"there are: {', '.join(known)}"
+        raise UserError(Problem(f"there is no shipped recipe {name!r}", hint=hint))
     return known[bare]

@@ -9,7 +9,7 @@ from PIL.Image import Image
 
 from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import Text, output, typed, write_command, write_json
-from gantricks.cli.faults import problems_of, write_problems
+from gantricks.cli.errors import problems_of, write_problems
 from gantricks.cli.files import free_for, writing_new
 from gantricks.cli.plans import as_dict, write_plan
 from gantricks.cli.progress import Screen, clock
@@ -50,8 +50,8 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
     try:
         plan, placement = run.plan_recipe(recipe, overrides, Registry(plugins))
         run.try_surgery(plan)
-    except Exception as fault:
-        problems = problems_of(fault)
+    except Exception as error:
+        problems = problems_of(error)
         if not problems:
             raise
         if json:

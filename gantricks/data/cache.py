@@ -84,10 +84,10 @@ def store(name: str, shape: Shape, blocks: Callable[[], Iterator[np.ndarray]]) -
     for block in blocks():
         samples[done : done + len(block)] = block
         done += len(block)
-    return samples, (f"{note}decodes them anew; {_MEND}",)
+    return samples, (f"{note}decodes them anew; {_HINT}",)
 
 
-_MEND = f"make room or make it writable, or set {CACHE_VARIABLE} to another folder"
+_HINT = f"make room or make it writable, or set {CACHE_VARIABLE} to another folder"
 
 
 def need_room(shape: Shape) -> None:
@@ -100,7 +100,7 @@ def _need_memory(shape: Shape, obstacle: str) -> None:
     needed, free = _bytes(shape), available_memory()
     if free is not None and needed > free:
         what = f"decoded images cannot be kept here: {obstacle}; nor do their {_gib(needed)} fit in the memory"
-        raise UserError(Problem(what, str(cache_folder()), _MEND))
+        raise UserError(Problem(what, str(cache_folder()), _HINT))
 
 
 def available_memory() -> int | None:

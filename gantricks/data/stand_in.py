@@ -65,8 +65,8 @@ def read_reference(run: Path, description: Description) -> np.ndarray | None:
         points = load(path.read_bytes())["points"]
     except FileNotFoundError:
         return None
-    except (SafetensorError, KeyError) as fault:
-        raise UserError(_damaged(path)) from fault
+    except (SafetensorError, KeyError) as error:
+        raise UserError(_damaged(path)) from error
     if points.shape[1:] != description.shape or points.dtype != np.float32:
         raise UserError(_damaged(path))
     return points

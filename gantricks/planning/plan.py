@@ -82,8 +82,8 @@ class Plan:
         return _parameters(self.recipe, self.shapes)
 
     @property
-    def products(self) -> int | None:
-        """How many multiplications the larger network's pass over a batch takes: one for each weight and sample. None
+    def multiply_adds(self) -> int | None:
+        """How many multiply–adds the larger network's pass over a batch takes: one for each weight and sample. None
         with convolutions, which use a weight many times.
         """
         return None if self.convolutions else max(self.parameters().values()) * self.recipe.data.keys.batch_size
@@ -121,10 +121,10 @@ def describe(source: Source, places: Places) -> Description:
     """What the source says of its data. Raises UserError, with the key of the recipe that says where the data is."""
     try:
         return source.describe()
-    except UserError as fault:
+    except UserError as error:
         place = places.of_any(*(("data", key) for key in source.paths[:1]), ("data", "source"))
-        problems = [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.mend) for p in fault.problems]
-        raise UserError(*problems) from fault
+        problems = [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.hint) for p in error.problems]
+        raise UserError(*problems) from error
 
 
 def on_data(plan: Plan, description: Description) -> Plan:
@@ -177,8 +177,8 @@ class _Planning:
         if not trained:
             try:
                 description = describe(source, self.places)
-            except UserError as fault:
-                self.problems += fault.problems
+            except UserError as error:
+                self.problems += error.problems
         on = self._hooks(tricks)
         self._choices(on)
         self._replacements(tricks)

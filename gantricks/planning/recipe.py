@@ -1,4 +1,4 @@
-"""Recipes: TOML to a validated `Recipe`. Every fault is reported with its file and line, all of them at once."""
+"""Recipes: TOML to a validated `Recipe`. Every mistake is reported with its file and line, all of them at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gantricks.catalogue.kinds import SINGULAR
 from gantricks.catalogue.registry import Found, Registry
 from gantricks.errors import Problem, UserError, closest
 from gantricks.metrics import published
-from gantricks.option_faults import (
+from gantricks.option_errors import (
     UNKNOWN,
     check_options,
     models_of,
@@ -80,16 +80,16 @@ def _name_refusal(text: str) -> str:
 def _device_refusal(text: str) -> str:
     numbers = re.findall(r"\d+", text)
     if re.fullmatch(r"(cuda:)?\d+(\s*,\s*(cuda:)?\d+)+", text.strip()):
-        mend = f"a run computes on one device; write cuda:{int(numbers[0][:3])}"
+        hint = f"a run computes on one device; write cuda:{int(numbers[0][:3])}"
     elif text.strip().isdigit():
-        mend = f"write cuda:{int(numbers[0][:3])}"
+        hint = f"write cuda:{int(numbers[0][:3])}"
     elif text.strip().lower() in ("gpu", "nvidia", "cuda:", "cuda0", "rocm", "hip"):
-        mend = "write cuda, or cuda:0 for the first of several"
+        hint = "write cuda, or cuda:0 for the first of several"
     elif text.strip().lower() in ("mps", "metal", "xpu", "tpu", "xla", "npu", "hpu", "vulkan", "dml"):
-        mend = "gantricks computes on CPUs and CUDA devices; write cpu"
+        hint = "gantricks computes on CPUs and CUDA devices; write cpu"
     else:
-        mend = "write auto, cpu, cuda or cuda:N"
-    return f"there is no device {shown(text)}; {mend}"
+        hint = "write auto, cpu, cuda or cuda:N"
+    return f"there is no device {shown(text)}; {hint}"
 
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -337,9 +337,9 @@ class _Validation:
             raise RecipeError(self.problems, recipe if self.all_found else None)
         return recipe
 
-    def _report(self, path: KeyPath, what: str, mend: str = "", place: str = "") -> None:
+    def _report(self, path: KeyPath, what: str, hint: str = "", place: str = "") -> None:
         dotted = shortened(".".join(path), 120)
-        self.problems.append(Problem(f"{dotted}: {what}" if dotted else what, place or self.places.of(*path), mend))
+        self.problems.append(Problem(f"{dotted}: {what}" if dotted else what, place or self.places.of(*path), hint))
 
     def _leave_out(self, path: KeyPath) -> None:
         """Take a key out of the recipe, or the list that it is in, and leave the caller's table as it is."""
@@ -364,11 +364,11 @@ class _Validation:
         if isinstance(value, Mapping):
             return dict(value)
         dotted = ".".join(path)
-        mend = f"write [{dotted}]"
+        hint = f"write [{dotted}]"
         if len(path) == 2:
-            mend += f", or --set {dotted}=on, for one with its defaults"
+            hint += f", or --set {dotted}=on, for one with its defaults"
         what = f"{shortened(dotted, 120)} must be a table, not {shown(value)}"
-        self.problems.append(Problem(what, self.places.of(*path), shortened(mend, 200)))
+        self.problems.append(Problem(what, self.places.of(*path), shortened(hint, 200)))
         return {}
 
     def _part(self, section: str, model: type[K]) -> Part[K] | None:
@@ -457,11 +457,11 @@ class _Validation:
     def _find(self, kind: str, name: str, path: KeyPath) -> Found | None:
         try:
             return self.registry.load(kind, name)
-        except UserError as fault:
-            for problem in fault.problems:
+        except UserError as error:
+            for problem in error.problems:
                 where = self.places.of(*path) + (f": {problem.where}" if problem.where else "")
                 named = published.advice(name, index()["metrics"]) if kind == "metrics" else ""
-                self.problems.append(Problem(shortened(problem.what, 200), where, named or problem.mend))
+                self.problems.append(Problem(shortened(problem.what, 200), where, named or problem.hint))
             self.all_found = False
             return None
 
@@ -473,20 +473,20 @@ class _Validation:
     def _options(self, model: type[K], table: dict[str, Any], path: KeyPath, known: Iterable[str] = ()) -> K | None:
         self.models[path] = model
         table = self._with_texts(model, table, path)
-        faults = list(check_options(model, table, known, LISTED))
-        if not faults:
+        errors = list(check_options(model, table, known, LISTED))
+        if not errors:
             return validated(model, table)
         unknown = 0
-        for keys, what, mend in faults:
+        for keys, what, hint in errors:
             unknown += what == UNKNOWN
             if what != UNKNOWN or unknown <= LISTED:
                 if what == UNKNOWN:
-                    self.misspelt.append((len(self.problems), (*path, *keys), mend))
-                self._report((*path, *keys), what, mend, "" if keys or not path else self.places.about(what, path))
+                    self.misspelt.append((len(self.problems), (*path, *keys), hint))
+                self._report((*path, *keys), what, hint, "" if keys or not path else self.places.about(what, path))
         if unknown > LISTED:
             self._report(path, f"and {unknown - LISTED:,} more unknown keys")
         # without the wrong keys, the rest can still be looked at for further problems
-        wrong = {keys[0] for keys, _, _ in faults if keys}
+        wrong = {keys[0] for keys, _, _ in errors if keys}
         rest = {key: value for key, value in table.items() if key not in wrong}
         return validated(model, rest) if wrong and not any(check_options(model, rest)) else None
 
@@ -511,8 +511,8 @@ class _Validation:
                 exact = elsewhere.get(closest(path[-1][:100], elsewhere) or "", [])
             if exact:
                 problem = self.problems[position]
-                mend = f"did you mean {' or '.join(exact[:4])}?"
-                self.problems[position] = Problem(problem.what, problem.where, mend)
+                hint = f"did you mean {' or '.join(exact[:4])}?"
+                self.problems[position] = Problem(problem.what, problem.where, hint)
 
     def _elsewhere(self) -> dict[str, list[str]]:
         """Every key that this recipe could have below its top, with its full names; tricks and metrics are such."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gantricks.errors import Problem, UserError, legible, nearest
-from gantricks.option_faults import DEEPEST, is_text, shortened
+from gantricks.option_errors import DEEPEST, is_text, shortened
 from gantricks.options import Options
 from gantricks.planning.toml_lines import key_lines, line_of, statements
 
@@ -67,9 +67,9 @@ class Places:
         return self._of.get(path, self.file)
 
     def of_any(self, *paths: KeyPath) -> str:
-        """The place of a fault that several keys share: of the first that an override gave, else of the first.
+        """The place of an error that several keys share: of the first that an override gave, else of the first.
 
-        A recipe that ships is right by itself, so that a fault of it comes from an override, if there are any.
+        A recipe that ships is right by itself, so that an error in it comes from an override, if there are any.
         """
         if given := [self._given[path] for path in paths if path in self._given]:
             return given[0]
@@ -143,7 +143,7 @@ def find_recipe(recipe: str | Path) -> Path:
         Problem(
             "there is no such recipe file, and no shipped recipe of that name",
             where=str(recipe),
-            mend=nearest(path.name.removesuffix(".toml"), known) or f"shipped recipes: {', '.join(known)}",
+            hint=nearest(path.name.removesuffix(".toml"), known) or f"shipped recipes: {', '.join(known)}",
         )
     )
 
@@ -197,7 +197,7 @@ def _find_parent(parent: str, path: Path) -> Path:
             Problem(
                 f"extends names {shortened(repr(parent), 200)}, which is neither beside this file nor a shipped recipe",
                 where=str(path),
-                mend=nearest(parent.removesuffix(".toml")[:100], shipped_recipes()),
+                hint=nearest(parent.removesuffix(".toml")[:100], shipped_recipes()),
             )
         )
     return found
@@ -208,19 +208,19 @@ def _text(path: Path, room: int) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(room + 1)
-    except OSError as fault:
-        raise UserError(Problem(f"it cannot be read: {fault.strerror}", where=str(path))) from fault
+    except OSError as error:
+        raise UserError(Problem(f"it cannot be read: {error.strerror}", where=str(path))) from error
     if len(raw) > room:
         what = f"it is too long for a recipe: with all that it extends it may have {LONGEST // 1024} KiB"
         raise UserError(Problem(what, where=str(path)))
     encoding = next((encoding for mark, encoding in _ENCODINGS if raw.startswith(mark)), "utf-8")
     try:
         text = raw.decode(encoding)
-    except UnicodeDecodeError as fault:
-        line = raw.count(b"\n", 0, fault.start) + 1
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
         name = encoding.removesuffix("-sig").upper()
-        what, mend = f"it is not {name} text", "save it as UTF-8"
-        raise UserError(Problem(what, f"{path}:{line}" if name == "UTF-8" else str(path), mend)) from fault
+        what, hint = f"it is not {name} text", "save it as UTF-8"
+        raise UserError(Problem(what, f"{path}:{line}" if name == "UTF-8" else str(path), hint)) from error
     if "\0" in text[:100]:
         # UTF-16 without its mark: every second byte of plain text is 0
         raise UserError(Problem("it is not UTF-8 text: it holds NUL characters", str(path), "save it as UTF-8"))
@@ -230,15 +230,15 @@ def _text(path: Path, room: int) -> str:
 def _table(text: str, path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
-        raise UserError(_toml_problem(text, path, str(fault))) from fault
-    except RecursionError as fault:
-        raise UserError(Problem("no TOML that can be read: it is nested too deep", where=str(path))) from fault
-    except ValueError as fault:
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(_toml_problem(text, path, str(error))) from error
+    except RecursionError as error:
+        raise UserError(Problem("no TOML that can be read: it is nested too deep", where=str(path))) from error
+    except ValueError as error:
         long = re.search(r"\d[\d_]{4000,}", text)
         where = f"{path}:{text.count(chr(10), 0, long.start()) + 1}" if long else str(path)
-        what = "a whole number of thousands of digits" if long else str(fault)
-        raise UserError(Problem(f"no TOML that can be read: {what}", where=where)) from fault
+        what = "a whole number of thousands of digits" if long else str(error)
+        raise UserError(Problem(f"no TOML that can be read: {what}", where=where)) from error
     if _depth(table) > DEEPEST:
         raise UserError(Problem(f"tables stand in each other more than {DEEPEST} deep", where=str(path)))
     return table
@@ -253,13 +253,13 @@ def _depth(table: Mapping[str, Any]) -> int:
     return depth
 
 
-def _toml_problem(text: str, path: Path, fault: str) -> Problem:
+def _toml_problem(text: str, path: Path, error: str) -> Problem:
     """What stops tomllib, with the key that it does not name."""
-    found = re.search(r"\(at line (\d+), column (\d+)\)", fault)
+    found = re.search(r"\(at line (\d+), column (\d+)\)", error)
     lines = text.split("\n")
     line = int(found[1]) if found else len(lines)
     where = f"{path}:{line}" if found else str(path)
-    words = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", fault)
+    words = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", error)
     clash = re.match(r"Cannot (overwrite|declare|mutate|redefine)", words)
     if clash and (twice := _given_twice("\n".join(lines[:line]))):
         return Problem(twice[1], f"{path}:{twice[0]}", twice[2])
@@ -267,12 +267,12 @@ def _toml_problem(text: str, path: Path, fault: str) -> Problem:
     at = f" (column {found[2]})" if found else ""
     written = lines[line - 1] if found else ""
     bare = re.fullmatch(r"\s*([A-Za-z0-9_.\" -]+?)\s*=\s*([A-Za-z~./][^\"'\[\]{}=#]*?)\s*(#.*)?", written)
-    mend = f'a text stands in quotes: {bare[1]} = "{bare[2]}"' if bare and words == "Invalid value" else ""
-    return Problem(f"not valid TOML: {shortened(what, 200)}{at}", where, mend)
+    hint = f'a text stands in quotes: {bare[1]} = "{bare[2]}"' if bare and words == "Invalid value" else ""
+    return Problem(f"not valid TOML: {shortened(what, 200)}{at}", where, hint)
 
 
 def _given_twice(text: str) -> tuple[int, str, str] | None:
-    """The line, what is wrong, and the mend, where the last statement of `text` gives what an earlier one has given."""
+    """The line, what is wrong, and the hint, where the last statement of `text` gives what an earlier one has given."""
     try:
         *earlier, last = statements(text)
     except (AssertionError, IndexError, ValueError):

@@ -276,11 +276,11 @@ def saved_game(opened: Opened, step: int | None = None, dataset: Dataset | None 
         dataset, budget = stand_in(trained, None if trained.is_images else points), 0
     try:
         game = Game(plan, dataset or plan.source.load(), opened.placement, budget=budget)
-    except (MemoryError, RuntimeError) as fault:
-        if out_of_memory(fault) is None:
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error) is None:
             raise
         what = f"the memory of {opened.placement.device} does not suffice for the networks of this run"
-        raise UserError(Problem(what, str(run))) from fault
+        raise UserError(Problem(what, str(run))) from error
     _take_up(game, saved, run)
     return game
 
@@ -292,11 +292,11 @@ def plan_recipe(recipe: str | Path, overrides: Iterable[str], registry: Registry
     """
     try:
         return prepare(load_recipe(recipe, overrides, registry), registry)
-    except RecipeError as fault:
-        problems = list(fault.problems)
-        if fault.rest:
+    except RecipeError as error:
+        problems = list(error.problems)
+        if error.rest:
             try:
-                prepare(fault.rest, registry)
+                prepare(error.rest, registry)
             except UserError as further:
                 problems += [problem for problem in further.problems if problem not in problems]
         raise UserError(*problems) from None
@@ -314,15 +314,15 @@ def prepare(
         parts: list[Any] = [recipe.data, recipe.generator, recipe.discriminator, *recipe.tricks, *recipe.metrics]
         named = [part.found.name for part in parts]
         plan = make_plan(recipe, registry.warnings(named), to_train=to_train, trained=trained)
-    except UserError as fault:
-        problems += fault.problems
+    except UserError as error:
+        problems += error.problems
     try:
         convolutions = plan is not None and plan.convolutions
-        products = plan.products if plan is not None else None
+        multiply_adds = plan.multiply_adds if plan is not None else None
         where = recipe.places.of("train", "device")
-        placement = place(recipe.train.device, recipe.train.precision, where, convolutions, products)
-    except UserError as fault:
-        problems += fault.problems
+        placement = place(recipe.train.device, recipe.train.precision, where, convolutions, multiply_adds)
+    except UserError as error:
+        problems += error.problems
     if problems or not plan or not placement:
         raise UserError(*problems)
     return plan, placement
@@ -603,55 +603,55 @@ class _Session:
         """Where it does not, the user hears of a batch size that may fit."""
         try:
             yield
-        except Exception as fault:
-            asked = out_of_memory(fault)
+        except Exception as error:
+            asked = out_of_memory(error)
             if asked is None:
                 raise
             size = self.game.feed.batch_size if self.game else self.plan.recipe.data.keys.batch_size
             wanted = f": {asked} more were asked for" if asked else ""
-            mend = "smaller networks or images need less"
+            hint = "smaller networks or images need less"
             if size > 1:
-                mend = f"try --set data.batch_size={size // 2}; {mend}, too"
+                hint = f"try --set data.batch_size={size // 2}; {hint}, too"
             raise UserError(
                 Problem(
                     f"the memory of {self.placement.device} does not suffice for batches of {size}{wanted}",
                     str(self.run),
-                    mend,
+                    hint,
                 )
-            ) from fault
+            ) from error
 
     @contextlib.contextmanager
     def _disk_suffices(self) -> Iterator[None]:
         """Where it does not, the user hears of the file, of how far the run is saved and of how to go on."""
         try:
             yield
-        except OSError as fault:
-            where = Path(fault.filename) if isinstance(fault.filename, str) else self.run
-            named = where != self.run or fault.errno in _OF_A_DISK
+        except OSError as error:
+            where = Path(error.filename) if isinstance(error.filename, str) else self.run
+            named = where != self.run or error.errno in _OF_A_DISK
             # what fails elsewhere, such as a data set that has gone, is told as it is
             if not named or not where.is_relative_to(self.run):
                 raise
             step = max(checkpoint.checkpoints(self.run), default=None)
             saved = "is not saved yet" if step is None else f"is saved up to step {step}"
-            full = fault.errno in (errno.ENOSPC, errno.EDQUOT)
-            mend = "make room on the disk, then" if full else "when it can be written again"
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            hint = "make room on the disk, then" if full else "when it can be written again"
             raise UserError(
-                Problem(f"{fault.strerror}; the run {saved}", str(where), f"{mend}: gantricks resume {self.run}")
-            ) from fault
+                Problem(f"{error.strerror}; the run {saved}", str(where), f"{hint}: gantricks resume {self.run}")
+            ) from error
 
 
 def _take_up(game: Game, saved: tuple[dict[str, Any], dict[str, Any]], run: Path) -> None:
     try:
         _refuse_unfit(game, *saved)
         game.load(*saved)
-    except (KeyError, ValueError) as fault:
+    except (KeyError, ValueError) as error:
         raise UserError(
             Problem(
-                f"the checkpoint does not fit the recipe: {fault.args[0]}",
+                f"the checkpoint does not fit the recipe: {error.args[0]}",
                 str(run / RECIPE),
                 "the recipe, a plugin or the data has changed since it was written; put it back, or train afresh",
             )
-        ) from fault
+        ) from error
 
 
 def _refuse_unfit(game: Game, tensors: dict[str, dict[str, torch.Tensor]], counters: dict[str, Any]) -> None:
@@ -718,8 +718,8 @@ def _opened(run: Path, plugins: Sequence[str | Path]) -> tuple[Manifest, Registr
         where = legible(str(run))
         raise UserError(Problem(what, where, "name a folder that `gantricks train` made, such as runs/dcgan"))
     if legible(str(run)) != str(run):  # safetensors opens no such file
-        mend = "rename it, or change into it and name it from there"
-        raise UserError(Problem("the folder's name is not UTF-8", legible(str(run)), mend))
+        hint = "rename it, or change into it and name it from there"
+        raise UserError(Problem("the folder's name is not UTF-8", legible(str(run)), hint))
     manifest = read_manifest(run)
     registry = Registry([Path(p) for p in plugins])
     known = registry.names("tricks")
@@ -727,10 +727,10 @@ def _opened(run: Path, plugins: Sequence[str | Path]) -> tuple[Manifest, Registr
     for name, trick in manifest.tricks.items():
         if trick.use not in known and "sha256:" in trick.origin:
             path = trick.origin.partition(" sha256:")[0]
-            mend = f"add --plugin {path} to the command"
+            hint = f"add --plugin {path} to the command"
             if not Path(path).is_file():
-                mend += f", or where {Path(path).name} is now"
-            problems.append(Problem(f"the run uses the trick {name!r} from a file", str(run), mend))
+                hint += f", or where {Path(path).name} is now"
+            problems.append(Problem(f"the run uses the trick {name!r} from a file", str(run), hint))
     if problems:
         raise UserError(*problems)
     return manifest, registry
@@ -751,7 +751,7 @@ def _where_data_is(run: Path, recipe: Recipe, command: str) -> Iterator[None]:
     """Where the data of a run is not found, the user hears how to say where it is now."""
     try:
         yield
-    except UserError as fault:
+    except UserError as error:
         keys = getattr(recipe.data.found.cls, "paths", ())
         place = recipe.places.of("data", *keys[:1])
         if not keys or place.startswith("--set"):
@@ -759,12 +759,12 @@ def _where_data_is(run: Path, recipe: Recipe, command: str) -> Iterator[None]:
         how = f"where the data has moved: gantricks {command} {run} --set data.{keys[0]}=PATH"
         raise UserError(
             *(
-                replace(problem, mend=f"{problem.mend}; {how}" if problem.mend else how)
+                replace(problem, hint=f"{problem.hint}; {how}" if problem.hint else how)
                 if problem.where.startswith(f"{place}:")
                 else problem
-                for problem in fault.problems
+                for problem in error.problems
             )
-        ) from fault
+        ) from error
 
 
 def _with_all_kept(recipe: Recipe) -> Recipe:

@@ -168,9 +168,9 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._thread.shutdown()
-        if fault is None:  # else it is what the user should hear of
+        if error is None:  # else it is what the user should hear of
             self.wait()
 
 
@@ -245,8 +245,8 @@ def _sealed(folder: Path, model: type[S]) -> S:
             raise ValueError("it is none of ours")
         state = json.loads(path.read_text(encoding="utf-8"))
         intact = state.pop("self") == _digest_of(state)
-    except (FileNotFoundError, NotADirectoryError) as fault:
-        raise UserError(Problem("the file is missing from the checkpoint", str(path), _advice(folder))) from fault
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(Problem("the file is missing from the checkpoint", str(path), _advice(folder))) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
@@ -257,12 +257,12 @@ def _sealed(folder: Path, model: type[S]) -> S:
         )
     try:
         return model.model_validate(state)
-    except (ValidationError, RecursionError) as fault:
+    except (ValidationError, RecursionError) as error:
         what = "it is nested too deeply"
-        if isinstance(fault, ValidationError):
-            first = fault.errors()[0]
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-        raise _damaged(path, what) from fault
+        raise _damaged(path, what) from error
 
 
 def _tensors(folder: Path, state: Sealed) -> dict[str, dict[str, Tensor]]:
@@ -284,16 +284,16 @@ def _load_file(path: Path) -> dict[str, Tensor]:
             raise _damaged(path, "it names more tensors than a network has")
     try:
         return load_file(path)
-    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError) as fault:
-        raise _damaged(path, f"it cannot be read: {str(fault).partition(chr(10))[0][:200]}") from fault
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise _damaged(path, f"it cannot be read: {str(error).partition(chr(10))[0][:200]}") from error
 
 
 def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
-    except SafetensorError as fault:
-        if number := re.search(r"\(os error (\d+)\)", str(fault)):
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from fault
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         raise
 
 

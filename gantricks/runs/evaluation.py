@@ -15,7 +15,7 @@ from gantricks.engine.subject import GameSubject
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.metrics import published
 from gantricks.metrics.base import Direction, Measurement, Metric, obstacles
-from gantricks.option_faults import check_options
+from gantricks.option_errors import check_options
 from gantricks.planning.plan import Plan, PlannedMetric, on_data
 from gantricks.runs.api import open_run, saved_game
 
@@ -75,19 +75,19 @@ def evaluate(
     problems = [Problem(what, f"--set {one}", "such as evaluate.samples=10000") for one in overrides if one not in ours]
     try:
         opened = open_run(Path(run), device, plugins, ours)
-    except UserError as fault:
-        raise UserError(*problems, *fault.problems) from None
+    except UserError as error:
+        raise UserError(*problems, *error.problems) from None
     plan, chosen = opened.plan, []
     try:
         plan = on_data(plan, opened.describe())
-    except UserError as fault:
-        problems += fault.problems
+    except UserError as error:
+        problems += error.problems
     if samples is not None:
         plan = replace(plan, facts=replace(plan.facts, samples=samples))
     try:
         chosen = _chosen(plan, opened.registry, metrics, warn)
-    except UserError as fault:
-        problems += fault.problems
+    except UserError as error:
+        problems += error.problems
     if problems:
         raise UserError(*problems)
     dataset = plan.source.load(progress)
@@ -140,14 +140,14 @@ def _named(plan: Plan, registry: Registry, names: Sequence[str], problems: list[
             continue
         if name not in known:
             there = [*instances, *(other for other in sorted(known) if other not in instances)]
-            mend = published.advice(name, index()["metrics"]) or nearest(name, there)
-            mend = mend or f"there are: {', '.join(there)}"
-            problems.append(Problem(f"neither the recipe nor gantricks has a metric {name!r}", where, mend))
+            hint = published.advice(name, index()["metrics"]) or nearest(name, there)
+            hint = hint or f"there are: {', '.join(there)}"
+            problems.append(Problem(f"neither the recipe nor gantricks has a metric {name!r}", where, hint))
             continue
         found = registry.load("metrics", name)
         wrong = list(check_options(found.cls.Config, {}))  # type: ignore[attr-defined]
-        for keys, what, mend in wrong:
-            problems.append(Problem(f"{'.'.join(keys)}: {what}", where, f"write [evaluate.{name}] in a recipe; {mend}"))
+        for keys, what, hint in wrong:
+            problems.append(Problem(f"{'.'.join(keys)}: {what}", where, f"write [evaluate.{name}] in a recipe; {hint}"))
         if not wrong:
             yield _at(found, {}, where)
 

@@ -128,14 +128,14 @@ def read_manifest(run: Path) -> Manifest:
         return Manifest.model_validate_json(text)
     except FileNotFoundError:
         return Manifest()
-    except ValidationError as fault:
+    except ValidationError as error:
         raise UserError(
             Problem(
-                f"the file is damaged: {in_words(fault)}",
+                f"the file is damaged: {in_words(error)}",
                 str(path),
                 "without it the run can be resumed, but not with the certainty of the same numbers: rename it",
             )
-        ) from fault
+        ) from error
 
 
 def write_manifest(run: Path, facts: dict[str, Any]) -> None:
@@ -144,8 +144,8 @@ def write_manifest(run: Path, facts: dict[str, Any]) -> None:
     write_whole(run / MANIFEST, json.dumps({"format": FORMAT, **there, **facts}, indent=1) + "\n")
 
 
-def in_words(fault: ValidationError) -> str:
+def in_words(error: ValidationError) -> str:
     """The first thing that is wrong, and where in the file."""
-    error = fault.errors(include_input=False)[0]
-    place = ".".join(str(part) for part in error["loc"])
-    return f"{place}: {error['msg']}" if place else error["msg"]
+    first = error.errors(include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]

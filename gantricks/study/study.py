@@ -238,8 +238,8 @@ def _compared(
         added = [f"evaluate.{name}={{}}", *added]
     figure = figure or next(iter(figures))
     if figure not in figures:
-        mend = nearest(figure, figures) or f"it has: {', '.join(figures)}"
-        raise UserError(Problem(f"the metric {name!r} has no figure {figure!r}", f"--figure {figure}", mend))
+        hint = nearest(figure, figures) or f"it has: {', '.join(figures)}"
+        raise UserError(Problem(f"the metric {name!r} has no figure {figure!r}", f"--figure {figure}", hint))
     return Figure(name, figure, figures[figure]), [*added, *overrides]
 
 
@@ -284,11 +284,11 @@ def _write(home: Folder, table: Table) -> None:
         write_whole(home.path / "results.json", json.dumps(table.as_dict(), indent=1, ensure_ascii=False) + "\n")
         write_whole(home.path / "results.md", as_markdown(table))
         save_png(forest(table), home.path / "results.png")
-    except OSError as fault:
+    except OSError as error:
         raise UserError(
             Problem(
-                f"the study's results cannot be written: {fault.strerror}",
-                str(fault.filename or home.path),
+                f"the study's results cannot be written: {error.strerror}",
+                str(error.filename or home.path),
                 "its runs are kept: give the same command again",
             )
-        ) from fault
+        ) from error

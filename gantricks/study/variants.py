@@ -176,8 +176,8 @@ class _Designing:
             recipe = load_recipe(self.recipe, [*self.overrides, *changes], self.registry)
             plan, _ = prepare(recipe, self.registry)
             try_surgery(plan)
-        except UserError as fault:
-            return Variant(name, None, "; ".join(problem.what for problem in fault.problems))
+        except UserError as error:
+            return Variant(name, None, "; ".join(problem.what for problem in error.problems))
         return Variant(name, recipe)
 
 

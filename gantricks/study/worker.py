@@ -121,13 +121,13 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
             floor=_finite(measured.floor.values) if measured.floor else None,
             collapsed=collapsed(task),
         )
-    except Diverged as fault:
-        return outcome("diverged", reason=fault.problems[0].what)
-    except UserError as fault:
-        return outcome("refused", reason="; ".join(str(problem) for problem in fault.problems))
-    except Exception as fault:
+    except Diverged as error:
+        return outcome("diverged", reason=error.problems[0].what)
+    except UserError as error:
+        return outcome("refused", reason="; ".join(str(problem) for problem in error.problems))
+    except Exception as error:
         traceback.print_exc()
-        return outcome("failed", reason=f"{type(fault).__name__}: {fault}")
+        return outcome("failed", reason=f"{type(error).__name__}: {error}")
 
 
 def _train(task: Mapping[str, Any], folder: Path, reporter: run.Reporter) -> run.Result:

@@ -1,4 +1,4 @@
-"""The laws that every trick obeys, each a check with a stable id and a one-line mend."""
+"""The laws that every trick obeys, each a check with a stable id and a one-line hint."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def test_without_room_on_the_disk_and_in_memory_both_are_named(cache, monkeypatc
         with pytest.raises(UserError, match="fit in the memory") as caught:
             call()
         assert caught.value.problems[0].where == str(cache)
-        assert "GANTRICKS_CACHE" in caught.value.problems[0].mend
+        assert "GANTRICKS_CACHE" in caught.value.problems[0].hint
     monkeypatch.setattr(module, "available_memory", lambda: PIXELS.nbytes)
     module.need_room(PIXELS.shape)
     np.testing.assert_array_equal(store()[0], PIXELS)

@@ -362,7 +362,7 @@ def test_a_recipe_without_a_metric_is_refused_with_one_to_add():
         TrickHost().with_trick("early_stopping", every=2).plan()
     (problem,) = caught.value.problems
     assert "needs metric" in problem.what
-    assert "[evaluate." in problem.mend
+    assert "[evaluate." in problem.hint
 
 
 def test_a_metric_that_is_not_there_and_a_run_too_short_are_refused():

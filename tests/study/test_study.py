@@ -102,10 +102,10 @@ def test_a_folder_that_holds_something_else_is_left_alone(pretend: Any) -> None:
 def test_a_study_that_is_not_as_it_was_written_is_said_to_be_damaged(pretend: Any, text: str) -> None:
     path, _ = pretend()
     (path / "study.json").write_bytes(text.encode("utf-16" if text == "�" else "utf-8"))
-    with pytest.raises(UserError, match="the file is damaged: ") as fault:
+    with pytest.raises(UserError, match="the file is damaged: ") as error:
         pretend(folder=path)
-    (problem,) = fault.value.problems
-    assert (problem.where, problem.mend) == (str(path / "study.json"), "name another folder with --dir")
+    (problem,) = error.value.problems
+    assert (problem.where, problem.hint) == (str(path / "study.json"), "name another folder with --dir")
 
 
 def test_a_study_of_another_format_is_refused(pretend: Any) -> None:
@@ -119,9 +119,9 @@ def test_results_that_cannot_be_written_are_a_sentence_and_the_runs_are_kept(pre
     path, _ = pretend()
     (path / "results.json").unlink()
     (path / "results.json").mkdir()
-    with pytest.raises(UserError, match="results cannot be written") as fault:
+    with pytest.raises(UserError, match="results cannot be written") as error:
         pretend()
-    assert fault.value.problems[0].mend == "its runs are kept: give the same command again"
+    assert error.value.problems[0].hint == "its runs are kept: give the same command again"
     (path / "results.json").rmdir()
     pretend.played()
     pretend()
@@ -219,9 +219,9 @@ def test_the_reporter_is_told_of_every_run(pretend: Any) -> None:
 
 
 def test_everything_wrong_with_the_recipe_is_said_before_a_folder_is_made(pretend: Any) -> None:
-    with pytest.raises(UserError) as fault:
+    with pytest.raises(UserError) as error:
         pretend(overrides=["data.modees=3", "tricks.ema.dekay=1"])
-    assert len(fault.value.problems) == 2
+    assert len(error.value.problems) == 2
     assert not Path("studies").exists()
     with pytest.raises(UserError, match="no such recipe"):
         ablate("nothing")

@@ -132,7 +132,7 @@ def test_runs_of_a_study_are_sparing_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "tricks", "options", "what", "mend"),
+    ("mode", "tricks", "options", "what", "hint"),
     [
         ("leave-one-out", ("soft_label",), (), "the recipe has no trick 'soft_label'", "did you mean 'soft_labels'?"),
         ("pairs", ("noise",), (), "one trick alone makes no pair", "--mode add-one"),
@@ -143,11 +143,11 @@ def test_runs_of_a_study_are_sparing_unless_told_otherwise() -> None:
         ("add-one", ("soft_labels",), (), "it cannot be trained: it is in the recipe already", ""),
     ],
 )
-def test_what_cannot_be_compared_is_refused(mode: Any, tricks: Any, options: Any, what: str, mend: str) -> None:
-    with pytest.raises(UserError) as fault:
+def test_what_cannot_be_compared_is_refused(mode: Any, tricks: Any, options: Any, what: str, hint: str) -> None:
+    with pytest.raises(UserError) as error:
         planned(mode, tricks=tricks, options=options)
-    assert what in fault.value.problems[0].what
-    assert mend in fault.value.problems[0].mend
+    assert what in error.value.problems[0].what
+    assert hint in error.value.problems[0].hint
 
 
 def test_a_recipe_without_tricks_has_nothing_to_leave_out() -> None:

@@ -280,14 +280,14 @@ def test_a_figure_that_is_not_finite_is_no_number_in_a_mean(tmp_path: Path, valu
 
 
 @pytest.mark.parametrize(
-    ("fault", "status"), [(UserError("too few samples"), "refused"), (ZeroDivisionError("by zero"), "failed")]
+    ("error", "status"), [(UserError("too few samples"), "refused"), (ZeroDivisionError("by zero"), "failed")]
 )
-def test_what_goes_wrong_is_told_and_is_no_result(tmp_path: Path, fault: Exception, status: str, capsys: Any) -> None:
+def test_what_goes_wrong_is_told_and_is_no_result(tmp_path: Path, error: Exception, status: str, capsys: Any) -> None:
     bench = Bench(tmp_path)
-    outcome = bench.play(fault)
+    outcome = bench.play(error)
     assert outcome
     assert outcome.status == status
-    assert str(fault) in outcome.reason
+    assert str(error) in outcome.reason
     assert not (bench.run / "result.json").exists()
     again = bench.play()
     assert again

@@ -173,14 +173,14 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
     try:
         tensors, facts = checkpoint.read(folder)
     except (UserError, OSError):  # never trained, or damaged since
-        with _cache_faults(folder):
+        with _cache_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         held_out, known = tenth_and_rest(len(dataset.samples))
         rng = Rng(0, "classifier", Clock())
         network = train(dataset.samples[known], dataset.classes[known], count, options.steps, rng, progress)
         right = classify(network, network_input(dataset.samples[held_out])).numpy() == dataset.classes[held_out]
         tensors, facts = {"network": network.state_dict()}, {"accuracy": float(right.mean()), "held_out": len(held_out)}
-        with _cache_faults(folder):
+        with _cache_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)
             checkpoint.save(folder, tensors, facts)
     network = _empty(channels, count)
@@ -195,17 +195,17 @@ def tenth_and_rest(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _cache_faults(folder: Path) -> Iterator[None]:
+def _cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as fault:
+    except OSError as error:
         raise UserError(
             Problem(
-                f"the classifier cannot be kept here: {fault.strerror or fault}",
+                f"the classifier cannot be kept here: {error.strerror or error}",
                 str(folder.parent),
                 f"make room or make it writable, or set {images.CACHE_VARIABLE} to another folder",
             )
-        ) from fault
+        ) from error
 
 
 def _fingerprint(dataset: Dataset) -> str:
