@@ -22,7 +22,7 @@ from gantricks.engine.capture import INDUCTOR
 from gantricks.engine.game import Game
 from gantricks.planning.device import place
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ FIRST_STEP = """
 from gantricks.planning.device import place
 from gantricks.engine.game import Game
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 plan = make_plan(load_recipe("{recipe}"))
 Game(plan, plan.source.load(), place("cpu", "fp32")).advance()
 """

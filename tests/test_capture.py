@@ -17,7 +17,7 @@ from gantricks.engine.capture import COMPILING_PAYS, CUDA_GRAPH, INDUCTOR, INTER
 from gantricks.engine.feed import Reel
 from gantricks.planning.device import Placement, place
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 from gantricks.rng import Clock, Rng, Tape
 from gantricks.runs.api import resume, train
 from gantricks.testing import TrickHost

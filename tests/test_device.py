@@ -13,7 +13,7 @@ from gantricks import UserError
 from gantricks.planning import device
 from gantricks.planning.device import out_of_memory, place
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 
 
 @pytest.mark.parametrize("units", [True, False])

@@ -20,9 +20,10 @@ from gantricks.catalogue.registry import Registry
 from gantricks.cli.options import inline
 from gantricks.option_errors import check_options, models_of, shown
 from gantricks.options import Options, Schedule
+from gantricks.planning.keys import SECTIONS, EvaluateKeys, Top
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import SECTIONS, EvaluateKeys, Top, shipped_recipes, validate_recipe
-from gantricks.planning.recipe_files import LONGEST, PARENTS
+from gantricks.planning.recipe_files import LONGEST, PARENTS, shipped_recipes
+from gantricks.planning.validation import validate_recipe
 
 PLAIN = """
 name = "plain"

@@ -29,7 +29,8 @@ from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.engine.capture import INDUCTOR
 from gantricks.metrics.base import Measurement, Metric
-from gantricks.planning.recipe import load_recipe, shipped_recipes
+from gantricks.planning.recipe_files import shipped_recipes
+from gantricks.planning.validation import load_recipe
 from gantricks.runs import checkpoint
 from gantricks.runs.api import Reporter, plan_recipe
 from gantricks.testing import TrickHost

@@ -22,8 +22,8 @@ from gantricks.engine.game import Game
 from gantricks.engine.subject import GameSubject
 from gantricks.errors import UserError
 from gantricks.planning.device import place
+from gantricks.planning.keys import SECTIONS, DiscriminatorKeys
 from gantricks.planning.plan import Plan
-from gantricks.planning.recipe import SECTIONS, DiscriminatorKeys
 from gantricks.runs.api import plan_recipe, try_surgery
 
 PICTURES = ["data.image_size=16", *(f"{role}.channels=4" for role in ("generator", "discriminator"))]

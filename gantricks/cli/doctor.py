@@ -21,7 +21,8 @@ from gantricks.data.images import CACHE_VARIABLE, lasting_cache
 from gantricks.errors import UserError
 from gantricks.planning.device import cpu_has_bf16
 from gantricks.planning.plan import contract_problems
-from gantricks.planning.recipe import load_recipe, shipped_recipes
+from gantricks.planning.recipe_files import shipped_recipes
+from gantricks.planning.validation import load_recipe
 
 PACKAGES = ("numpy", "pydantic", "pluggy", "Pillow", "safetensors", "tensorboard", "typer", "rich")
 

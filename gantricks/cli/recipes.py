@@ -8,7 +8,7 @@ from gantricks.cli.console import Text, output, typed, write_command, write_json
 from gantricks.cli.streams import exact
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.files import write_whole
-from gantricks.planning.recipe import shipped_recipes
+from gantricks.planning.recipe_files import shipped_recipes
 
 
 def summary(text: str) -> str:

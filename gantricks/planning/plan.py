@@ -15,7 +15,8 @@ from gantricks.data.mixtures import Mixture
 from gantricks.errors import Problem, TrickError, UserError, nearest
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import EvaluationFacts, Metric, obstacles
-from gantricks.planning.recipe import DataKeys, Part, Recipe
+from gantricks.planning.keys import DataKeys
+from gantricks.planning.recipe import Part, Recipe
 from gantricks.planning.recipe_files import Places
 from gantricks.trick import CAPABILITIES, Setting, Trick
 

@@ -7,14 +7,14 @@ import datetime
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from gantricks.errors import Problem, UserError, legible, nearest
 from gantricks.option_errors import DEEPEST, is_text, shortened
-from gantricks.options import Options
+from gantricks.planning.keys import SECTIONS, SELECTORS, EvaluateKeys
 from gantricks.planning.toml_lines import key_lines, line_of, statements
 
 KeyPath = tuple[str, ...]
@@ -43,6 +43,13 @@ class Places:
         self._given: dict[KeyPath, str] = {}
         self._texts: dict[KeyPath, str] = {}
         self.file = ""
+
+    def copy(self) -> Places:
+        """The same places, to which overrides can be added."""
+        other = Places()
+        other._of, other._given, other._texts = dict(self._of), dict(self._given), dict(self._texts)
+        other.file = self.file
+        return other
 
     def add_file(self, label: str, text: str, table: Mapping[str, Any]) -> None:
         """Take down the lines of a recipe whose keys go over those that are known so far."""
@@ -100,33 +107,45 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Read:
-    """A recipe that was read and merged but not validated: its `table`, the `places` of its keys, and the `problems` of
-    overrides that were left out.
+class RecipeFile:
+    """A recipe that was read with those that it extends, before overrides are laid on it and before it is validated.
+
+    It is read once, and `under` makes of it whatever is wanted. `places`: the lines of its keys.
     """
 
     table: dict[str, Any]
-    places: Places = field(default_factory=Places)
+    places: Places
+
+    def under(self, overrides: Iterable[str]) -> Read:
+        """The recipe under `overrides`, `KEY=VALUE` strings.
+
+        They are gathered before they are laid on the recipe, so that their order matters only where two give one key:
+        the last wins.
+        """
+        places = self.places.copy()
+        overlay, problems = _overlay(overrides, places)
+        return Read(_merge(self.table, overlay), places, tuple(problems))
+
+
+@dataclass(frozen=True)
+class Read:
+    """A recipe under overrides, not validated: its `table`, the `places` of its keys, and the `problems` of overrides
+    that were left out.
+    """
+
+    table: dict[str, Any]
+    places: Places
     problems: tuple[Problem, ...] = ()
 
 
-def read_recipe(
-    recipe: str | Path, overrides: Iterable[str], sections: Mapping[str, type[Options]], selectors: Mapping[str, str]
-) -> Read:
-    """The table of a recipe file, or of the shipped recipe of that name, under `overrides`, `KEY=VALUE` strings.
-
-    `sections` and `selectors`: the tables of a recipe with the keys that are the core's own, and which of these names
-    what the others are options of. Overrides are gathered before they are laid on the recipe, so that their order
-    matters only where two give one key: the last wins. Raises UserError where a file cannot be read.
-    """
-    merging = _Merging(sections, selectors)
+def read_recipe(recipe: str | Path) -> RecipeFile:
+    """The recipe of this file, or the shipped recipe of that name. Raises UserError where a file cannot be read."""
     places = Places()
     table: dict[str, Any] = {}
     for path, text, raw in reversed(_family(find_recipe(recipe))):
         places.add_file(str(path), text, raw)
-        table = merging.merge(table, raw)
-    overlay, problems = merging.overlay(overrides, places)
-    return Read(merging.merge(table, overlay), places, tuple(problems))
+        table = _merge(table, raw)
+    return RecipeFile(table, places)
 
 
 def find_recipe(recipe: str | Path) -> Path:
@@ -332,67 +351,65 @@ def _paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 # ---------------------------------------------------------------- merging
 
 
-@dataclass(frozen=True)
-class _Merging:
-    sections: Mapping[str, type[Options]]
-    selectors: Mapping[str, str]
+def _overlay(overrides: Iterable[str], places: Places) -> tuple[dict[str, Any], list[Problem]]:
+    """What all overrides say together, later over earlier, and the problems of those that say nothing."""
+    overlay: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for override in overrides:
+        label = f"--set {shortened(override, 160)}"
+        dotted, equals, text = override.partition("=")
+        keys = tuple(part.strip() for part in dotted.split("."))
+        if not equals or not all(keys):
+            problems.append(Problem("an override is KEY=VALUE, such as train.steps=100", where=label))
+        elif not is_text(override):
+            problems.append(Problem("it is not UTF-8, as recipes are", legible(label), NAME_IT_ANEW))
+        elif len(keys) > DEEPEST:
+            problems.append(Problem(f"tables stand in each other more than {DEEPEST} deep", where=label))
+        elif keys == ("extends",):
+            what = "extends is a line of a recipe file: an override changes what a recipe says"
+            problems.append(Problem(what, label, "name that recipe itself, in place of this one"))
+        else:
+            value = _switched(keys, _value(text))
+            _lay(overlay, keys, value)
+            places.add_override(keys, value, label, text)
+    return overlay, problems
 
-    def overlay(self, overrides: Iterable[str], places: Places) -> tuple[dict[str, Any], list[Problem]]:
-        """What all overrides say together, later over earlier, and the problems of those that say nothing."""
-        overlay: dict[str, Any] = {}
-        problems: list[Problem] = []
-        for override in overrides:
-            label = f"--set {shortened(override, 160)}"
-            dotted, equals, text = override.partition("=")
-            keys = tuple(part.strip() for part in dotted.split("."))
-            if not equals or not all(keys):
-                problems.append(Problem("an override is KEY=VALUE, such as train.steps=100", where=label))
-            elif not is_text(override):
-                problems.append(Problem("it is not UTF-8, as recipes are", legible(label), NAME_IT_ANEW))
-            elif len(keys) > DEEPEST:
-                problems.append(Problem(f"tables stand in each other more than {DEEPEST} deep", where=label))
-            elif keys == ("extends",):
-                what = "extends is a line of a recipe file: an override changes what a recipe says"
-                problems.append(Problem(what, label, "name that recipe itself, in place of this one"))
-            else:
-                value = self._switched(keys, _value(text))
-                _lay(overlay, keys, value)
-                places.add_override(keys, value, label, text)
-        return overlay, problems
 
-    def merge(self, base: dict[str, Any], over: Mapping[str, Any], path: KeyPath = ()) -> dict[str, Any]:
-        """Lay `over` on `base`, table by table. Naming another source, network, optimizer, trick or metric starts its
-        own options afresh, since those of the former one mean nothing to it.
-        """
-        merged = dict(base)
-        selector = self._selector(path)
-        if selector:
-            default = path[-1] if selector == "use" else None
-            now = merged.get(selector, default)
-            if over.get(selector, now) != now:
-                kept = self.sections[path[0]].model_fields if len(path) == 1 else ()
-                merged = {key: value for key, value in merged.items() if key in kept}
-        for key, value in over.items():
-            value = self._switched((*path, key), value)
-            if isinstance(value, Mapping):
-                inner = merged.get(key)
-                merged[key] = self.merge(inner if isinstance(inner, dict) else {}, value, (*path, key))
-            else:
-                merged[key] = value
-        return merged
+def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath = ()) -> dict[str, Any]:
+    """Lay `over` on `base`, table by table. Naming another source, network, optimizer, trick or metric starts its
+    own options afresh, since those of the former one mean nothing to it.
+    """
+    merged = dict(base)
+    selector = _selector(path)
+    if selector:
+        default = path[-1] if selector == "use" else None
+        now = merged.get(selector, default)
+        if over.get(selector, now) != now:
+            kept = SECTIONS[path[0]].model_fields if len(path) == 1 else ()
+            merged = {key: value for key, value in merged.items() if key in kept}
+    for key, value in over.items():
+        value = _switched((*path, key), value)
+        if isinstance(value, Mapping):
+            inner = merged.get(key)
+            merged[key] = _merge(inner if isinstance(inner, dict) else {}, value, (*path, key))
+        else:
+            merged[key] = value
+    return merged
 
-    def _switched(self, path: KeyPath, value: Any) -> Any:
-        """A trick or a metric that is on or off in a word."""
-        instance = len(path) == 2 and path[0] in ("tricks", "evaluate")
-        if not instance or path[1] in self.sections.get(path[0], Options).model_fields:
-            return value
-        if value is True or value == "on":
-            return {}
-        return "off" if value is False else value
 
-    def _selector(self, path: KeyPath) -> str | None:
-        if len(path) == 1:
-            return self.selectors.get(path[0])
-        if len(path) == 2:
-            return "use" if path[0] in ("tricks", "evaluate") else "name" if path[1] == "optimizer" else None
-        return None
+def _switched(path: KeyPath, value: Any) -> Any:
+    """A trick or a metric that is on or off in a word."""
+    instance = len(path) == 2 and path[0] in ("tricks", "evaluate")
+    if not instance or (path[0] == "evaluate" and path[1] in EvaluateKeys.model_fields):
+        return value
+    if value is True or value == "on":
+        return {}
+    return "off" if value is False else value
+
+
+def _selector(path: KeyPath) -> str | None:
+    if len(path) == 1:
+        return SELECTORS.get(path[0])
+    if len(path) == 2:
+        return "use" if path[0] in ("tricks", "evaluate") else "name" if path[1] == "optimizer" else None
+    return None

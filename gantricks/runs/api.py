@@ -36,8 +36,9 @@ from gantricks.files import free_name, write_whole
 from gantricks.networks.base import count_parameters
 from gantricks.planning.device import Placement, out_of_memory, peak_memory, place
 from gantricks.planning.plan import Plan, describe, make_plan, on_data
-from gantricks.planning.recipe import Recipe, RecipeError, load_recipe
+from gantricks.planning.recipe import Recipe, RecipeError
 from gantricks.planning.recipe_files import NAME_IT_ANEW
+from gantricks.planning.validation import load_recipe
 from gantricks.rng import Rng
 from gantricks.runs import checkpoint, signals
 from gantricks.runs import folder as folders

@@ -11,8 +11,10 @@ from typing import Any
 from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError
 from gantricks.option_errors import check_options
-from gantricks.planning.recipe import Recipe, TrainKeys, validate_recipe
+from gantricks.planning.keys import TrainKeys
+from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import Places
+from gantricks.planning.validation import validate_recipe
 from gantricks.runs.folder import MANIFEST
 
 

@@ -16,7 +16,8 @@ from gantricks.cli import doctor as examination
 from gantricks.cli.options import inline, options, toml
 from gantricks.cli.schema import recipe_schema
 from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
-from gantricks.planning.recipe import load_recipe, shipped_recipes
+from gantricks.planning.recipe_files import shipped_recipes
+from gantricks.planning.validation import load_recipe
 
 THEIRS = '''
 from gantricks import Trick, hookimpl

@@ -9,7 +9,7 @@ import pytest
 
 from gantricks import UserError
 from gantricks.catalogue.registry import Registry
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 from gantricks.study.variants import Contrast, base_recipe, design
 
 THREE = (

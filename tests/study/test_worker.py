@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from gantricks.errors import UserError
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 from gantricks.runs import checkpoint
 from gantricks.study import worker
 from gantricks.study.folder import Outcome, read_outcome
