@@ -28,8 +28,8 @@ from gantricks import Problem, Registry, UserError
 from gantricks.engine.game import Game
 from gantricks.metrics.extractors.classifier import Classifier, classify, network_input, taught, tenth_and_rest
 from gantricks.pictures import to_pixels
+from gantricks.planning.prepare import plan_recipe
 from gantricks.runs import checkpoint
-from gantricks.runs.api import plan_recipe
 
 LEAST_SAMPLES = 1000
 

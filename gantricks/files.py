@@ -147,15 +147,25 @@ def is_part(name: str) -> bool:
     return bool(_PART.fullmatch(name) or _FORMER_PART.fullmatch(name))
 
 
-def numbered(path: Path, suffix: str = "") -> Iterator[Path]:
-    """`path`, `path`-2, `path`-3 … with `suffix` behind the number."""
+def numbered(path: Path, suffix: str = "", *, first: str = "") -> Iterator[Path]:
+    """`path`, `path`-2, `path`-3 … with `suffix` behind the number; `first` stands in place of the number 1."""
     for number in count(1):
-        yield path.with_name(f"{path.name}{'' if number == 1 else f'-{number}'}{suffix}")
+        yield path.with_name(f"{path.name}{first if number == 1 else f'-{number}'}{suffix}")
 
 
-def free_name(path: Path, suffix: str = "") -> Path:
+def free_name(path: Path, suffix: str = "", *, first: str = "") -> Path:
     """The first of `numbered` of which nothing is there."""
-    return next(name for name in numbered(path, suffix) if not os.path.lexists(name))
+    return next(name for name in numbered(path, suffix, first=first) if not os.path.lexists(name))
+
+
+def name_aside(path: Path) -> Path:
+    """A free name for what stands at `path` and makes room for something else: `path`.replaced, `path`.replaced-2 …"""
+    return free_name(path.with_name(f"{path.name}.replaced"))
+
+
+def set_aside(path: Path) -> Path:
+    """Give what stands at `path` the name that `name_aside` finds for it."""
+    return path.rename(name_aside(path))
 
 
 def flush(descriptor: int) -> None:
@@ -199,6 +209,12 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename, error.filename2 = str(path), None
         raise
+
+
+def error_of_system(error: Exception) -> OSError | None:
+    """The system's error of which safetensors tells in words alone."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _part_name(path: Path) -> Path:

@@ -65,6 +65,13 @@ def check_options(
         yield OptionError(keys, _sentence(found), hint)
 
 
+def first_error(error: ValidationError) -> str:
+    """The first thing that is wrong with what a file of ours says, and where in the file."""
+    first = error.errors(include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
 def texts_wanted(model: type[BaseModel], table: Mapping[str, Any]) -> set[KeyPath]:
     """The keys of `table` that hold no text where `model` wants one."""
     return {keys for keys, error in _errors(model, table) if error["type"] == "string_type"}

@@ -8,8 +8,10 @@ from typing import Any
 from unittest import mock
 
 from gantricks.engine.game import Game
-from gantricks.planning.plan import Plan, _Planning
+from gantricks.planning.facts import Facts
+from gantricks.planning.plan import Plan
 from gantricks.testing import TrickHost
+from gantricks.trick import Setting
 
 
 def first_weight(game: Game) -> float:
@@ -25,17 +27,14 @@ class Measured(TrickHost):
     better: str = "higher"
 
     def plan(self) -> Plan:
-        setting, provided = _Planning._setting, _Planning._provided
+        setting, provided = Facts.setting.func, Facts.provided.func
 
-        def with_metric(planning: _Planning, *given: Any) -> Any:
-            return replace(setting(planning, *given), metrics={"figure": self.better})
-
-        def with_capability(planning: _Planning, *given: Any) -> set[str]:
-            return provided(planning, *given) | {"metric"}
+        def with_metric(facts: Facts) -> Setting:
+            return replace(setting(facts), metrics={"figure": self.better})
 
         with (
-            mock.patch.object(_Planning, "_setting", with_metric),
-            mock.patch.object(_Planning, "_provided", with_capability),
+            mock.patch.object(Facts, "setting", property(with_metric)),
+            mock.patch.object(Facts, "provided", property(lambda facts: provided(facts) | {"metric"})),
         ):
             return super().plan()
 

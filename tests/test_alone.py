@@ -25,18 +25,21 @@ from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Description
 from gantricks.data.ring import Ring
-from gantricks.data.stand_in import POINTS, REFERENCE, reference_points, stand_in
+from gantricks.data.stand_in import POINTS, reference_points, stand_in
 from gantricks.engine.game import Game
 from gantricks.errors import Problem
 from gantricks.metrics.base import Measurement, Metric
 from gantricks.networks.base import Discriminator
 from gantricks.planning.plan import make_plan
 from gantricks.report import page, read_run
-from gantricks.runs.api import Reporter, load_game, open_run
+from gantricks.runs.api import load_game
 from gantricks.runs.evaluation import evaluate
 from gantricks.runs.folder import MANIFEST
 from gantricks.runs.interpolation import interpolate, walk
 from gantricks.runs.manifest import FORMAT
+from gantricks.runs.opening import open_run
+from gantricks.runs.reference import REFERENCE
+from gantricks.runs.reporter import Reporter
 from gantricks.testing import TrickHost
 from gantricks.testing.host import MadeUp, differences, snapshot
 
@@ -344,9 +347,9 @@ def test_a_manifest_with_an_odd_value_is_refused_in_a_sentence_or_does_no_harm(
     before, refusals = sample(run, 4).tobytes(), list[Problem]()
     for manifest in changes({key: value for key, value in sound.items() if key != "recipe"}):
         (run / MANIFEST).write_text(json.dumps(manifest))
-        for look in (open_run, load_game):
+        for look in (lambda run: open_run(run).view("cpu"), load_game):
             try:
-                look(run, device="cpu", plugins=())  # type: ignore[operator]
+                look(run)
             except UserError as error:
                 refusals += error.problems
     assert refusals

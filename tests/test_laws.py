@@ -21,7 +21,7 @@ from gantricks import Trick, UserError
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.hooks import KINDS
-from gantricks.planning.plan import hooks_of
+from gantricks.planning.contract import hooks_of
 from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, compiled_holds, pair_holds, run_suite
 
 MIXING = {"sample": (1, 8, 8), "discriminator": {"batch_norm": True, "depth": 2}, "batch_size": 6}

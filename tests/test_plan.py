@@ -10,7 +10,8 @@ import torch
 from gantricks import EvaluationFacts, Metric, Trick, UserError, hookimpl
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import NEEDS
-from gantricks.planning.plan import contract_problems, make_plan
+from gantricks.planning.contract import contract_problems
+from gantricks.planning.plan import make_plan
 from gantricks.testing import TrickHost
 
 
@@ -191,7 +192,7 @@ def test_what_a_phase_has_not_produced_yet_cannot_be_read() -> None:
 
 def test_wrong_keys_do_not_hide_what_does_not_fit_together(tmp_path) -> None:
     from gantricks.catalogue.registry import Registry
-    from gantricks.runs.api import plan_recipe
+    from gantricks.planning.prepare import plan_recipe
 
     overrides = ["train.stepz=3", "generator.chanels=8", "data.batch_size=6000", "train.device=cuda:99"]
     with pytest.raises(UserError) as caught:

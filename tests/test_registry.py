@@ -22,7 +22,8 @@ from gantricks.catalogue.index import build_index, index, shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.hooks import KINDS
 from gantricks.metrics.base import NEEDS
-from gantricks.planning.plan import Hooks, contract_problems
+from gantricks.planning.contract import contract_problems
+from gantricks.planning.plan import Hooks
 
 
 def test_the_index_is_what_the_files_say() -> None:

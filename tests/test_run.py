@@ -24,15 +24,16 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gantricks import UserError, resume, sample, train
+from gantricks import UserError, resume, sample, store, train
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.engine.capture import INDUCTOR
 from gantricks.metrics.base import Measurement, Metric
+from gantricks.planning.prepare import plan_recipe
 from gantricks.planning.recipe_files import shipped_recipes
 from gantricks.planning.validation import load_recipe
 from gantricks.runs import checkpoint
-from gantricks.runs.api import Reporter, plan_recipe
+from gantricks.runs.reporter import Reporter
 from gantricks.testing import TrickHost
 
 STEPS = 8
@@ -370,7 +371,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = hashes(train(recipe, run_dir=tmp_path / "undisturbed").run)
-    ahead, save = threading.Event(), checkpoint.save
+    ahead, save = threading.Event(), store.save
 
     class Ahead(Reporter):
         def stepped(self, finished: int) -> None:
@@ -381,7 +382,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
         assert ahead.wait(30), "training waits for the disk"
         return save(folder, *state)
 
-    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(store, "save", slow)
     run = train(recipe, overrides=["train.checkpoint_every=3"], run_dir=tmp_path / "run", reporter=Ahead()).run
     assert list(checkpoint.checkpoints(run)) == [3, 6, 8]
     resume(cut(run, 3, tmp_path / "cut"))
@@ -394,14 +395,14 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 def test_a_disk_that_fills_while_a_checkpoint_is_written_stops_the_run(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = checkpoint.save
+    save = store.save
 
     def full(folder: Path, *state: object) -> Path:
         if folder.name == "000009":
             raise OSError(errno.ENOSPC, "No space left on device")
         return save(folder, *state)
 
-    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(store, "save", full)
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
         train(recipe, overrides=["train.steps=100000", "train.checkpoint_every=3"], run_dir=run)
@@ -494,7 +495,7 @@ def test_a_sealed_checkpoint_that_does_not_fit_is_refused_before_a_step(
     counters = {key: value for key, value in counters.items() if key not in ("sha256", "format")}
     UNFIT[what](counters, tensors)
     shutil.rmtree(folder)
-    checkpoint.save(folder, tensors, counters)
+    store.save(folder, tensors, counters)
     for look in (lambda: resume(run), lambda: sample(run, 4)):
         with pytest.raises(UserError, match="does not fit the recipe"):
             look()
@@ -513,7 +514,7 @@ def test_the_kept_state_of_another_shape_is_refused_before_it_is_come_back_to(da
         assert counters["kept"]["step"] == 3
         change(tensors["kept"])
         shutil.rmtree(folder)
-        checkpoint.save(folder, tensors, {k: v for k, v in counters.items() if k not in ("sha256", "format")})
+        store.save(folder, tensors, {k: v for k, v in counters.items() if k not in ("sha256", "format")})
         with pytest.raises(UserError, match="the state to come back to"):
             resume(run, plugins=[keeper])
 
@@ -889,7 +890,8 @@ def test_lengthening_a_run_that_ended_with_an_earlier_state_is_told(data: Path, 
 
     registry = {"metrics": {"spread": Falling}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gantricks.runs.api.Registry", lambda plugins=(): Registry(plugins, given=registry))
+        for module in ("api", "opening"):
+            patch.setattr(f"gantricks.runs.{module}.Registry", lambda plugins=(): Registry(plugins, given=registry))
         run = train(path, run_dir=tmp_path / "run").run
         state = json.loads((run / "checkpoints" / "000008" / "state.json").read_text())
         resume(run, steps=9, reporter=Listens())

@@ -24,7 +24,8 @@ from gantricks.errors import UserError
 from gantricks.planning.device import place
 from gantricks.planning.keys import SECTIONS, DiscriminatorKeys
 from gantricks.planning.plan import Plan
-from gantricks.runs.api import plan_recipe, try_surgery
+from gantricks.planning.prepare import plan_recipe
+from gantricks.runs.api import try_surgery
 
 PICTURES = ["data.image_size=16", *(f"{role}.channels=4" for role in ("generator", "discriminator"))]
 BASES = {

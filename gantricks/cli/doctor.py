@@ -19,8 +19,8 @@ from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import Text, output, write_json
 from gantricks.data.images import CACHE_VARIABLE, lasting_cache
 from gantricks.errors import UserError
+from gantricks.planning.contract import contract_problems
 from gantricks.planning.device import cpu_has_bf16
-from gantricks.planning.plan import contract_problems
 from gantricks.planning.recipe_files import shipped_recipes
 from gantricks.planning.validation import load_recipe
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
 
 from gantricks.catalogue.imports import imported
 from gantricks.errors import Problem, TrickError, UserError, printable
+from gantricks.files import error_of_system
 
 _THEIRS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.EFBIG}
 _HINTS = {
@@ -58,8 +57,8 @@ def problems_of(error: Exception | SystemExit) -> list[Problem]:
         first = str(error).split(". ")[0]
         hint = "smaller data.batch_size, data.image_size or networks need less"
         return [Problem(f"the memory does not suffice: {first}".rstrip(": "), hint=hint)]
-    if type(error).__name__ == "SafetensorError" and (number := re.search(r"\(os error (\d+)\)", str(error))):
-        error = OSError(int(number[1]), os.strerror(int(number[1])))
+    if type(error).__name__ == "SafetensorError":
+        error = error_of_system(error) or error
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _THEIRS):
         where = str(error.filename) if error.filename is not None else ""
         return [Problem(error.strerror or str(error), where, _HINTS.get(error.errno or 0, ""))]

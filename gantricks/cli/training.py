@@ -13,7 +13,9 @@ from gantricks.cli.errors import problems_of, write_problems
 from gantricks.cli.files import free_for, writing_new
 from gantricks.cli.plans import as_dict, write_plan
 from gantricks.cli.progress import Screen, clock
+from gantricks.planning.prepare import plan_recipe
 from gantricks.runs import api as run
+from gantricks.runs.reporter import Result
 
 
 def train(recipe: str, run_dir: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> int:
@@ -48,7 +50,7 @@ def resume(
 def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: bool) -> int:
     """Show the plan, or every problem. Returns the exit status."""
     try:
-        plan, placement = run.plan_recipe(recipe, overrides, Registry(plugins))
+        plan, placement = plan_recipe(recipe, overrides, Registry(plugins))
         run.try_surgery(plan)
     except Exception as error:
         problems = problems_of(error)
@@ -103,7 +105,7 @@ def _save_new(image: Image, out: Path) -> None:
         image.save(file, format="PNG")
 
 
-def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:
+def _ended(result: Result, screen: Screen, plugins: Sequence[Path]) -> int:
     console, folder = screen.console, str(result.run)
     done = f"{result.finished:,} of {result.steps:,} steps"
     if result.signal is not None and result.finished < result.steps:

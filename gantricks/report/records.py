@@ -13,7 +13,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gantricks.errors import Problem, UserError
-from gantricks.runs.manifest import Manifest, in_words, read_manifest
+from gantricks.option_errors import first_error
+from gantricks.runs.folder import require_run
+from gantricks.runs.manifest import Manifest, read_manifest
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -104,10 +106,7 @@ class Record:
 
 def read_run(folder: Path) -> Record:
     """Read a run's folder. Raises UserError when it is none, or when a file in it is damaged."""
-    path = folder / "recipe.toml"
-    if not path.is_file():
-        what = "the folder is not a run: it has no recipe.toml" if folder.is_dir() else "there is no such folder"
-        raise UserError(Problem(what, str(folder), "name a folder that `gantricks train` made, such as runs/dcgan"))
+    path = require_run(folder)
     text = _text(path)
     try:
         table = tomllib.loads(text)
@@ -115,7 +114,7 @@ def read_run(folder: Path) -> Record:
     except tomllib.TOMLDecodeError as error:
         raise UserError(Problem(f"not valid TOML: {error}", str(path))) from error
     except ValidationError as error:
-        raise UserError(Problem(f"the file is damaged: {in_words(error)}", str(path))) from error
+        raise UserError(Problem(f"the file is damaged: {first_error(error)}", str(path))) from error
     except (ValueError, RecursionError) as error:  # numbers and tables that nothing can show
         raise UserError(Problem(f"no TOML that can be read: {error}", str(path))) from error
     return Record(
@@ -170,7 +169,7 @@ def _evaluation(path: Path) -> Evaluation:
         return Evaluation.model_validate_json(_text(path))
     except ValidationError as error:
         hint = f"write it anew: gantricks evaluate {path.parent} --json > {path}"
-        raise UserError(Problem(f"the file is damaged: {in_words(error)}", str(path), hint)) from error
+        raise UserError(Problem(f"the file is damaged: {first_error(error)}", str(path), hint)) from error
 
 
 def _curves(path: Path) -> dict[str, Curve]:
@@ -183,7 +182,7 @@ def _curves(path: Path) -> dict[str, Curve]:
         try:
             line = _Line.model_validate_json(text)
         except ValidationError as error:
-            what = f"the line is damaged: {in_words(error)}"
+            what = f"the line is damaged: {first_error(error)}"
             raise UserError(Problem(what, f"{path}:{number}", "remove the line")) from error
         for name, value in line.__pydantic_extra__.items():
             shown = value if value is not None and abs(value) < LARGEST else None

@@ -16,8 +16,9 @@ from gantricks.errors import Problem, UserError, nearest
 from gantricks.metrics import published
 from gantricks.metrics.base import Direction, Measurement, Metric, obstacles
 from gantricks.option_errors import check_options
-from gantricks.planning.plan import Plan, PlannedMetric, on_data
-from gantricks.runs.api import open_run, saved_game
+from gantricks.planning.facts import PlannedMetric
+from gantricks.planning.plan import Plan, on_data
+from gantricks.runs.opening import open_run
 
 DEFAULTS: tuple[tuple[set[str], str, dict[str, Any]], ...] = (
     ({"mixture"}, "mixture_coverage", {}),
@@ -74,25 +75,25 @@ def evaluate(
     )
     problems = [Problem(what, f"--set {one}", "such as evaluate.samples=10000") for one in overrides if one not in ours]
     try:
-        opened = open_run(Path(run), device, plugins, ours)
+        view = open_run(Path(run), plugins).view(device, ours)
     except UserError as error:
         raise UserError(*problems, *error.problems) from None
-    plan, chosen = opened.plan, []
+    plan, chosen = view.plan, []
     try:
-        plan = on_data(plan, opened.describe())
+        plan = on_data(plan, view.describe())
     except UserError as error:
         problems += error.problems
     if samples is not None:
         plan = replace(plan, facts=replace(plan.facts, samples=samples))
     try:
-        chosen = _chosen(plan, opened.registry, metrics, warn)
+        chosen = _chosen(plan, view.run.registry, metrics, warn)
     except UserError as error:
         problems += error.problems
     if problems:
         raise UserError(*problems)
     dataset = plan.source.load(progress)
-    game = saved_game(replace(opened, plan=plan), step, dataset)
-    if changed := opened.other_data(dataset, plan.description):
+    game = replace(view, plan=plan).game(step, dataset)
+    if changed := view.other_data(dataset, plan.description):
         warn(changed)
     # one for all: what is computed of it once need not be computed again by another metric
     subject = GameSubject(game, plan.facts.samples, seed, progress, dataset)
@@ -153,7 +154,7 @@ def _named(plan: Plan, registry: Registry, names: Sequence[str], problems: list[
 
 
 def _at(found: Found, options: Mapping[str, Any], place: str) -> PlannedMetric:
-    metric: Metric = found.cls(found.cls.Config(**options))  # type: ignore[attr-defined]
+    metric: Metric = found.make(found.cls.Config(**options))  # type: ignore[attr-defined]
     return PlannedMetric(found.name, found.name, metric, place)
 
 

@@ -11,13 +11,12 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
-from itertools import count
 from pathlib import Path
 
 import tomli_w
 
 from gantricks import files
-from gantricks.errors import Problem, UserError
+from gantricks.errors import Problem, UserError, legible
 
 RECIPE, MANIFEST, METRICS, LOCK = "recipe.toml", "manifest.json", "metrics.jsonl", ".lock"
 EVENTS = "events.out.tfevents."
@@ -124,6 +123,16 @@ def _open_lock(path: Path) -> int:
 # ---------------------------------------------------------------- a run's folder
 
 
+def require_run(folder: Path) -> Path:
+    """The recipe of the run in a folder. Raises UserError where there is no run."""
+    path = folder / RECIPE
+    if not path.is_file():
+        what = f"the folder is not a run: it has no {RECIPE}" if folder.is_dir() else "there is no such folder"
+        hint = "name a folder that `gantricks train` made, such as runs/dcgan"
+        raise UserError(Problem(what, legible(str(folder)), hint))
+    return path
+
+
 def new_run(wanted: Path | None, name: str) -> tuple[Path, bool]:
     """A folder for a new run, and whether it was made: `wanted`, or the first free one in `runs/` for a run of this
     name. Raises UserError where it cannot be."""
@@ -207,7 +216,7 @@ def set_aside(run: Path, left: list[Path]) -> None:
     """Move what an earlier attempt has left into a folder of its own, `earlier-1` …"""
     if not left:
         return
-    aside = next(path for number in count(1) if not os.path.lexists(path := run / f"earlier-{number}"))
+    aside = files.free_name(run / "earlier", first="-1")
     aside.mkdir()
     # these two last: they say that the rest is a run's, if the process is killed meanwhile
     for path in sorted(left, key=lambda path: (path.name == RECIPE, path.name == MANIFEST)):

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from gantricks.errors import Problem, UserError
 from gantricks.files import numbered, sweep, write_whole
+from gantricks.option_errors import first_error
 from gantricks.runs import folder as folders
 from gantricks.runs.folder import LOCK
 
@@ -113,10 +114,7 @@ def _damaged(path: Path, advice: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(Problem(f"the file cannot be read: {error.strerror}", str(path), advice)) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        what = f"{place}: {first['msg']}" if place else first["msg"]
-        raise UserError(Problem(f"the file is damaged: {what}", str(path), advice)) from error
+        raise UserError(Problem(f"the file is damaged: {first_error(error)}", str(path), advice)) from error
     except ValueError as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeError) else str(error)
         raise UserError(Problem(f"the file is damaged: {why}", str(path), advice)) from error

@@ -14,8 +14,9 @@ from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.files import write_whole
 from gantricks.pictures import save_png
+from gantricks.planning.prepare import plan_recipe
 from gantricks.runs import signals
-from gantricks.runs.api import plan_recipe, versions
+from gantricks.runs.manifest import versions
 from gantricks.study.folder import FORMAT, Folder, Outcome, choose, locked, read_outcome
 from gantricks.study.forest import forest
 from gantricks.study.pool import WORKER, Pool, Task, threads_each

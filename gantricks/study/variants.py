@@ -11,9 +11,10 @@ from typing import Literal
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError, nearest
+from gantricks.planning.prepare import prepare
 from gantricks.planning.recipe import Recipe
 from gantricks.planning.validation import load_recipe
-from gantricks.runs.api import prepare, try_surgery
+from gantricks.runs.api import try_surgery
 
 Mode = Literal["leave-one-out", "add-one", "pairs"]
 

@@ -32,6 +32,7 @@ from gantricks.errors import Diverged, UserError
 from gantricks.runs import api as run
 from gantricks.runs import checkpoint
 from gantricks.runs.folder import RECIPE
+from gantricks.runs.reporter import Reporter, Result
 from gantricks.study.folder import Outcome, read_outcome, write_outcome
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
         return outcome("failed", reason=f"{type(error).__name__}: {error}")
 
 
-def _train(task: Mapping[str, Any], folder: Path, reporter: run.Reporter) -> run.Result:
+def _train(task: Mapping[str, Any], folder: Path, reporter: Reporter) -> Result:
     # one that was killed in its first seconds has a recipe and no checkpoint: it begins anew, in its place
     if checkpoint.checkpoints(folder) or (folder / RECIPE).is_file():
         return run.resume(folder, plugins=task["plugins"], reporter=reporter)
@@ -142,7 +143,7 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
-class _Reporter(run.Reporter):
+class _Reporter(Reporter):
     def __init__(self, tell: Callable[[int], None]) -> None:
         self._tell, self._told = tell, time.monotonic()
 

@@ -21,7 +21,8 @@ from gantricks.engine.guard import Fault
 from gantricks.errors import UserError
 from gantricks.hooks import KINDS
 from gantricks.networks.base import mixes_samples
-from gantricks.planning.plan import contract_problems, fold, hooks_of
+from gantricks.planning.contract import contract_problems, hooks_of
+from gantricks.planning.plan import fold
 from gantricks.records import Batch
 from gantricks.rng import Clock, Rng
 from gantricks.testing.case import LAWS, Case, Law, NotApplicable, law, samples_of

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from measured import Measured, first_weight
 from pydantic import ValidationError
 
-import gantricks.runs.api
+import gantricks.runs.session
 from gantricks import Measurement, Metric, Subject, Trick, UserError, hookimpl, resume, train
+from gantricks.data.stand_in import POINTS
 from gantricks.engine.game import Game
 from gantricks.engine.subject import GameSubject
-from gantricks.planning.plan import _Planning
+from gantricks.planning.facts import Facts
 from gantricks.plugins.early_stopping import EarlyStopping, improves
 from gantricks.runs import checkpoint
 from gantricks.testing import TrickHost, trick_suite
@@ -289,7 +290,7 @@ SMALL = [
 @pytest.fixture
 def best_at(monkeypatch: pytest.MonkeyPatch):
     """Let runs have a metric, "figure", that is highest at one step."""
-    setting, provided = _Planning._setting, _Planning._provided
+    setting, provided = Facts.setting.func, Facts.provided.func
 
     def let(step: int) -> None:
         class Measuring(Game):
@@ -297,13 +298,11 @@ def best_at(monkeypatch: pytest.MonkeyPatch):
                 super()._start()
                 self.frame.evaluate = lambda metric, stream: float(self.finished == step)
 
-        monkeypatch.setattr(gantricks.runs.api, "Game", Measuring)
+        monkeypatch.setattr(gantricks.runs.session, "Game", Measuring)
         monkeypatch.setattr(
-            _Planning,
-            "_setting",
-            lambda planning, *given: replace(setting(planning, *given), metrics={"figure": "higher"}),
+            Facts, "setting", property(lambda facts: replace(setting(facts), metrics={"figure": "higher"}))
         )
-        monkeypatch.setattr(_Planning, "_provided", lambda planning, *given: provided(planning, *given) | {"metric"})
+        monkeypatch.setattr(Facts, "provided", property(lambda facts: provided(facts) | {"metric"}))
 
     return let
 
@@ -327,8 +326,8 @@ def test_the_last_checkpoint_picture_and_manifest_are_of_the_best_state(best_at,
     assert checkpoint.read_state(run.run / "checkpoints" / "000012")["state_from_step"] == 6
     shown = (run.run / "samples" / "000012.png").read_bytes()
     assert shown != (plain.run / "samples" / "000012.png").read_bytes()
-    gantricks.sample(run.run, gantricks.runs.api.POINTS).save(tmp_path / "of_last.png")
-    gantricks.sample(plain.run, gantricks.runs.api.POINTS, step=6).save(tmp_path / "of_best.png")
+    gantricks.sample(run.run, POINTS).save(tmp_path / "of_last.png")
+    gantricks.sample(plain.run, POINTS, step=6).save(tmp_path / "of_best.png")
     assert (tmp_path / "of_last.png").read_bytes() == (tmp_path / "of_best.png").read_bytes()
 
 

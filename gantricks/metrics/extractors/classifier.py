@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
+from gantricks import store
 from gantricks.data import cache, images
 from gantricks.data.base import Dataset, Description, Progress, silent
 from gantricks.errors import Problem, UserError
@@ -25,7 +26,6 @@ from gantricks.metrics.extractors.base import Extractor
 from gantricks.networks.base import initialise
 from gantricks.options import Options
 from gantricks.rng import Clock, Rng
-from gantricks.runs import checkpoint
 
 WIDTHS = (24, 48, 96, 128)
 SIDES = (8, 32)
@@ -171,7 +171,7 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
     folder = images.cache_folder() / name
     channels = dataset.samples.shape[3]
     try:
-        tensors, facts = checkpoint.read(folder)
+        tensors, facts = store.read(folder)
     except (UserError, OSError):  # never trained, or damaged since
         with _cache_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
         tensors, facts = {"network": network.state_dict()}, {"accuracy": float(right.mean()), "held_out": len(held_out)}
         with _cache_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            checkpoint.save(folder, tensors, facts)
+            store.save(folder, tensors, facts)
     network = _empty(channels, count)
     network.load_state_dict(tensors["network"])
     return Taught(network.eval().requires_grad_(False), facts["accuracy"], facts["held_out"])
