@@ -336,6 +336,27 @@ def test_the_newest_are_kept_and_what_is_no_checkpoint_is_left_alone(tmp_path: P
     assert all(other.is_dir() for other in others)
 
 
+def test_of_those_set_aside_as_many_are_kept_and_they_are_those_written_last(tmp_path: Path) -> None:
+    def saved(step: int, seen: int) -> None:
+        folder = store.save(
+            tmp_path / "checkpoints" / checkpoint.checkpoint_name(step),
+            TENSORS,
+            COUNTERS | {"step": step, "images_seen": seen},
+        )
+        os.utime(folder / "state.json", (seen, seen))
+
+    seen = 0
+    for round_ in range(4):  # back to step 1, again and again
+        for step in (1, 2, 3) if not round_ else (2, 3):
+            saved(step, seen := seen + 1)
+        checkpoint.keep_newest(tmp_path, 3)
+        if round_ < 3:
+            checkpoint.set_aside_after(tmp_path, 1)
+    assert list(checkpoint.checkpoints(tmp_path)) == [1, 2, 3]
+    aside = (tmp_path / "checkpoints").glob("*.replaced*")
+    assert sorted(store.read(folder)[1]["images_seen"] for folder in aside) == [5, 6, 7]
+
+
 def test_a_removal_that_is_cut_short_leaves_no_half_of_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

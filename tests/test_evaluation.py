@@ -284,6 +284,16 @@ def test_everything_that_is_wrong_with_the_metrics_is_said_at_once(ring: Path) -
     assert all(name in said.rpartition("there are: ")[2] for name in shipped("metrics"))
 
 
+def test_a_metric_of_a_file_that_cannot_be_made_is_a_problem_that_names_the_file(ring: Path, tmp_path: Path) -> None:
+    (tmp_path / "fussy.py").write_text(
+        'from gantricks import Metric\n\n\nclass Fussy(Metric):\n    """It is never made."""\n\n'
+        "    figures = {'value': 'lower'}\n\n    def __init__(self, config):\n        raise ValueError('not today')\n\n"
+        "    def measure(self, subject): ...\n"
+    )
+    said = refusal(ring, ["fussy"], plugins=[tmp_path / "fussy.py"])
+    assert "fussy.py: making Fussy with its options fails: ValueError: not today" in said
+
+
 def test_too_few_reals_are_a_problem_of_the_users(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RING.replace("samples = 500", "samples = 9").replace("size = 16", "size = 4"))
     run = train(tmp_path / "recipe.toml", run_dir=tmp_path / "run").run

@@ -698,6 +698,23 @@ def test_a_recipe_that_no_longer_fits_its_checkpoint_is_named(recipe: Path, tmp_
             look(run)
 
 
+@pytest.mark.parametrize("package", ["gantricks", "torch", "numpy"])
+def test_a_run_that_goes_on_with_another_version_says_so(stopped: Path, tmp_path: Path, package: str) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    now = manifest[package]
+    (run / "manifest.json").write_text(json.dumps(manifest | {package: "0.0.1"}))
+    told: list[str] = []
+
+    class Listens(Reporter):
+        def warn(self, sentence: str) -> None:
+            told.append(sentence)
+
+    resume(run, reporter=Listens())
+    said = f"the run began with {package} 0.0.1 and goes on with {now}; its numbers may differ in the last bits"
+    assert told == [said]
+
+
 # ---------------------------------------------------------------- edited and lengthened
 
 

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
@@ -223,6 +224,23 @@ def _place(error: BaseException, path: Path) -> str:
             line = trace.tb_lineno
         trace = trace.tb_next
     return f"{path}:{line}" if line else str(path)
+
+
+def plugin_line(error: BaseException) -> str:
+    """The line of a plugin that `error` came out of, or nothing when it was ours or nobody's."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_globals.get("__name__", "")
+        if origin := imported(module):
+            return f"{origin}{frame.f_code.co_filename}:{line}"
+        if module.startswith("gantricks."):
+            break
+    return ""
+
+
+def ended_by_plugin(error: SystemExit) -> Problem:
+    """What is to be said where a plugin has called `sys.exit`."""
+    said = f": {error.code}" if error.code is not None else ""
+    return Problem(f"this plugin ended the program{said}", plugin_line(error))
 
 
 def digest(path: Path) -> str:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from gantricks.catalogue.imports import imported
+from gantricks.catalogue.imports import ended_by_plugin, plugin_line
 from gantricks.errors import Problem, TrickError, UserError, printable
 from gantricks.files import error_of_system
 
@@ -24,7 +24,7 @@ _HINTS = {
 
 def report(error: Exception | SystemExit) -> int:
     """Print `error` on standard error. 2 when the user can correct it; otherwise 1, with the traceback."""
-    if isinstance(error, SystemExit) and not _plugin(error):
+    if isinstance(error, SystemExit) and not plugin_line(error):
         if isinstance(error.__context__, BrokenPipeError):
             return 0  # typer's way of saying that its reader has gone
         return error.code if isinstance(error.code, int) and error.code else 1
@@ -41,8 +41,7 @@ def report(error: Exception | SystemExit) -> int:
 def problems_of(error: Exception | SystemExit) -> list[Problem]:
     """The problems that the user can correct; none when the error is ours."""
     if isinstance(error, SystemExit):
-        said = f": {error.code}" if error.code is not None else ""
-        return [Problem(f"this plugin ended the program{said}", _plugin(error))]
+        return [ended_by_plugin(error)]
     # known by its method: typer brings a click of its own, or uses the installed one
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
@@ -81,19 +80,8 @@ def write_problems(problems: Sequence[Problem]) -> None:
         console.print(Text(f"{len(problems)} problems", "dim"))
 
 
-def _plugin(error: BaseException) -> str:
-    """The line of a plugin that `error` came out of, or nothing when it was ours or nobody's."""
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        module = frame.f_globals.get("__name__", "")
-        if origin := imported(module):
-            return f"{origin}{frame.f_code.co_filename}:{line}"
-        if module.startswith("gantricks."):
-            break
-    return ""
-
-
 def _whose(error: BaseException) -> str:
-    if place := _plugin(error):
+    if place := plugin_line(error):
         return f"This came out of your plugin, {place}."
     return (
         "This is a fault of gantricks, not of yours. Please report it with the text above, the recipe, and what\n"

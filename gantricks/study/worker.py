@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from gantricks.catalogue.imports import ended_by_plugin, plugin_line
 from gantricks.engine.subject import GameSubject
 from gantricks.errors import Diverged, UserError
 from gantricks.runs import api as run
@@ -126,6 +127,10 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
         return outcome("diverged", reason=error.problems[0].what)
     except UserError as error:
         return outcome("refused", reason="; ".join(str(problem) for problem in error.problems))
+    except SystemExit as error:
+        if not plugin_line(error):  # a signal, for the second time or too early to be noted
+            raise
+        return outcome("refused", reason=str(ended_by_plugin(error)))
     except Exception as error:
         traceback.print_exc()
         return outcome("failed", reason=f"{type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from gantricks import UserError
+from gantricks.planning import recipe_files, validation
 from gantricks.study import Reporter, ablate
 from gantricks.study.study import Interrupted
 
@@ -33,6 +34,30 @@ def test_every_variant_is_played_with_the_same_seeds_and_compared(pretend: Any) 
     assert "| without-soft_labels | 2.01" in (path / "results.md").read_text()
     with Image.open(path / "results.png") as image:
         assert image.format == "PNG"
+
+
+def test_the_recipe_is_read_once_however_many_variants_there_are(
+    pretend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, loaded = list[Path](), list[int]()
+    text, validated = recipe_files._text, validation._Validation.recipe
+
+    def counted(path: Path, room: int) -> str:
+        read.append(path)
+        return text(path, room)
+
+    def loading(found: Any) -> Any:
+        loaded.append(len(found.raw.get("tricks", {})))
+        return validated(found)
+
+    monkeypatch.setattr(recipe_files, "_text", counted)
+    monkeypatch.setattr(validation._Validation, "recipe", loading)
+    child = tmp_path / "child.toml"
+    child.write_text('extends = "ring_mlp.toml"')
+    pretend(recipe=child)
+    assert [path.name for path in read] == ["child.toml", "ring_mlp.toml"]
+    # as it was given, as a study trains it, and each variant that is not the recipe itself
+    assert len(loaded) == 2 + len(VARIANTS) - 1
 
 
 def test_what_is_going_to_be_done_is_written_down_before_the_first_run(pretend: Any) -> None:

@@ -95,6 +95,21 @@ class Constant(Trick):
 '''
 
 
+EXIT = '''
+import sys
+from gantricks import Trick, hookimpl
+
+
+class Exit(Trick):
+    """Ends the program in the third step of a run."""
+
+    @hookimpl
+    def on_boundary(self, ctx):
+        if ctx.step == 2:
+            sys.exit("no licence")
+'''
+
+
 def measured(value: float, floor: float | None = None) -> Any:
     return SimpleNamespace(
         measurement=SimpleNamespace(values={"d": value, "other": 1.0}, facts={"samples": 7}),
@@ -268,6 +283,24 @@ def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
     assert "not finite at step 3" in outcome.reason
     assert read_outcome(bench.run) == outcome
     assert bench.measurements == 0
+
+
+def test_a_trick_that_ends_the_program_is_told_in_words_and_the_worker_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "exit.py").write_text(EXIT)
+    bench = Bench(tmp_path, "exit", plugins=(str(tmp_path / "exit.py"),))
+    outcome = bench.play()
+    assert outcome
+    assert (outcome.status, bench.measurements) == ("refused", 0)
+    assert outcome.reason.endswith("exit.py:12: this plugin ended the program: no licence")
+    assert not (bench.run / "result.json").exists()
+
+
+def test_a_signal_that_ends_the_process_is_no_outcome(tmp_path: Path) -> None:
+    def measure(task: Any) -> Any:
+        raise SystemExit(143)  # as the handler does outside of training
+
+    with pytest.raises(SystemExit):
+        worker.play(Bench(tmp_path).task, lambda step: None, measure)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
