@@ -34,10 +34,11 @@ _NO_LINK = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EM
 
 _PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 _FORMER_PART = re.compile(
-    r"\.(\d{6,})\.\d+|\.(.+)\.writing|\.(\d{6,}\.png)\.\d+\.tmp|(metrics)\.rewriting|(.+)\.[a-z0-9_]{8}\.partial",
+    r"\.(\d{6,})\.\d+|\.(.+)\.writing|\.(\d{6,}\.png)\.\d+\.tmp|(metrics)\.rewriting|(.+)\.[a-z0-9_]{8}\.partial"
+    r"|(.+)\.\d+-[0-9a-f]{8}\.partial",
     re.DOTALL,
 )
-"""Names of parts before they were all alike; runs that were killed then still hold them."""
+"""Names of parts before they were all alike; runs that were killed then still hold them, and caches."""
 
 STALE = 24 * 3600.0
 """Seconds for which nobody has touched a part that nobody is at work on any more, where no lock tells."""

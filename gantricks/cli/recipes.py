@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gantricks.cli.console import Text, output, typed, write_command, write_json
+from gantricks.cli.files import require_folder
 from gantricks.cli.streams import exact
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.files import write_whole
@@ -53,9 +54,7 @@ def copy_recipe(name: str | None, folder: Path, json: bool) -> None:
     if name is None:
         raise UserError(Problem("which recipe?", where, f"gantricks recipes NAME {where}"))
     source = _find(name)
-    if not folder.is_dir():
-        what = "it is not a folder" if folder.exists() else "there is no such folder"
-        raise UserError(Problem(what, where, f"make it first: mkdir -p {typed([str(folder)])}"))
+    require_folder(folder, where)
     target = folder / source.name
     try:
         write_whole(target, source.read_bytes(), fresh=True)

@@ -252,7 +252,7 @@ def test_a_run_killed_while_decoding_leaves_nothing_to_load(root, cache):
     """
     finished = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
     assert finished.returncode == 9
-    assert [path.suffix for path in cache.iterdir()] == [".partial"]
+    assert [path.suffix for path in cache.iterdir()] == [".part"]
     samples = folder(root).load().samples
     np.testing.assert_array_equal(samples[:, 0, 0, 0], np.arange(300) % 256)
 
