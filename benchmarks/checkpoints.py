@@ -23,6 +23,7 @@ from typing import Any
 
 from common import Workload, arguments, begin, game, ratio, seconds_per_step, write
 
+from gantricks import store
 from gantricks.engine import state
 from gantricks.runs import checkpoint
 
@@ -41,7 +42,7 @@ def measure(recipe: str, overrides: list[str], rounds: int, between: int, folder
             writer.wait()
             without.append(seconds_per_step(ours.advance, between))
             start = time.perf_counter()
-            checkpoint.save(folder / f"{number:06}-at-once", state.tensors(ours), state.counters(ours))
+            store.save(folder / f"{number:06}-at-once", state.tensors(ours), state.counters(ours))
             at_once.append(time.perf_counter() - start)
     waited, beside, without, at_once = waited[1:], beside[1:], without[1:], at_once[1:]
     step = statistics.median(without)

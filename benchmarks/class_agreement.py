@@ -29,8 +29,8 @@ from gantricks.engine import sampling, state
 from gantricks.engine.start import start
 from gantricks.metrics.extractors.classifier import Classifier, classify, network_input, taught, tenth_and_rest
 from gantricks.pictures import to_pixels
+from gantricks.planning.prepare import plan_recipe
 from gantricks.runs import checkpoint
-from gantricks.runs.api import plan_recipe
 
 LEAST_SAMPLES = 1000
 
@@ -114,8 +114,8 @@ def main() -> int:
             seed=arguments.seed,
             plugins=arguments.plugin,
         )
-    except UserError as fault:
-        print(fault, file=sys.stderr)
+    except UserError as error:
+        print(error, file=sys.stderr)
         return 2
     if arguments.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))

@@ -23,7 +23,7 @@ from gantricks.engine.game import Game
 from gantricks.engine.start import start
 from gantricks.planning.device import place
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 
 
 @dataclass(frozen=True)

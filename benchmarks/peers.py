@@ -398,8 +398,8 @@ def contestant(name: str, workload: str, threads: int, stand_ins: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)  # some make folders for checkpoints and pictures where they are
             LOOPS[name](given, iter(Turnstile(Slices(given), answers)))
-    except Exception as fault:  # whatever a library is not able to do here
-        what = f"{type(fault).__name__}: {str(fault).strip().splitlines()[0] if str(fault) else ''}"
+    except Exception as error:  # whatever a library is not able to do here
+        what = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
         print(json.dumps({"fault": what}), file=answers, flush=True)
         raise
 

@@ -38,11 +38,11 @@ from typing import Any
 import torch
 
 import gantricks
-from gantricks import UserError
+from gantricks import UserError, store
 from gantricks.cli import main as command_line
 from gantricks.files import is_part
 from gantricks.runs import checkpoint
-from gantricks.runs.api import open_run, saved_game
+from gantricks.runs.opening import open_run
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -231,8 +231,8 @@ def kills(count: int, seed: int, folder: Path) -> Figures:
                     try:
                         checkpoint.load(path)
                         figures["checkpoints_loaded"] += 1
-                    except Exception as fault:
-                        wrong.append(f"{way}: kill {done} left {path.name}: {fault}")
+                    except Exception as error:
+                        wrong.append(f"{way}: kill {done} left {path.name}: {error}")
                 if done < count:
                     continue
                 # the last one of them goes on to its end
@@ -282,11 +282,11 @@ ODD += ["../../x", "a/b", "x" * 10_000, [], [1], ["a"], {}, {"a": 1}, [[[[]]]], 
 
 def seal(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change state.json as another program would that knows how to seal it."""
-    path = folder / checkpoint.STATE
+    path = folder / store.STATE
     state = json.loads(path.read_text())
     state.pop("self")
     change(state)
-    state["self"] = checkpoint._digest_of(state)
+    state["self"] = store._digest_of(state)
     path.write_text(json.dumps(state))
 
 
@@ -383,7 +383,7 @@ def damage_tensors(folder: Path, draw: random.Random) -> str:
             tensors |= {f"many.{number}": torch.zeros(()) for number in range(20_000)}
         path.unlink()
         checkpoint.save_file(tensors, path)
-    seal(folder, lambda state: state["sha256"].update({path.name: checkpoint._digest(path)}))
+    seal(folder, lambda state: state["sha256"].update({path.name: store._digest(path)}))
     return f"{how} {path.name}"
 
 
@@ -409,7 +409,7 @@ def checkpoints(count: int, seed: int, folder: Path) -> Figures:
         ended = in_a_child(["train", *argv], folder)
         assert ended.status == 0, ended.said
     run = folder / "run"
-    opened = open_run(run, "cpu", [plugin])
+    opened = open_run(run, [plugin]).view("cpu")
     place = run / "checkpoints" / "000004"
     sound = folder / "sound"
     place.rename(sound)
@@ -435,13 +435,13 @@ def checkpoints(count: int, seed: int, folder: Path) -> Figures:
         figures["tried"][kind] += 1
         began = time.process_time()
         try:
-            game = saved_game(opened)
+            game = opened.game()
             taken = True
         except UserError:
             taken = False
             figures["refused"][kind] += 1
-        except Exception as fault:
-            wrong.append(f"{what}: {type(fault).__name__}: {fault}")
+        except Exception as error:
+            wrong.append(f"{what}: {type(error).__name__}: {error}")
             continue
         finally:
             figures["longest_seconds"] = max(figures["longest_seconds"], round(time.process_time() - began, 2))
@@ -456,8 +456,8 @@ def checkpoints(count: int, seed: int, folder: Path) -> Figures:
                 game.scalars()
         except UserError:
             pass
-        except Exception as fault:
-            wrong.append(f"{what}: taken, then {type(fault).__name__}: {fault}")
+        except Exception as error:
+            wrong.append(f"{what}: taken, then {type(error).__name__}: {error}")
     return figures
 
 

@@ -26,7 +26,7 @@ FIRST_STEP = """
 from gantricks.planning.device import place
 from gantricks.engine.start import start
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 plan = make_plan(load_recipe("{recipe}"))
 start(plan, plan.source.load(), place("cpu", "fp32")).advance()
 """

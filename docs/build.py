@@ -280,7 +280,7 @@ def hooks_page() -> str:
 
 
 def testing_page() -> str:
-    laws = "\n\n".join(f"### {law.id}\n\n{_wrapped(MEANINGS[law.id])}\n\nMend: {law.mend}." for law in LAWS.values())
+    laws = "\n\n".join(f"### {law.id}\n\n{_wrapped(MEANINGS[law.id])}\n\nHint: {law.hint}." for law in LAWS.values())
     drawn = {
         name: function
         for name, function in vars(strategies).items()
@@ -330,7 +330,7 @@ For each trick named in `beside`: the two together, in both orders, train to fin
 [fold](#fold), [in-place](#in-place) and [same-step](#same-step) and the one given as `trace`, and resume
 bit-identically.
 
-Mend: make them compose, or declare why not in conflicts, needs or replaces.
+Hint: make them compose, or declare why not in conflicts, needs or replaces.
 
 ## The step that is compiled
 

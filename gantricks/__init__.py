@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from gantricks.networks.base import Discriminator, Generator, Network, SummedLayers, initialise
     from gantricks.networks.noise import LayerNoise
     from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
-    from gantricks.planning.recipe import Recipe, load_recipe
+    from gantricks.planning.recipe import Recipe
+    from gantricks.planning.validation import load_recipe
     from gantricks.records import Batch, Out
     from gantricks.rng import Rng
     from gantricks.runs.api import resume, sample, train
@@ -59,7 +60,7 @@ _HOME = {
     "evaluate": "runs.evaluation",
     "hookimpl": "hooks",
     "initialise": "networks.base",
-    "load_recipe": "planning.recipe",
+    "load_recipe": "planning.validation",
     "resume": "runs.api",
     "sample": "runs.api",
     "slerp": "latents",

@@ -34,19 +34,19 @@ def _escape(sign: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend.
+    """One thing to correct.
 
-    `what` is the fault in a sentence, `where` the file, line or key it was found at, `mend` what to write instead: a
+    `what` is the mistake in a sentence, `where` the file, line or key it was found at, `hint` what to write instead: a
     line each, which may hold what a file or its writer made up. `str` shows it as text; `as_dict` gives it as it is.
     """
 
     what: str
     where: str = ""
-    mend: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
         place = f"{printable(self.where)}: " if self.where else ""
-        advice = f"\n    {printable(self.mend)}" if self.mend else ""
+        advice = f"\n    {printable(self.hint)}" if self.hint else ""
         return f"{place}{printable(self.what)}{advice}"
 
     def as_dict(self) -> dict[str, str]:

@@ -34,10 +34,11 @@ _NO_LINK = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EM
 
 _PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 _FORMER_PART = re.compile(
-    r"\.(\d{6,})\.\d+|\.(.+)\.writing|\.(\d{6,}\.png)\.\d+\.tmp|(metrics)\.rewriting|(.+)\.[a-z0-9_]{8}\.partial",
+    r"\.(\d{6,})\.\d+|\.(.+)\.writing|\.(\d{6,}\.png)\.\d+\.tmp|(metrics)\.rewriting|(.+)\.[a-z0-9_]{8}\.partial"
+    r"|(.+)\.\d+-[0-9a-f]{8}\.partial",
     re.DOTALL,
 )
-"""Names of parts before they were all alike; runs that were killed then still hold them."""
+"""Names of parts before they were all alike; runs that were killed then still hold them, and caches."""
 
 STALE = 24 * 3600.0
 """Seconds for which nobody has touched a part that nobody is at work on any more, where no lock tells."""
@@ -147,23 +148,33 @@ def is_part(name: str) -> bool:
     return bool(_PART.fullmatch(name) or _FORMER_PART.fullmatch(name))
 
 
-def numbered(path: Path, suffix: str = "") -> Iterator[Path]:
-    """`path`, `path`-2, `path`-3 … with `suffix` behind the number."""
+def numbered(path: Path, suffix: str = "", *, first: str = "") -> Iterator[Path]:
+    """`path`, `path`-2, `path`-3 … with `suffix` behind the number; `first` stands in place of the number 1."""
     for number in count(1):
-        yield path.with_name(f"{path.name}{'' if number == 1 else f'-{number}'}{suffix}")
+        yield path.with_name(f"{path.name}{first if number == 1 else f'-{number}'}{suffix}")
 
 
-def free_name(path: Path, suffix: str = "") -> Path:
+def free_name(path: Path, suffix: str = "", *, first: str = "") -> Path:
     """The first of `numbered` of which nothing is there."""
-    return next(name for name in numbered(path, suffix) if not os.path.lexists(name))
+    return next(name for name in numbered(path, suffix, first=first) if not os.path.lexists(name))
+
+
+def name_aside(path: Path) -> Path:
+    """A free name for what stands at `path` and makes room for something else: `path`.replaced, `path`.replaced-2 …"""
+    return free_name(path.with_name(f"{path.name}.replaced"))
+
+
+def set_aside(path: Path) -> Path:
+    """Give what stands at `path` the name that `name_aside` finds for it."""
+    return path.rename(name_aside(path))
 
 
 def flush(descriptor: int) -> None:
     """What was written to a file is on the disk, as far as the file system can say so. Raises OSError."""
     try:
         os.fsync(descriptor)
-    except OSError as fault:
-        if fault.errno not in _NO_FSYNC:
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
             raise
 
 
@@ -181,8 +192,8 @@ def flush_folder(folder: Path) -> None:
     """The names in a folder are on the disk, as far as the file system can say so. Raises OSError."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as fault:
-        if fault.errno not in _NO_FSYNC:
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
             raise
         return
     try:
@@ -196,9 +207,15 @@ def naming(path: Path) -> Iterator[None]:
     """An OSError that is raised within names `path`: the user's file, and not the part of it."""
     try:
         yield
-    except OSError as fault:
-        fault.filename, fault.filename2 = str(path), None
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
+
+
+def error_of_system(error: Exception) -> OSError | None:
+    """The system's error of which safetensors tells in words alone."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _part_name(path: Path) -> Path:
@@ -218,9 +235,9 @@ def _place_new(part: Path, path: Path) -> None:
     """Rename, but never over something: a link in the file system is made or refused in one moment."""
     try:
         os.link(part, path)
-    except OSError as fault:
-        if fault.errno not in _NO_LINK:
+    except OSError as error:
+        if error.errno not in _NO_LINK:
             raise
         if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from fault
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
         os.replace(part, path)

@@ -16,6 +16,7 @@ CAPABILITIES: dict[str, str] = {
     "classes": 'data with classes; set a source that has them in [data], such as "fashion_mnist"',
     "images": 'image data; set a source of images in [data], such as "fashion_mnist"',
     "metric": "a metric in the recipe; add one, such as [evaluate.mixture_coverage]",
+    "class_logits": "a D that says which class it sees; add [tricks.auxiliary_classifier], for one",
     "separate_passes": "scoring reals and fakes in separate passes; add [tricks.separate_batches]",
     "input_grad": "D's inputs as leaves with gradient (always at hand)",
     "generator_batch_norm": "a generator with batch norm; set batch_norm = true in [generator]",
@@ -104,7 +105,7 @@ class Trick:
         self.config = config
 
     def problems(self, setting: Setting) -> list[str]:
-        """Sentences saying why this trick cannot work in this recipe, each with the mend. Called by `check`."""
+        """Sentences saying why this trick cannot work in this recipe, each with the hint. Called by `check`."""
         return []
 
     def batch_sizes(self, setting: Setting) -> tuple[int, ...]:

@@ -143,9 +143,9 @@ class SemiSupervised(Trick):
         rng = ctx.rng.seeded(self.config.subset_seed)
         try:
             indices = labelled_subset(ctx.data.class_of_each, ctx.data.classes, self.config.labels, rng)
-        except ValueError as fault:
-            place, mend = f"tricks.{ctx.name}.labels", "write fewer labels, or leave that class out of the data"
-            raise UserError(Problem(str(fault), place, mend)) from fault
+        except ValueError as error:
+            place, hint = f"tricks.{ctx.name}.labels", "write fewer labels, or leave that class out of the data"
+            raise UserError(Problem(str(error), place, hint)) from error
         self.subset = ctx.data.subset(indices)
 
     @hookimpl

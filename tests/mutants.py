@@ -35,7 +35,9 @@ from PIL import Image
 from gantricks.catalogue.index import index
 from gantricks.cli import main
 from gantricks.cli.options import inline
-from gantricks.planning.recipe import SECTIONS, EvaluateKeys, load_recipe, shipped_recipes
+from gantricks.planning.keys import SECTIONS, EvaluateKeys
+from gantricks.planning.recipe_files import shipped_recipes
+from gantricks.planning.validation import load_recipe
 
 KINDS = ("recipes", "overrides", "commands")
 CPU_SECONDS = 2.0
@@ -636,5 +638,5 @@ if __name__ == "__main__":
     kind, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     result = play(kind, count, seed)
     print(json.dumps(result.as_dict()))
-    for fault in result.wrong:
-        print(f"---- {fault}")
+    for error in result.wrong:
+        print(f"---- {error}")

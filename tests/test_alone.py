@@ -25,7 +25,7 @@ from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Description
 from gantricks.data.ring import Ring
-from gantricks.data.stand_in import POINTS, REFERENCE, reference_points, stand_in
+from gantricks.data.stand_in import POINTS, reference_points, stand_in
 from gantricks.engine import sampling, state
 from gantricks.engine.game import Game
 from gantricks.engine.start import start
@@ -34,11 +34,14 @@ from gantricks.metrics.base import Measurement, Metric
 from gantricks.networks.base import Discriminator
 from gantricks.planning.plan import make_plan
 from gantricks.report import page, read_run
-from gantricks.runs.api import Reporter, load_game, open_run
+from gantricks.runs.api import load_game
 from gantricks.runs.evaluation import evaluate
 from gantricks.runs.folder import MANIFEST
 from gantricks.runs.interpolation import interpolate, walk
 from gantricks.runs.manifest import FORMAT
+from gantricks.runs.opening import open_run
+from gantricks.runs.reference import REFERENCE
+from gantricks.runs.reporter import Reporter
 from gantricks.testing import TrickHost
 from gantricks.testing.host import MadeUp, differences, snapshot
 
@@ -346,11 +349,11 @@ def test_a_manifest_with_an_odd_value_is_refused_in_a_sentence_or_does_no_harm(
     before, refusals = sample(run, 4).tobytes(), list[Problem]()
     for manifest in changes({key: value for key, value in sound.items() if key != "recipe"}):
         (run / MANIFEST).write_text(json.dumps(manifest))
-        for look in (open_run, load_game):
+        for look in (lambda run: open_run(run).view("cpu"), load_game):
             try:
-                look(run, device="cpu", plugins=())  # type: ignore[operator]
-            except UserError as fault:
-                refusals += fault.problems
+                look(run)
+            except UserError as error:
+                refusals += error.problems
     assert refusals
     assert all(problem.what and problem.where for problem in refusals)
     (run / MANIFEST).write_text(json.dumps(sound))
@@ -384,7 +387,7 @@ def test_only_where_the_data_is_can_be_said_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         resume(run, overrides=wrong)
     assert [problem.where for problem in refused.value.problems] == [f"--set {each}" for each in wrong]
-    assert "--steps" in refused.value.problems[1].mend
+    assert "--steps" in refused.value.problems[1].hint
 
 
 def test_data_in_other_classes_and_of_other_shape_are_told(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from gantricks.engine.capture import COMPILING_PAYS, CUDA_GRAPH, INDUCTOR, INTER
 from gantricks.engine.feed import StaticBatches
 from gantricks.planning.device import Placement, place
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 from gantricks.rng import Clock, Rng, StaticDraws
 from gantricks.runs.api import resume, train
 from gantricks.testing import TrickHost
@@ -352,7 +352,7 @@ def test_a_run_does_not_change_its_way_in_the_middle():
         game.advance()
     with pytest.raises(UserError, match="cannot be captured anew") as refused:
         game.advance()
-    assert refused.value.problems[0].mend == 'play such a run eagerly: capture = "off"'
+    assert refused.value.problems[0].hint == 'play such a run eagerly: capture = "off"'
 
 
 # ---------------------------------------------------------------- which runs are captured

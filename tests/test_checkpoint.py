@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantricks import UserError
+from gantricks import UserError, store
 from gantricks.runs import checkpoint
 
 TENSORS = {
@@ -42,7 +42,7 @@ def same(a: dict, b: dict) -> bool:
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+    folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     tensors, counters = checkpoint.load(folder)
     assert same(tensors, TENSORS)
     assert {key: counters[key] for key in COUNTERS} == COUNTERS
@@ -50,14 +50,14 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 
 
 def test_only_safetensors_and_json_are_written(tmp_path: Path) -> None:
-    folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+    folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
     assert not [path for path in folder.parent.iterdir() if path != folder], "nothing is left beside it"
 
 
 @given(st.data())
 def test_any_flipped_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    folder = checkpoint.save(tmp_path_factory.mktemp("run") / "checkpoints" / "000007", TENSORS, COUNTERS)
+    folder = store.save(tmp_path_factory.mktemp("run") / "checkpoints" / "000007", TENSORS, COUNTERS)
     path = data.draw(st.sampled_from(sorted(folder.iterdir())))
     content = bytearray(path.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
@@ -72,14 +72,14 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, d
 def _same_json(content: bytes, folder: Path) -> bool:
     try:
         state = json.loads(content)
-        return state.pop("self") == checkpoint._digest_of(state)
+        return state.pop("self") == store._digest_of(state)
     except (ValueError, KeyError, AttributeError):
         return False
 
 
 def test_a_missing_or_truncated_file_is_noticed_and_an_earlier_checkpoint_named(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "checkpoints" / "000003", TENSORS, COUNTERS | {"step": 3})
-    folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+    store.save(tmp_path / "checkpoints" / "000003", TENSORS, COUNTERS | {"step": 3})
+    folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     (folder / "tricks.safetensors").unlink()
     path = folder / "generator.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
@@ -95,29 +95,29 @@ def test_an_unfinished_checkpoint_is_no_checkpoint(tmp_path: Path, monkeypatch: 
     def dies(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "flush_folder", dies)
+    monkeypatch.setattr(store, "flush_folder", dies)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+        store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_the_same_checkpoint_is_kept_and_another_one_moved_aside(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "000007"
-    checkpoint.save(folder, TENSORS, COUNTERS)
+    store.save(folder, TENSORS, COUNTERS)
     written = (folder / "state.json").stat().st_mtime_ns
-    checkpoint.save(folder, TENSORS, COUNTERS)
+    store.save(folder, TENSORS, COUNTERS)
     assert (folder / "state.json").stat().st_mtime_ns == written
     for seen in (100, 101):
-        checkpoint.save(folder, TENSORS, COUNTERS | {"images_seen": seen})
+        store.save(folder, TENSORS, COUNTERS | {"images_seen": seen})
     assert checkpoint.load(folder)[1]["images_seen"] == 101
-    assert checkpoint.read(folder.with_name("000007.replaced"))[1]["images_seen"] == 99
-    assert checkpoint.read(folder.with_name("000007.replaced-2"))[1]["images_seen"] == 100
+    assert store.read(folder.with_name("000007.replaced"))[1]["images_seen"] == 99
+    assert store.read(folder.with_name("000007.replaced-2"))[1]["images_seen"] == 100
     assert list(checkpoint.checkpoints(tmp_path)) == [7]
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
-    folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+    monkeypatch.setattr(store, "FORMAT", 99)
+    folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     monkeypatch.undo()
     with pytest.raises(UserError, match="format 99"):
         checkpoint.load(folder)
@@ -143,7 +143,7 @@ def test_a_writer_keeps_the_state_as_it_was_when_it_was_asked(tmp_path: Path) ->
 
 
 def test_a_writer_writes_what_saving_writes(tmp_path: Path) -> None:
-    plain = checkpoint.save(tmp_path / "a" / "000007", TENSORS, COUNTERS)
+    plain = store.save(tmp_path / "a" / "000007", TENSORS, COUNTERS)
     with checkpoint.Writer() as writer:
         writer.save(tmp_path / "b" / "000007", TENSORS, COUNTERS)
     assert {path.name: path.read_bytes() for path in plain.iterdir()} == {
@@ -198,7 +198,7 @@ def resealed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     state = json.loads((folder / "state.json").read_text())
     state.pop("self")
     change(state)
-    state["self"] = checkpoint._digest_of(state)
+    state["self"] = store._digest_of(state)
     (folder / "state.json").write_text(json.dumps(state))
 
 
@@ -238,7 +238,7 @@ def resealed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ids=str,
 )
 def test_a_sealed_state_that_no_run_writes_is_damaged(tmp_path: Path, facts: dict[str, Any]) -> None:
-    folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+    folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     resealed(folder, lambda state: state.update(facts))
     with pytest.raises(UserError, match="the checkpoint is damaged"):
         checkpoint.load(folder)
@@ -246,7 +246,7 @@ def test_a_sealed_state_that_no_run_writes_is_damaged(tmp_path: Path, facts: dic
 
 @pytest.mark.parametrize("key", ["step", "images_seen", "batch_size", "n_critic", "optimizers", "sha256", "format"])
 def test_a_sealed_state_that_lacks_a_key_is_refused(tmp_path: Path, key: str) -> None:
-    folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+    folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     resealed(folder, lambda state: state.pop(key))
     with pytest.raises(UserError, match=r"damaged|format"):
         checkpoint.load(folder)
@@ -256,7 +256,7 @@ def test_a_sealed_state_that_lacks_a_key_is_refused(tmp_path: Path, key: str) ->
     "text", ["", "[]", "5", "null", "{", '{"a": NaN}', "[" * 200_000, '{"a":' * 100_000, "9" * 9999]
 )
 def test_a_state_that_is_no_state_is_damaged_at_once(tmp_path: Path, text: str) -> None:
-    folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+    folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     (folder / "state.json").write_text(text)
     began = time.process_time()
     with pytest.raises(UserError, match="damaged"):
@@ -290,10 +290,10 @@ def header(text: bytes, length: int | None = None) -> bytes:
     ids=lambda content: repr(content[:60]),
 )
 def test_garbage_with_a_right_sum_is_damaged_at_once(tmp_path: Path, content: bytes) -> None:
-    folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+    folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     path = folder / "generator.safetensors"
     path.write_bytes(content)
-    resealed(folder, lambda state: state["sha256"].update({path.name: checkpoint._digest(path)}))
+    resealed(folder, lambda state: state["sha256"].update({path.name: store._digest(path)}))
     began = time.process_time()
     with pytest.raises(UserError, match=r"generator\.safetensors: the checkpoint is damaged"):
         checkpoint.load(folder)
@@ -303,7 +303,7 @@ def test_garbage_with_a_right_sum_is_damaged_at_once(tmp_path: Path, content: by
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
 def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path) -> None:
     for name in ("state.json", "generator.safetensors"):
-        folder = checkpoint.save(tmp_path / name / "checkpoints" / "000007", TENSORS, COUNTERS)
+        folder = store.save(tmp_path / name / "checkpoints" / "000007", TENSORS, COUNTERS)
         (folder / name).unlink()
         os.mkfifo(folder / name)
         with pytest.raises(UserError, match=r"damaged|missing"):
@@ -311,7 +311,7 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path) -> N
 
 
 def test_a_checkpoint_of_another_run_or_step_is_refused_and_one_without_an_id_is_not(tmp_path: Path) -> None:
-    folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS | {"run": "a" * 32})
+    folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS | {"run": "a" * 32})
     assert checkpoint.load(folder, "a" * 32)[1]["run"] == "a" * 32
     assert checkpoint.load(folder)
     with pytest.raises(UserError, match="that of another run"):
@@ -327,7 +327,7 @@ def test_a_checkpoint_of_another_run_or_step_is_refused_and_one_without_an_id_is
 def test_the_newest_are_kept_and_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
     for step in (1, 2, 3, 999_999, 1_000_000):
         name = checkpoint.checkpoint_name(step)
-        checkpoint.save(tmp_path / "checkpoints" / name, TENSORS, COUNTERS | {"step": step})
+        store.save(tmp_path / "checkpoints" / name, TENSORS, COUNTERS | {"step": step})
     others = [tmp_path / "checkpoints" / name for name in ("000001.replaced", "0000001", "notes")]
     for other in others:
         other.mkdir()
@@ -336,11 +336,32 @@ def test_the_newest_are_kept_and_what_is_no_checkpoint_is_left_alone(tmp_path: P
     assert all(other.is_dir() for other in others)
 
 
+def test_of_those_set_aside_as_many_are_kept_and_they_are_those_written_last(tmp_path: Path) -> None:
+    def saved(step: int, seen: int) -> None:
+        folder = store.save(
+            tmp_path / "checkpoints" / checkpoint.checkpoint_name(step),
+            TENSORS,
+            COUNTERS | {"step": step, "images_seen": seen},
+        )
+        os.utime(folder / "state.json", (seen, seen))
+
+    seen = 0
+    for round_ in range(4):  # back to step 1, again and again
+        for step in (1, 2, 3) if not round_ else (2, 3):
+            saved(step, seen := seen + 1)
+        checkpoint.keep_newest(tmp_path, 3)
+        if round_ < 3:
+            checkpoint.set_aside_after(tmp_path, 1)
+    assert list(checkpoint.checkpoints(tmp_path)) == [1, 2, 3]
+    aside = (tmp_path / "checkpoints").glob("*.replaced*")
+    assert sorted(store.read(folder)[1]["images_seen"] for folder in aside) == [5, 6, 7]
+
+
 def test_a_removal_that_is_cut_short_leaves_no_half_of_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for step in (1, 2):
-        checkpoint.save(tmp_path / "checkpoints" / f"{step:06}", TENSORS, COUNTERS | {"step": step})
+        store.save(tmp_path / "checkpoints" / f"{step:06}", TENSORS, COUNTERS | {"step": step})
 
     def killed(path: Path, **how: object) -> None:
         (path / "generator.safetensors").unlink()
@@ -357,7 +378,7 @@ def test_a_removal_that_is_cut_short_leaves_no_half_of_a_checkpoint(
 def test_files_and_folders_have_the_mode_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
     former = os.umask(umask)
     try:
-        folder = checkpoint.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
+        folder = store.save(tmp_path / "checkpoints" / "000007", TENSORS, COUNTERS)
     finally:
         os.umask(former)
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o666 & ~umask}
@@ -380,7 +401,7 @@ def test_checkpoints_are_written_where_folders_cannot_be_flushed(
 
     monkeypatch.setattr(os, "open", as_windows_opens)
     monkeypatch.setattr(os, "fsync", as_windows_flushes)
-    assert same(checkpoint.load(checkpoint.save(tmp_path / "a" / "000007", TENSORS, COUNTERS))[0], TENSORS)
+    assert same(checkpoint.load(store.save(tmp_path / "a" / "000007", TENSORS, COUNTERS))[0], TENSORS)
     monkeypatch.undo()
     for number in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.ENOSYS):
 
@@ -389,9 +410,9 @@ def test_checkpoints_are_written_where_folders_cannot_be_flushed(
                 raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(os, "fsync", refuses)
-        folder = checkpoint.save(tmp_path / str(number) / "000007", TENSORS, COUNTERS)
+        folder = store.save(tmp_path / str(number) / "000007", TENSORS, COUNTERS)
         assert same(checkpoint.load(folder)[0], TENSORS)
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
     with pytest.raises(OSError, match="I/O error"):
-        checkpoint.save(tmp_path / "failing" / "000007", TENSORS, COUNTERS)
+        store.save(tmp_path / "failing" / "000007", TENSORS, COUNTERS)
     assert list((tmp_path / "failing").iterdir()) == []

@@ -13,7 +13,7 @@ from gantricks import UserError
 from gantricks.planning import device
 from gantricks.planning.device import out_of_memory, place
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 
 
 @pytest.mark.parametrize("units", [True, False])
@@ -50,7 +50,7 @@ def test_a_small_step_is_computed_with_one_thread_and_others_with_all(monkeypatc
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     threads = {
-        name: place("cpu", "fp32", products=make_plan(load_recipe(*recipe)).products).threads
+        name: place("cpu", "fp32", multiply_adds=make_plan(load_recipe(*recipe)).multiply_adds).threads
         for name, recipe in {
             "ring": ("ring_mlp", []),
             "grid": ("grid_mlp", []),
@@ -80,9 +80,9 @@ def test_threads_are_those_of_the_placement_for_as_long_as_it_computes() -> None
     assert f"{before + 1} threads" in str(placement)
 
 
-def test_no_products_are_known_where_a_weight_is_used_many_times() -> None:
-    assert make_plan(load_recipe("dcgan")).products is None
-    assert make_plan(load_recipe("ring_mlp", ["data.batch_size=10"])).products == 10 * max(
+def test_no_multiply_adds_are_known_where_a_weight_is_used_many_times() -> None:
+    assert make_plan(load_recipe("dcgan")).multiply_adds is None
+    assert make_plan(load_recipe("ring_mlp", ["data.batch_size=10"])).multiply_adds == 10 * max(
         make_plan(load_recipe("ring_mlp")).parameters().values()
     )
 
@@ -112,7 +112,7 @@ def test_a_cpu_multiplies_in_fp32() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "asked"),
+    ("error", "asked"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total …"), "2.00 GiB"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes."), "800 bytes"),
@@ -122,8 +122,8 @@ def test_a_cpu_multiplies_in_fp32() -> None:
         (ValueError("tried to allocate 5 blocks"), None),
     ],
 )
-def test_a_lack_of_memory_is_known_from_other_faults(fault: Exception, asked: str | None) -> None:
-    assert out_of_memory(fault) == asked
+def test_a_lack_of_memory_is_known_from_other_faults(error: Exception, asked: str | None) -> None:
+    assert out_of_memory(error) == asked
 
 
 def test_a_real_lack_of_memory_is_known() -> None:

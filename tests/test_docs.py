@@ -19,7 +19,7 @@ import pytest
 from gantricks.catalogue.index import shipped
 from gantricks.hooks import KINDS
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 from gantricks.testing import LAWS
 
 DOCS = Path(__file__).parents[1] / "docs"

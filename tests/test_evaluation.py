@@ -17,8 +17,8 @@ from gantricks.catalogue import registry
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.engine.subject import GameSubject
-from gantricks.runs.api import open_run, saved_game
 from gantricks.runs.evaluation import default_metrics
+from gantricks.runs.opening import open_run
 from gantricks.testing import TrickHost
 
 RING = """
@@ -155,7 +155,7 @@ def test_the_same_arguments_give_the_same_figures_and_another_seed_others(ring: 
 
 
 def test_the_newest_checkpoint_is_the_state_that_is_measured(ring: Path) -> None:
-    subject = GameSubject(saved_game(open_run(ring, "cpu", ())), 30, 0)
+    subject = GameSubject(open_run(ring).view("cpu").game(), 30, 0)
     found = evaluate(ring, ["counts"], samples=30)[0]
     assert Counts(Counts.Config()).measure(subject) == found.measurement
 
@@ -214,7 +214,7 @@ def test_the_recipes_instances_are_measured_under_their_names_with_their_options
 
 def test_the_test_error_is_that_of_the_checkpoint_on_the_held_out_part(classified: Path, archive: Path) -> None:
     (found,) = evaluate(classified)
-    game = saved_game(open_run(classified, "cpu", ()))
+    game = open_run(classified).view("cpu").game()
     with np.load(archive) as stored:
         images = stored["x_test"][:, None].astype(np.float32) / np.float32(127.5) - 1
         wrong = int((GameSubject(game, 1, 0).classify(images).argmax(1) != stored["y_test"]).sum())
@@ -282,6 +282,16 @@ def test_everything_that_is_wrong_with_the_metrics_is_said_at_once(ring: Path) -
     assert "--metric demanding: level: this key is missing" in said
     assert "there are: " in said
     assert all(name in said.rpartition("there are: ")[2] for name in shipped("metrics"))
+
+
+def test_a_metric_of_a_file_that_cannot_be_made_is_a_problem_that_names_the_file(ring: Path, tmp_path: Path) -> None:
+    (tmp_path / "fussy.py").write_text(
+        'from gantricks import Metric\n\n\nclass Fussy(Metric):\n    """It is never made."""\n\n'
+        "    figures = {'value': 'lower'}\n\n    def __init__(self, config):\n        raise ValueError('not today')\n\n"
+        "    def measure(self, subject): ...\n"
+    )
+    said = refusal(ring, ["fussy"], plugins=[tmp_path / "fussy.py"])
+    assert "fussy.py: making Fussy with its options fails: ValueError: not today" in said
 
 
 def test_too_few_reals_are_a_problem_of_the_users(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from gantricks import UserError, files, resume, train
-from gantricks.planning.recipe import load_recipe, shipped_recipes
+from gantricks.planning.recipe_files import shipped_recipes
+from gantricks.planning.validation import load_recipe
 from gantricks.runs import checkpoint, folder
 
 TINY = [

@@ -208,10 +208,11 @@ def test_a_captured_run_keeps_and_brings_back_what_the_eager_one_does():
 
 
 def test_a_checkpoint_of_a_kept_state_loads_again(tmp_path: Path):
+    from gantricks import store
     from gantricks.runs import checkpoint
 
     game = advanced(keeping(STATEFUL["tricks"], 2, 99).game(), 4)
-    folder = checkpoint.save(tmp_path / "000004", state.tensors(game), state.counters(game))
+    folder = store.save(tmp_path / "000004", state.tensors(game), state.counters(game))
     again = keeping(STATEFUL["tricks"], 2, 99).game()
     state.load(again, *checkpoint.load(folder))
     assert not differences(snapshot(again), snapshot(game))

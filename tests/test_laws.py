@@ -22,7 +22,7 @@ from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.engine import sampling
 from gantricks.hooks import KINDS
-from gantricks.planning.plan import hooks_of
+from gantricks.planning.contract import hooks_of
 from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, compiled_holds, pair_holds, run_suite
 
 MIXING = {"sample": (1, 8, 8), "discriminator": {"batch_norm": True, "depth": 2}, "batch_size": 6}
@@ -141,7 +141,7 @@ def test_law(trick: str, law) -> None:
     except NotApplicable as reason:
         pytest.skip(f"{law.id} says nothing about {trick}: {reason}")
     except AssertionError as broken:
-        raise AssertionError(f"{trick} breaks the law {law.id!r}: {broken}\nmend: {law.mend}") from broken
+        raise AssertionError(f"{trick} breaks the law {law.id!r}: {broken}\nhint: {law.hint}") from broken
 
 
 @pytest.mark.slow

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from gantricks import EvaluationFacts, Metric, Trick, UserError, hookimpl
+from gantricks.catalogue.registry import Registry
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import NEEDS
-from gantricks.planning.plan import contract_problems, make_plan
+from gantricks.planning.contract import contract_problems
+from gantricks.planning.plan import make_plan
+from gantricks.planning.prepare import plan_recipe
 from gantricks.testing import TrickHost
 
 
@@ -190,14 +193,36 @@ def test_what_a_phase_has_not_produced_yet_cannot_be_read() -> None:
 
 
 def test_wrong_keys_do_not_hide_what_does_not_fit_together(tmp_path) -> None:
-    from gantricks.catalogue.registry import Registry
-    from gantricks.runs.api import plan_recipe
-
     overrides = ["train.stepz=3", "generator.chanels=8", "data.batch_size=6000", "train.device=cuda:99"]
     with pytest.raises(UserError) as caught:
         plan_recipe("dcgan", overrides, Registry(installed=False))
     for said in ("'steps'", "'channels'", "batch_size is 6000", "cuda:99 is not there"):
         assert said in str(caught.value)
+
+
+class Fussy(Trick):
+    conflicts = {"sof_labels": "it is misspelt", "of_another_package": "it is not there", "ema": "it is there"}
+    cautions = {"classes": "a capability", "input_grad": "always at hand"}
+
+    @hookimpl
+    def before_d_step(self, ctx): ...
+
+
+def test_a_foreign_trick_that_names_no_known_trick_is_warned_of() -> None:
+    registry = Registry(installed=False, given={"tricks": {"fussy": Fussy}})
+    plan, _ = plan_recipe("ring_mlp", ["tricks.fussy=on", "tricks.twin={use='fussy'}"], registry)
+    said = [sentence for sentence in plan.warnings if "no known trick" in sentence]
+    assert len(said) == 2
+    assert said[0].startswith("fussy names 'sof_labels'")
+    assert "did you mean 'soft_labels'?" in said[0]
+    assert "'of_another_package'" in said[1]
+
+
+def test_an_instance_of_the_recipe_is_a_name_too() -> None:
+    registry = Registry(installed=False, given={"tricks": {"fussy": Fussy}})
+    overrides = ["tricks.fussy=on", "tricks.of_another_package={use='lr_decay'}"]
+    with pytest.raises(UserError, match="fussy does not go with of_another_package"):
+        plan_recipe("ring_mlp", overrides, registry)
 
 
 def test_batch_norm_over_single_vectors_is_refused_when_the_recipe_is_checked() -> None:

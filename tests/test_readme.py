@@ -43,7 +43,7 @@ def test_the_example_trick_trains_as_the_readme_says(folder: Path, monkeypatch: 
 def test_the_example_recipe_is_the_shipped_one() -> None:
     import tomllib
 
-    from gantricks.planning.recipe import shipped_recipes
+    from gantricks.planning.recipe_files import shipped_recipes
 
     shipped = tomllib.loads(shipped_recipes()["dcgan_soft_labels"].read_text(encoding="utf-8"))
     assert tomllib.loads(blocks("toml")[0]) == shipped

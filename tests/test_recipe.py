@@ -18,11 +18,12 @@ from gantricks import UserError, load_recipe
 from gantricks.catalogue.index import index
 from gantricks.catalogue.registry import Registry
 from gantricks.cli.options import inline
-from gantricks.option_faults import check_options, models_of, shown
+from gantricks.option_errors import check_options, models_of, shown
 from gantricks.options import Options, Schedule
+from gantricks.planning.keys import SECTIONS, EvaluateKeys, Top
 from gantricks.planning.plan import make_plan
-from gantricks.planning.recipe import SECTIONS, EvaluateKeys, Top, shipped_recipes, validate_recipe
-from gantricks.planning.recipe_files import LONGEST, PARENTS
+from gantricks.planning.recipe_files import LONGEST, PARENTS, shipped_recipes
+from gantricks.planning.validation import validate_recipe
 
 PLAIN = """
 name = "plain"
@@ -145,7 +146,7 @@ def test_overrides_take_toml_values_bare_words_and_off(tmp_path: Path) -> None:
         ('name = "plain"', 'name = "plain"\nnmae = 1', ["recipe.toml:3", "nmae", "'name'"]),
     ],
 )
-def test_a_mistake_is_named_with_its_line_and_the_mend(tmp_path: Path, old: str, new: str, said: list[str]) -> None:
+def test_a_mistake_is_named_with_its_line_and_the_hint(tmp_path: Path, old: str, new: str, said: list[str]) -> None:
     assert old in PLAIN
     message = problems(write(tmp_path, PLAIN.replace(old, new)))
     for part in said:
@@ -168,7 +169,7 @@ def test_a_mistake_is_named_with_its_line_and_the_mend(tmp_path: Path, old: str,
         ('[tricks."x.y"]\nuse = "soft_labels"\n', ["letters from A to Z, digits and _"]),
     ],
 )
-def test_a_mistake_in_a_trick_is_named_with_its_line_and_the_mend(tmp_path: Path, trick: str, said: list[str]) -> None:
+def test_a_mistake_in_a_trick_is_named_with_its_line_and_the_hint(tmp_path: Path, trick: str, said: list[str]) -> None:
     message = problems(write(tmp_path, PLAIN + trick))
     for part in said:
         assert part in message, message
@@ -268,7 +269,7 @@ def test_metrics_are_inherited_switched_off_and_replaced(tmp_path: Path) -> None
         ("[evaluate.soft_labels]", ["recipe.toml:16: there is no metric 'soft_labels'"]),
     ],
 )
-def test_a_mistake_in_evaluate_is_named_with_its_line_and_the_mend(tmp_path: Path, lines: str, said: list[str]) -> None:
+def test_a_mistake_in_evaluate_is_named_with_its_line_and_the_hint(tmp_path: Path, lines: str, said: list[str]) -> None:
     found = problems(write(tmp_path, PLAIN + lines + "\n"))
     for words in said:
         assert words in found
@@ -347,7 +348,7 @@ def test_an_option_that_is_given_any_type_is_refused_in_a_sentence_or_taken(name
                 assert len(what) < 400
         types = {branch.get("type") for branch in branches} - {"null"}
         if types <= {"number", "integer", "string", "boolean", "array"} and key not in ("extractor", "optimizer"):
-            [(keys, what, _)] = (fault for fault in check_options(model, {key: ODD[0]}) if fault.keys == (key,))
+            [(keys, what, _)] = (error for error in check_options(model, {key: ODD[0]}) if error.keys == (key,))
             assert "no schedule" in what, f"{name}.{keys}: {what}"
 
 

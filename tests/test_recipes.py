@@ -15,7 +15,8 @@ from PIL import Image
 
 import gantricks.recipes
 from gantricks.catalogue.registry import Registry
-from gantricks.runs.api import plan_recipe, resume, train
+from gantricks.planning.prepare import plan_recipe
+from gantricks.runs.api import resume, train
 from gantricks.runs.checkpoint import checkpoints
 
 RECIPES = sorted(Path(gantricks.recipes.__path__[0]).glob("*.toml"))

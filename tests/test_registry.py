@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from pydantic import ValidationError
 
 import gantricks
 from gantricks import Trick, UserError
@@ -23,7 +27,9 @@ from gantricks.catalogue.registry import Registry
 from gantricks.engine.dispatch import Hooks
 from gantricks.hooks import KINDS
 from gantricks.metrics.base import NEEDS
-from gantricks.planning.plan import contract_problems
+from gantricks.planning.checks import unknown_names
+from gantricks.planning.contract import contract_problems
+from gantricks.planning.facts import PlannedTrick
 
 
 def test_the_index_is_what_the_files_say() -> None:
@@ -152,7 +158,9 @@ def test_installed_metrics_and_extractors_are_found_and_must_be_such(monkeypatch
 
 
 def test_importing_gantricks_imports_no_torch() -> None:
-    modules = "gantricks, gantricks.catalogue.registry, gantricks.planning.recipe, gantricks.metrics.mixture_coverage"
+    modules = (
+        "gantricks, gantricks.catalogue.registry, gantricks.planning.validation, gantricks.metrics.mixture_coverage"
+    )
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -168,6 +176,31 @@ def test_a_local_file_that_is_not_there_or_is_named_like_a_shipped_trick_is_refu
         Registry([tmp_path / "soft_labels.py", tmp_path / "nothing.py"])
     assert "ships with gantricks" in str(caught.value)
     assert "nothing.py: there is no such file" in str(caught.value)
+
+
+OF_OTHERS = {"hinge", "relativistic", "spectral_norm", "wasserstein"}
+"""Tricks that are not among those that ship, under the names that the field has for them."""
+
+
+def test_shipped_tricks_go_badly_with_known_names_only() -> None:
+    """A name that is misspelt would never be met."""
+    tricks = [trick for name in shipped("tricks") for trick in with_every_choice(name)]
+    unknown = {name for _, name in unknown_names(tricks, shipped("tricks"))}
+    assert unknown == OF_OTHERS
+    assert not OF_OTHERS & {*shipped("tricks")}
+
+
+def with_every_choice(name: str) -> Iterator[PlannedTrick]:
+    """A trick at its defaults, and once for each other choice of an option that has a few."""
+    cls: Any = Registry(installed=False).load("tricks", name).cls
+    chosen = [
+        {option: value}
+        for option, described in cls.Config.model_fields.items()
+        for value in (get_args(described.annotation) if get_origin(described.annotation) is Literal else ())
+    ]
+    for options in [{}, *chosen]:
+        with contextlib.suppress(ValidationError):  # a choice that wants another option too
+            yield PlannedTrick(name, name, cls(cls.Config(**options)), "gantricks", "")
 
 
 # ---------------------------------------------------------------- plugins of others
@@ -188,7 +221,7 @@ def local(folder: Path, text: str | bytes, name: str = "mine.py") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("error", "said"),
     [
         ("import sys; sys.exit()", "ends the program"),
         ("import sys; sys.exit('no licence')", "ends the program: no licence"),
@@ -205,8 +238,8 @@ def local(folder: Path, text: str | bytes, name: str = "mine.py") -> Path:
         ("x = " + "(" * 1000, "importing it fails"),
     ],
 )
-def test_whatever_a_file_raises_is_a_sentence_that_names_it(tmp_path: Path, fault: str | bytes, said: str) -> None:
-    path = local(tmp_path, fault)
+def test_whatever_a_file_raises_is_a_sentence_that_names_it(tmp_path: Path, error: str | bytes, said: str) -> None:
+    path = local(tmp_path, error)
     with pytest.raises(UserError) as caught:
         Registry([path], installed=False).load("tricks", "mine")
     (problem,) = caught.value.problems

@@ -24,15 +24,17 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gantricks import UserError, resume, sample, train
+from gantricks import UserError, resume, sample, store, train
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.engine import sampling
 from gantricks.engine.capture import INDUCTOR
 from gantricks.metrics.base import Measurement, Metric
-from gantricks.planning.recipe import load_recipe, shipped_recipes
+from gantricks.planning.prepare import plan_recipe
+from gantricks.planning.recipe_files import shipped_recipes
+from gantricks.planning.validation import load_recipe
 from gantricks.runs import checkpoint
-from gantricks.runs.api import Reporter, plan_recipe
+from gantricks.runs.reporter import Reporter
 from gantricks.testing import TrickHost
 
 STEPS = 8
@@ -370,7 +372,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = hashes(train(recipe, run_dir=tmp_path / "undisturbed").run)
-    ahead, save = threading.Event(), checkpoint.save
+    ahead, save = threading.Event(), store.save
 
     class Ahead(Reporter):
         def stepped(self, finished: int) -> None:
@@ -381,7 +383,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
         assert ahead.wait(30), "training waits for the disk"
         return save(folder, *state)
 
-    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(store, "save", slow)
     run = train(recipe, overrides=["train.checkpoint_every=3"], run_dir=tmp_path / "run", reporter=Ahead()).run
     assert list(checkpoint.checkpoints(run)) == [3, 6, 8]
     resume(cut(run, 3, tmp_path / "cut"))
@@ -394,14 +396,14 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 def test_a_disk_that_fills_while_a_checkpoint_is_written_stops_the_run(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = checkpoint.save
+    save = store.save
 
     def full(folder: Path, *state: object) -> Path:
         if folder.name == "000009":
             raise OSError(errno.ENOSPC, "No space left on device")
         return save(folder, *state)
 
-    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(store, "save", full)
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
         train(recipe, overrides=["train.steps=100000", "train.checkpoint_every=3"], run_dir=run)
@@ -494,7 +496,7 @@ def test_a_sealed_checkpoint_that_does_not_fit_is_refused_before_a_step(
     counters = {key: value for key, value in counters.items() if key not in ("sha256", "format")}
     UNFIT[what](counters, tensors)
     shutil.rmtree(folder)
-    checkpoint.save(folder, tensors, counters)
+    store.save(folder, tensors, counters)
     for look in (lambda: resume(run), lambda: sample(run, 4)):
         with pytest.raises(UserError, match="does not fit the recipe"):
             look()
@@ -513,7 +515,7 @@ def test_the_kept_state_of_another_shape_is_refused_before_it_is_come_back_to(da
         assert counters["kept"]["step"] == 3
         change(tensors["kept"])
         shutil.rmtree(folder)
-        checkpoint.save(folder, tensors, {k: v for k, v in counters.items() if k not in ("sha256", "format")})
+        store.save(folder, tensors, {k: v for k, v in counters.items() if k not in ("sha256", "format")})
         with pytest.raises(UserError, match="the state to come back to"):
             resume(run, plugins=[keeper])
 
@@ -697,6 +699,23 @@ def test_a_recipe_that_no_longer_fits_its_checkpoint_is_named(recipe: Path, tmp_
             look(run)
 
 
+@pytest.mark.parametrize("package", ["gantricks", "torch", "numpy"])
+def test_a_run_that_goes_on_with_another_version_says_so(stopped: Path, tmp_path: Path, package: str) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    now = manifest[package]
+    (run / "manifest.json").write_text(json.dumps(manifest | {package: "0.0.1"}))
+    told: list[str] = []
+
+    class Listens(Reporter):
+        def warn(self, sentence: str) -> None:
+            told.append(sentence)
+
+    resume(run, reporter=Listens())
+    said = f"the run began with {package} 0.0.1 and goes on with {now}; its numbers may differ in the last bits"
+    assert told == [said]
+
+
 # ---------------------------------------------------------------- edited and lengthened
 
 
@@ -745,9 +764,9 @@ def test_an_edited_key_is_refused_with_both_values(stopped: Path, tmp_path: Path
     (problem,) = [each for each in refused.value.problems if each.what.startswith(f"{key} ")]
     assert said in problem.what
     assert f"{run / 'recipe.toml'}:" in problem.where
-    assert problem.mend
+    assert problem.hint
     assert files_of(run) == before
-    assert ("--steps 12" in problem.mend) == (key == "train.steps")
+    assert ("--steps 12" in problem.hint) == (key == "train.steps")
 
 
 def files_of(run: Path) -> dict[Path, bytes]:
@@ -889,7 +908,8 @@ def test_lengthening_a_run_that_ended_with_an_earlier_state_is_told(data: Path, 
 
     registry = {"metrics": {"spread": Falling}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gantricks.runs.api.Registry", lambda plugins=(): Registry(plugins, given=registry))
+        for module in ("api", "opening"):
+            patch.setattr(f"gantricks.runs.{module}.Registry", lambda plugins=(): Registry(plugins, given=registry))
         run = train(path, run_dir=tmp_path / "run").run
         state = json.loads((run / "checkpoints" / "000008" / "state.json").read_text())
         resume(run, steps=9, reporter=Listens())
@@ -952,14 +972,14 @@ def test_a_run_says_how_much_memory_it_took(recipe: Path, tmp_path: Path) -> Non
     assert 0 < session["peak_memory"] <= result.memory + 2**24
 
 
-@pytest.mark.parametrize(("size", "mend"), [(4, "--set data.batch_size=2"), (1, "smaller networks")])
-def test_out_of_memory_names_a_batch_size_to_try(recipe: Path, tmp_path: Path, size: int, mend: str) -> None:
+@pytest.mark.parametrize(("size", "hint"), [(4, "--set data.batch_size=2"), (1, "smaller networks")])
+def test_out_of_memory_names_a_batch_size_to_try(recipe: Path, tmp_path: Path, size: int, hint: str) -> None:
     class Fills(Reporter):
         def stepped(self, finished: int) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity …")
 
     overrides = [f"data.batch_size={size}", "discriminator.batch_norm=false", "generator.batch_norm=false"]
-    with pytest.raises(UserError, match=f"batches of {size}: 2.00 GiB more were asked for[\\s\\S]*{mend}") as caught:
+    with pytest.raises(UserError, match=f"batches of {size}: 2.00 GiB more were asked for[\\s\\S]*{hint}") as caught:
         train(recipe, overrides=overrides, run_dir=tmp_path / "run", reporter=Fills())
     assert ("batch_size=" in str(caught.value)) == (size > 1)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from gantricks.runs import checkpoint, signals
-from gantricks.runs.api import Reporter, Result, train
+from gantricks.runs.api import train
+from gantricks.runs.reporter import Reporter, Result
 
 TINY = [
     *("train.steps=100000", "train.checkpoint_every=50000", "train.log_every=5", "train.capture=off"),

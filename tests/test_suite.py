@@ -1695,10 +1695,10 @@ def test_what_only_a_trick_knows_of_itself_is_its_own_law(right, wrong, trace) -
     assert [outcome.id for outcome in run_suite(wrong, trace=trace) if not outcome.ok] == ["trace"]
 
 
-def test_every_law_has_a_mistake_that_it_catches_and_a_mend() -> None:
+def test_every_law_has_a_mistake_that_it_catches_and_a_hint() -> None:
     assert {check for check, _, _ in WRONG.values()} == set(LAWS)
     assert len(WRONG) >= 25
-    assert all(len(law.mend) > 20 for law in LAWS.values())
+    assert all(len(law.hint) > 20 for law in LAWS.values())
 
 
 def test_expected_failures_are_strict() -> None:

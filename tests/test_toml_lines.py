@@ -10,7 +10,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantricks.planning.recipe import shipped_recipes
+from gantricks.planning.recipe_files import shipped_recipes
 from gantricks.planning.toml_lines import Statement, key_lines, line_of, statements
 
 TEXT = '''

@@ -146,7 +146,7 @@ def test_a_law_that_is_broken_fails_alone_and_in_every_pair() -> None:
     failed = {identity: outcome for identity, outcome in outcomes.items() if not outcome.ok}
     assert failed.keys() == {"trace", "pair:instance_noise"}
     assert all("scaling breaks its own law: it is called" in outcome.detail for outcome in failed.values())
-    assert all(outcome.mend for outcome in failed.values())
+    assert all(outcome.hint for outcome in failed.values())
     reasons = dict.fromkeys(failed, "known")
     assert all(o.ok for o in run_suite(Scaling, beside=["instance_noise"], trace=wrong, expected_failures=reasons))
 

@@ -18,13 +18,13 @@ from gantricks.catalogue.index import index
 from gantricks.catalogue.registry import Registry
 from gantricks.cli.options import inline
 from gantricks.engine import capture
-from gantricks.engine.start import start
+from gantricks.engine.start import start, try_surgery
 from gantricks.engine.subject import GameSubject
 from gantricks.errors import UserError
 from gantricks.planning.device import place
+from gantricks.planning.keys import SECTIONS, DiscriminatorKeys
 from gantricks.planning.plan import Plan
-from gantricks.planning.recipe import SECTIONS, DiscriminatorKeys
-from gantricks.runs.api import plan_recipe, try_surgery
+from gantricks.planning.prepare import plan_recipe
 
 PICTURES = ["data.image_size=16", *(f"{role}.channels=4" for role in ("generator", "discriminator"))]
 BASES = {

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
@@ -35,16 +36,16 @@ def unreadable() -> list[str]:
 @functools.lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> tuple[list[EntryPoint], list[str]]:
     found: dict[str, list[EntryPoint]] = {}
-    faults = []
+    errors = []
     for package in distributions():
         try:
             ours = [point for point in package.entry_points if point.group.partition(".")[0] == "gantricks"]
             if ours:
                 # the same package again, further along the path, is not what would be imported
                 found.setdefault((package.metadata["Name"] or _label(package)).lower(), ours)
-        except Exception as fault:
-            faults.append(f"the metadata of {_label(package)} cannot be read: {in_words(fault)}")
-    return [point for points in found.values() for point in points], faults
+        except Exception as error:
+            errors.append(f"the metadata of {_label(package)} cannot be read: {in_words(error)}")
+    return [point for points in found.values() for point in points], errors
 
 
 def _label(package: Distribution) -> str:
@@ -61,8 +62,8 @@ def unfit(path: Path) -> Problem | None:
             return Problem("it is a folder", where, "name a .py file in it")
         if not path.is_file() or path.suffix != ".py" or path.stat().st_size > _LARGEST:
             return Problem("a plugin is a Python file", where, "name a .py file")
-    except OSError as fault:
-        return Problem(f"it cannot be read: {fault.strerror}", where)
+    except OSError as error:
+        return Problem(f"it cannot be read: {error.strerror}", where)
     for kind in PACKAGES:
         if path.stem in shipped(kind):
             what = f"{path.stem!r} is the name of a {SINGULAR[kind]} that ships with gantricks"
@@ -75,23 +76,23 @@ def parts_of(path: Path) -> dict[str, type]:
     module = _import_file(path)
     found = {kind: classes for kind in TO_USE if (classes := classes_of(kind, module))}
     if not found and classes_of("extractors", module):
-        mend = "offer it as an entry point of a package, in the group gantricks.extractors"
-        raise UserError(Problem("an extractor cannot come from a file", str(path), mend))
+        hint = "offer it as an entry point of a package, in the group gantricks.extractors"
+        raise UserError(Problem("an extractor cannot come from a file", str(path), hint))
     if not found:
-        mend = f"or one of these: {', '.join(BASES[kind][1] for kind in TO_USE if kind != 'tricks')}"
+        hint = f"or one of these: {', '.join(BASES[kind][1] for kind in TO_USE if kind != 'tricks')}"
         what = "a trick file defines exactly one Trick class; this one defines none"
-        raise UserError(Problem(what, str(path), mend))
+        raise UserError(Problem(what, str(path), hint))
     held = {kind: only(kind, classes, str(path)) for kind, classes in found.items()}
-    if faults := [fault for kind, cls in held.items() for fault in _malformed(kind, cls)]:
-        raise UserError(*(Problem(fault, str(path)) for fault in faults))
+    if errors := [error for kind, cls in held.items() for error in _malformed(kind, cls)]:
+        raise UserError(*(Problem(error, str(path)) for error in errors))
     return held
 
 
 def _import_file(path: Path) -> ModuleType:
     try:
         source = path.read_bytes()
-    except OSError as fault:
-        raise UserError(Problem(f"it cannot be read: {fault.strerror}", f"--plugin {path}")) from fault
+    except OSError as error:
+        raise UserError(Problem(f"it cannot be read: {error.strerror}", f"--plugin {path}")) from error
     name = f"{_LOCAL}{path.stem}_{hashlib.sha256(source).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -102,38 +103,38 @@ def _import_file(path: Path) -> ModuleType:
     try:
         # what was read, and not a compiled file beside it that may be of another second's content
         exec(compile(source, path.absolute(), "exec", dont_inherit=True), vars(module))
-    except BaseException as fault:
+    except BaseException as error:
         del sys.modules[name]
-        if isinstance(fault, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt):
             raise
-        raise _import_fault(fault, _place(fault, path)) from fault
+        raise _import_error(error, _place(error, path)) from error
     return module
 
 
 def load_point(kind: str, point: EntryPoint) -> type:
     where = f"{SINGULAR[kind]} {point.name!r} of {distribution(point)} ({point.value})"
     try:
-        if fault := unreachable(point):
-            raise ImportError(fault)
+        if error := unreachable(point):
+            raise ImportError(error)
         cls = point.load()
     except KeyboardInterrupt:
         raise
-    except BaseException as fault:
-        raise _import_fault(fault, where, "mend or uninstall that package") from fault
+    except BaseException as error:
+        raise _import_error(error, where, "mend or uninstall that package") from error
     if not (inspect.isclass(cls) and issubclass(cls, base_of(kind))):
         raise UserError(Problem(f"it is not a subclass of {base_of(kind).__name__}", where=where))
-    if faults := list(_malformed(kind, cls)):
-        raise UserError(*(Problem(fault, where) for fault in faults))
+    if errors := list(_malformed(kind, cls)):
+        raise UserError(*(Problem(error, where) for error in errors))
     _packages.add(point.module.partition(".")[0])
     return cls
 
 
-def _import_fault(fault: BaseException, where: str, mend: str = "") -> UserError:
-    if isinstance(fault, SystemExit):
-        said = f": {fault.code}" if fault.code is not None else ""
+def _import_error(error: BaseException, where: str, hint: str = "") -> UserError:
+    if isinstance(error, SystemExit):
+        said = f": {error.code}" if error.code is not None else ""
         guard = 'what a script does belongs under `if __name__ == "__main__":`'
-        return UserError(Problem(f"importing it ends the program{said}", where, mend or guard))
-    return UserError(Problem(f"importing it fails: {in_words(fault)}", where, mend))
+        return UserError(Problem(f"importing it ends the program{said}", where, hint or guard))
+    return UserError(Problem(f"importing it fails: {in_words(error)}", where, hint))
 
 
 _LOCAL = "gantricks_local_plugin_"
@@ -163,8 +164,8 @@ def _malformed(kind: str, cls: type) -> Iterator[str]:
             continue
         try:
             config.model_json_schema()
-        except Exception as fault:
-            yield f"{role} of {cls.__name__} has an option of a type that no recipe can hold: {in_words(fault)}"
+        except Exception as error:
+            yield f"{role} of {cls.__name__} has an option of a type that no recipe can hold: {in_words(error)}"
     for fact in ("needs", "provides", "replaces", "paths"):
         value = getattr(cls, fact, ())
         if not isinstance(value, property) and (isinstance(value, str) or not _all_text(value)):
@@ -191,8 +192,8 @@ def unreachable(point: EntryPoint) -> str | None:
             return f"{point.value!r} is no module:class"
         top = point.module.partition(".")[0]
         return None if importlib.util.find_spec(top) else f"there is no module {top!r}"
-    except (AttributeError, ImportError, ValueError) as fault:
-        return in_words(fault) or "its entry point cannot be read"
+    except (AttributeError, ImportError, ValueError) as error:
+        return in_words(error) or "its entry point cannot be read"
 
 
 def distribution(point: EntryPoint) -> str:
@@ -204,25 +205,42 @@ def distribution(point: EntryPoint) -> str:
     return f"{name} {version}" if name and version else "an installed package"
 
 
-def in_words(fault: BaseException) -> str:
-    """A fault on one line."""
+def in_words(error: BaseException) -> str:
+    """An error on one line."""
     try:
-        words = " ".join(str(fault).split())[:1000]
+        words = " ".join(str(error).split())[:1000]
     except Exception:  # a class of theirs, which cannot say what it is
         words = ""
-    return f"{type(fault).__name__}: {words}" if words else type(fault).__name__
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
-def _place(fault: BaseException, path: Path) -> str:
-    """The deepest line of `path` that the fault came from."""
-    if isinstance(fault, SyntaxError) and fault.lineno:
-        return f"{path}:{fault.lineno}"
-    line, trace = None, fault.__traceback__
+def _place(error: BaseException, path: Path) -> str:
+    """The deepest line of `path` that the error came from."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{path}:{error.lineno}"
+    line, trace = None, error.__traceback__
     while trace:
         if trace.tb_frame.f_code.co_filename == str(path.absolute()):
             line = trace.tb_lineno
         trace = trace.tb_next
     return f"{path}:{line}" if line else str(path)
+
+
+def plugin_line(error: BaseException) -> str:
+    """The line of a plugin that `error` came out of, or nothing when it was ours or nobody's."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_globals.get("__name__", "")
+        if origin := imported(module):
+            return f"{origin}{frame.f_code.co_filename}:{line}"
+        if module.startswith("gantricks."):
+            break
+    return ""
+
+
+def ended_by_plugin(error: SystemExit) -> Problem:
+    """What is to be said where a plugin has called `sys.exit`."""
+    said = f": {error.code}" if error.code is not None else ""
+    return Problem(f"this plugin ended the program{said}", plugin_line(error))
 
 
 def digest(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantricks.catalogue.kinds import PACKAGES, classes_of
+from gantricks.files import write_whole
 from gantricks.hooks import KINDS
 
 
@@ -80,5 +81,5 @@ def describe(kind: str, cls: type) -> dict[str, Any]:
 
 if __name__ == "__main__":
     target = Path(str(files("gantricks.catalogue") / "index.json"))
-    target.write_text(json.dumps(build_index(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(target, json.dumps(build_index(), indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {target}")

@@ -46,11 +46,11 @@ class Found:
         """An instance with these options. Raises UserError when a plugin's constructor fails."""
         try:
             return self.cls(options)
-        except Exception as fault:
-            if isinstance(fault, UserError) or not imported(self.cls.__module__):
+        except Exception as error:
+            if isinstance(error, UserError) or not imported(self.cls.__module__):
                 raise
-            what = f"making {self.cls.__name__} with its options fails: {in_words(fault)}"
-            raise UserError(Problem(what, self.origin.partition(" sha256:")[0])) from fault
+            what = f"making {self.cls.__name__} with its options fails: {in_words(error)}"
+            raise UserError(Problem(what, self.origin.partition(" sha256:")[0])) from error
 
 
 @dataclass
@@ -73,11 +73,11 @@ class Registry:
         files: dict[str, Path] = {}
         for path in self.plugins:
             other = files.setdefault(path.stem, path)
-            if fault := unfit(path):
-                problems.append(fault)
+            if error := unfit(path):
+                problems.append(error)
             elif other is not path and not (other.exists() and path.samefile(other)):
-                mend = "rename one of them, or leave it out"
-                problems.append(Problem(f"{other} is named {path.stem!r} too", f"--plugin {path}", mend))
+                hint = "rename one of them, or leave it out"
+                problems.append(Problem(f"{other} is named {path.stem!r} too", f"--plugin {path}", hint))
         if problems:
             raise UserError(*problems)
         self.plugins = tuple(files.values())
@@ -113,7 +113,7 @@ class Registry:
         raise UserError(
             Problem(
                 f"there is no {SINGULAR[kind]} {name!r}",
-                mend=nearest(name, known) or f"there are: {', '.join(sorted(known))}",
+                hint=nearest(name, known) or f"there are: {', '.join(sorted(known))}",
             )
         )
 
@@ -127,8 +127,8 @@ class Registry:
                     continue
                 if point.name in shipped(kind):
                     found.append(f"the {SINGULAR[kind]} {point.name!r} of {distribution(point)} is shadowed by ours")
-                elif fault := unreachable(point):
-                    found.append(f"the {SINGULAR[kind]} {point.name!r} of {distribution(point)} is broken: {fault}")
+                elif error := unreachable(point):
+                    found.append(f"the {SINGULAR[kind]} {point.name!r} of {distribution(point)} is broken: {error}")
         return found
 
     def offered(self, kind: str) -> list[EntryPoint]:
@@ -140,8 +140,8 @@ class Registry:
         if path not in self._parts:
             try:
                 self._parts[path] = parts_of(path)
-            except UserError as fault:
-                self._parts[path] = fault
+            except UserError as error:
+                self._parts[path] = error
         held = self._parts[path]
         if isinstance(held, UserError):
             raise UserError(*held.problems) from held.__cause__
@@ -162,11 +162,11 @@ class Registry:
     def _unused(self, path: Path) -> str:
         try:
             held = self._held(path)
-        except UserError as fault:
-            return f"--plugin {path} is not used by the recipe, and it is broken: {fault.problems[0].what}"
+        except UserError as error:
+            return f"--plugin {path} is not used by the recipe, and it is broken: {error.problems[0].what}"
         kinds = " and a ".join(SINGULAR[kind] for kind in held)
-        mends = ", ".join(TO_USE[kind].format(path.stem) for kind in held)
-        return f"--plugin {path} holds a {kinds} that the recipe does not use: add {mends}"
+        hints = ", ".join(TO_USE[kind].format(path.stem) for kind in held)
+        return f"--plugin {path} holds a {kinds} that the recipe does not use: add {hints}"
 
 
 def _refuse_two(kind: str, name: str, files: list[str], points: list[EntryPoint]) -> None:
@@ -175,4 +175,4 @@ def _refuse_two(kind: str, name: str, files: list[str], points: list[EntryPoint]
     if len(sources) > 1:
         told = [source if isinstance(source, str) else f"{source[1]} of {source[0]}" for source in sources]
         what = f"two plugins have the {SINGULAR[kind]} {name!r}: {' and '.join(told)}"
-        raise UserError(Problem(what, mend="leave one --plugin out, or uninstall one of the packages"))
+        raise UserError(Problem(what, hint="leave one --plugin out, or uninstall one of the packages"))

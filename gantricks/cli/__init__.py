@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: done. 1: a fault of ours, with its traceback. 2: the user's input is wrong, with the mend. 128 + the number of
+    0: done. 1: a fault of ours, with its traceback. 2: the user's input is wrong, with the hint. 128 + the number of
     the signal that ended it (SIGINT 130, SIGTERM 143, SIGHUP 129, SIGUSR1 138), the state saved where a run had begun.
     """
     from gantricks.cli import streams
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         problems = streams.finish()
     if problems:
-        from gantricks.cli.faults import write_problems
+        from gantricks.cli.errors import write_problems
 
         write_problems(problems)
         return status or 2
@@ -35,7 +35,7 @@ def _status(argv: Sequence[str] | None) -> int:
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
         return 130
-    except (Exception, SystemExit) as fault:
-        from gantricks.cli.faults import report
+    except (Exception, SystemExit) as error:
+        from gantricks.cli.errors import report
 
-        return report(fault)
+        return report(error)

@@ -26,8 +26,8 @@ def _path(written: str | Path) -> Path:
         raise typer.BadParameter("it is empty, as where a variable of the shell is not set")
     try:
         return expanded(written)
-    except UserError as fault:
-        raise typer.BadParameter("; ".join((fault.problems[0].what, fault.problems[0].mend))) from None
+    except UserError as error:
+        raise typer.BadParameter("; ".join((error.problems[0].what, error.problems[0].hint))) from None
 
 
 def _recipe(written: str) -> str:

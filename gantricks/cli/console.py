@@ -66,9 +66,9 @@ class _Patient(Console):
     def _check_buffer(self) -> None:
         try:
             super()._check_buffer()
-        except OSError as fault:
+        except OSError as error:
             self.quiet = True
-            streams.lose(self.file, fault)
+            streams.lose(self.file, error)
 
 
 def output() -> Console:

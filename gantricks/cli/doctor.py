@@ -19,9 +19,10 @@ from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import Text, output, write_json
 from gantricks.data.images import CACHE_VARIABLE, lasting_cache
 from gantricks.errors import UserError
+from gantricks.planning.contract import contract_problems
 from gantricks.planning.device import cpu_has_bf16
-from gantricks.planning.plan import contract_problems
-from gantricks.planning.recipe import load_recipe, shipped_recipes
+from gantricks.planning.recipe_files import shipped_recipes
+from gantricks.planning.validation import load_recipe
 
 PACKAGES = ("numpy", "pydantic", "pluggy", "Pillow", "safetensors", "tensorboard", "typer", "rich")
 
@@ -137,8 +138,8 @@ def _cuda() -> Iterator[Finding]:
 def _cache() -> Iterator[Finding]:
     try:
         folder = lasting_cache()
-    except UserError as fault:
-        yield Finding("cache", " ".join(str(fault).split()), "note")
+    except UserError as error:
+        yield Finding("cache", " ".join(str(error).split()), "note")
         return
     if folder is None:
         what = f"there is no home folder, so what is decoded is forgotten at once; set {CACHE_VARIABLE} to a folder"
@@ -157,35 +158,35 @@ def _cache() -> Iterator[Finding]:
 
 def _shipped() -> Iterator[Finding]:
     registry = Registry(installed=False)
-    counts, faults = [], []
+    counts, errors = [], []
     for kind, singular in SINGULAR.items():
         names = shipped(kind)
         counts.append(f"{len(names)} {singular}{'s' * (len(names) != 1)}")
         for name in names:
             try:
                 cls = registry.load(kind, name).cls
-            except Exception as fault:
-                faults.append(f"the {singular} {name!r} cannot be imported: {fault}")
+            except Exception as error:
+                errors.append(f"the {singular} {name!r} cannot be imported: {error}")
                 continue
             if kind == "tricks":
-                faults += [f"the trick {name!r} breaks the contract: {problem}" for problem in contract_problems(cls)]
+                errors += [f"the trick {name!r} breaks the contract: {problem}" for problem in contract_problems(cls)]
         if unlisted := sorted(set(names) ^ set(index()[kind])):
-            faults.append(
+            errors.append(
                 f"the index of {kind} is stale about {', '.join(unlisted)}; "
                 "python -m gantricks.catalogue.index builds it"
             )
     for name, path in shipped_recipes().items():
         try:
             load_recipe(path, registry=registry)
-        except UserError as fault:
-            faults.append(f"the recipe {name} is wrong: {fault}")
+        except UserError as error:
+            errors.append(f"the recipe {name} is wrong: {error}")
     counts.append(f"{len(shipped_recipes())} recipes")
     yield Finding("shipped", ", ".join(counts))
-    yield from (Finding("shipped", fault, "bad", ours=True) for fault in faults)
+    yield from (Finding("shipped", error, "bad", ours=True) for error in errors)
     try:
         importlib.import_module("gantricks.runs.logs")
-    except Exception as fault:
-        yield Finding("shipped", f"TensorBoard cannot be imported: {fault}", "bad", ours=True)
+    except Exception as error:
+        yield Finding("shipped", f"TensorBoard cannot be imported: {error}", "bad", ours=True)
 
 
 def _installed() -> Iterator[Finding]:
@@ -200,13 +201,13 @@ def _installed() -> Iterator[Finding]:
                 continue
             try:
                 cls = registry.load(kind, point.name).cls
-            except UserError as fault:
-                yield Finding("plugins", f"{label} is broken: {fault.problems[0].what}", "bad")
+            except UserError as error:
+                yield Finding("plugins", f"{label} is broken: {error.problems[0].what}", "bad")
                 continue
             try:
                 problems = list(contract_problems(cls)) if kind == "tricks" else []
-            except Exception as fault:
-                problems = [f"its hooks cannot be read: {fault}"]
+            except Exception as error:
+                problems = [f"its hooks cannot be read: {error}"]
             if problems:
                 yield Finding("plugins", f"{label} breaks the contract: {'; '.join(problems)}", "bad")
             else:

@@ -20,10 +20,14 @@ def free_for(out: Path, suffix: str, what: str, example: str) -> None:
         raise UserError(Problem(what, where, f"--out {out.with_suffix(suffix) if out.name else example + suffix}"))
     if os.path.lexists(out):
         raise _taken(out)
-    if not out.parent.is_dir():
-        raise UserError(
-            Problem("its folder is not there", where, f"make it first: mkdir -p {typed([str(out.parent)])}")
-        )
+    require_folder(out.parent, where, "its folder is not there")
+
+
+def require_folder(folder: Path, where: str, missing: str = "there is no such folder") -> None:
+    """Raise UserError unless it is there. `where`: the option that names it."""
+    if not folder.is_dir():
+        what = "it is not a folder" if folder.exists() else missing
+        raise UserError(Problem(what, where, f"make it first: mkdir -p {typed([str(folder)])}"))
 
 
 @contextlib.contextmanager
@@ -33,8 +37,8 @@ def writing_new(out: Path) -> Iterator[BinaryIO]:
     try:
         with whole(out, fresh=True) as file, naming(out):
             yield file
-    except FileExistsError as fault:
-        raise _taken(out) from fault
+    except FileExistsError as error:
+        raise _taken(out) from error
 
 
 def _taken(out: Path) -> UserError:

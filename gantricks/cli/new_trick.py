@@ -11,6 +11,7 @@ from string import Template
 
 from gantricks.catalogue.index import shipped
 from gantricks.cli.console import Text, output, typed, write_command
+from gantricks.cli.files import require_folder
 from gantricks.errors import Problem, UserError
 from gantricks.files import naming, part_folder
 
@@ -168,9 +169,7 @@ def test_no_strength_is_identity(labels, rng):
 def new_trick(name: str, folder: Path) -> None:
     """Write a package with the trick `name` to a new folder in `folder`; nothing there is ever overwritten."""
     _refuse_unfit(name)
-    if not folder.is_dir():
-        what = "it is not a folder" if folder.exists() else "there is no such folder"
-        raise UserError(Problem(what, f"--dir {folder}", f"make it first: mkdir -p {typed([str(folder)])}"))
+    require_folder(folder, f"--dir {folder}")
     facts = {
         "name": name,
         # a distribution's name ends in a letter or a digit

@@ -14,7 +14,7 @@ from gantricks.cli.plans import write_plan, write_warning
 from gantricks.errors import printable
 from gantricks.planning.device import Placement
 from gantricks.planning.plan import Plan
-from gantricks.runs.api import Reporter
+from gantricks.runs.reporter import Reporter
 
 if TYPE_CHECKING:
     from gantricks.engine.game import Game

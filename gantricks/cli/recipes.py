@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from gantricks.cli.console import Text, output, typed, write_command, write_json
+from gantricks.cli.files import require_folder
 from gantricks.cli.streams import exact
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.files import write_whole
-from gantricks.planning.recipe import shipped_recipes
+from gantricks.planning.recipe_files import shipped_recipes
 
 
 def summary(text: str) -> str:
@@ -53,20 +54,18 @@ def copy_recipe(name: str | None, folder: Path, json: bool) -> None:
     if name is None:
         raise UserError(Problem("which recipe?", where, f"gantricks recipes NAME {where}"))
     source = _find(name)
-    if not folder.is_dir():
-        what = "it is not a folder" if folder.exists() else "there is no such folder"
-        raise UserError(Problem(what, where, f"make it first: mkdir -p {typed([str(folder)])}"))
+    require_folder(folder, where)
     target = folder / source.name
     try:
         write_whole(target, source.read_bytes(), fresh=True)
-    except FileExistsError as fault:
+    except FileExistsError as error:
         raise UserError(
             Problem(
                 "the file is there already, and nothing is overwritten",
                 str(target),
                 "name another folder, or move it away",
             )
-        ) from fault
+        ) from error
     if json:
         write_json({"name": source.stem, "path": str(target)})
         return
@@ -79,6 +78,6 @@ def _find(name: str) -> Path:
     known = shipped_recipes()
     bare = name.removesuffix(".toml")
     if bare not in known:
-        mend = nearest(bare, known) or f"there are: {', '.join(known)}"
-        raise UserError(Problem(f"there is no shipped recipe {name!r}", mend=mend))
+        hint = nearest(bare, known) or f"there are: {', '.join(known)}"
+        raise UserError(Problem(f"there is no shipped recipe {name!r}", hint=hint))
     return known[bare]

@@ -19,8 +19,8 @@ def report(runs: Sequence[Path], out: Path | None) -> None:
     for folder in runs:
         try:
             records.append(read_run(folder))
-        except UserError as fault:
-            problems += fault.problems
+        except UserError as error:
+            problems += error.problems
     if problems:
         raise UserError(*problems)
     if out is None:

@@ -8,7 +8,7 @@ from gantricks.catalogue.index import index
 from gantricks.catalogue.kinds import SINGULAR
 from gantricks.catalogue.registry import Registry
 from gantricks.cli.options import Schema, inline
-from gantricks.planning.recipe import SECTIONS, EvaluateKeys, Top
+from gantricks.planning.keys import SECTIONS, EvaluateKeys, Top
 
 _KINDS = {"data": ("data", "source"), "generator": ("networks", "network"), "discriminator": ("networks", "network")}
 

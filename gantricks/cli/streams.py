@@ -14,13 +14,13 @@ _GONE = {errno.EPIPE, errno.EIO, errno.ECONNRESET}
 """The reader has left, or its terminal is closed: nobody misses what is not shown."""
 _NARROWEST, _WIDEST = 20, 1000
 
-_faults: list[OSError] = []
+_errors: list[OSError] = []
 _aside: tuple[IO[str], IO[str] | None] | None = None
 
 
 def prepare() -> None:
     """Make the streams fit to be written to, whatever they are."""
-    _faults.clear()
+    _errors.clear()
     for descriptor in range(3):
         # a file opened later would take the number of a closed stream, and be given what others print
         try:
@@ -65,14 +65,14 @@ def exact(text: str) -> None:
         else:
             stream.write(f"{text}\n")
         stream.flush()
-    except OSError as fault:
-        lose(stream, fault)
+    except OSError as error:
+        lose(stream, error)
 
 
-def lose(stream: IO[str], fault: OSError) -> None:
+def lose(stream: IO[str], error: OSError) -> None:
     """Nothing more can be written to `stream`. What happens besides, such as a run, is worth going on with."""
-    if stream is not sys.stderr and fault.errno not in _GONE:
-        _faults.append(fault)
+    if stream is not sys.stderr and error.errno not in _GONE:
+        _errors.append(error)
     with contextlib.suppress(OSError, ValueError):
         # what is still held back would fail again when the program ends
         descriptor = os.open(os.devnull, os.O_WRONLY)
@@ -86,8 +86,8 @@ def finish() -> list[Problem]:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError as fault:
-            lose(stream, fault)
+        except OSError as error:
+            lose(stream, error)
         except ValueError:  # closed by somebody else
             pass
     if _aside is not None:
@@ -96,5 +96,5 @@ def finish() -> list[Problem]:
         if copy is not None:
             os.dup2(copy.fileno(), 1)
             copy.close()
-    mend = "what was printed is not whole; everything else is done"
-    return [Problem(fault.strerror or str(fault), "standard output", mend) for fault in _faults[:1]]
+    hint = "what was printed is not whole; everything else is done"
+    return [Problem(error.strerror or str(error), "standard output", hint) for error in _errors[:1]]

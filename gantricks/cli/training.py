@@ -9,12 +9,14 @@ from PIL.Image import Image
 
 from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import Text, output, typed, write_command, write_json
-from gantricks.cli.faults import problems_of, write_problems
+from gantricks.cli.errors import problems_of, write_problems
 from gantricks.cli.files import free_for, writing_new
 from gantricks.cli.plans import as_dict, write_plan
 from gantricks.cli.progress import Screen, clock
 from gantricks.engine.start import try_surgery
+from gantricks.planning.prepare import plan_recipe
 from gantricks.runs import api as run
+from gantricks.runs.reporter import Result
 
 
 def train(recipe: str, run_dir: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> int:
@@ -49,10 +51,10 @@ def resume(
 def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: bool) -> int:
     """Show the plan, or every problem. Returns the exit status."""
     try:
-        plan, placement = run.plan_recipe(recipe, overrides, Registry(plugins))
+        plan, placement = plan_recipe(recipe, overrides, Registry(plugins))
         try_surgery(plan)
-    except Exception as fault:
-        problems = problems_of(fault)
+    except Exception as error:
+        problems = problems_of(error)
         if not problems:
             raise
         if json:
@@ -104,7 +106,7 @@ def _save_new(image: Image, out: Path) -> None:
         image.save(file, format="PNG")
 
 
-def _ended(result: run.Result, screen: Screen, plugins: Sequence[Path]) -> int:
+def _ended(result: Result, screen: Screen, plugins: Sequence[Path]) -> int:
     console, folder = screen.console, str(result.run)
     done = f"{result.finished:,} of {result.steps:,} steps"
     if result.signal is not None and result.finished < result.steps:

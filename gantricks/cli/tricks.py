@@ -105,7 +105,7 @@ def check_trick(name: str | None, plugins: Sequence[Path], json: bool) -> int:
         mark, style = marks[outcome.status]
         console.print(Text.assemble((f"{mark:8}", style), (f"{outcome.id:14}", "bold"), outcome.detail))
         if not outcome.ok:
-            console.print(Padding(Text(outcome.mend), (0, 0, 0, 8)))
+            console.print(Padding(Text(outcome.hint), (0, 0, 0, 8)))
     told = ", ".join(f"{counts[state]} {state}" for state in ("passed", "failed", "skipped"))
     settings = ", ".join(f"{option} = {value}" for option, value in trick.trial.items()) or "its defaults"
     console.print()

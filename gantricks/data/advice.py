@@ -119,8 +119,8 @@ def for_labels(source: str, labels: np.ndarray) -> tuple[str, str]:
     if kind in "USMm":
         return f"labels are whole numbers, not {found}", f"number them in order: save {numbered}"
     if kind == "f" and not np.isfinite(labels).all():
-        mend = f"leave out what has none: labelled = numpy.isfinite({source}), images[labelled], labels[labelled]"
-        return f"labels are whole numbers, not {found}, and some of these are NaN or infinite", mend
+        hint = f"leave out what has none: labelled = numpy.isfinite({source}), images[labelled], labels[labelled]"
+        return f"labels are whole numbers, not {found}, and some of these are NaN or infinite", hint
     different = len(np.unique(labels))
     if kind == "f" and (labels == np.rint(labels)).all() and labels.min() >= 0 and labels.max() < 65_536:
         return f"labels are whole numbers, not {found}", f"save {source}.astype(numpy.int64)"
@@ -132,10 +132,10 @@ def for_labels(source: str, labels: np.ndarray) -> tuple[str, str]:
         what = f"a label is {labels.max()}, which is no class number"
     if different > _MOST_NAMES and (kind == "f" or different > 65_536):
         return what, "leave the labels out: so many different values are no classes"
-    mend = f"number the classes from 0: save {numbered}"
+    hint = f"number the classes from 0: save {numbered}"
     if labels.min() < 0:
-        mend += f"; where {labels.min():g} means that there is no label, leave those images out"
-    return what, mend
+        hint += f"; where {labels.min():g} means that there is no label, leave those images out"
+    return what, hint
 
 
 def for_rows_of_labels(source: str, rows: np.ndarray) -> str:

@@ -59,7 +59,7 @@ class Dataset:
 class Source:
     """A data source, found by name: one module in `gantricks/data`, or an entry point in the group `gantricks.data`.
 
-    The class docstring is its card. Its methods raise `UserError` naming the file and the mend.
+    The class docstring is its card. Its methods raise `UserError` naming the file and the hint.
     """
 
     class Config(Options):

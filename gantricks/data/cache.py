@@ -6,32 +6,29 @@ An entry is an `.npy` file of uint8 (N, H, W, C) with 32 bytes behind it, the SH
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import os
-import secrets
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from gantricks.data.base import Progress, silent
 from gantricks.data.images import CACHE_VARIABLE, cache_folder
 from gantricks.errors import Problem, UserError
+from gantricks.files import sweep, whole
 
 Shape = tuple[int, int, int, int]
 
 # part of every name: raise it whenever the same file would decode to other pixels than before
 _FORMAT = 2
 _SUM_BYTES = 32
-_STALE_SECONDS = 24 * 3600
 _PART = 2**24
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_NOT_THERE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def cache_name(kind: str, *parts: object) -> str:
@@ -84,10 +81,10 @@ def store(name: str, shape: Shape, blocks: Callable[[], Iterator[np.ndarray]]) -
     for block in blocks():
         samples[done : done + len(block)] = block
         done += len(block)
-    return samples, (f"{note}decodes them anew; {_MEND}",)
+    return samples, (f"{note}decodes them anew; {_HINT}",)
 
 
-_MEND = f"make room or make it writable, or set {CACHE_VARIABLE} to another folder"
+_HINT = f"make room or make it writable, or set {CACHE_VARIABLE} to another folder"
 
 
 def need_room(shape: Shape) -> None:
@@ -100,7 +97,7 @@ def _need_memory(shape: Shape, obstacle: str) -> None:
     needed, free = _bytes(shape), available_memory()
     if free is not None and needed > free:
         what = f"decoded images cannot be kept here: {obstacle}; nor do their {_gib(needed)} fit in the memory"
-        raise UserError(Problem(what, str(cache_folder()), _MEND))
+        raise UserError(Problem(what, str(cache_folder()), _HINT))
 
 
 def available_memory() -> int | None:
@@ -142,46 +139,29 @@ def _mapped(name: str, count: int) -> tuple[np.ndarray, np.ndarray] | None:
 def _written(name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> np.ndarray:
     entry = _entry(name)
     entry.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(entry.parent)
-    written = entry.with_name(f"{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    # open to whom the user's umask allows, for a cache may be shared
-    handle = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
-    try:
-        # unbuffered: what is left in a buffer would fail once more when the file is closed
-        with os.fdopen(handle, "wb", buffering=0) as file:
-            _write(file, name, shape, blocks)
-        os.replace(written, entry)
-        mapped = _mapped(name, shape[0])
-        if mapped is None:
-            raise OSError("what was written cannot be read back")
-        return mapped[0]
-    except BaseException:
-        with contextlib.suppress(OSError):
-            written.unlink(missing_ok=True)
-        raise
+    sweep(entry.parent)
+    with whole(entry) as file:
+        _write(file, name, shape, blocks)
+    mapped = _mapped(name, shape[0])
+    if mapped is None:
+        raise OSError("what was written cannot be read back")
+    return mapped[0]
 
 
-def _write(file: io.RawIOBase, name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> None:
+def _write(file: BinaryIO, name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> None:
     """Plain writes, not a writable map: on a full disk these raise where a map kills the process."""
     digest = hashlib.sha256(name.encode())
 
     def write(data: bytes | memoryview) -> None:
         digest.update(data)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
+        file.write(data)
 
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     write(header.getvalue())
     for block in blocks:
         write(np.ascontiguousarray(block).data.cast("B"))
-    write(digest.digest())
-    try:
-        os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno not in _NOT_THERE:  # some file systems have no fsync; the sum tells what a crash has done
-            raise
+    file.write(digest.digest())
 
 
 def _obstacle(shape: Shape) -> str | None:
@@ -213,12 +193,3 @@ def _gib(size: int) -> str:
 
 def _entry(name: str) -> Path:
     return cache_folder() / f"{name}.npy"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left half written; a file that is still growing is younger than this."""
-    for partial in folder.glob("*.partial"):
-        with contextlib.suppress(OSError):
-            status = partial.lstat()
-            if time.time() - status.st_mtime > _STALE_SECONDS and not stat.S_ISDIR(status.st_mode):
-                partial.unlink()

@@ -84,7 +84,7 @@ class Folder(Source):
         return Dataset(samples, listing.classes, notes)
 
     def _listing(self) -> _Listing:
-        root = images.at(self.config.path, folder=True, mend="set data.path to a folder of images")
+        root = images.at(self.config.path, folder=True, hint="set data.path to a folder of images")
         listing = _Listing.of(root)
         if not listing.files:
             found = f"; passed over {listing.others}" if listing.others.count else ""
@@ -106,7 +106,7 @@ class Folder(Source):
             try:
                 all_grey &= images.is_grey(path)
             except Exception as error:  # Pillow's parsers raise anything at bytes they do not expect
-                problems.append(images.fault(error, _shown(path)))
+                problems.append(images.problem_of(error, _shown(path)))
         progress("reading headers", len(listing.files), len(listing.files))
         wanted = self.config.channels
         return ((1 if all_grey else 3) if wanted == "auto" else wanted), problems
@@ -119,10 +119,10 @@ def _decoded(listing: _Listing, size: int, channels: int, progress: Progress) ->
             pixels = images.decode(path, size, channels)
             status = os.stat(path)
         except Exception as error:  # Pillow's decoders raise anything at bytes they do not expect
-            return images.fault(error, _shown(path))
+            return images.problem_of(error, _shown(path))
         if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
-            mend = "start again when nothing writes into the folder any more"
-            return Problem("changed while the folder was read", _shown(path), mend)
+            hint = "start again when nothing writes into the folder any more"
+            return Problem("changed while the folder was read", _shown(path), hint)
         return pixels
 
     problems: list[Problem] = []
@@ -218,8 +218,8 @@ class _Listing:
                     raise UserError(Problem("removed just now", _shown(root), "set data.path to a folder")) from error
             except OSError as error:
                 where = _shown(root / folder)
-                mend = "make it readable, or move it away"
-                closed.append(Problem(f"cannot be opened: {error.strerror}", where, mend))
+                hint = "make it readable, or move it away"
+                closed.append(Problem(f"cannot be opened: {error.strerror}", where, hint))
         if closed:
             raise images.all_of(closed, "folders")
         return cls(root, sorted(files), others, litter, frozenset(first_level))

@@ -76,9 +76,9 @@ Result = TypeVar("Result")
 class Unfit(Exception):
     """A file that is no picture, or none that can be decoded: what is the matter, and what to do."""
 
-    def __init__(self, what: str, mend: str) -> None:
+    def __init__(self, what: str, hint: str) -> None:
         super().__init__(what)
-        self.what, self.mend = what, mend
+        self.what, self.hint = what, hint
 
 
 def is_grey(path: str | os.PathLike[str]) -> bool:
@@ -99,8 +99,8 @@ def is_grey(path: str | os.PathLike[str]) -> bool:
 def decode(path: str | os.PathLike[str], size: int, channels: int) -> np.ndarray:
     """Read an image file as uint8 (size, size, channels): opaque on white, cropped, resized, upright.
 
-    Raises `Unfit`, or whatever Pillow raises, at a file that is corrupt, truncated, too large or no image; `fault` puts
-    it in words.
+    Raises `Unfit`, or whatever Pillow raises, at a file that is corrupt, truncated, too large or no image;
+    `problem_of` puts it in words.
     """
     with _lenient(), open(path, "rb") as file:
         # the checksums of a PNG are looked at as well: Pillow skips those of pixels, and a flipped bit would pass
@@ -131,33 +131,33 @@ def in_blocks(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
             yield list(pool.map(function, block))
 
 
-def fault(error: Exception, where: str) -> Problem:
+def problem_of(error: Exception, where: str) -> Problem:
     """What a user is told of a file that `is_grey` or `decode` failed on."""
-    mend = "remove it, or replace it by a sound copy"
+    hint = "remove it, or replace it by a sound copy"
     if isinstance(error, Unfit):
-        return Problem(error.what, where, error.mend)
+        return Problem(error.what, where, error.hint)
     if isinstance(error, FileNotFoundError):
-        return Problem("a link to a file that does not exist, or removed just now", where, mend)
+        return Problem("a link to a file that does not exist, or removed just now", where, hint)
     if isinstance(error, MemoryError):
         return Problem("too large for the memory of this machine", where, "make it smaller, or cut it into several")
     if isinstance(error, OSError) and error.strerror:
         return Problem(f"cannot be read: {error.strerror}", where, "make it readable, or move it away")
     said = " ".join(str(error).split())[:200]
-    return Problem(f"cannot be decoded: {said or type(error).__name__}", where, mend)
+    return Problem(f"cannot be decoded: {said or type(error).__name__}", where, hint)
 
 
-def at(path: str, *, folder: bool, mend: str) -> Path:
+def at(path: str, *, folder: bool, hint: str) -> Path:
     """What a recipe's path leads to. Raises `UserError` where that is no folder, or no file, as `folder` says."""
     try:
         found = Path(path).expanduser()
         mode = os.stat(found).st_mode
     except FileNotFoundError as error:
-        raise UserError(Problem(f"no such {'folder' if folder else 'file'}", path, mend)) from error
+        raise UserError(Problem(f"no such {'folder' if folder else 'file'}", path, hint)) from error
     except (OSError, ValueError, RuntimeError) as error:  # names of any length, with any character, of any home
         said = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(Problem(f"cannot be opened: {said}", path, mend)) from error
+        raise UserError(Problem(f"cannot be opened: {said}", path, hint)) from error
     if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
-        raise UserError(Problem(f"not a {'folder' if folder else 'file'}", str(found), mend))
+        raise UserError(Problem(f"not a {'folder' if folder else 'file'}", str(found), hint))
     return found
 
 
@@ -178,13 +178,13 @@ def _signature(file: BinaryIO) -> str:
         return "JPEG"
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WEBP"
-    mend = "remove it, or replace it by a sound copy"
+    hint = "remove it, or replace it by a sound copy"
     if not start:
-        raise Unfit("an empty file", mend)
+        raise Unfit("an empty file", hint)
     for other, name in _OTHERS.items():
         if start.startswith(other) or start[4:].startswith(other):
-            raise Unfit(f"not an image: its content is {name}, no {KINDS}", f"convert it to PNG; or {mend}")
-    raise Unfit(f"not an image: its content is no {KINDS}", mend)
+            raise Unfit(f"not an image: its content is {name}, no {KINDS}", f"convert it to PNG; or {hint}")
+    raise Unfit(f"not an image: its content is no {KINDS}", hint)
 
 
 def _picture(file: IO[bytes]) -> Image.Image:

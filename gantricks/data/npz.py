@@ -106,23 +106,23 @@ class Npz(Source):
                 return 0, ()
             try:
                 layout, labels = self._test_split()._examined(archive, floats=True)
-            except UserError as fault:
-                return 0, tuple(f"x_test is left aside: {problem.what}" for problem in fault.problems)
-        faults = []
+            except UserError as error:
+                return 0, tuple(f"x_test is left aside: {problem.what}" for problem in error.problems)
+        errors = []
         if self._shape(layout) != shape:
-            faults.append(f"its images have the shape {self._shape(layout)}, those for training {shape}")
+            errors.append(f"its images have the shape {self._shape(layout)}, those for training {shape}")
         if classes and labels is None:
-            faults.append("it has no labels, y_test")
+            errors.append("it has no labels, y_test")
         elif classes and _classes(labels) > classes:
-            faults.append(f"it has the class {_classes(labels) - 1}, which those for training have not")
-        return (0 if faults else layout.count), tuple(f"x_test is left aside: {fault}" for fault in faults)
+            errors.append(f"it has the class {_classes(labels) - 1}, which those for training have not")
+        return (0 if errors else layout.count), tuple(f"x_test is left aside: {error}" for error in errors)
 
     def _test_split(self) -> Npz:
         return Npz(self.config.model_copy(update={"split": "test"}))
 
     def _opened(self) -> zipfile.ZipFile:
-        mend = "write one with numpy.savez(path, images=..., labels=...)"
-        path = images.at(self.config.path, folder=False, mend="set data.path to an .npz file")
+        hint = "write one with numpy.savez(path, images=..., labels=...)"
+        path = images.at(self.config.path, folder=False, hint="set data.path to an .npz file")
         try:
             return zipfile.ZipFile(path)
         except Exception as error:  # a damaged directory of members raises anything
@@ -130,8 +130,8 @@ class Npz(Source):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 if file.read(6) == np.lib.format.MAGIC_PREFIX:
                     what = "not an .npz archive but a single array"
-                    mend = "save it with numpy.savez(path, images=numpy.load(this file))"
-            raise UserError(Problem(what, str(path), mend)) from error
+                    hint = "save it with numpy.savez(path, images=numpy.load(this file))"
+            raise UserError(Problem(what, str(path), hint)) from error
 
     def _examined(self, archive: zipfile.ZipFile, *, floats: bool = False) -> tuple[_Layout, np.ndarray | None]:
         """The layout of the images, and the labels as int64 (N,). With `floats`, few float images are looked at too."""
@@ -144,122 +144,25 @@ class Npz(Source):
             wanted = f"neither images nor {images_name}" if split == "train" else f"no {images_name}"
             names = ", ".join(each[:60] for each in found[:20]) or "none"
             other = {"train": "x_test", "test": "x_train"}[split]
-            mend = "name the array of images so when saving: numpy.savez(path, images=..., labels=...)"
+            hint = "name the array of images so when saving: numpy.savez(path, images=..., labels=...)"
             if other in found or (split == "test" and "images" in found):
-                mend = f'or set data.split to "{"test" if split == "train" else "train"}"; {mend}'
-            raise UserError(Problem(f"{wanted} in this archive; the arrays found: {names}", str(self._path), mend))
+                hint = f'or set data.split to "{"test" if split == "train" else "train"}"; {hint}'
+            raise UserError(Problem(f"{wanted} in this archive; the arrays found: {names}", str(self._path), hint))
         problems: list[Problem] = []
-        layout = self._layout(archive, images_name, problems)
+        layout = _layout(archive, images_name, self._path, problems)
         labels = None
         if labels_name in found:
-            labels = self._labels(archive, labels_name, layout.count if layout else None, problems)
+            labels = _labels(archive, labels_name, self._path, layout.count if layout else None, problems)
         if layout is None or problems:
             raise UserError(*problems)
         if floats and layout.dtype.kind == "f" and layout.bytes <= _IN_MEMORY:
             try:
-                values = self._values(archive, layout.name, layout.dtype)
+                values = _values(archive, layout.name, layout.dtype)
             except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
                 where = f"{self._path}, array {layout.name}"
                 raise UserError(Problem(f"cannot be read: {_said(error)}", where, _AGAIN)) from error
             self._check_floats(layout, values)
         return layout, labels
-
-    def _layout(self, archive: zipfile.ZipFile, name: str, problems: list[Problem]) -> _Layout | None:
-        where = f"{self._path}, array {name}"
-        try:
-            shape, dtype = _header(archive, name)
-        except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
-            problems.append(Problem(f"cannot be read: {_said(error)}", where, _AGAIN))
-            return None
-        before = len(problems)
-        axes = _axes(shape)
-        size, free = math.prod(shape) * dtype.itemsize, cache.available_memory()
-        if dtype.hasobject:
-            mend = f"save numpy.stack({name}); pictures of several sizes go in a folder, as PNG files"
-            problems.append(Problem("holds Python objects, which are never read", where, mend))
-        elif free is not None and size > free:
-            what = f"{size / 2**30:,.1f} GiB of images do not fit in the memory, {free / 2**30:,.1f} GiB"
-            problems.append(Problem(what, where, "save them smaller, or as pictures in a folder"))
-        elif dtype != np.uint8 and dtype.kind != "f" and 0 not in shape:
-            what, mend = f"images are uint8 or floats, not {dtype}", "save numbers: uint8, or floats within [0, 1]"
-            if dtype.kind in "biuc":
-                try:
-                    said, mend = self._numbers(archive, name, dtype)
-                    what += f"; {said}"
-                except Exception as error:  # as above
-                    what, mend = f"cannot be read: {_said(error)}", _AGAIN
-            problems.append(Problem(what, where, mend))
-        if axes is None:
-            mend = "shape it (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W)"
-            if len(shape) == 4 and shape[3] in (2, 4):
-                mend = f"{mend}; an alpha channel is not read: lay the images on white first"
-            problems.append(Problem(f"images cannot have the shape {shape}", where, mend))
-        elif 0 in shape:
-            problems.append(Problem(f"no image in an array of shape {shape}", where, "save at least one"))
-        if axes is None or len(problems) > before:
-            return None
-        channel, row, column = axes
-        channels = 1 if channel is None else shape[channel]
-        labels = "labels" if name == "images" else f"y_{name.removeprefix('x_')}"
-        return _Layout(name, labels, dtype, shape[0], channels, shape[row], shape[column], channel)
-
-    def _numbers(self, archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> tuple[str, str]:
-        """How the values of an array that is not read as it is lie, and what to save instead."""
-        if dtype.kind != "c":
-            values = self._values(archive, name, dtype)
-            return str(values), advice.for_images(name, dtype, values)
-        real = not any(part.imag.any() for part in _parts(archive, name, dtype))
-        source = f"{name}.real" if real else f"numpy.abs({name})"
-        parts = (part.real if real else np.abs(part) for part in _parts(archive, name, dtype))
-        values = advice.Values.of(parts)
-        said = f"their {'real parts' if real else 'magnitudes'}: {values}"
-        return said, advice.for_images(source, np.dtype(np.float64), values)
-
-    def _values(self, archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> advice.Values:
-        return advice.Values.of(_parts(archive, name, dtype))
-
-    def _labels(
-        self, archive: zipfile.ZipFile, name: str, count: int | None, problems: list[Problem]
-    ) -> np.ndarray | None:
-        where = f"{self._path}, array {name}"
-        try:
-            shape, dtype = _header(archive, name)
-            if dtype.hasobject:
-                what = "labels are whole numbers, not Python objects, which are never read"
-                names = f"numpy.unique({name}.astype(str), return_inverse=True)[1]"
-                mend = f"save {name}.astype(numpy.int64); where they are names, {names}"
-                problems.append(Problem(what, where, mend))
-                return None
-            if shape[1:] not in ((), (1,)) or not shape:
-                mend = "save one label per image, shape (N,)"
-                if len(shape) == 2 and shape[0] == 1 and shape[1] == count:
-                    mend = f"save {name}.reshape(-1)"
-                elif len(shape) == 2 and math.prod(shape) * dtype.itemsize <= _IN_MEMORY:
-                    mend = advice.for_rows_of_labels(name, _array(archive, name))
-                problems.append(Problem(f"labels cannot have the shape {shape}", where, mend))
-                return None
-            if count is not None and shape[0] != count:
-                mend = "save one label per image, or leave the labels out"
-                problems.append(Problem(f"{shape[0]} labels for {count} images", where, mend))
-                return None
-            free = cache.available_memory()
-            if free is not None and math.prod(shape) * dtype.itemsize > free:
-                problems.append(Problem("the labels do not fit in the memory", where, f"save {name} as numpy.int64"))
-                return None
-            labels = _array(archive, name).reshape(-1)
-        except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
-            problems.append(Problem(f"cannot be read: {_said(error)}", where, _AGAIN))
-            return None
-        if labels.size == 0:
-            return None
-        if dtype.kind in "biufUSMm":
-            if dtype.kind in "iu" and labels.min() >= 0 and labels.max() < _MOST_CLASSES:
-                return labels.astype(np.int64)
-            what, mend = advice.for_labels(name if len(shape) == 1 else f"{name}.reshape(-1)", labels)
-        else:
-            what, mend = f"labels are whole numbers, not {dtype}", "number the classes from 0, or leave the labels out"
-        problems.append(Problem(what, where, mend))
-        return None
 
     def _images(self, archive: zipfile.ZipFile, layout: _Layout) -> np.ndarray:
         try:
@@ -274,8 +177,8 @@ class Npz(Source):
     def _check_floats(self, layout: _Layout, values: advice.Values) -> None:
         if not values.within_0_to_1:
             where = f"{self._path}, array {layout.name}"
-            mend = advice.for_images(layout.name, layout.dtype, values)
-            raise UserError(Problem(f"float images must lie in [0, 1]; {values}", where, mend))
+            hint = advice.for_images(layout.name, layout.dtype, values)
+            raise UserError(Problem(f"float images must lie in [0, 1]; {values}", where, hint))
 
     def _as_stored(self, layout: _Layout) -> bool:
         """Whether a view of the stored array is what training reads."""
@@ -331,6 +234,109 @@ class _Layout:
 
     def channels_last(self, stored: np.ndarray) -> np.ndarray:
         return stored[..., None] if self.channel is None else np.moveaxis(stored, self.channel, -1)
+
+
+def _layout(archive: zipfile.ZipFile, name: str, path: Path, problems: list[Problem]) -> _Layout | None:
+    """How the images lie in an array; None where they cannot be read, and `problems` say why."""
+    where = f"{path}, array {name}"
+    try:
+        shape, dtype = _header(archive, name)
+    except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
+        problems.append(Problem(f"cannot be read: {_said(error)}", where, _AGAIN))
+        return None
+    before = len(problems)
+    axes = _axes(shape)
+    size, free = math.prod(shape) * dtype.itemsize, cache.available_memory()
+    if dtype.hasobject:
+        hint = f"save numpy.stack({name}); pictures of several sizes go in a folder, as PNG files"
+        problems.append(Problem("holds Python objects, which are never read", where, hint))
+    elif free is not None and size > free:
+        what = f"{size / 2**30:,.1f} GiB of images do not fit in the memory, {free / 2**30:,.1f} GiB"
+        problems.append(Problem(what, where, "save them smaller, or as pictures in a folder"))
+    elif dtype != np.uint8 and dtype.kind != "f" and 0 not in shape:
+        what, hint = f"images are uint8 or floats, not {dtype}", "save numbers: uint8, or floats within [0, 1]"
+        if dtype.kind in "biuc":
+            try:
+                said, hint = _numbers(archive, name, dtype)
+                what += f"; {said}"
+            except Exception as error:  # as above
+                what, hint = f"cannot be read: {_said(error)}", _AGAIN
+        problems.append(Problem(what, where, hint))
+    if axes is None:
+        hint = "shape it (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W)"
+        if len(shape) == 4 and shape[3] in (2, 4):
+            hint = f"{hint}; an alpha channel is not read: lay the images on white first"
+        problems.append(Problem(f"images cannot have the shape {shape}", where, hint))
+    elif 0 in shape:
+        problems.append(Problem(f"no image in an array of shape {shape}", where, "save at least one"))
+    if axes is None or len(problems) > before:
+        return None
+    channel, row, column = axes
+    channels = 1 if channel is None else shape[channel]
+    labels = "labels" if name == "images" else f"y_{name.removeprefix('x_')}"
+    return _Layout(name, labels, dtype, shape[0], channels, shape[row], shape[column], channel)
+
+
+def _numbers(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> tuple[str, str]:
+    """How the values of an array that is not read as it is lie, and what to save instead."""
+    if dtype.kind != "c":
+        values = _values(archive, name, dtype)
+        return str(values), advice.for_images(name, dtype, values)
+    real = not any(part.imag.any() for part in _parts(archive, name, dtype))
+    source = f"{name}.real" if real else f"numpy.abs({name})"
+    parts = (part.real if real else np.abs(part) for part in _parts(archive, name, dtype))
+    values = advice.Values.of(parts)
+    said = f"their {'real parts' if real else 'magnitudes'}: {values}"
+    return said, advice.for_images(source, np.dtype(np.float64), values)
+
+
+def _values(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> advice.Values:
+    return advice.Values.of(_parts(archive, name, dtype))
+
+
+def _labels(
+    archive: zipfile.ZipFile, name: str, path: Path, count: int | None, problems: list[Problem]
+) -> np.ndarray | None:
+    """The labels of `count` images as int64 (N,); None where there are none, or where `problems` say what is wrong."""
+    where = f"{path}, array {name}"
+    try:
+        shape, dtype = _header(archive, name)
+        if dtype.hasobject:
+            what = "labels are whole numbers, not Python objects, which are never read"
+            names = f"numpy.unique({name}.astype(str), return_inverse=True)[1]"
+            hint = f"save {name}.astype(numpy.int64); where they are names, {names}"
+            problems.append(Problem(what, where, hint))
+            return None
+        if shape[1:] not in ((), (1,)) or not shape:
+            hint = "save one label per image, shape (N,)"
+            if len(shape) == 2 and shape[0] == 1 and shape[1] == count:
+                hint = f"save {name}.reshape(-1)"
+            elif len(shape) == 2 and math.prod(shape) * dtype.itemsize <= _IN_MEMORY:
+                hint = advice.for_rows_of_labels(name, _array(archive, name))
+            problems.append(Problem(f"labels cannot have the shape {shape}", where, hint))
+            return None
+        if count is not None and shape[0] != count:
+            hint = "save one label per image, or leave the labels out"
+            problems.append(Problem(f"{shape[0]} labels for {count} images", where, hint))
+            return None
+        free = cache.available_memory()
+        if free is not None and math.prod(shape) * dtype.itemsize > free:
+            problems.append(Problem("the labels do not fit in the memory", where, f"save {name} as numpy.int64"))
+            return None
+        labels = _array(archive, name).reshape(-1)
+    except Exception as error:  # NumPy's and zipfile's parsers raise anything at bytes they do not expect
+        problems.append(Problem(f"cannot be read: {_said(error)}", where, _AGAIN))
+        return None
+    if labels.size == 0:
+        return None
+    if dtype.kind in "biufUSMm":
+        if dtype.kind in "iu" and labels.min() >= 0 and labels.max() < _MOST_CLASSES:
+            return labels.astype(np.int64)
+        what, hint = advice.for_labels(name if len(shape) == 1 else f"{name}.reshape(-1)", labels)
+    else:
+        what, hint = f"labels are whole numbers, not {dtype}", "number the classes from 0, or leave the labels out"
+    problems.append(Problem(what, where, hint))
+    return None
 
 
 def _classes(labels: np.ndarray | None) -> int:

@@ -1,20 +1,14 @@
-"""Made-up samples in the place of data that is not opened, and the real points that a run keeps for pictures."""
+"""Made-up samples in the place of data that is not opened."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from gantricks.data.base import Dataset, Description
-from gantricks.errors import Problem, UserError
-from gantricks.files import write_whole
 
-REFERENCE = "reference.safetensors"
 POINTS = 2500
 """How many points a scatter plot shows of each distribution."""
 
@@ -50,27 +44,3 @@ def reference_points(dataset: Dataset) -> np.ndarray | None:
     if isinstance(dataset, StandIn):
         return dataset.points
     return np.asarray(dataset.samples[:POINTS])
-
-
-def keep_reference(run: Path, dataset: Dataset) -> None:
-    """Leave in the run's folder what its pictures need of the data."""
-    if dataset.samples.ndim == 2:
-        write_whole(run / REFERENCE, save({"points": np.ascontiguousarray(dataset.samples[:POINTS])}))
-
-
-def read_reference(run: Path, description: Description) -> np.ndarray | None:
-    """The real points that a run keeps, or None where it keeps none. Raises UserError when the file is damaged."""
-    path = run / REFERENCE
-    try:
-        points = load(path.read_bytes())["points"]
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, KeyError) as fault:
-        raise UserError(_damaged(path)) from fault
-    if points.shape[1:] != description.shape or points.dtype != np.float32:
-        raise UserError(_damaged(path))
-    return points
-
-
-def _damaged(path: Path) -> Problem:
-    return Problem("the file is damaged: it is not as it was written", str(path), "rename it; the data is opened then")

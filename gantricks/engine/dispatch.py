@@ -11,7 +11,7 @@ import pluggy
 
 from gantricks.errors import TrickError
 from gantricks.hooks import KINDS, HookSpecs
-from gantricks.planning.plan import PlannedTrick
+from gantricks.planning.facts import PlannedTrick
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -43,7 +43,7 @@ class GameSubject(Subject):
                 raise UserError(
                     Problem(
                         f"the generator's samples are not finite (NaN or infinity) after {self._game.finished} steps",
-                        mend="an earlier checkpoint may be sound: --step says which",
+                        hint="an earlier checkpoint may be sound: --step says which",
                     )
                 )
             done += len(images)
@@ -55,7 +55,7 @@ class GameSubject(Subject):
         there = len(self.dataset.samples)
         if count > there:
             raise UserError(
-                Problem(f"{count:,} real samples are wanted, and the data holds {there:,}", mend=f"{there:,} at most")
+                Problem(f"{count:,} real samples are wanted, and the data holds {there:,}", hint=f"{there:,} at most")
             )
         order = self._order[:count] if which == 0 else self._order[::-1][:count]
         for start in range(0, count, BATCH):

@@ -111,7 +111,7 @@ class Metric:
         self.config = config
 
     def problems(self, facts: EvaluationFacts) -> list[str]:
-        """Sentences saying why it cannot be measured here, each with the mend; before anything is generated."""
+        """Sentences saying why it cannot be measured here, each with the hint; before anything is generated."""
         return []
 
     def measure(self, subject: Subject) -> Measurement:

@@ -17,7 +17,7 @@ from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError
 from gantricks.metrics.base import NEEDS, EvaluationFacts, Samples, Subject
 from gantricks.metrics.extractors.base import Extractor
-from gantricks.option_faults import check_options, shortened, validated
+from gantricks.option_errors import check_options, shortened, validated
 from gantricks.options import Options
 
 Kind = Literal["features", "probabilities"]
@@ -47,8 +47,8 @@ def choose(value: Any) -> Chosen:
         raise _refusal('write extractor = "classifier", or a table: { name = "inception", weights = "…" }')
     try:
         config = _class(name).Config
-    except UserError as fault:
-        raise _refusal("; ".join(f"{p.what}; {p.mend}" for p in fault.problems)) from fault
+    except UserError as error:
+        raise _refusal("; ".join(f"{p.what}; {p.hint}" for p in error.problems)) from error
     if wrong := [f"{'.'.join(keys)}: {what}" for keys, what, _ in check_options(config, table)]:
         raise _refusal(f"extractor {name!r}: {'; '.join(wrong)}")
     return Chosen(name, validated(config, table))

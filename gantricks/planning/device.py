@@ -49,15 +49,15 @@ class Placement:
 
 
 def place(
-    device: str, precision: str, where: str = "", convolutions: bool = False, products: int | None = None
+    device: str, precision: str, where: str = "", convolutions: bool = False, multiply_adds: int | None = None
 ) -> Placement:
     """Resolve a recipe's `device` and `precision`.
 
     A device "auto" is the first CUDA device when there is one. A precision "auto" is bf16 where the hardware computes
     in it and both networks have `convolutions`: for small matrices the casts cost more than they save, and points a few
-    hundredths apart fall between the numbers that bf16 has near 1. fp32 on a GPU is multiplied in TF32. `products` is
-    how many multiplications a network's pass over a batch takes, as far as that is known, and decides about `threads`.
-    Raises UserError when the device is not there.
+    hundredths apart fall between the numbers that bf16 has near 1. fp32 on a GPU is multiplied in TF32. `threads`
+    follow from `multiply_adds`, the number of them in a network's pass over a batch, as far as it is known. Raises
+    UserError when the device is not there.
     """
     chosen = _device(device, where)
     if chosen.type == "cuda":
@@ -73,7 +73,7 @@ def place(
         chosen,
         torch.float64 if precision == "fp64" else torch.float32,
         torch.bfloat16 if precision == "bf16" else None,
-        threads_for(products),
+        threads_for(multiply_adds),
     )
 
 
@@ -81,15 +81,15 @@ WORTH_THREADS = 1 << 25
 """Multiplications in a pass from which on it is shared among threads: about a millisecond of one core."""
 
 
-def threads_for(products: int | None) -> int:
-    """How many threads to compute with: as many as torch would use, but one for a pass of few `products`.
+def threads_for(multiply_adds: int | None) -> int:
+    """How many threads to compute with: as many as torch would use, but one for a pass of few `multiply_adds`.
 
     A small step is thousands of kernels of a few microseconds, and threads have to meet after each: on idle cores that
     gains little, and where one of the cores is at work for somebody else all threads wait for it. What the user has
     said in OMP_NUM_THREADS is done. Otherwise it depends on the recipe and on the number of cores alone, so that a
     recipe that is run twice on a machine gives the same numbers.
     """
-    if products is None or products >= WORTH_THREADS or os.environ.get("OMP_NUM_THREADS"):
+    if multiply_adds is None or multiply_adds >= WORTH_THREADS or os.environ.get("OMP_NUM_THREADS"):
         return torch.get_num_threads()
     return 1
 
@@ -122,10 +122,10 @@ def machine_memory() -> int | None:
     return min(found, default=None)
 
 
-def out_of_memory(fault: BaseException) -> str | None:
-    """How much was asked for in vain ("2.00 GiB", "" where that is not said), or None where `fault` is another."""
-    words = str(fault)
-    if isinstance(fault, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in words:
+def out_of_memory(error: BaseException) -> str | None:
+    """How much was asked for in vain ("2.00 GiB", "" where that is not said), or None where `error` is another."""
+    words = str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in words:
         asked = re.search(r"to allocate ([\d.]+ \w+)", words)
         return asked[1] if asked else ""
     return None

@@ -7,14 +7,14 @@ import datetime
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from gantricks.errors import Problem, UserError, legible, nearest
-from gantricks.option_faults import DEEPEST, is_text, shortened
-from gantricks.options import Options
+from gantricks.option_errors import DEEPEST, is_text, shortened
+from gantricks.planning.keys import SECTIONS, SELECTORS, EvaluateKeys
 from gantricks.planning.toml_lines import key_lines, line_of, statements
 
 KeyPath = tuple[str, ...]
@@ -44,6 +44,13 @@ class Places:
         self._texts: dict[KeyPath, str] = {}
         self.file = ""
 
+    def copy(self) -> Places:
+        """The same places, to which overrides can be added."""
+        other = Places()
+        other._of, other._given, other._texts = dict(self._of), dict(self._given), dict(self._texts)
+        other.file = self.file
+        return other
+
     def add_file(self, label: str, text: str, table: Mapping[str, Any]) -> None:
         """Take down the lines of a recipe whose keys go over those that are known so far."""
         lines = key_lines(text)
@@ -67,9 +74,9 @@ class Places:
         return self._of.get(path, self.file)
 
     def of_any(self, *paths: KeyPath) -> str:
-        """The place of a fault that several keys share: of the first that an override gave, else of the first.
+        """The place of an error that several keys share: of the first that an override gave, else of the first.
 
-        A recipe that ships is right by itself, so that a fault of it comes from an override, if there are any.
+        A recipe that ships is right by itself, so that an error in it comes from an override, if there are any.
         """
         if given := [self._given[path] for path in paths if path in self._given]:
             return given[0]
@@ -100,33 +107,45 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Read:
-    """A recipe that was read and merged but not validated: its `table`, the `places` of its keys, and the `problems` of
-    overrides that were left out.
+class RecipeFile:
+    """A recipe that was read with those that it extends, before overrides are laid on it and before it is validated.
+
+    It is read once, and `under` makes of it whatever is wanted. `places`: the lines of its keys.
     """
 
     table: dict[str, Any]
-    places: Places = field(default_factory=Places)
+    places: Places
+
+    def under(self, overrides: Iterable[str]) -> Read:
+        """The recipe under `overrides`, `KEY=VALUE` strings.
+
+        They are gathered before they are laid on the recipe, so that their order matters only where two give one key:
+        the last wins.
+        """
+        places = self.places.copy()
+        overlay, problems = _overlay(overrides, places)
+        return Read(_merge(self.table, overlay), places, tuple(problems))
+
+
+@dataclass(frozen=True)
+class Read:
+    """A recipe under overrides, not validated: its `table`, the `places` of its keys, and the `problems` of overrides
+    that were left out.
+    """
+
+    table: dict[str, Any]
+    places: Places
     problems: tuple[Problem, ...] = ()
 
 
-def read_recipe(
-    recipe: str | Path, overrides: Iterable[str], sections: Mapping[str, type[Options]], selectors: Mapping[str, str]
-) -> Read:
-    """The table of a recipe file, or of the shipped recipe of that name, under `overrides`, `KEY=VALUE` strings.
-
-    `sections` and `selectors`: the tables of a recipe with the keys that are the core's own, and which of these names
-    what the others are options of. Overrides are gathered before they are laid on the recipe, so that their order
-    matters only where two give one key: the last wins. Raises UserError where a file cannot be read.
-    """
-    merging = _Merging(sections, selectors)
+def read_recipe(recipe: str | Path) -> RecipeFile:
+    """The recipe of this file, or the shipped recipe of that name. Raises UserError where a file cannot be read."""
     places = Places()
     table: dict[str, Any] = {}
     for path, text, raw in reversed(_family(find_recipe(recipe))):
         places.add_file(str(path), text, raw)
-        table = merging.merge(table, raw)
-    overlay, problems = merging.overlay(overrides, places)
-    return Read(merging.merge(table, overlay), places, tuple(problems))
+        table = _merge(table, raw)
+    return RecipeFile(table, places)
 
 
 def find_recipe(recipe: str | Path) -> Path:
@@ -143,7 +162,7 @@ def find_recipe(recipe: str | Path) -> Path:
         Problem(
             "there is no such recipe file, and no shipped recipe of that name",
             where=str(recipe),
-            mend=nearest(path.name.removesuffix(".toml"), known) or f"shipped recipes: {', '.join(known)}",
+            hint=nearest(path.name.removesuffix(".toml"), known) or f"shipped recipes: {', '.join(known)}",
         )
     )
 
@@ -197,7 +216,7 @@ def _find_parent(parent: str, path: Path) -> Path:
             Problem(
                 f"extends names {shortened(repr(parent), 200)}, which is neither beside this file nor a shipped recipe",
                 where=str(path),
-                mend=nearest(parent.removesuffix(".toml")[:100], shipped_recipes()),
+                hint=nearest(parent.removesuffix(".toml")[:100], shipped_recipes()),
             )
         )
     return found
@@ -208,19 +227,19 @@ def _text(path: Path, room: int) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(room + 1)
-    except OSError as fault:
-        raise UserError(Problem(f"it cannot be read: {fault.strerror}", where=str(path))) from fault
+    except OSError as error:
+        raise UserError(Problem(f"it cannot be read: {error.strerror}", where=str(path))) from error
     if len(raw) > room:
         what = f"it is too long for a recipe: with all that it extends it may have {LONGEST // 1024} KiB"
         raise UserError(Problem(what, where=str(path)))
     encoding = next((encoding for mark, encoding in _ENCODINGS if raw.startswith(mark)), "utf-8")
     try:
         text = raw.decode(encoding)
-    except UnicodeDecodeError as fault:
-        line = raw.count(b"\n", 0, fault.start) + 1
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
         name = encoding.removesuffix("-sig").upper()
-        what, mend = f"it is not {name} text", "save it as UTF-8"
-        raise UserError(Problem(what, f"{path}:{line}" if name == "UTF-8" else str(path), mend)) from fault
+        what, hint = f"it is not {name} text", "save it as UTF-8"
+        raise UserError(Problem(what, f"{path}:{line}" if name == "UTF-8" else str(path), hint)) from error
     if "\0" in text[:100]:
         # UTF-16 without its mark: every second byte of plain text is 0
         raise UserError(Problem("it is not UTF-8 text: it holds NUL characters", str(path), "save it as UTF-8"))
@@ -230,15 +249,15 @@ def _text(path: Path, room: int) -> str:
 def _table(text: str, path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
-        raise UserError(_toml_problem(text, path, str(fault))) from fault
-    except RecursionError as fault:
-        raise UserError(Problem("no TOML that can be read: it is nested too deep", where=str(path))) from fault
-    except ValueError as fault:
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(_toml_problem(text, path, str(error))) from error
+    except RecursionError as error:
+        raise UserError(Problem("no TOML that can be read: it is nested too deep", where=str(path))) from error
+    except ValueError as error:
         long = re.search(r"\d[\d_]{4000,}", text)
         where = f"{path}:{text.count(chr(10), 0, long.start()) + 1}" if long else str(path)
-        what = "a whole number of thousands of digits" if long else str(fault)
-        raise UserError(Problem(f"no TOML that can be read: {what}", where=where)) from fault
+        what = "a whole number of thousands of digits" if long else str(error)
+        raise UserError(Problem(f"no TOML that can be read: {what}", where=where)) from error
     if _depth(table) > DEEPEST:
         raise UserError(Problem(f"tables stand in each other more than {DEEPEST} deep", where=str(path)))
     return table
@@ -253,13 +272,13 @@ def _depth(table: Mapping[str, Any]) -> int:
     return depth
 
 
-def _toml_problem(text: str, path: Path, fault: str) -> Problem:
+def _toml_problem(text: str, path: Path, error: str) -> Problem:
     """What stops tomllib, with the key that it does not name."""
-    found = re.search(r"\(at line (\d+), column (\d+)\)", fault)
+    found = re.search(r"\(at line (\d+), column (\d+)\)", error)
     lines = text.split("\n")
     line = int(found[1]) if found else len(lines)
     where = f"{path}:{line}" if found else str(path)
-    words = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", fault)
+    words = re.sub(r" \(at (line \d+, column \d+|end of document)\)$", "", error)
     clash = re.match(r"Cannot (overwrite|declare|mutate|redefine)", words)
     if clash and (twice := _given_twice("\n".join(lines[:line]))):
         return Problem(twice[1], f"{path}:{twice[0]}", twice[2])
@@ -267,12 +286,12 @@ def _toml_problem(text: str, path: Path, fault: str) -> Problem:
     at = f" (column {found[2]})" if found else ""
     written = lines[line - 1] if found else ""
     bare = re.fullmatch(r"\s*([A-Za-z0-9_.\" -]+?)\s*=\s*([A-Za-z~./][^\"'\[\]{}=#]*?)\s*(#.*)?", written)
-    mend = f'a text stands in quotes: {bare[1]} = "{bare[2]}"' if bare and words == "Invalid value" else ""
-    return Problem(f"not valid TOML: {shortened(what, 200)}{at}", where, mend)
+    hint = f'a text stands in quotes: {bare[1]} = "{bare[2]}"' if bare and words == "Invalid value" else ""
+    return Problem(f"not valid TOML: {shortened(what, 200)}{at}", where, hint)
 
 
 def _given_twice(text: str) -> tuple[int, str, str] | None:
-    """The line, what is wrong, and the mend, where the last statement of `text` gives what an earlier one has given."""
+    """The line, what is wrong, and the hint, where the last statement of `text` gives what an earlier one has given."""
     try:
         *earlier, last = statements(text)
     except (AssertionError, IndexError, ValueError):
@@ -332,67 +351,65 @@ def _paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 # ---------------------------------------------------------------- merging
 
 
-@dataclass(frozen=True)
-class _Merging:
-    sections: Mapping[str, type[Options]]
-    selectors: Mapping[str, str]
+def _overlay(overrides: Iterable[str], places: Places) -> tuple[dict[str, Any], list[Problem]]:
+    """What all overrides say together, later over earlier, and the problems of those that say nothing."""
+    overlay: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for override in overrides:
+        label = f"--set {shortened(override, 160)}"
+        dotted, equals, text = override.partition("=")
+        keys = tuple(part.strip() for part in dotted.split("."))
+        if not equals or not all(keys):
+            problems.append(Problem("an override is KEY=VALUE, such as train.steps=100", where=label))
+        elif not is_text(override):
+            problems.append(Problem("it is not UTF-8, as recipes are", legible(label), NAME_IT_ANEW))
+        elif len(keys) > DEEPEST:
+            problems.append(Problem(f"tables stand in each other more than {DEEPEST} deep", where=label))
+        elif keys == ("extends",):
+            what = "extends is a line of a recipe file: an override changes what a recipe says"
+            problems.append(Problem(what, label, "name that recipe itself, in place of this one"))
+        else:
+            value = _switched(keys, _value(text))
+            _lay(overlay, keys, value)
+            places.add_override(keys, value, label, text)
+    return overlay, problems
 
-    def overlay(self, overrides: Iterable[str], places: Places) -> tuple[dict[str, Any], list[Problem]]:
-        """What all overrides say together, later over earlier, and the problems of those that say nothing."""
-        overlay: dict[str, Any] = {}
-        problems: list[Problem] = []
-        for override in overrides:
-            label = f"--set {shortened(override, 160)}"
-            dotted, equals, text = override.partition("=")
-            keys = tuple(part.strip() for part in dotted.split("."))
-            if not equals or not all(keys):
-                problems.append(Problem("an override is KEY=VALUE, such as train.steps=100", where=label))
-            elif not is_text(override):
-                problems.append(Problem("it is not UTF-8, as recipes are", legible(label), NAME_IT_ANEW))
-            elif len(keys) > DEEPEST:
-                problems.append(Problem(f"tables stand in each other more than {DEEPEST} deep", where=label))
-            elif keys == ("extends",):
-                what = "extends is a line of a recipe file: an override changes what a recipe says"
-                problems.append(Problem(what, label, "name that recipe itself, in place of this one"))
-            else:
-                value = self._switched(keys, _value(text))
-                _lay(overlay, keys, value)
-                places.add_override(keys, value, label, text)
-        return overlay, problems
 
-    def merge(self, base: dict[str, Any], over: Mapping[str, Any], path: KeyPath = ()) -> dict[str, Any]:
-        """Lay `over` on `base`, table by table. Naming another source, network, optimizer, trick or metric starts its
-        own options afresh, since those of the former one mean nothing to it.
-        """
-        merged = dict(base)
-        selector = self._selector(path)
-        if selector:
-            default = path[-1] if selector == "use" else None
-            now = merged.get(selector, default)
-            if over.get(selector, now) != now:
-                kept = self.sections[path[0]].model_fields if len(path) == 1 else ()
-                merged = {key: value for key, value in merged.items() if key in kept}
-        for key, value in over.items():
-            value = self._switched((*path, key), value)
-            if isinstance(value, Mapping):
-                inner = merged.get(key)
-                merged[key] = self.merge(inner if isinstance(inner, dict) else {}, value, (*path, key))
-            else:
-                merged[key] = value
-        return merged
+def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath = ()) -> dict[str, Any]:
+    """Lay `over` on `base`, table by table. Naming another source, network, optimizer, trick or metric starts its
+    own options afresh, since those of the former one mean nothing to it.
+    """
+    merged = dict(base)
+    selector = _selector(path)
+    if selector:
+        default = path[-1] if selector == "use" else None
+        now = merged.get(selector, default)
+        if over.get(selector, now) != now:
+            kept = SECTIONS[path[0]].model_fields if len(path) == 1 else ()
+            merged = {key: value for key, value in merged.items() if key in kept}
+    for key, value in over.items():
+        value = _switched((*path, key), value)
+        if isinstance(value, Mapping):
+            inner = merged.get(key)
+            merged[key] = _merge(inner if isinstance(inner, dict) else {}, value, (*path, key))
+        else:
+            merged[key] = value
+    return merged
 
-    def _switched(self, path: KeyPath, value: Any) -> Any:
-        """A trick or a metric that is on or off in a word."""
-        instance = len(path) == 2 and path[0] in ("tricks", "evaluate")
-        if not instance or path[1] in self.sections.get(path[0], Options).model_fields:
-            return value
-        if value is True or value == "on":
-            return {}
-        return "off" if value is False else value
 
-    def _selector(self, path: KeyPath) -> str | None:
-        if len(path) == 1:
-            return self.selectors.get(path[0])
-        if len(path) == 2:
-            return "use" if path[0] in ("tricks", "evaluate") else "name" if path[1] == "optimizer" else None
-        return None
+def _switched(path: KeyPath, value: Any) -> Any:
+    """A trick or a metric that is on or off in a word."""
+    instance = len(path) == 2 and path[0] in ("tricks", "evaluate")
+    if not instance or (path[0] == "evaluate" and path[1] in EvaluateKeys.model_fields):
+        return value
+    if value is True or value == "on":
+        return {}
+    return "off" if value is False else value
+
+
+def _selector(path: KeyPath) -> str | None:
+    if len(path) == 1:
+        return SELECTORS.get(path[0])
+    if len(path) == 2:
+        return "use" if path[0] in ("tricks", "evaluate") else "name" if path[1] == "optimizer" else None
+    return None

@@ -13,7 +13,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gantricks.errors import Problem, UserError
-from gantricks.runs.manifest import Manifest, in_words, read_manifest
+from gantricks.option_errors import first_error
+from gantricks.runs.folder import require_run
+from gantricks.runs.manifest import Manifest, read_manifest
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -104,20 +106,17 @@ class Record:
 
 def read_run(folder: Path) -> Record:
     """Read a run's folder. Raises UserError when it is none, or when a file in it is damaged."""
-    path = folder / "recipe.toml"
-    if not path.is_file():
-        what = "the folder is not a run: it has no recipe.toml" if folder.is_dir() else "there is no such folder"
-        raise UserError(Problem(what, str(folder), "name a folder that `gantricks train` made, such as runs/dcgan"))
+    path = require_run(folder)
     text = _text(path)
     try:
         table = tomllib.loads(text)
         recipe, settings = RecipeFacts.model_validate(table), flat(table)
-    except tomllib.TOMLDecodeError as fault:
-        raise UserError(Problem(f"not valid TOML: {fault}", str(path))) from fault
-    except ValidationError as fault:
-        raise UserError(Problem(f"the file is damaged: {in_words(fault)}", str(path))) from fault
-    except (ValueError, RecursionError) as fault:  # numbers and tables that nothing can show
-        raise UserError(Problem(f"no TOML that can be read: {fault}", str(path))) from fault
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(Problem(f"not valid TOML: {error}", str(path))) from error
+    except ValidationError as error:
+        raise UserError(Problem(f"the file is damaged: {first_error(error)}", str(path))) from error
+    except (ValueError, RecursionError) as error:  # numbers and tables that nothing can show
+        raise UserError(Problem(f"no TOML that can be read: {error}", str(path))) from error
     return Record(
         folder,
         recipe,
@@ -158,9 +157,9 @@ def _text(path: Path) -> str:
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding)
-    except UnicodeDecodeError as fault:
+    except UnicodeDecodeError as error:
         what = f"the file is damaged: it is not {encoding.removesuffix('-sig').upper()} text"
-        raise UserError(Problem(what, str(path), "write it as UTF-8")) from fault
+        raise UserError(Problem(what, str(path), "write it as UTF-8")) from error
 
 
 def _evaluation(path: Path) -> Evaluation:
@@ -168,9 +167,9 @@ def _evaluation(path: Path) -> Evaluation:
         return Evaluation()
     try:
         return Evaluation.model_validate_json(_text(path))
-    except ValidationError as fault:
-        mend = f"write it anew: gantricks evaluate {path.parent} --json > {path}"
-        raise UserError(Problem(f"the file is damaged: {in_words(fault)}", str(path), mend)) from fault
+    except ValidationError as error:
+        hint = f"write it anew: gantricks evaluate {path.parent} --json > {path}"
+        raise UserError(Problem(f"the file is damaged: {first_error(error)}", str(path), hint)) from error
 
 
 def _curves(path: Path) -> dict[str, Curve]:
@@ -182,9 +181,9 @@ def _curves(path: Path) -> dict[str, Curve]:
     for number, text in enumerate(whole.splitlines(), 1):
         try:
             line = _Line.model_validate_json(text)
-        except ValidationError as fault:
-            what = f"the line is damaged: {in_words(fault)}"
-            raise UserError(Problem(what, f"{path}:{number}", "remove the line")) from fault
+        except ValidationError as error:
+            what = f"the line is damaged: {first_error(error)}"
+            raise UserError(Problem(what, f"{path}:{number}", "remove the line")) from error
         for name, value in line.__pydantic_extra__.items():
             shown = value if value is not None and abs(value) < LARGEST else None
             curves.setdefault(name, []).append((line.step, shown))

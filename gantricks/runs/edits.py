@@ -10,9 +10,11 @@ from typing import Any
 
 from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError
-from gantricks.option_faults import check_options
-from gantricks.planning.recipe import Recipe, TrainKeys, validate_recipe
+from gantricks.option_errors import check_options
+from gantricks.planning.keys import TrainKeys
+from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import Places
+from gantricks.planning.validation import validate_recipe
 from gantricks.runs.folder import MANIFEST
 
 
@@ -33,7 +35,7 @@ def edits(recipe: Recipe, begun: Mapping[str, Any], registry: Registry, run: Pat
     for key in {**then, **now}:
         if then.get(key) != now.get(key):
             what = f"{key} {_said('is', now.get(key))} and {_said('was', then.get(key))} when the run began"
-            problems.append(Problem(what, recipe.places.of(*key.split(".")), _mend(key, then, now, run)))
+            problems.append(Problem(what, recipe.places.of(*key.split(".")), _hint(key, then, now, run)))
     names, former = ([part.name for part in each.tricks] for each in (recipe, before))
     if names != former and sorted(names) == sorted(former):
         what = f"the tricks stand in the order {', '.join(names)}, and stood in the order {', '.join(former)}"
@@ -47,7 +49,7 @@ def lengthened(recipe: Recipe, steps: int) -> Recipe:
     keys |= {"schedule_steps": recipe.train.length}
     if recipe.train.length == steps:
         del keys["schedule_steps"]
-    if problems := [Problem(what, f"--steps {steps}", mend) for _, what, mend in check_options(TrainKeys, keys)]:
+    if problems := [Problem(what, f"--steps {steps}", hint) for _, what, hint in check_options(TrainKeys, keys)]:
         raise UserError(*problems)
     return replace(recipe, train=TrainKeys(**keys))
 
@@ -58,11 +60,11 @@ def not_places(overrides: Collection[str], paths: Collection[str]) -> Iterator[P
     for override in overrides:
         key = override.partition("=")[0].strip()
         if key not in allowed:
-            mend = f"{allowed[0]} can be set" if allowed else "this source has no such key"
+            hint = f"{allowed[0]} can be set" if allowed else "this source has no such key"
             if key in ("train.steps", "train.device"):
-                mend = f"say it with --{key.partition('.')[2]}"
+                hint = f"say it with --{key.partition('.')[2]}"
             what = "a run goes on as it was begun: only where its data is can be set"
-            yield Problem(what, f"--set {override}", mend)
+            yield Problem(what, f"--set {override}", hint)
 
 
 def _compared(recipe: Recipe, length: str) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _said(verb: str, value: Any) -> str:
     return f"{verb} not there" if value is None else f"{verb} {json.dumps(value, ensure_ascii=False)}"
 
 
-def _mend(key: str, then: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> str:
+def _hint(key: str, then: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> str:
     if key == "train.steps":
         return f"put {then[key]} back and write: gantricks resume {run} --steps {now[key]}"
     if key == "train.device":

@@ -15,9 +15,10 @@ from gantricks.engine.subject import GameSubject
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.metrics import published
 from gantricks.metrics.base import Direction, Measurement, Metric, obstacles
-from gantricks.option_faults import check_options
-from gantricks.planning.plan import Plan, PlannedMetric, on_data
-from gantricks.runs.api import open_run, saved_game
+from gantricks.option_errors import check_options
+from gantricks.planning.facts import PlannedMetric
+from gantricks.planning.plan import Plan, on_data
+from gantricks.runs.opening import open_run
 
 DEFAULTS: tuple[tuple[set[str], str, dict[str, Any]], ...] = (
     ({"mixture"}, "mixture_coverage", {}),
@@ -74,25 +75,25 @@ def evaluate(
     )
     problems = [Problem(what, f"--set {one}", "such as evaluate.samples=10000") for one in overrides if one not in ours]
     try:
-        opened = open_run(Path(run), device, plugins, ours)
-    except UserError as fault:
-        raise UserError(*problems, *fault.problems) from None
-    plan, chosen = opened.plan, []
+        view = open_run(Path(run), plugins).view(device, ours)
+    except UserError as error:
+        raise UserError(*problems, *error.problems) from None
+    plan, chosen = view.plan, []
     try:
-        plan = on_data(plan, opened.describe())
-    except UserError as fault:
-        problems += fault.problems
+        plan = on_data(plan, view.describe())
+    except UserError as error:
+        problems += error.problems
     if samples is not None:
         plan = replace(plan, facts=replace(plan.facts, samples=samples))
     try:
-        chosen = _chosen(plan, opened.registry, metrics, warn)
-    except UserError as fault:
-        problems += fault.problems
+        chosen = _chosen(plan, view.run.registry, metrics, warn)
+    except UserError as error:
+        problems += error.problems
     if problems:
         raise UserError(*problems)
     dataset = plan.source.load(progress)
-    game = saved_game(replace(opened, plan=plan), step, dataset)
-    if changed := opened.other_data(dataset, plan.description):
+    game = replace(view, plan=plan).game(step, dataset)
+    if changed := view.other_data(dataset, plan.description):
         warn(changed)
     # one for all: what is computed of it once need not be computed again by another metric
     subject = GameSubject(game, plan.facts.samples, seed, progress, dataset)
@@ -140,20 +141,20 @@ def _named(plan: Plan, registry: Registry, names: Sequence[str], problems: list[
             continue
         if name not in known:
             there = [*instances, *(other for other in sorted(known) if other not in instances)]
-            mend = published.advice(name, index()["metrics"]) or nearest(name, there)
-            mend = mend or f"there are: {', '.join(there)}"
-            problems.append(Problem(f"neither the recipe nor gantricks has a metric {name!r}", where, mend))
+            hint = published.advice(name, index()["metrics"]) or nearest(name, there)
+            hint = hint or f"there are: {', '.join(there)}"
+            problems.append(Problem(f"neither the recipe nor gantricks has a metric {name!r}", where, hint))
             continue
         found = registry.load("metrics", name)
         wrong = list(check_options(found.cls.Config, {}))  # type: ignore[attr-defined]
-        for keys, what, mend in wrong:
-            problems.append(Problem(f"{'.'.join(keys)}: {what}", where, f"write [evaluate.{name}] in a recipe; {mend}"))
+        for keys, what, hint in wrong:
+            problems.append(Problem(f"{'.'.join(keys)}: {what}", where, f"write [evaluate.{name}] in a recipe; {hint}"))
         if not wrong:
             yield _at(found, {}, where)
 
 
 def _at(found: Found, options: Mapping[str, Any], place: str) -> PlannedMetric:
-    metric: Metric = found.cls(found.cls.Config(**options))  # type: ignore[attr-defined]
+    metric: Metric = found.make(found.cls.Config(**options))  # type: ignore[attr-defined]
     return PlannedMetric(found.name, found.name, metric, place)
 
 

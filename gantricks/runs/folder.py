@@ -11,13 +11,12 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
-from itertools import count
 from pathlib import Path
 
 import tomli_w
 
 from gantricks import files
-from gantricks.errors import Problem, UserError
+from gantricks.errors import Problem, UserError, legible
 
 RECIPE, MANIFEST, METRICS, LOCK = "recipe.toml", "manifest.json", "metrics.jsonl", ".lock"
 EVENTS = "events.out.tfevents."
@@ -71,11 +70,11 @@ def locked(
                 break
         except FileNotFoundError:
             pass
-        except OSError as fault:
-            if fault.errno not in _ELSEWHERE:
+        except OSError as error:
+            if error.errno not in _ELSEWHERE:
                 os.close(descriptor)
                 warn(
-                    f"{folder}: the file system cannot lock files ({fault.strerror}); see to it that nothing else "
+                    f"{folder}: the file system cannot lock files ({error.strerror}); see to it that nothing else "
                     "works there at the same time"
                 )
                 yield ()
@@ -84,7 +83,7 @@ def locked(
                 os.close(descriptor)
                 raise UserError(
                     Problem(f"another process is {work}", str(folder), "wait for it, or stop it")
-                ) from fault
+                ) from error
             time.sleep(0.1)
         os.close(descriptor)
     try:
@@ -96,8 +95,8 @@ def locked(
 def _lock(descriptor: int) -> None:
     try:
         import fcntl
-    except ImportError as fault:
-        raise OSError(errno.ENOSYS, "this system has none such") from fault
+    except ImportError as error:
+        raise OSError(errno.ENOSYS, "this system has none such") from error
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -114,14 +113,24 @@ def _open_lock(path: Path) -> int:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-    except OSError as fault:
-        if fault.errno not in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
-            raise UserError(Problem(f"the folder cannot be written: {fault.strerror}", str(path.parent))) from fault
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise UserError(Problem(f"the folder cannot be written: {error.strerror}", str(path.parent))) from error
     what = "a link" if path.is_symlink() else "no regular file"
     raise UserError(Problem(f"it is {what}, and the folder's lock is a file of its own", str(path), "remove it"))
 
 
 # ---------------------------------------------------------------- a run's folder
+
+
+def require_run(folder: Path) -> Path:
+    """The recipe of the run in a folder. Raises UserError where there is no run."""
+    path = folder / RECIPE
+    if not path.is_file():
+        what = f"the folder is not a run: it has no {RECIPE}" if folder.is_dir() else "there is no such folder"
+        hint = "name a folder that `gantricks train` made, such as runs/dcgan"
+        raise UserError(Problem(what, legible(str(folder)), hint))
+    return path
 
 
 def new_run(wanted: Path | None, name: str) -> tuple[Path, bool]:
@@ -141,14 +150,14 @@ def new_run(wanted: Path | None, name: str) -> tuple[Path, bool]:
         if not wanted.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(wanted))
         return wanted, False
-    except OSError as fault:
+    except OSError as error:
         raise UserError(
             Problem(
-                f"the run's folder cannot be written: {fault.strerror}",
-                str(fault.filename),
+                f"the run's folder cannot be written: {error.strerror}",
+                str(error.filename),
                 "name another with --run-dir",
             )
-        ) from fault
+        ) from error
 
 
 def give_back(run: Path) -> None:
@@ -208,7 +217,7 @@ def set_aside(run: Path, left: list[Path]) -> None:
     """Move what an earlier attempt has left into a folder of its own, `earlier-1` …"""
     if not left:
         return
-    aside = next(path for number in count(1) if not os.path.lexists(path := run / f"earlier-{number}"))
+    aside = files.free_name(run / "earlier", first="-1")
     aside.mkdir()
     # these two last: they say that the rest is a run's, if the process is killed meanwhile
     for path in sorted(left, key=lambda path: (path.name == RECIPE, path.name == MANIFEST)):

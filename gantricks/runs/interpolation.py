@@ -7,10 +7,9 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from gantricks import pictures
-from gantricks.data.stand_in import reference_points
 from gantricks.engine.sampling import walk
-from gantricks.runs.api import load_game
+from gantricks.runs.opening import open_run
+from gantricks.runs.samples import drawn
 
 IMAGES, VECTORS = 10, 250
 """How many samples a path has, of images and of points."""
@@ -30,9 +29,7 @@ def interpolate(
 
     Images stand in a grid, a row for each path; points are drawn over the real ones.
     """
-    game = load_game(run, step=step, device=device, plugins=plugins)
+    game = open_run(Path(run), plugins).view(device).game(step)
     samples = walk(game, rows, columns or (IMAGES if game.feed.is_images else VECTORS), seed)
     flat = samples.reshape(-1, *samples.shape[2:])
-    if game.feed.is_images:
-        return pictures.image_grid(pictures.to_pixels(flat), columns=samples.shape[1])
-    return pictures.scatter(flat, reference=reference_points(game.dataset))
+    return drawn(game, flat, columns=samples.shape[1])

@@ -1,18 +1,27 @@
-"""manifest.json: what a run says about itself, and the part of it that is read back. Nothing here imports torch."""
+"""manifest.json: what a run says of itself, which run it is, and what has changed since. Reading it needs no torch."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import platform
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from gantricks.data.base import Description
-from gantricks.errors import Problem, UserError
+from gantricks.data.base import Dataset, Description
+from gantricks.errors import Problem, UserError, legible
 from gantricks.files import write_whole
+from gantricks.option_errors import first_error
 from gantricks.runs.folder import MANIFEST
+
+if TYPE_CHECKING:
+    from gantricks.planning.device import Placement
+    from gantricks.planning.plan import Plan
 
 FORMAT = 1
 """The format of a run's folder. Runs without this number are read as well; they do not hold what sampling needs of the
@@ -128,14 +137,14 @@ def read_manifest(run: Path) -> Manifest:
         return Manifest.model_validate_json(text)
     except FileNotFoundError:
         return Manifest()
-    except ValidationError as fault:
+    except ValidationError as error:
         raise UserError(
             Problem(
-                f"the file is damaged: {in_words(fault)}",
+                f"the file is damaged: {first_error(error)}",
                 str(path),
                 "without it the run can be resumed, but not with the certainty of the same numbers: rename it",
             )
-        ) from fault
+        ) from error
 
 
 def write_manifest(run: Path, facts: dict[str, Any]) -> None:
@@ -144,8 +153,95 @@ def write_manifest(run: Path, facts: dict[str, Any]) -> None:
     write_whole(run / MANIFEST, json.dumps({"format": FORMAT, **there, **facts}, indent=1) + "\n")
 
 
-def in_words(fault: ValidationError) -> str:
-    """The first thing that is wrong, and where in the file."""
-    error = fault.errors(include_input=False)[0]
-    place = ".".join(str(part) for part in error["loc"])
-    return f"{place}: {error['msg']}" if place else error["msg"]
+# ---------------------------------------------------------------- what a run depends on
+
+
+def versions() -> dict[str, str]:
+    """Of what a run is computed with."""
+    import numpy
+    import torch
+
+    import gantricks
+
+    return {
+        "gantricks": gantricks.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def data_facts(dataset: Dataset, description: Description) -> dict[str, Any]:
+    """The manifest's account of the data."""
+    return {
+        "count": len(dataset.samples),
+        "shape": list(description.shape),
+        "class_names": [legible(name) for name in description.class_names],
+        "held_out": description.held_out,
+        "fingerprint": _fingerprint(dataset.samples),
+        "labels": None if dataset.classes is None else _fingerprint(dataset.classes),
+    }
+
+
+FINGERPRINTED = 1 << 28
+"""Bytes of samples up to which the manifest's fingerprint covers all of them."""
+
+
+def _fingerprint(rows: np.ndarray) -> str:
+    """A sum over the samples: all of them, or a thousand spread over a set that is large."""
+    if rows.nbytes > FINGERPRINTED:
+        rows = rows[np.linspace(0, len(rows) - 1, 1000).astype(int)]
+    return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
+
+
+_INTERVALS = ("log_every", "sample_every", "checkpoint_every")
+
+
+def identity(plan: Plan, placement: Placement, fingerprint: str) -> str:
+    """The id of a run that begins, which its manifest and its checkpoints bear: a sum over what its numbers depend on,
+    so that two runs of one id make the same checkpoints. `fingerprint`: that of the data."""
+    recipe = plan.recipe.as_dict()
+    data, train = recipe["data"], recipe["train"]
+    recipe["data"] = {key: data[key] for key in data.keys() - set(plan.source.paths)}
+    recipe["train"] = {key: train[key] for key in train.keys() - {*_INTERVALS, "keep"}}
+    recipe["tricks"] = list(recipe.get("tricks", {}).items())  # their order counts
+    now = versions()
+    facts = [recipe | {"name": ""}, fingerprint, now["gantricks"], now["torch"], str(placement)]
+    facts += [_content(planned.origin) for planned in plan.tricks]
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def differences(manifest: Manifest, plan: Plan, placement: Placement, data: Mapping[str, Any]) -> Iterator[str]:
+    """What has changed since the run began and may change its numbers."""
+    if not manifest.format and manifest.gantricks:
+        yield "the run began with the random draws of an earlier version; it goes on with others"
+    for planned in plan.tricks:
+        then = manifest.tricks[planned.name].origin if planned.name in manifest.tricks else planned.origin
+        if _content(then) != _content(legible(planned.origin)):
+            yield f"the trick {planned.name} was {then} and is now {planned.origin}; the run goes on differently"
+    if changed := other_data(manifest.data, data):
+        yield f"{changed}; the run goes on differently"
+    now = {**versions(), "device": str(placement.device), "precision": placement.precision}
+    for fact in ("gantricks", "torch", "numpy", "device", "precision"):
+        then = getattr(manifest, fact)
+        if then is not None and then != now[fact]:
+            changed = f"the run began with {fact} {then} and goes on with {now[fact]}"
+            yield f"{changed}; its numbers may differ in the last bits"
+
+
+def other_data(then: DataFacts, now: Mapping[str, Any]) -> str:
+    """A sentence where the data is not that with which the run began, as far as that is known."""
+    if then.fingerprint not in (None, now["fingerprint"]):
+        return f"the data is not that of the beginning: {then.count} samples then, {now['count']} now"
+    if then.class_names is not None and list(then.class_names) != now["class_names"]:
+        names = (", ".join(names) or "none" for names in (then.class_names, now["class_names"]))
+        return "the classes of the data are not those of the beginning: {} then, {} now".format(*names)
+    if then.labels is not None and then.labels != now["labels"]:
+        return "the data is not that of the beginning: the same samples have other classes now"
+    return ""
+
+
+def _content(origin: str) -> str:
+    """What makes a trick of this origin the same: of a file its content, wherever it is."""
+    return origin.rpartition(" sha256:")[2]

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from gantricks.errors import Problem, UserError
 from gantricks.files import numbered, sweep, write_whole
+from gantricks.option_errors import first_error
 from gantricks.runs import folder as folders
 from gantricks.runs.folder import LOCK
 
@@ -110,16 +111,13 @@ def _damaged(path: Path, advice: str) -> Iterator[None]:
     """What cannot be read, or says something else than was written, is the user's to remove."""
     try:
         yield
-    except OSError as fault:
-        raise UserError(Problem(f"the file cannot be read: {fault.strerror}", str(path), advice)) from fault
-    except ValidationError as fault:
-        error = fault.errors()[0]
-        place = ".".join(map(str, error["loc"]))
-        what = f"{place}: {error['msg']}" if place else error["msg"]
-        raise UserError(Problem(f"the file is damaged: {what}", str(path), advice)) from fault
-    except ValueError as fault:
-        why = "it is not UTF-8" if isinstance(fault, UnicodeError) else str(fault)
-        raise UserError(Problem(f"the file is damaged: {why}", str(path), advice)) from fault
+    except OSError as error:
+        raise UserError(Problem(f"the file cannot be read: {error.strerror}", str(path), advice)) from error
+    except ValidationError as error:
+        raise UserError(Problem(f"the file is damaged: {first_error(error)}", str(path), advice)) from error
+    except ValueError as error:
+        why = "it is not UTF-8" if isinstance(error, UnicodeError) else str(error)
+        raise UserError(Problem(f"the file is damaged: {why}", str(path), advice)) from error
 
 
 class Folder:
@@ -184,10 +182,10 @@ def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Fol
             )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
+    except OSError as error:
         raise UserError(
-            Problem(f"the study's folder cannot be made: {fault.strerror}", str(folder.path), "name another with --dir")
-        ) from fault
+            Problem(f"the study's folder cannot be made: {error.strerror}", str(folder.path), "name another with --dir")
+        ) from error
     return folder
 
 

@@ -14,13 +14,16 @@ from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.files import write_whole
 from gantricks.pictures import save_png
+from gantricks.planning.plan import Plan
+from gantricks.planning.prepare import plan_recipe
+from gantricks.planning.recipe_files import read_recipe
 from gantricks.runs import signals
-from gantricks.runs.api import plan_recipe, versions
+from gantricks.runs.manifest import versions
 from gantricks.study.folder import FORMAT, Folder, Outcome, choose, locked, read_outcome
 from gantricks.study.forest import forest
 from gantricks.study.pool import WORKER, Pool, Task, threads_each
 from gantricks.study.table import Table, compare, summarise
-from gantricks.study.variants import Design, Mode, base_recipe, design
+from gantricks.study.variants import Design, Mode, base, design
 from gantricks.study.words import as_markdown
 
 
@@ -85,14 +88,15 @@ def ablate(
     reporter = reporter or Reporter()
     files = [path.absolute() for path in plugins]
     registry = Registry(files)
-    compared, overrides = _compared(recipe, overrides, registry, metric, figure)
-    base, sparing = base_recipe(recipe, overrides, registry)
-    plan, _ = plan_recipe(recipe, sparing, registry)
+    file = read_recipe(recipe)
+    plan, _ = plan_recipe(file, overrides, registry)
+    compared, added = _compared(plan, registry, metric, figure)
+    begun = base(file, [*added, *overrides], registry, plan.recipe.train.steps)
     threads = threads_each(jobs, plan.description.is_images)
-    planned = design(recipe, overrides, registry, mode, tricks, options)
-    numbers = tuple(base.seed + i for i in range(seeds))
+    planned = design(begun, mode, tricks, options)
+    numbers = tuple(plan.recipe.seed + i for i in range(seeds))
     definition = _definition(planned, mode, numbers, compared)
-    home = choose(folder, f"{base.name}-{mode}", definition)
+    home = choose(folder, f"{plan.recipe.name}-{mode}", definition)
     with signals.heard() as ending, locked(home) as descriptors:
         for sentence in _begin(home, planned, definition, threads):
             reporter.warn(sentence)
@@ -107,7 +111,7 @@ def ablate(
             raise Interrupted(ending.number, len(playing.outcomes), playing.total) from None
         finally:
             reporter.close()
-        table = playing.table(base.name, mode)
+        table = playing.table(plan.recipe.name, mode)
         _write(home, table)
     return home.path, table
 
@@ -211,14 +215,11 @@ class _Playing:
         )
 
 
-def _compared(
-    recipe: str | Path, overrides: Sequence[str], registry: Registry, metric: str | None, figure: str | None
-) -> tuple[Figure, list[str]]:
+def _compared(plan: Plan, registry: Registry, metric: str | None, figure: str | None) -> tuple[Figure, list[str]]:
     """The figure that is compared, and the overrides with which its metric is the recipe's own, and checked as such.
 
-    Raises UserError with what is wrong with the recipe, or when there is no such metric, or no such figure of it.
+    Raises UserError when there is no such metric, or no such figure of it.
     """
-    plan, _ = plan_recipe(recipe, overrides, registry)
     chosen = next((planned for planned in plan.metrics if planned.name == metric or metric is None), None)
     added = []
     if chosen is None and metric is None:
@@ -238,9 +239,9 @@ def _compared(
         added = [f"evaluate.{name}={{}}", *added]
     figure = figure or next(iter(figures))
     if figure not in figures:
-        mend = nearest(figure, figures) or f"it has: {', '.join(figures)}"
-        raise UserError(Problem(f"the metric {name!r} has no figure {figure!r}", f"--figure {figure}", mend))
-    return Figure(name, figure, figures[figure]), [*added, *overrides]
+        hint = nearest(figure, figures) or f"it has: {', '.join(figures)}"
+        raise UserError(Problem(f"the metric {name!r} has no figure {figure!r}", f"--figure {figure}", hint))
+    return Figure(name, figure, figures[figure]), added
 
 
 def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Figure) -> dict[str, Any]:
@@ -284,11 +285,11 @@ def _write(home: Folder, table: Table) -> None:
         write_whole(home.path / "results.json", json.dumps(table.as_dict(), indent=1, ensure_ascii=False) + "\n")
         write_whole(home.path / "results.md", as_markdown(table))
         save_png(forest(table), home.path / "results.png")
-    except OSError as fault:
+    except OSError as error:
         raise UserError(
             Problem(
-                f"the study's results cannot be written: {fault.strerror}",
-                str(fault.filename or home.path),
+                f"the study's results cannot be written: {error.strerror}",
+                str(error.filename or home.path),
                 "its runs are kept: give the same command again",
             )
-        ) from fault
+        ) from error

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Literal
 
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.engine.start import try_surgery
 from gantricks.errors import Problem, UserError, nearest
-from gantricks.planning.recipe import Recipe, load_recipe
-from gantricks.runs.api import prepare
+from gantricks.planning.plan import Plan
+from gantricks.planning.prepare import plan_recipe, prepare
+from gantricks.planning.recipe import Recipe
+from gantricks.planning.recipe_files import RecipeFile
+from gantricks.planning.validation import load_recipe
 
 Mode = Literal["leave-one-out", "add-one", "pairs"]
 
@@ -68,35 +70,44 @@ class Design:
         return {variant.name: variant.recipe for variant in self.variants if variant.recipe}
 
 
-def base_recipe(recipe: str | Path, overrides: Sequence[str], registry: Registry) -> tuple[Recipe, list[str]]:
-    """The recipe as a study trains it, and the overrides that make it so.
+@dataclass(frozen=True)
+class Base:
+    """The recipe of a study, read once: every variant is made of `file` under `overrides`. `plan` is that without a
+    change."""
 
-    A study's runs keep little: one picture, a few log lines, where `overrides` say nothing else. Checkpoints are those
-    of the recipe: a machine that is killed costs what a run has done since its last one.
+    file: RecipeFile
+    overrides: tuple[str, ...]
+    registry: Registry
+    plan: Plan
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.recipe
+
+
+def base(file: RecipeFile, overrides: Sequence[str], registry: Registry, steps: int) -> Base:
+    """The recipe as a study trains it, for so many `steps`.
+
+    A study's runs keep little, where `overrides` say nothing else: one picture, a few log lines, one checkpoint. These
+    are written as often as in the recipe: a machine that is killed costs what a run has done since its last one. Raises
+    UserError with what is wrong with the recipe.
     """
-    steps = load_recipe(recipe, overrides, registry).train.steps
-    sparing = [f"train.log_every={max(1, steps // LOG_LINES)}", f"train.sample_every={steps}"]
-    return load_recipe(recipe, [*sparing, *overrides], registry), [*sparing, *overrides]
+    sparing = [f"train.log_every={max(1, steps // LOG_LINES)}", f"train.sample_every={steps}", "train.keep=1"]
+    given = (*sparing, *overrides)
+    plan, _ = plan_recipe(file, given, registry)
+    return Base(file, given, registry, plan)
 
 
-def design(
-    recipe: str | Path,
-    overrides: Sequence[str],
-    registry: Registry,
-    mode: Mode,
-    tricks: Sequence[str] = (),
-    options: Sequence[str] = (),
-) -> Design:
+def design(base: Base, mode: Mode, tricks: Sequence[str] = (), options: Sequence[str] = ()) -> Design:
     """The variants of a recipe.
 
     `tricks`: those to try, of the recipe's or, in add-one, of all; every one when empty. `options`: overrides of
     tricks that add-one adds, such as `tricks.ema.decay=0.99`. Raises UserError when there is nothing to compare;
     variants that `check` refuses are among the answer, with its sentences.
     """
-    base, overrides = base_recipe(recipe, overrides, registry)
-    designing = _Designing(recipe, overrides, registry, base)
+    designing = _Designing(base)
     if mode == "add-one":
-        return designing.add_one(_added(tricks, options, registry), options)
+        return designing.add_one(_added(tricks, options, base.registry), options)
     if options:
         raise UserError(
             Problem(f"{mode} adds no trick that could have options", f"--with {options[0]}", "leave it out")
@@ -106,9 +117,9 @@ def design(
 
 
 class _Designing:
-    def __init__(self, recipe: str | Path, overrides: Sequence[str], registry: Registry, base: Recipe) -> None:
-        self.recipe, self.overrides, self.registry, self.base = recipe, overrides, registry, base
-        self.tricks = [trick.name for trick in base.tricks]
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self.tricks = [trick.name for trick in base.recipe.tricks]
 
     def of_the_recipe(self, tricks: Sequence[str], least: int) -> list[str]:
         """`tricks` in the recipe's order; all of them when there are none."""
@@ -127,7 +138,7 @@ class _Designing:
             raise UserError(
                 Problem(
                     "one trick alone makes no pair" if chosen else "the recipe has no trick that could be left out",
-                    str(self.recipe),
+                    self.base.file.places.file,
                     "--mode add-one tries tricks that it does not have",
                 )
             )
@@ -165,20 +176,19 @@ class _Designing:
         return _feasible(variants, contrasts)
 
     def _reference(self, name: str) -> Variant:
-        plan, _ = prepare(self.base, self.registry)
-        try_surgery(plan)
-        return Variant(name, self.base)
+        try_surgery(self.base.plan)
+        return Variant(name, self.base.recipe)
 
     def _without(self, *tricks: str, called: str = "") -> Variant:
         return self._variant(called or _without(*tricks), [f"tricks.{name}=off" for name in tricks])
 
     def _variant(self, name: str, changes: Sequence[str]) -> Variant:
         try:
-            recipe = load_recipe(self.recipe, [*self.overrides, *changes], self.registry)
-            plan, _ = prepare(recipe, self.registry)
+            recipe = load_recipe(self.base.file, [*self.base.overrides, *changes], self.base.registry)
+            plan, _ = prepare(recipe, self.base.registry)
             try_surgery(plan)
-        except UserError as fault:
-            return Variant(name, None, "; ".join(problem.what for problem in fault.problems))
+        except UserError as error:
+            return Variant(name, None, "; ".join(problem.what for problem in error.problems))
         return Variant(name, recipe)
 
 

@@ -27,11 +27,13 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from gantricks.catalogue.imports import ended_by_plugin, plugin_line
 from gantricks.engine.subject import GameSubject
 from gantricks.errors import Diverged, UserError
 from gantricks.runs import api as run
 from gantricks.runs import checkpoint
 from gantricks.runs.folder import RECIPE
+from gantricks.runs.reporter import Reporter, Result
 from gantricks.study.folder import Outcome, read_outcome, write_outcome
 
 if TYPE_CHECKING:
@@ -121,16 +123,20 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
             floor=_finite(measured.floor.values) if measured.floor else None,
             collapsed=collapsed(task),
         )
-    except Diverged as fault:
-        return outcome("diverged", reason=fault.problems[0].what)
-    except UserError as fault:
-        return outcome("refused", reason="; ".join(str(problem) for problem in fault.problems))
-    except Exception as fault:
+    except Diverged as error:
+        return outcome("diverged", reason=error.problems[0].what)
+    except UserError as error:
+        return outcome("refused", reason="; ".join(str(problem) for problem in error.problems))
+    except SystemExit as error:
+        if not plugin_line(error):  # a signal, for the second time or too early to be noted
+            raise
+        return outcome("refused", reason=str(ended_by_plugin(error)))
+    except Exception as error:
         traceback.print_exc()
-        return outcome("failed", reason=f"{type(fault).__name__}: {fault}")
+        return outcome("failed", reason=f"{type(error).__name__}: {error}")
 
 
-def _train(task: Mapping[str, Any], folder: Path, reporter: run.Reporter) -> run.Result:
+def _train(task: Mapping[str, Any], folder: Path, reporter: Reporter) -> Result:
     # one that was killed in its first seconds has a recipe and no checkpoint: it begins anew, in its place
     if checkpoint.checkpoints(folder) or (folder / RECIPE).is_file():
         return run.resume(folder, plugins=task["plugins"], reporter=reporter)
@@ -142,7 +148,7 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
-class _Reporter(run.Reporter):
+class _Reporter(Reporter):
     def __init__(self, tell: Callable[[int], None]) -> None:
         self._tell, self._told = tell, time.monotonic()
 

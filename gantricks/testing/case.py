@@ -140,7 +140,7 @@ class Law:
     """
 
     id: str
-    mend: str
+    hint: str
     check: Callable[[Case], None]
     convention: bool = False
     presumes: tuple[str, ...] = ()
@@ -157,7 +157,7 @@ Check = Callable[[Case], None]
 
 
 def law(
-    identity: str, mend: str, convention: bool = False, presumes: tuple[str, ...] = ("plays",)
+    identity: str, hint: str, convention: bool = False, presumes: tuple[str, ...] = ("plays",)
 ) -> Callable[[Check], Check]:
     """Adds a check to the laws."""
 
@@ -168,7 +168,7 @@ def law(
                 raise NotApplicable(f"it breaks this on purpose: {case.instance.deliberate[identity]}")
             check(case)
 
-        LAWS[identity] = Law(identity, mend, unless_deliberate if convention else check, convention, presumes)
+        LAWS[identity] = Law(identity, hint, unless_deliberate if convention else check, convention, presumes)
         return check
 
     return add

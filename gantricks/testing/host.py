@@ -30,7 +30,8 @@ from gantricks.metrics.base import Measurement, Metric, Subject
 from gantricks.options import Options
 from gantricks.planning.device import place
 from gantricks.planning.plan import Plan, make_plan
-from gantricks.planning.recipe import Recipe, validate_recipe
+from gantricks.planning.recipe import Recipe
+from gantricks.planning.validation import validate_recipe
 from gantricks.records import Batch, Out
 from gantricks.trick import Trick
 

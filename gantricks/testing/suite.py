@@ -17,13 +17,13 @@ from gantricks.trick import Trick
 @dataclass(frozen=True)
 class Outcome:
     """How one check went. `status`: "passed", "failed", "skipped", "expected" (failed, as was declared) or "unexpected"
-    (passed, though a failure was declared). `detail` says why, `mend` what to do.
+    (passed, though a failure was declared). `detail` says why, `hint` what to do.
     """
 
     id: str
     status: str
     detail: str = ""
-    mend: str = ""
+    hint: str = ""
 
     @property
     def ok(self) -> bool:
@@ -33,7 +33,7 @@ class Outcome:
         told = f"{self.id}: {self.status}"
         if self.detail:
             told += f": {self.detail}"
-        return f"{told}\nmend: {self.mend}" if self.mend and not self.ok else told
+        return f"{told}\nhint: {self.hint}" if self.hint and not self.ok else told
 
 
 def run_suite(
@@ -124,8 +124,8 @@ def _pair(name: str, other: type[Trick]) -> Law:
         except UserError as refusal:
             raise AssertionError(f"the pair is refused: {refusal}") from refusal
 
-    mend = "make them compose, or declare why not in conflicts, needs or replaces"
-    return Law(f"pair:{name}", mend, check, presumes=("plays",))
+    hint = "make them compose, or declare why not in conflicts, needs or replaces"
+    return Law(f"pair:{name}", hint, check, presumes=("plays",))
 
 
 def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: int = 3) -> None:
@@ -179,7 +179,7 @@ def _outcome(law: Law, case: Case, expected: str | None) -> Outcome:
     if outcome:
         if expected is not None:
             return Outcome(law.id, "expected", expected)
-        return Outcome(law.id, "failed", told(outcome, case.trick), law.mend)
+        return Outcome(law.id, "failed", told(outcome, case.trick), law.hint)
     if expected is not None:
         return Outcome(law.id, "unexpected", f"a failure was declared ({expected})", "remove it from expected_failures")
     return Outcome(law.id, "passed")

@@ -217,7 +217,7 @@ def test_a_fault_of_ours_keeps_its_traceback(gantricks: Any, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("fault", "fragments"),
+    ("error", "fragments"),
     [
         (OSError(28, "No space left on device"), ["No space left", "make room"]),
         (PermissionError(13, "Permission denied", "runs/x"), ["runs/x: Permission denied", "permissions"]),
@@ -226,10 +226,10 @@ def test_a_fault_of_ours_keeps_its_traceback(gantricks: Any, monkeypatch: pytest
     ],
 )
 def test_what_the_machine_refuses_is_no_fault_of_ours(
-    gantricks: Any, monkeypatch: pytest.MonkeyPatch, fault: Exception, fragments: list[str]
+    gantricks: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, fragments: list[str]
 ) -> None:
     def refusing(*_: object) -> None:
-        raise fault
+        raise error
 
     monkeypatch.setattr("gantricks.cli.recipes.list_recipes", refusing)
     refused(gantricks("recipes"), fragments)
@@ -304,7 +304,7 @@ def test_a_recipe_that_ships_is_blamed_on_the_one_override_that_it_was_given(gan
     assert "recipes/gan_hacks.toml" not in outcome.err
 
 
-def test_a_mend_can_be_typed_where_no_file_of_the_user_has_the_key(gantricks):
+def test_a_hint_can_be_typed_where_no_file_of_the_user_has_the_key(gantricks):
     outcome = gantricks("check", "ring_mlp", "--set", "data.samples=9")
     assert "--set data.batch_size=9 at most" in outcome.err
     Path("mine.toml").write_text(RECIPE + "[data]\nbatch_size = 99\nsamples = 9\n")

@@ -16,7 +16,8 @@ from gantricks.cli import doctor as examination
 from gantricks.cli.options import inline, options, toml
 from gantricks.cli.schema import recipe_schema
 from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
-from gantricks.planning.recipe import load_recipe, shipped_recipes
+from gantricks.planning.recipe_files import shipped_recipes
+from gantricks.planning.validation import load_recipe
 
 THEIRS = '''
 from gantricks import Trick, hookimpl
@@ -156,7 +157,7 @@ def test_a_copied_recipe_stands_by_itself(gantricks: Any, name: str) -> None:
 # ---------------------------------------------------------------- schema
 
 
-def faults(value: Any, schema: dict[str, Any], at: str = "") -> Iterator[str]:
+def errors(value: Any, schema: dict[str, Any], at: str = "") -> Iterator[str]:
     """What is wrong with `value`, by the part of draft 7 that the schema uses."""
     types = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
     kind = schema.get("type")
@@ -175,12 +176,12 @@ def faults(value: Any, schema: dict[str, Any], at: str = "") -> Iterator[str]:
     if "enum" in schema and value not in schema["enum"]:
         yield f"{at}: not one of {schema['enum']}"
     for branches in (schema.get("anyOf"), schema.get("oneOf")):
-        if branches and not any(not list(faults(value, branch, at)) for branch in branches):
+        if branches and not any(not list(errors(value, branch, at)) for branch in branches):
             yield f"{at}: fits no branch"
-    if "not" in schema and not list(faults(value, schema["not"], at)):
+    if "not" in schema and not list(errors(value, schema["not"], at)):
         yield f"{at}: fits what it must not"
-    if "if" in schema and not list(faults(value, schema["if"], at)):
-        yield from faults(value, schema["then"], at)
+    if "if" in schema and not list(errors(value, schema["if"], at)):
+        yield from errors(value, schema["then"], at)
     if number:
         for key, wrong in (
             ("minimum", lambda bound: value < bound),
@@ -196,7 +197,7 @@ def faults(value: Any, schema: dict[str, Any], at: str = "") -> Iterator[str]:
         if not len(schemas) == len(value) >= schema.get("minItems", 0):
             yield f"{at}: length"
         for number_, (entry, own) in enumerate(zip(value, schemas, strict=False)):
-            yield from faults(entry, own, f"{at}[{number_}]")
+            yield from errors(entry, own, f"{at}[{number_}]")
     if isinstance(value, dict):
         yield from (f"{at}.{key}: missing" for key in schema.get("required", ()) if key not in value)
         for key, entry in value.items():
@@ -204,15 +205,15 @@ def faults(value: Any, schema: dict[str, Any], at: str = "") -> Iterator[str]:
             if own is False:
                 yield f"{at}.{key}: unknown key"
             else:
-                yield from faults(entry, own, f"{at}.{key}")
+                yield from errors(entry, own, f"{at}.{key}")
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_fits_the_schema(name: str) -> None:
     schema = recipe_schema()
     raw = tomllib.loads(shipped_recipes()[name].read_text(encoding="utf-8"))
-    assert list(faults(raw, schema)) == []
-    assert list(faults(load_recipe(name).as_dict(), schema)) == []
+    assert list(errors(raw, schema)) == []
+    assert list(errors(load_recipe(name).as_dict(), schema)) == []
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_every_shipped_recipe_fits_the_schema(name: str) -> None:
 def test_the_schema_refuses_what_the_recipe_refuses(table: str, keys: dict[str, Any]) -> None:
     raw = load_recipe("ring_mlp").as_dict()
     raw[table] = raw.get(table, {}) | keys
-    assert list(faults(raw, recipe_schema()))
+    assert list(errors(raw, recipe_schema()))
 
 
 def test_the_schema_knows_instances_and_tricks_that_are_off() -> None:
@@ -253,7 +254,7 @@ def test_the_schema_knows_instances_and_tricks_that_are_off() -> None:
         "my_own": {"anything": 1},
         "separate_batches": {"use": "soft_labels"},
     }
-    assert list(faults(raw, recipe_schema())) == []
+    assert list(errors(raw, recipe_schema())) == []
 
 
 def test_the_schema_knows_metrics_as_it_knows_tricks() -> None:
@@ -264,13 +265,13 @@ def test_the_schema_knows_metrics_as_it_knows_tricks() -> None:
         "many": {"use": "mixture_coverage", "points": 9},
         "my_own": {"anything": 1},
     }
-    assert list(faults(raw, recipe_schema())) == []
+    assert list(errors(raw, recipe_schema())) == []
 
 
 def test_only_a_recipe_that_extends_may_leave_tables_out() -> None:
     schema = recipe_schema()
-    assert list(faults({"extends": "dcgan.toml", "data": {"batch_size": 8}}, schema)) == []
-    assert list(faults({"name": "alone"}, schema))
+    assert list(errors({"extends": "dcgan.toml", "data": {"batch_size": 8}}, schema)) == []
+    assert list(errors({"name": "alone"}, schema))
 
 
 def test_the_schema_has_no_references(gantricks: Any) -> None:

@@ -56,7 +56,7 @@ def test_a_finished_run_is_measured_by_other_options_of_evaluate(gantricks: Any,
     assert "did you mean 'points'?" in outcome.err
 
 
-def test_what_is_wrong_is_told_with_the_mend(gantricks: Any, run: Path) -> None:
+def test_what_is_wrong_is_told_with_the_hint(gantricks: Any, run: Path) -> None:
     outcome = gantricks("evaluate", run, "--metric", "mixture_coverag", "--metric", "test_error")
     assert (outcome.status, outcome.out) == (2, "")
     assert "did you mean 'mixture_coverage'?" in outcome.err

@@ -200,7 +200,7 @@ def test_check_as_json_is_one_object_either_way(gantricks: Any) -> None:
     assert (bad.status, bad.err) == (2, "")
     (problem,) = json.loads(bad.out)["problems"]
     assert problem["where"] == "--set data.modees=3"
-    assert problem["mend"] == "did you mean 'modes'?"
+    assert problem["hint"] == "did you mean 'modes'?"
 
 
 def test_sample_is_a_function_of_run_seed_and_step(gantricks: Any, run: Path) -> None:

@@ -23,7 +23,7 @@ import gantricks
 from gantricks.cli import app as commands
 from gantricks.cli import main
 from gantricks.cli.console import Text, _Patient, errors, output, typed, write_command, write_json, write_prose
-from gantricks.cli.faults import write_problems
+from gantricks.cli.errors import write_problems
 from gantricks.cli.plans import write_warning
 from gantricks.cli.progress import Screen
 from gantricks.data import images
@@ -89,15 +89,15 @@ def test_whatever_is_printed_is_one_line_of_text(dress: Any, text: str) -> None:
 
 @given(ANY, ANY, ANY)
 @example(HOSTILE, HOSTILE, HOSTILE)
-def test_a_problem_is_a_line_and_its_mend_another(what: str, where: str, mend: str) -> None:
-    problem = Problem(f"what {what}", f"where {where}", f"mend {mend}")
+def test_a_problem_is_a_line_and_its_hint_another(what: str, where: str, hint: str) -> None:
+    problem = Problem(f"what {what}", f"where {where}", f"mend {hint}")
     with contextlib.redirect_stderr(io.StringIO()) as printed:
         write_problems([problem])
     for text in (printed.getvalue(), f"{problem}\n", f"{UserError(problem)}\n"):
         first, second = text.removesuffix("\n").split("\n")
         assert first.rstrip() == f"where {printable(where)}: what {printable(what)}".rstrip()
-        assert second.rstrip() == f"    mend {printable(mend)}".rstrip()
-    assert problem.as_dict() == {"what": f"what {what}", "where": f"where {where}", "mend": f"mend {mend}"}
+        assert second.rstrip() == f"    mend {printable(hint)}".rstrip()
+    assert problem.as_dict() == {"what": f"what {what}", "where": f"where {where}", "hint": f"mend {hint}"}
 
 
 @given(ANY)

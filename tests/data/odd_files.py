@@ -581,7 +581,7 @@ def _refusal(odd: Odd, error: UserError, seen: list[warnings.WarningMessage]) ->
     if len(said) > 6000:
         return f"a message of {len(said)} letters"
     for problem in error.problems:
-        if not problem.mend or not problem.what or "object at 0x" in problem.what:
+        if not problem.hint or not problem.what or "object at 0x" in problem.what:
             return f"no sentence: {problem}"
         if "a.npz" not in problem.where and not problem.where.lower().endswith((".png", ".jpg", ".webp")):
             return f"names no file: {problem}"

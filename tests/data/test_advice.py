@@ -22,8 +22,8 @@ def source(path, **arrays):
 
 
 def advised(problem, **arrays):
-    """The value of the first expression that a problem's mend says to save."""
-    return eval(re.search(r"save ([^;]*)", problem.mend)[1], NAMES, arrays)
+    """The value of the first expression that a problem's hint says to save."""
+    return eval(re.search(r"save ([^;]*)", problem.hint)[1], NAMES, arrays)
 
 
 def followed(path, **arrays):
@@ -122,7 +122,7 @@ def test_what_is_no_number_spoils_no_other_pixel(tmp_path, kind, odd):
 def test_images_without_any_number_get_no_expression(tmp_path, dtype):
     with pytest.raises(UserError) as caught:
         source(tmp_path / "a.npz", images=np.full((2, 8, 8), np.nan, dtype)).load()
-    assert "save" not in caught.value.problems[0].mend
+    assert "save" not in caught.value.problems[0].hint
 
 
 def test_dark_16_bit_images_are_told_both_ways(tmp_path):
@@ -131,8 +131,8 @@ def test_dark_16_bit_images_are_told_both_ways(tmp_path):
         source(tmp_path / "a.npz", images=np.full((2, 8, 8), 3000, np.uint16)).describe()
     (problem,) = caught.value.problems
     assert "from 3000 to 3000" in problem.what
-    assert "(0, 4095)" in problem.mend
-    assert "/ 257).astype(numpy.uint8)" in problem.mend
+    assert "(0, 4095)" in problem.hint
+    assert "/ 257).astype(numpy.uint8)" in problem.hint
 
 
 @settings(max_examples=150, deadline=None)
@@ -204,7 +204,7 @@ def test_several_answers_an_image_are_no_one_hot_rows(tmp_path):
     with pytest.raises(UserError) as caught:
         source(tmp_path / "a.npz", images=images, labels=answers).describe()
     (problem,) = caught.value.problems
-    assert "argmax" not in problem.mend
+    assert "argmax" not in problem.hint
     np.testing.assert_array_equal(advised(problem, labels=answers), [1, 0, 1])
 
 
@@ -212,14 +212,14 @@ def test_several_answers_an_image_are_no_one_hot_rows(tmp_path):
 def test_measurements_are_not_made_classes(tmp_path, labels):
     with pytest.raises(UserError) as caught:
         source(tmp_path / "a.npz", images=np.zeros((3000, 8, 8), np.uint8), labels=labels).describe()
-    assert "leave the labels out" in caught.value.problems[0].mend
+    assert "leave the labels out" in caught.value.problems[0].hint
 
 
 def test_images_without_a_label_are_named(tmp_path):
     labels = np.array([0, 1, np.nan])
     with pytest.raises(UserError) as caught:
         source(tmp_path / "a.npz", images=np.zeros((3, 8, 8), np.uint8), labels=labels).describe()
-    assert "numpy.isfinite(labels)" in caught.value.problems[0].mend
+    assert "numpy.isfinite(labels)" in caught.value.problems[0].hint
 
 
 @pytest.mark.parametrize(("names", "said"), [(("images", "labels"), "labels"), (("x_train", "y_train"), "y_train")])

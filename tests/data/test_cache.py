@@ -151,14 +151,17 @@ def test_nothing_is_kept_when_the_blocks_stop_short(cache):
 
 def test_half_written_files_of_killed_runs_are_swept_when_old(cache, tmp_path):
     cache.mkdir()
-    old, young, link, mine = cache / "a.x.partial", cache / "b.y.partial", cache / "l.partial", tmp_path / "mine"
-    for path in (old, young, mine):
+    former = cache / f"folder-{'0' * 32}.4711-01234567.partial"
+    old, young, link = (cache / f".{name}.npy.01234567.part" for name in ("a", "b", "l"))
+    mine = tmp_path / "mine"
+    for path in (former, old, young, mine):
         path.touch()
     link.symlink_to(mine)
-    for path in (old, link):
+    for path in (former, old, link):
         os.utime(path, (time.time() - 2 * 86400,) * 2, follow_symlinks=False)
     store("c")
     assert not old.exists()
+    assert not former.exists()
     assert not link.is_symlink()
     assert young.exists()
     assert mine.exists()
@@ -184,6 +187,8 @@ def failing(call, error):
 @pytest.mark.parametrize("error", [1, 5, 13, 28, 30, 122])
 def test_a_cache_that_fails_at_any_moment_is_done_without(cache, monkeypatch, call, error):
     cache.mkdir()
+    if call == "fsync" and error in (1, 13):
+        pytest.skip("so file systems say that they have none")
     monkeypatch.setattr(os, *failing(call, error))
     kept, notes = store()
     monkeypatch.undo()
@@ -227,7 +232,7 @@ def test_without_room_on_the_disk_and_in_memory_both_are_named(cache, monkeypatc
         with pytest.raises(UserError, match="fit in the memory") as caught:
             call()
         assert caught.value.problems[0].where == str(cache)
-        assert "GANTRICKS_CACHE" in caught.value.problems[0].mend
+        assert "GANTRICKS_CACHE" in caught.value.problems[0].hint
     monkeypatch.setattr(module, "available_memory", lambda: PIXELS.nbytes)
     module.need_room(PIXELS.shape)
     np.testing.assert_array_equal(store()[0], PIXELS)

@@ -143,7 +143,7 @@ def test_paths_that_hold_no_images_are_refused(root, call):
         (problem,) = refused(getattr(folder(path), call))
         assert words in problem.what
         assert problem.where == str(path)
-        assert problem.mend
+        assert problem.hint
 
 
 def test_describe_decodes_nothing_and_names_every_unreadable_header(root, no_decoding):
@@ -154,7 +154,7 @@ def test_describe_decodes_nothing_and_names_every_unreadable_header(root, no_dec
     (root / "nowhere.webp").symlink_to(root / "gone")
     problems = refused(folder(root).describe)
     assert [os.path.basename(p.where) for p in problems] == ["empty.jpg", "nowhere.webp", "text.png"]
-    assert all(p.mend for p in problems)
+    assert all(p.hint for p in problems)
 
 
 @pytest.mark.parametrize("channels", ["auto", 3])
@@ -172,7 +172,7 @@ def test_load_names_every_broken_file_at_once_and_keeps_nothing(root, cache, cha
     problems = refused(folder(root, channels=channels).load)
     broken = ["corrupt.png", "cut.jpg", "cut.png", "cut.webp", "text.png"]
     assert [os.path.basename(p.where) for p in problems] == broken
-    assert all(p.mend for p in problems)
+    assert all(p.hint for p in problems)
     assert not list(cache.glob("*"))
     for name in broken:
         (root / name).unlink()
@@ -252,7 +252,7 @@ def test_a_run_killed_while_decoding_leaves_nothing_to_load(root, cache):
     """
     finished = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
     assert finished.returncode == 9
-    assert [path.suffix for path in cache.iterdir()] == [".partial"]
+    assert [path.suffix for path in cache.iterdir()] == [".part"]
     samples = folder(root).load().samples
     np.testing.assert_array_equal(samples[:, 0, 0, 0], np.arange(300) % 256)
 

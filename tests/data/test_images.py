@@ -287,6 +287,6 @@ def test_a_path_that_leads_nowhere_is_a_sentence(tmp_path, monkeypatch, path, fo
     monkeypatch.chdir(tmp_path)
     saved(tmp_path / "a.png", plain((9, 9, 9)))
     with pytest.raises(UserError) as caught:
-        images.at(path, folder=folder, mend="set data.path")
+        images.at(path, folder=folder, hint="set data.path")
     assert caught.value.problems[0].where == path
-    assert caught.value.problems[0].mend == "set data.path"
+    assert caught.value.problems[0].hint == "set data.path"

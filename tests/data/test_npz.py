@@ -1,4 +1,4 @@
-"""A NumPy archive: its layouts, and every fault named with its mend."""
+"""A NumPy archive: its layouts, and every fault named with its hint."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def refused(path, call="describe", **options):
         getattr(npz(path, **options), call)()
     for problem in caught.value.problems:
         assert str(path) in problem.where
-        assert problem.mend
+        assert problem.hint
     return str(caught.value)
 
 

@@ -120,7 +120,7 @@ def test_features_that_are_not_finite_are_refused(subject_of, clothes):
         generated_and_real(subject_of(clothes, images), choose("means"))
     (problem,) = caught.value.problems
     assert "generated images are not finite" in problem.what
-    assert "earlier step" in problem.mend
+    assert "earlier step" in problem.hint
 
 
 def test_fewer_reals_than_samples_are_all_compared(subject_of, clothes):

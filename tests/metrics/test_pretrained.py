@@ -52,7 +52,7 @@ def test_a_file_with_another_sum_is_refused_unread(tmp_path, monkeypatch):
     (problem,) = caught.value.problems
     assert "sha256" in problem.what
     assert problem.where == str(path)
-    assert problem.mend == "fetch it"
+    assert problem.hint == "fetch it"
 
 
 def test_a_missing_file_is_named(tmp_path):

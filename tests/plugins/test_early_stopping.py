@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from measured import Measured, first_weight
 from pydantic import ValidationError
 
-import gantricks.runs.api
+import gantricks.runs.session
 from gantricks import Measurement, Metric, Subject, Trick, UserError, hookimpl, resume, train
 from gantricks.data.stand_in import POINTS
 from gantricks.engine import sampling, state
@@ -353,7 +353,7 @@ def test_a_recipe_without_a_metric_is_refused_with_one_to_add():
         TrickHost().with_trick("early_stopping", every=2).plan()
     (problem,) = caught.value.problems
     assert "needs metric" in problem.what
-    assert "[evaluate." in problem.mend
+    assert "[evaluate." in problem.hint
 
 
 def test_a_metric_that_is_not_there_and_a_run_too_short_are_refused():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gantricks import Trick, hookimpl, resume, train
 from gantricks.engine import sampling
 from gantricks.plugins.failure_watch import SERIES, SYMPTOMS, FailureWatch, falling_share, mean_distance, symptoms
-from gantricks.runs.api import Reporter
+from gantricks.runs.reporter import Reporter
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gantricks import AdversarialLoss, Batch, Out, Trick, UserError, hookimpl
-from gantricks.planning.plan import hooks_of
+from gantricks.planning.contract import hooks_of
 from gantricks.plugins.label_flipping import LabelFlipping, accuracy, flip
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs

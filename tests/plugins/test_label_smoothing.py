@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from gantricks import AdversarialLoss, Trick, UserError, hookimpl
-from gantricks.planning.plan import hooks_of
+from gantricks.planning.contract import hooks_of
 from gantricks.plugins.label_smoothing import LabelSmoothing, smooth
 from gantricks.testing import TrickHost
 from gantricks.testing import strategies as gs

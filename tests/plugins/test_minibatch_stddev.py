@@ -240,11 +240,11 @@ def test_its_sibling_beside_it_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("size", "group", "mend"),
+    ("size", "group", "hint"),
     [(1, 4, "2 samples or more"), (6, 4, "hold 4 or 8"), (9, 4, "hold 8 or 12"), (5, 2, "hold 4 or 6")],
 )
-def test_batches_that_cannot_be_split_are_refused_with_sizes_that_can(size, group, mend):
-    with pytest.raises(UserError, match=mend):
+def test_batches_that_cannot_be_split_are_refused_with_sizes_that_can(size, group, hint):
+    with pytest.raises(UserError, match=hint):
         with_it(VECTORS.but(batch_size=size), group=group).plan()
 
 

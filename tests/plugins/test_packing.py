@@ -320,7 +320,7 @@ def refusal(host: TrickHost) -> str:
 
 
 @pytest.mark.parametrize(
-    ("size", "m", "mend"),
+    ("size", "m", "hint"),
     [
         (7, 2, "let batches hold 6 or 8, or write an m that divides it"),
         (1, 2, "let batches hold 2, or"),
@@ -329,10 +329,10 @@ def refusal(host: TrickHost) -> str:
         (35, 32, "let batches hold 32, or"),
     ],
 )
-def test_batches_that_cannot_be_split_are_refused_with_sizes_that_can(size, m, mend):
+def test_batches_that_cannot_be_split_are_refused_with_sizes_that_can(size, m, hint):
     told = refusal(packed(VECTORS.but(batch_size=size), m))
     assert f"a batch of {size} cannot be split into packs of {m}" in told
-    assert mend in told
+    assert hint in told
 
 
 def test_every_size_that_batches_will_have_is_looked_at():

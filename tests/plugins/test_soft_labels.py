@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from gantricks import AdversarialLoss, Interval, Trick, UserError, hookimpl
-from gantricks.planning.plan import hooks_of
+from gantricks.planning.contract import hooks_of
 from gantricks.plugins.soft_labels import SoftLabels, soften
 from gantricks.rng import Clock, Rng
 from gantricks.testing import TrickHost

@@ -151,6 +151,6 @@ def test_it_works_where_d_is_given_classes():
 
 
 @pytest.mark.parametrize("options", [{}, {"network": "resnet", "pool": "average"}, {"network": "densenet"}])
-def test_a_discriminator_without_max_pooling_is_refused_with_the_mend(options):
+def test_a_discriminator_without_max_pooling_is_refused_with_the_hint(options):
     with pytest.raises(UserError, match='pool = "max"'):
         IMAGES.but(discriminator=options).with_trick("strided_downsampling").plan()

@@ -165,9 +165,9 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
 def test_damage_is_named(tmp_path: Path, file: str, text: str) -> None:
     run = make_run(tmp_path / "run")
     (run / file).write_text(text)
-    with pytest.raises(UserError) as fault:
+    with pytest.raises(UserError) as error:
         read_run(run)
-    assert file in fault.value.problems[0].where
+    assert file in error.value.problems[0].where
 
 
 ODD = [
@@ -225,8 +225,8 @@ def shown_or_refused(run: Path, file: str) -> bool:
     """A page of sound HTML, or a sentence about that very file."""
     try:
         record = read_run(run)
-    except UserError as fault:
-        (problem,) = fault.problems
+    except UserError as error:
+        (problem,) = error.problems
     else:
         Reader(page([record])).close()
         return True

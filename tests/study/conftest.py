@@ -56,7 +56,7 @@ class Pretence:
 
         command = [sys.executable, str(self.script), str(self.log), json.dumps(values or {})]
         overrides = [*TINY, *how.pop("overrides", ())]
-        return ablate("ring_mlp", overrides=overrides, worker=command, **({"seeds": 3} | how))
+        return ablate(how.pop("recipe", "ring_mlp"), overrides=overrides, worker=command, **({"seeds": 3} | how))
 
     def played(self) -> list[str]:
         """The runs since the last look, in order."""
@@ -69,5 +69,5 @@ class Pretence:
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Path, Table]]:
     monkeypatch.chdir(tmp_path)
     compared = study.Figure("loss", "d", "lower")
-    monkeypatch.setattr(study, "_compared", lambda recipe, overrides, *given: (compared, [*overrides]))
+    monkeypatch.setattr(study, "_compared", lambda *given: (compared, []))
     return Pretence(tmp_path)

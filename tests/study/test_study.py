@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from gantricks import UserError
+from gantricks.planning import recipe_files, validation
 from gantricks.study import Reporter, ablate
 from gantricks.study.study import Interrupted
 
@@ -33,6 +34,30 @@ def test_every_variant_is_played_with_the_same_seeds_and_compared(pretend: Any) 
     assert "| without-soft_labels | 2.01" in (path / "results.md").read_text()
     with Image.open(path / "results.png") as image:
         assert image.format == "PNG"
+
+
+def test_the_recipe_is_read_once_however_many_variants_there_are(
+    pretend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, loaded = list[Path](), list[int]()
+    text, validated = recipe_files._text, validation._Validation.recipe
+
+    def counted(path: Path, room: int) -> str:
+        read.append(path)
+        return text(path, room)
+
+    def loading(found: Any) -> Any:
+        loaded.append(len(found.raw.get("tricks", {})))
+        return validated(found)
+
+    monkeypatch.setattr(recipe_files, "_text", counted)
+    monkeypatch.setattr(validation._Validation, "recipe", loading)
+    child = tmp_path / "child.toml"
+    child.write_text('extends = "ring_mlp.toml"')
+    pretend(recipe=child)
+    assert [path.name for path in read] == ["child.toml", "ring_mlp.toml"]
+    # as it was given, as a study trains it, and each variant that is not the recipe itself
+    assert len(loaded) == 2 + len(VARIANTS) - 1
 
 
 def test_what_is_going_to_be_done_is_written_down_before_the_first_run(pretend: Any) -> None:
@@ -102,10 +127,10 @@ def test_a_folder_that_holds_something_else_is_left_alone(pretend: Any) -> None:
 def test_a_study_that_is_not_as_it_was_written_is_said_to_be_damaged(pretend: Any, text: str) -> None:
     path, _ = pretend()
     (path / "study.json").write_bytes(text.encode("utf-16" if text == "�" else "utf-8"))
-    with pytest.raises(UserError, match="the file is damaged: ") as fault:
+    with pytest.raises(UserError, match="the file is damaged: ") as error:
         pretend(folder=path)
-    (problem,) = fault.value.problems
-    assert (problem.where, problem.mend) == (str(path / "study.json"), "name another folder with --dir")
+    (problem,) = error.value.problems
+    assert (problem.where, problem.hint) == (str(path / "study.json"), "name another folder with --dir")
 
 
 def test_a_study_of_another_format_is_refused(pretend: Any) -> None:
@@ -119,9 +144,9 @@ def test_results_that_cannot_be_written_are_a_sentence_and_the_runs_are_kept(pre
     path, _ = pretend()
     (path / "results.json").unlink()
     (path / "results.json").mkdir()
-    with pytest.raises(UserError, match="results cannot be written") as fault:
+    with pytest.raises(UserError, match="results cannot be written") as error:
         pretend()
-    assert fault.value.problems[0].mend == "its runs are kept: give the same command again"
+    assert error.value.problems[0].hint == "its runs are kept: give the same command again"
     (path / "results.json").rmdir()
     pretend.played()
     pretend()
@@ -219,9 +244,9 @@ def test_the_reporter_is_told_of_every_run(pretend: Any) -> None:
 
 
 def test_everything_wrong_with_the_recipe_is_said_before_a_folder_is_made(pretend: Any) -> None:
-    with pytest.raises(UserError) as fault:
+    with pytest.raises(UserError) as error:
         pretend(overrides=["data.modees=3", "tricks.ema.dekay=1"])
-    assert len(fault.value.problems) == 2
+    assert len(error.value.problems) == 2
     assert not Path("studies").exists()
     with pytest.raises(UserError, match="no such recipe"):
         ablate("nothing")

@@ -9,8 +9,9 @@ import pytest
 
 from gantricks import UserError
 from gantricks.catalogue.registry import Registry
-from gantricks.planning.recipe import load_recipe
-from gantricks.study.variants import Contrast, base_recipe, design
+from gantricks.planning.recipe_files import read_recipe
+from gantricks.planning.validation import load_recipe
+from gantricks.study.variants import Base, Contrast, base, design
 
 THREE = (
     *(
@@ -24,7 +25,11 @@ NAMES = ("soft_labels", "label_flipping", "noise")
 
 
 def planned(mode: Any, *overrides: str, tricks: tuple[str, ...] = (), options: tuple[str, ...] = ()) -> Any:
-    return design("ring_mlp", [*THREE, *overrides], Registry(installed=False), mode, tricks, options)
+    return design(based(*THREE, *overrides), mode, tricks, options)
+
+
+def based(*overrides: str, steps: int = 5000) -> Base:
+    return base(read_recipe("ring_mlp"), overrides, Registry(installed=False), steps)
 
 
 def tricks_of(found: Any) -> dict[str, list[str]]:
@@ -123,16 +128,16 @@ def test_tricks_narrow_what_is_left_out() -> None:
 
 
 def test_runs_of_a_study_are_sparing_unless_told_otherwise() -> None:
-    train = base_recipe("ring_mlp", ["train.steps=1000"], Registry(installed=False))[0].train
+    train = based("train.steps=1000", steps=1000).recipe.train
     own = load_recipe("ring_mlp").train.checkpoint_every
-    assert (train.log_every, train.sample_every, train.checkpoint_every) == (50, 1000, own)
-    told = base_recipe("ring_mlp", ["train.steps=1000", "train.checkpoint_every=100"], Registry(installed=False))[0]
-    assert told.train.checkpoint_every == 100
+    assert (train.log_every, train.sample_every, train.checkpoint_every, train.keep) == (50, 1000, own, 1)
+    told = based("train.checkpoint_every=100", "train.keep='all'", "train.log_every=7").recipe.train
+    assert (told.checkpoint_every, told.keep, told.log_every) == (100, "all", 7)
     assert all(recipe.train.sample_every == 5000 for recipe in planned("leave-one-out").possible.values())
 
 
 @pytest.mark.parametrize(
-    ("mode", "tricks", "options", "what", "mend"),
+    ("mode", "tricks", "options", "what", "hint"),
     [
         ("leave-one-out", ("soft_label",), (), "the recipe has no trick 'soft_label'", "did you mean 'soft_labels'?"),
         ("pairs", ("noise",), (), "one trick alone makes no pair", "--mode add-one"),
@@ -143,13 +148,13 @@ def test_runs_of_a_study_are_sparing_unless_told_otherwise() -> None:
         ("add-one", ("soft_labels",), (), "it cannot be trained: it is in the recipe already", ""),
     ],
 )
-def test_what_cannot_be_compared_is_refused(mode: Any, tricks: Any, options: Any, what: str, mend: str) -> None:
-    with pytest.raises(UserError) as fault:
+def test_what_cannot_be_compared_is_refused(mode: Any, tricks: Any, options: Any, what: str, hint: str) -> None:
+    with pytest.raises(UserError) as error:
         planned(mode, tricks=tricks, options=options)
-    assert what in fault.value.problems[0].what
-    assert mend in fault.value.problems[0].mend
+    assert what in error.value.problems[0].what
+    assert hint in error.value.problems[0].hint
 
 
 def test_a_recipe_without_tricks_has_nothing_to_leave_out() -> None:
     with pytest.raises(UserError, match="no trick that could be left out"):
-        design("ring_mlp", [], Registry(installed=False), "leave-one-out")
+        design(based(), "leave-one-out")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from gantricks.errors import UserError
-from gantricks.planning.recipe import load_recipe
+from gantricks.planning.validation import load_recipe
 from gantricks.runs import checkpoint
 from gantricks.study import worker
 from gantricks.study.folder import Outcome, read_outcome
@@ -92,6 +92,21 @@ class Constant(Trick):
             for parameter in twin.parameters():
                 parameter.zero_()
         return twin
+'''
+
+
+EXIT = '''
+import sys
+from gantricks import Trick, hookimpl
+
+
+class Exit(Trick):
+    """Ends the program in the third step of a run."""
+
+    @hookimpl
+    def on_boundary(self, ctx):
+        if ctx.step == 2:
+            sys.exit("no licence")
 '''
 
 
@@ -270,6 +285,24 @@ def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
     assert bench.measurements == 0
 
 
+def test_a_trick_that_ends_the_program_is_told_in_words_and_the_worker_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "exit.py").write_text(EXIT)
+    bench = Bench(tmp_path, "exit", plugins=(str(tmp_path / "exit.py"),))
+    outcome = bench.play()
+    assert outcome
+    assert (outcome.status, bench.measurements) == ("refused", 0)
+    assert outcome.reason.endswith("exit.py:12: this plugin ended the program: no licence")
+    assert not (bench.run / "result.json").exists()
+
+
+def test_a_signal_that_ends_the_process_is_no_outcome(tmp_path: Path) -> None:
+    def measure(task: Any) -> Any:
+        raise SystemExit(143)  # as the handler does outside of training
+
+    with pytest.raises(SystemExit):
+        worker.play(Bench(tmp_path).task, lambda step: None, measure)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_figure_that_is_not_finite_is_no_number_in_a_mean(tmp_path: Path, value: float) -> None:
     bench = Bench(tmp_path)
@@ -280,14 +313,14 @@ def test_a_figure_that_is_not_finite_is_no_number_in_a_mean(tmp_path: Path, valu
 
 
 @pytest.mark.parametrize(
-    ("fault", "status"), [(UserError("too few samples"), "refused"), (ZeroDivisionError("by zero"), "failed")]
+    ("error", "status"), [(UserError("too few samples"), "refused"), (ZeroDivisionError("by zero"), "failed")]
 )
-def test_what_goes_wrong_is_told_and_is_no_result(tmp_path: Path, fault: Exception, status: str, capsys: Any) -> None:
+def test_what_goes_wrong_is_told_and_is_no_result(tmp_path: Path, error: Exception, status: str, capsys: Any) -> None:
     bench = Bench(tmp_path)
-    outcome = bench.play(fault)
+    outcome = bench.play(error)
     assert outcome
     assert outcome.status == status
-    assert str(fault) in outcome.reason
+    assert str(error) in outcome.reason
     assert not (bench.run / "result.json").exists()
     again = bench.play()
     assert again

@@ -38,7 +38,7 @@ class Extractor:
         """What its figures cannot be read without, such as the accuracy of a classifier; complete once prepared."""
 
     def problems(self, description: Description) -> list[str]:
-        """Sentences saying why it cannot look at such data, or not on this machine, each with the mend."""
+        """Sentences saying why it cannot look at such data, or not on this machine, each with the hint."""
         return []
 
     def prepare(self, subject: Subject) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
+from gantricks import store
 from gantricks.data import cache, images
 from gantricks.data.base import Dataset, Description, Progress, silent
 from gantricks.errors import Problem, UserError
@@ -25,7 +26,6 @@ from gantricks.metrics.extractors.base import Extractor
 from gantricks.networks.base import initialise
 from gantricks.options import Options
 from gantricks.rng import Clock, Rng
-from gantricks.runs import checkpoint
 
 WIDTHS = (24, 48, 96, 128)
 SIDES = (8, 32)
@@ -171,18 +171,18 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
     folder = images.cache_folder() / name
     channels = dataset.samples.shape[3]
     try:
-        tensors, facts = checkpoint.read(folder)
+        tensors, facts = store.read(folder)
     except (UserError, OSError):  # never trained, or damaged since
-        with _cache_faults(folder):
+        with _cache_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         held_out, known = tenth_and_rest(len(dataset.samples))
         rng = Rng(0, "classifier", Clock())
         network = train(dataset.samples[known], dataset.classes[known], count, options.steps, rng, progress)
         right = classify(network, network_input(dataset.samples[held_out])).numpy() == dataset.classes[held_out]
         tensors, facts = {"network": network.state_dict()}, {"accuracy": float(right.mean()), "held_out": len(held_out)}
-        with _cache_faults(folder):
+        with _cache_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            checkpoint.save(folder, tensors, facts)
+            store.save(folder, tensors, facts)
     network = _empty(channels, count)
     network.load_state_dict(tensors["network"])
     return Taught(network.eval().requires_grad_(False), facts["accuracy"], facts["held_out"])
@@ -195,17 +195,17 @@ def tenth_and_rest(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _cache_faults(folder: Path) -> Iterator[None]:
+def _cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as fault:
+    except OSError as error:
         raise UserError(
             Problem(
-                f"the classifier cannot be kept here: {fault.strerror or fault}",
+                f"the classifier cannot be kept here: {error.strerror or error}",
                 str(folder.parent),
                 f"make room or make it writable, or set {images.CACHE_VARIABLE} to another folder",
             )
-        ) from fault
+        ) from error
 
 
 def _fingerprint(dataset: Dataset) -> str:

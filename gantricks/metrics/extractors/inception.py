@@ -71,8 +71,8 @@ class Inception(Extractor):
         weights = read_weights(self._path, SHA256, _FETCH)
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError as fault:  # its package imports torchvision, which a bare installation lacks
-            raise UserError(Problem(f"torch-fidelity cannot be imported: {fault}", mend=_INSTALL)) from fault
+        except ImportError as error:  # its package imports torchvision, which a bare installation lacks
+            raise UserError(Problem(f"torch-fidelity cannot be imported: {error}", hint=_INSTALL)) from error
         # torch-fidelity unpickles whatever file it is given; it is given one that holds nothing but tensors read safely
         safe = io.BytesIO()
         torch.save(weights, safe)
@@ -80,9 +80,9 @@ class Inception(Extractor):
         try:
             with torch.random.fork_rng(devices=[]):  # its construction draws weights, and throws them away
                 network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], safe)
-        except RuntimeError as fault:
-            words = str(fault).splitlines()[-1].strip()
-            raise UserError(Problem(f"the weights do not fit: {words}", str(self._path), _FETCH)) from fault
+        except RuntimeError as error:
+            words = str(error).splitlines()[-1].strip()
+            raise UserError(Problem(f"the weights do not fit: {words}", str(self._path), _FETCH)) from error
         self.network = network.to(subject.device)
         self.device = subject.device
 

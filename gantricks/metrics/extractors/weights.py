@@ -12,34 +12,34 @@ from torch import Tensor, nn
 from gantricks.errors import Problem, UserError
 
 
-def read_weights(path: Path, sha256: str, mend: str) -> dict[str, Tensor]:
+def read_weights(path: Path, sha256: str, hint: str) -> dict[str, Tensor]:
     """The tensors of the one file in torch's own format whose sum is `sha256`, all 64 digits of it.
 
     That format is a pickle, the only one that is read here, because these weights are published in no other. So the
     bytes that are read are the published ones to the bit, or they are refused unread; and `weights_only` besides
-    rebuilds tensors and calls nothing else. Raises UserError with `mend` where the file is missing, or is another one.
+    rebuilds tensors and calls nothing else. Raises UserError with `hint` where the file is missing, or is another one.
     """
     try:
         content = path.read_bytes()
-    except OSError as fault:
-        raise UserError(Problem(f"the weights cannot be read: {fault.strerror or fault}", str(path), mend)) from fault
+    except OSError as error:
+        raise UserError(Problem(f"the weights cannot be read: {error.strerror or error}", str(path), hint)) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         what = f"not the published weights: the file's sha256 is {found}, not {sha256}"
-        raise UserError(Problem(what, str(path), mend))
+        raise UserError(Problem(what, str(path), hint))
     try:
         weights: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as fault:  # whatever a file that was made to harm brings the reader to
+    except Exception as error:  # whatever a file that was made to harm brings the reader to
         what = "the file holds something else than tensors, which is not read"
-        raise UserError(Problem(what, str(path), mend)) from fault
+        raise UserError(Problem(what, str(path), hint)) from error
     return weights
 
 
-def frozen(network: nn.Module, weights: dict[str, Tensor], path: Path, mend: str) -> nn.Module:
+def frozen(network: nn.Module, weights: dict[str, Tensor], path: Path, hint: str) -> nn.Module:
     """`network` with these weights, in eval mode and without gradients. Raises UserError where they do not fit."""
     try:
         network.load_state_dict(weights)
-    except RuntimeError as fault:
-        words = str(fault).splitlines()[-1].strip()
-        raise UserError(Problem(f"the weights do not fit the network: {words}", str(path), mend)) from fault
+    except RuntimeError as error:
+        words = str(error).splitlines()[-1].strip()
+        raise UserError(Problem(f"the weights do not fit the network: {words}", str(path), hint)) from error
     return network.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ from unittest import mock
 import torch
 
 from gantricks.engine.guard import NonFinite
-from gantricks.planning.plan import contract_problems, hooks_of
+from gantricks.planning.contract import contract_problems, hooks_of
 from gantricks.testing.case import LAWS, Case, NotApplicable, law, samples_of
 from gantricks.testing.host import (
     differences,

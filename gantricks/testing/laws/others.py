@@ -15,7 +15,7 @@ from gantricks.engine.game import Game, Tensors
 from gantricks.engine.sampling import eval_mode
 from gantricks.errors import UserError
 from gantricks.networks.base import mixes_samples
-from gantricks.planning.plan import hooks_of
+from gantricks.planning.contract import hooks_of
 from gantricks.testing.case import Case, NotApplicable, law, samples_of
 from gantricks.testing.host import (
     TrickHost,

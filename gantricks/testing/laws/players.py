@@ -12,7 +12,7 @@ from gantricks.engine import sampling
 from gantricks.engine.dispatch import fold
 from gantricks.engine.game import Game, Tensors
 from gantricks.errors import UserError
-from gantricks.planning.plan import hooks_of
+from gantricks.planning.contract import hooks_of
 from gantricks.testing.case import Case, NotApplicable, law
 from gantricks.testing.host import (
     differences,

@@ -12,7 +12,7 @@ from gantricks.engine.dispatch import fold
 from gantricks.engine.game import Game
 from gantricks.errors import UserError
 from gantricks.hooks import KINDS
-from gantricks.planning.plan import hooks_of
+from gantricks.planning.contract import hooks_of
 from gantricks.records import Batch
 from gantricks.rng import Clock, Rng
 from gantricks.testing.case import Case, NotApplicable, law

@@ -27,18 +27,18 @@ _OF_A_LIST = 3
 """How many of a list's values are told to be wrong: after these, the rest is clear."""
 
 
-class Fault(NamedTuple):
+class OptionError(NamedTuple):
     """A key that is wrong, by its path within the table, what is wrong with it, and what to write instead."""
 
     keys: KeyPath
     what: str
-    mend: str
+    hint: str
 
 
 def check_options(
     model: type[BaseModel], table: Mapping[str, Any], known: Iterable[str] = (), listed: int = 20
-) -> Iterator[Fault]:
-    """Every fault of `table` as options of `model`.
+) -> Iterator[OptionError]:
+    """Every error of `table` as options of `model`.
 
     `known`: further keys that may stand in the same table, for the advice on a misspelt one, which the first `listed`
     unknown keys are given.
@@ -50,7 +50,7 @@ def check_options(
     for keys, error in errors:
         if error["type"] == "extra_forbidden":
             advised += 1
-            yield Fault(keys, UNKNOWN, advice(model, keys, table, known) if advised <= listed else "")
+            yield OptionError(keys, UNKNOWN, advice(model, keys, table, known) if advised <= listed else "")
         elif not (_is_scalar(error) and isinstance(error["input"], dict) and keys in tables):
             # otherwise it is the branch of a number in an option that also takes a table, and a table was written
             messages.setdefault(keys, []).append(error)
@@ -61,8 +61,15 @@ def check_options(
             if in_lists[keys[:-1]] > _OF_A_LIST:
                 continue
         described = description(model, keys)
-        mend = _meant(found) or _names(model, keys, found) or (f"{keys[-1]}: {described}" if keys and described else "")
-        yield Fault(keys, _sentence(found), mend)
+        hint = _meant(found) or _names(model, keys, found) or (f"{keys[-1]}: {described}" if keys and described else "")
+        yield OptionError(keys, _sentence(found), hint)
+
+
+def first_error(error: ValidationError) -> str:
+    """The first thing that is wrong with what a file of ours says, and where in the file."""
+    first = error.errors(include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def texts_wanted(model: type[BaseModel], table: Mapping[str, Any]) -> set[KeyPath]:
@@ -156,8 +163,8 @@ def validated(model: type[Any], table: Mapping[str, Any]) -> Any:
 def _errors(model: type[BaseModel], table: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Any]]:
     try:
         validated(model, table)
-    except ValidationError as fault:
-        for error in fault.errors(include_url=False):
+    except ValidationError as refused:
+        for error in refused.errors(include_url=False):
             keys = tuple(str(part) for part in _written(error, table))
             if error["type"] == "union_tag_invalid":
                 tag = error["ctx"]["discriminator"].strip("'")
@@ -174,7 +181,7 @@ def _written(error: Any, table: Any) -> list[int | str]:
             value = value[part]
         elif isinstance(value, list) and isinstance(part, int):
             if part >= len(value):
-                break  # too short a list: the fault is the list's
+                break  # too short a list: the error is the list's
             value = value[part]
         elif error["type"] == "missing" and position == len(error["loc"]) - 1:
             pass
@@ -220,7 +227,7 @@ _LENGTHS = {
 
 
 def _is_scalar(error: Any) -> bool:
-    """Whether the fault is that of a table where none is wanted."""
+    """Whether the error is that of a table where none is wanted."""
     wants_none = error["type"] in _WANTED.keys() - _TABLES or error["type"] in _CHOICES
     return wants_none and isinstance(error["input"], dict)
 
@@ -251,7 +258,7 @@ def _wanted(error: Any) -> str:
 
 
 def _message(error: Any) -> str:
-    """A fault of another kind, in words."""
+    """An error of another kind, in words."""
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     if kind == "missing":
         return "too few values" if isinstance(error["loc"][-1], int) else "this key is missing"

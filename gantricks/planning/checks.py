@@ -1,0 +1,215 @@
+"""What is wrong with a recipe whose every key is right: all that can be known before a tensor exists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from gantricks.errors import Problem
+from gantricks.hooks import KINDS
+from gantricks.metrics.base import obstacles
+from gantricks.planning.contract import contract_problems, hooks_of
+from gantricks.planning.facts import ROLES, Facts, PlannedTrick, parameters
+from gantricks.planning.keys import DataKeys
+from gantricks.planning.recipe import Part, Recipe
+from gantricks.planning.recipe_files import Places
+from gantricks.trick import CAPABILITIES
+
+# ---------------------------------------------------------------- tricks among themselves
+
+
+def hooks_in_use(tricks: Iterable[PlannedTrick]) -> dict[str, tuple[str, ...]]:
+    """The names of the tricks on each hook, in order."""
+    on: dict[str, list[str]] = {hook: [] for hook in KINDS}
+    for planned in tricks:
+        for hook in hooks_of(type(planned.trick)):
+            on.get(hook, []).append(planned.name)
+    return {hook: tuple(names) for hook, names in on.items() if names}
+
+
+def of_tricks(tricks: Sequence[PlannedTrick], on: Mapping[str, Sequence[str]], places: Places) -> Iterator[Problem]:
+    """Tricks that break the contract, or that want to be the only one of their kind."""
+    for planned in tricks:
+        for problem in contract_problems(type(planned.trick)):
+            yield Problem(f"the trick {planned.use!r} breaks the contract: {problem}", planned.place)
+    for hook, names in on.items():
+        if KINDS[hook] == "choice" and len(names) > 1:
+            what = f"{_listed(names)} provide {hook}, and a recipe has one"
+            yield Problem(what, _of_tricks(places, *reversed(names)), "keep one of them")
+    for part in sorted({part for planned in tricks for part in planned.trick.replaces}):
+        names = [planned.name for planned in tricks if part in planned.trick.replaces]
+        if len(names) > 1:
+            what = f"{_listed(names)} replace the same part, {part}"
+            yield Problem(what, _of_tricks(places, *reversed(names)), "keep one of them")
+
+
+def conflicts(tricks: Sequence[PlannedTrick], places: Places, provided: Collection[str]) -> Iterator[Problem]:
+    """Tricks that do not go with another one, or with what the recipe provides."""
+    reported = set()
+    for planned in tricks:
+        rest = [other for other in tricks if other is not planned]
+        for other, reason in planned.trick.conflicts.items():
+            pair = frozenset({planned.use, other})
+            if other in _others(rest, provided) and pair not in reported:
+                reported.add(pair)
+                culprits = [one.name for one in rest if other in _names(one)]
+                place = _of_tricks(places, planned.name, *culprits)
+                yield Problem(f"{planned.name} does not go with {other}: {reason}", place, "switch one off")
+
+
+def cautions(tricks: Sequence[PlannedTrick], provided: Collection[str]) -> Iterator[str]:
+    """Sentences about tricks that go together, but not well."""
+    for planned in tricks:
+        others = _others([other for other in tricks if other is not planned], provided)
+        for other, reason in planned.trick.cautions.items():
+            if other in others:
+                yield f"{planned.name} beside {other}: {reason}"
+
+
+def unknown_names(tricks: Sequence[PlannedTrick], known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Names in a trick's `conflicts` or `cautions` that stand for nothing, each with the trick's: no trick, of those
+    that are `known` and those of the recipe, and no capability."""
+    meant = {*known, *CAPABILITIES}
+    for planned in tricks:
+        meant |= {*_names(planned), *planned.trick.provides}
+    told = set()
+    for planned in tricks:
+        for name in {**planned.trick.conflicts, **planned.trick.cautions}:
+            if name not in meant and (planned.use, name) not in told:
+                told.add((planned.use, name))
+                yield planned.use, name
+
+
+def _names(planned: PlannedTrick) -> tuple[str, ...]:
+    """By what others can mean a trick."""
+    return planned.use, planned.name, *planned.trick.needs
+
+
+def _others(rest: Iterable[PlannedTrick], provided: Collection[str]) -> set[str]:
+    # always at hand, so it says nothing of the recipe that it is provided
+    return {name for other in rest for name in _names(other)} | (set(provided) - {"input_grad"})
+
+
+def _of_tricks(places: Places, *names: str) -> str:
+    return places.of_any(*(("tricks", name) for name in names))
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+# ---------------------------------------------------------------- the parts and the data
+
+
+def of_parts(facts: Facts, to_train: bool) -> Iterator[Problem]:
+    """Networks, tricks and metrics that cannot work with each other or with the data."""
+    yield from _networks(facts)
+    yield from _batch_size(facts)
+    yield from _single_samples(facts)
+    yield from _needs(facts)
+    places = facts.recipe.places
+    for planned in facts.tricks:
+        for sentence in planned.trick.problems(facts.setting):
+            yield Problem(f"{planned.name}: {sentence}", places.about(sentence, ("tricks", planned.name)))
+    for measured in facts.metrics if to_train else ():
+        for sentence in obstacles(measured.metric, facts.evaluation):
+            place = places.about(sentence, ("evaluate", measured.name), ("data", "source"))
+            yield Problem(f"{measured.name}: {sentence}", place)
+
+
+def _networks(facts: Facts) -> Iterator[Problem]:
+    places = facts.recipe.places
+    for role in ROLES:
+        part = getattr(facts.recipe, role)
+        for sentence in part.found.cls.problems(role, part.options, facts.shapes):
+            yield Problem(sentence, places.about(sentence, (role,), (role, "network"), ("data", "source")))
+    if "conditional" in facts.able["discriminator"] and "conditional" not in facts.able["generator"]:
+        yield Problem(
+            "the discriminator is conditional and the generator is not, so fakes have no class to be judged by",
+            places.of_any(("discriminator", "conditional"), ("generator", "conditional")),
+            f"give G classes too: {places.to_set('true', 'generator', 'conditional')}",
+        )
+
+
+def _batch_size(facts: Facts) -> Iterator[Problem]:
+    data, places = facts.recipe.data, facts.recipe.places
+    batch_size, count = data.keys.batch_size, facts.description.count
+    if batch_size > count:
+        yield Problem(
+            f"batch_size is {batch_size} and the data holds {count} samples",
+            places.of_any(("data", "batch_size"), *(("data", key) for key in _named_in(data))),
+            f"{places.to_set(str(count), 'data', 'batch_size')} at most",
+        )
+
+
+def _named_in(part: Part[DataKeys]) -> list[str]:
+    """The keys of [data] that decide how many samples there are, as far as that is known: all of the source's own."""
+    return ["source", *type(part.options).model_fields]
+
+
+def _single_samples(facts: Facts) -> Iterator[Problem]:
+    """Batch norm over one vector has no statistics; over one image it has those of its pixels."""
+    if 1 not in facts.setting.batch_sizes:
+        return
+    places = facts.recipe.places
+    separate = any("separate_passes" in planned.trick.provides for planned in facts.tricks)
+    for role in ROLES:
+        able = facts.able[role]
+        replaced = any(f"{role}_batch_norm" in planned.trick.replaces for planned in facts.tricks)
+        alone = role == "generator" or separate
+        if "batch_norm" in able and "convolutions" not in able and alone and not replaced:
+            yield Problem(
+                f"batch norm in the {role} needs more than one sample in a pass, and a batch holds 1",
+                places.of_any(("data", "batch_size"), (role, "batch_norm"), (role, "network")),
+                "let batches hold 2 samples or more, or do without batch norm: "
+                + places.to_set("false", role, "batch_norm"),
+            )
+
+
+def _needs(facts: Facts) -> Iterator[Problem]:
+    for planned in facts.tricks:
+        for need in sorted(set(planned.trick.needs) - facts.provided):
+            meaning = CAPABILITIES.get(need, "no trick of this recipe provides it")
+            player = need.partition("_")[0]
+            cause = (player, "network") if player in ROLES else ("data", "source")
+            place = facts.recipe.places.about(meaning, ("tricks", planned.name), cause)
+            yield Problem(f"{planned.name} needs {need}", place, f"it is {meaning}")
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def memory(facts: Facts, to_train: bool) -> Iterator[Problem]:
+    """What this machine cannot hold: Linux promises any amount of memory, and kills whoever uses it."""
+    import torch
+
+    from gantricks.planning.device import machine_memory
+
+    recipe, held = facts.recipe, machine_memory()
+    # a GPU says by itself what does not fit; networks are made on the CPU first all the same
+    trains = to_train and (recipe.train.device == "cpu" or not torch.cuda.is_available())
+    number, batch_size = 8 if recipe.train.precision == "fp64" else 4, recipe.data.keys.batch_size
+    counts = parameters(recipe, facts.shapes)
+    needed = {role: number * count * (_copies(recipe, role) if trains else 1) for role, count in counts.items()}
+    needed["data"] = 2 * number * batch_size * math.prod(facts.description.shape) if trains else 0
+    if held is None or sum(needed.values()) <= held:
+        return
+    largest = max(needed, key=lambda part: needed[part])
+    if largest == "data":
+        what, keys = f"batches of {batch_size:,}", ("batch_size", "image_size")
+    else:
+        what = f"a {largest} of {counts[largest]:,} parameters"
+        keys = tuple(type(getattr(recipe, largest).options).model_fields)
+    yield Problem(
+        f"the memory does not suffice: {what} alone would take {needed[largest] / 2**30:,.0f} GiB, "
+        f"and this machine has {held / 2**30:,.0f}",
+        recipe.places.of_any((largest,), *((largest, key) for key in keys), ("data", "image_size")),
+        "smaller networks, images or batches need less",
+    )
+
+
+def _copies(recipe: Recipe, role: str) -> int:
+    """How many numbers training holds for each weight: itself, its gradient and what the optimizer keeps."""
+    optimizer = getattr(recipe, role).keys.optimizer
+    return 4 if optimizer.name != "sgd" else 3 if optimizer.momentum else 2

@@ -1,0 +1,32 @@
+"""What a trick class says of itself, held against the hooks that there are. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from gantricks.errors import nearest
+from gantricks.hooks import KINDS, HookSpecs
+
+
+def hooks_of(trick: type) -> list[str]:
+    """The names of the methods of a trick class that are marked with `@hookimpl`."""
+    return [name for name in dir(trick) if hasattr(getattr(trick, name, None), "gantricks_impl")]
+
+
+def contract_problems(trick: type) -> Iterator[str]:
+    """Every way in which a trick class breaks the contract of `gantricks.hooks`, in sentences."""
+    for name in hooks_of(trick):
+        if name not in KINDS:
+            yield f"there is no hook {name!r}; {nearest(name, KINDS) or 'gantricks.hooks lists them'}"
+            continue
+        implementation = getattr(trick, name)
+        if any(value for key, value in implementation.gantricks_impl.items() if key != "specname"):
+            yield f"{name}: hook options such as tryfirst are not used here; recipe order decides"
+        parameters = list(inspect.signature(implementation).parameters.values())[1:]
+        known = list(inspect.signature(getattr(HookSpecs, name)).parameters)[1:]
+        for parameter in parameters:
+            if parameter.name not in known:
+                yield f"{name} has no argument {parameter.name!r}; it has {', '.join(known)}"
+            if parameter.default is not parameter.empty:
+                yield f"{name}: the argument {parameter.name!r} has a default value, and hooks take none"

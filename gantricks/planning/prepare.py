@@ -1,0 +1,83 @@
+"""From a recipe and a registry to what is going to be trained and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gantricks.catalogue.registry import Registry
+from gantricks.data.base import Description
+from gantricks.errors import Problem, UserError, legible, nearest
+from gantricks.planning.checks import unknown_names
+from gantricks.planning.device import Placement, place
+from gantricks.planning.plan import Plan, make_plan
+from gantricks.planning.recipe import Recipe, RecipeError
+from gantricks.planning.recipe_files import NAME_IT_ANEW, RecipeFile
+from gantricks.planning.validation import load_recipe
+from gantricks.trick import CAPABILITIES
+
+
+def plan_recipe(
+    recipe: str | Path | RecipeFile, overrides: Iterable[str], registry: Registry
+) -> tuple[Plan, Placement]:
+    """Load a recipe and plan it.
+
+    Raises UserError with every problem: those of the keys, and those of what the right keys ask for.
+    """
+    try:
+        return prepare(load_recipe(recipe, overrides, registry), registry)
+    except RecipeError as error:
+        problems = list(error.problems)
+        if error.rest:
+            try:
+                prepare(error.rest, registry)
+            except UserError as further:
+                problems += [problem for problem in further.problems if problem not in problems]
+        raise UserError(*problems) from None
+
+
+def prepare(
+    recipe: Recipe, registry: Registry, *, to_train: bool = True, trained: Description | None = None
+) -> tuple[Plan, Placement]:
+    """The plan of a recipe and where it computes. `trained` describes the data that a run was trained on, where nothing
+    is to be opened. Raises UserError with the problems of both.
+    """
+    problems = list(_unwritable(recipe)) if to_train else []
+    plan = placement = None
+    try:
+        parts: list[Any] = [recipe.data, recipe.generator, recipe.discriminator, *recipe.tricks, *recipe.metrics]
+        named = [part.found.name for part in parts]
+        plan = make_plan(recipe, registry.warnings(named), to_train=to_train, trained=trained)
+        plan = replace(plan, warnings=(*plan.warnings, *_foreign_names(plan, registry)))
+    except UserError as error:
+        problems += error.problems
+    try:
+        convolutions = plan is not None and plan.convolutions
+        multiply_adds = plan.multiply_adds if plan is not None else None
+        where = recipe.places.of("train", "device")
+        placement = place(recipe.train.device, recipe.train.precision, where, convolutions, multiply_adds)
+    except UserError as error:
+        problems += error.problems
+    if problems or not plan or not placement:
+        raise UserError(*problems)
+    return plan, placement
+
+
+def _unwritable(recipe: Recipe) -> Iterator[Problem]:
+    """Paths that no recipe can hold, which is UTF-8."""
+    for key in getattr(recipe.data.found.cls, "paths", ()):
+        path = str(Path(getattr(recipe.data.options, key)).absolute())
+        if path != legible(path):
+            yield Problem(f"{legible(path)} is not UTF-8, as recipes are", recipe.places.of("data", key), NAME_IT_ANEW)
+
+
+def _foreign_names(plan: Plan, registry: Registry) -> Iterator[str]:
+    """What tricks of others say they do not go with, where nothing of that name is at hand."""
+    others = [planned for planned in plan.tricks if planned.origin != "gantricks"]
+    known = registry.names("tricks") if others else {}
+    for trick, name in unknown_names(others, {*known, *(planned.name for planned in plan.tricks)}):
+        advice = nearest(name, {*known, *CAPABILITIES})
+        told = f"{trick} names {name!r} among its conflicts and cautions, which is no known trick"
+        yield f"{told}: {advice}" if advice else f"{told}; its package may not be installed"

@@ -1,0 +1,314 @@
+"""From the table of a recipe to a `Recipe`: every mistake is reported with its file and line, all of them at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gantricks.catalogue.index import index
+from gantricks.catalogue.kinds import SINGULAR
+from gantricks.catalogue.registry import Found, Registry
+from gantricks.errors import Problem, UserError, closest
+from gantricks.metrics import published
+from gantricks.option_errors import (
+    UNKNOWN,
+    check_options,
+    models_of,
+    shortened,
+    shown,
+    texts_wanted,
+    unreadable,
+    validated,
+)
+from gantricks.options import Options
+from gantricks.planning.keys import (
+    SECTIONS,
+    SELECTORS,
+    DataKeys,
+    DiscriminatorKeys,
+    EvaluateKeys,
+    GeneratorKeys,
+    Top,
+    TrainKeys,
+)
+from gantricks.planning.recipe import MetricPart, Part, Recipe, RecipeError, TrickPart
+from gantricks.planning.recipe_files import Places, RecipeFile, read_recipe
+
+KeyPath = tuple[str, ...]
+K = TypeVar("K", bound=Options)
+
+LISTED = 20
+"""How many unknown names of one table are told one by one."""
+
+
+INSTANCES = 100
+"""How many tricks, and how many metrics, a recipe may have."""
+
+
+class _Validation:
+    """One pass over a recipe that collects every problem."""
+
+    def __init__(
+        self, raw: Mapping[str, Any], registry: Registry, places: Places, problems: Iterable[Problem] = ()
+    ) -> None:
+        self.registry, self.places = registry, places
+        self.problems = list(problems)
+        self.raw = dict(raw)
+        wrong = {path: what for path, what in unreadable(raw) if path}
+        for path, what in list(wrong.items())[:LISTED]:
+            self._report(path, what)
+        if len(wrong) > LISTED:
+            self._report((), f"and {len(wrong) - LISTED:,} more values that cannot be read")
+        for path in wrong:
+            self._leave_out(path)
+        self.all_found = True
+        self.models: dict[KeyPath, type[Options]] = {}
+        """What the keys of each table are read as, as far as that is known."""
+        self.misspelt: list[tuple[int, KeyPath, str]] = []
+        """Unknown keys: which problem they are, and the advice that their own table gives."""
+
+    def recipe(self) -> Recipe:
+        tables = (*SECTIONS, "tricks", "evaluate")
+        top = self._options(Top, {k: v for k, v in self.raw.items() if k not in tables}, (), known=tables)
+        data = self._part("data", DataKeys)
+        generator = self._part("generator", GeneratorKeys)
+        discriminator = self._part("discriminator", DiscriminatorKeys)
+        train = self._options(TrainKeys, self._table("train"), ("train",)) if "train" in self.raw else None
+        if "train" not in self.raw:
+            self._missing("train", "steps = 3000")
+        tricks = tuple(TrickPart(*parts) for parts in self._instances("tricks"))
+        evaluate, metrics = self._evaluate()
+        elsewhere = _known_keys(self.models, self.registry) if self.misspelt else {}
+        for position, path, advice in self.misspelt:
+            self.problems[position] = _advised(self.problems[position], path, advice, elsewhere)
+        recipe = None
+        if top and data and generator and discriminator and train and evaluate:
+            recipe = Recipe(
+                top.name, top.seed, data, generator, discriminator, train, tricks, evaluate, metrics, self.places
+            )
+        if self.problems or not recipe:
+            raise RecipeError(self.problems, recipe if self.all_found else None)
+        return recipe
+
+    def _report(self, path: KeyPath, what: str, hint: str = "", place: str = "") -> None:
+        dotted = shortened(".".join(path), 120)
+        self.problems.append(Problem(f"{dotted}: {what}" if dotted else what, place or self.places.of(*path), hint))
+
+    def _leave_out(self, path: KeyPath) -> None:
+        """Take a key out of the recipe, or the list that it is in, and leave the caller's table as it is."""
+        table = self.raw
+        for key in path[:-1]:
+            inner = table.get(key)
+            if not isinstance(inner, Mapping):
+                table.pop(key, None)
+                return
+            table[key] = table = dict(inner)
+        table.pop(path[-1], None)
+
+    def _missing(self, section: str, example: str) -> None:
+        self.problems.append(
+            Problem(f"the table [{section}] is missing", self.places.file, f"add [{section}] with {example}")
+        )
+
+    def _table(self, *path: str) -> dict[str, Any]:
+        value: Any = self.raw
+        for key in path:
+            value = value[key]
+        if isinstance(value, Mapping):
+            return dict(value)
+        dotted = ".".join(path)
+        hint = f"write [{dotted}]"
+        if len(path) == 2:
+            hint += f", or --set {dotted}=on, for one with its defaults"
+        what = f"{shortened(dotted, 120)} must be a table, not {shown(value)}"
+        self.problems.append(Problem(what, self.places.of(*path), shortened(hint, 200)))
+        return {}
+
+    def _part(self, section: str, model: type[K]) -> Part[K] | None:
+        selector = SELECTORS[section]
+        if section not in self.raw:
+            self._missing(section, f'{selector} = "…"')
+            return None
+        table = self._table(section)
+        core = {key: value for key, value in table.items() if key in model.model_fields}
+        own = {key: value for key, value in table.items() if key not in model.model_fields}
+        keys = self._options(model, core, (section,))
+        name = self._text(table.get(selector), section, selector)
+        if not isinstance(name, str):
+            return None  # its absence is among the problems of the core keys
+        found = self._find("data" if section == "data" else "networks", name, (section, selector))
+        config = found and self._config_of(section, found)
+        if not found or not config:
+            return None
+        options = self._options(config, own, (section,), known=model.model_fields)
+        if options is not None and not self._homes(found, options, section):
+            return None
+        return Part(keys, found, options) if keys and options is not None else None
+
+    def _homes(self, found: Found, options: Options, section: str) -> bool:
+        """Whether every path that begins with ~ names a home folder that there is."""
+        known = True
+        for key in getattr(found.cls, "paths", ()):
+            try:
+                Path(getattr(options, key)).expanduser()
+            except RuntimeError:
+                self._report((section, key), "there is no such home folder", "write the path in full")
+                known = False
+        return known
+
+    def _config_of(self, section: str, found: Found) -> type[Options] | None:
+        if section == "data":
+            return found.cls.Config  # type: ignore[attr-defined]
+        config: type[Options] | None = getattr(found.cls, f"{section.capitalize()}Config")
+        if config is None:
+            self.problems.append(
+                Problem(f"the network {found.name!r} has no {section}", self.places.of(section, "network"))
+            )
+        return config
+
+    def _evaluate(self) -> tuple[EvaluateKeys | None, tuple[MetricPart, ...]]:
+        if "evaluate" not in self.raw:
+            return EvaluateKeys(), ()
+        keys = {name: value for name, value in self._table("evaluate").items() if not _is_instance(name, value)}
+        evaluate = self._options(EvaluateKeys, keys, ("evaluate",))
+        return evaluate, tuple(MetricPart(*parts) for parts in self._instances("metrics", "evaluate"))
+
+    def _instances(self, kind: str, section: str = "tricks") -> Iterator[tuple[str, Found, Options]]:
+        """The name of each table of `section`, what it is an instance of, and its options."""
+        if section not in self.raw:
+            return
+        table = self._table(section)
+        names = [
+            name
+            for name, value in table.items()
+            if value != "off" and (section == "tricks" or _is_instance(name, value))
+        ]
+        if len(names) > INSTANCES:
+            what = f"{len(names):,} {kind} are more than a recipe can have, which is {INSTANCES}"
+            self.problems.append(Problem(what, self.places.of(section)))
+            self.all_found = False
+            return
+        found_here: dict[str, Found | None] = {}
+        for name in names:
+            path = (section, name)
+            options = self._table(*path)
+            use = self._text(options.pop("use", name), *path, "use")
+            if not isinstance(use, str):
+                what = f"use must be the name of a {SINGULAR[kind]}, not {shown(use)}"
+                self.problems.append(Problem(what, self.places.of(*path, "use")))
+            elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name):
+                what = f"a {SINGULAR[kind]} is named in letters from A to Z, digits and _, not {shown(name)}"
+                self.problems.append(Problem(what, self.places.of(*path)))
+            else:
+                if use not in found_here or found_here[use] is None:
+                    found_here[use] = self._find(kind, use, path)
+                if found := found_here[use]:
+                    config = self._options(found.cls.Config, options, path, known=("use",))  # type: ignore[attr-defined]
+                    if config is not None:
+                        yield name, found, config
+
+    def _find(self, kind: str, name: str, path: KeyPath) -> Found | None:
+        try:
+            return self.registry.load(kind, name)
+        except UserError as error:
+            for problem in error.problems:
+                where = self.places.of(*path) + (f": {problem.where}" if problem.where else "")
+                named = published.advice(name, index()["metrics"]) if kind == "metrics" else ""
+                self.problems.append(Problem(shortened(problem.what, 200), where, named or problem.hint))
+            self.all_found = False
+            return None
+
+    def _text(self, value: Any, *path: str) -> Any:
+        """A value whose key is a text: what an override has for it is taken as it is written."""
+        written = self.places.text_of(*path)
+        return value if isinstance(value, str) or value is None or written is None else written
+
+    def _options(self, model: type[K], table: dict[str, Any], path: KeyPath, known: Iterable[str] = ()) -> K | None:
+        self.models[path] = model
+        table = self._with_texts(model, table, path)
+        errors = list(check_options(model, table, known, LISTED))
+        if not errors:
+            return validated(model, table)
+        unknown = 0
+        for keys, what, hint in errors:
+            unknown += what == UNKNOWN
+            if what != UNKNOWN or unknown <= LISTED:
+                if what == UNKNOWN:
+                    self.misspelt.append((len(self.problems), (*path, *keys), hint))
+                self._report((*path, *keys), what, hint, "" if keys or not path else self.places.about(what, path))
+        if unknown > LISTED:
+            self._report(path, f"and {unknown - LISTED:,} more unknown keys")
+        # without the wrong keys, the rest can still be looked at for further problems
+        wrong = {keys[0] for keys, _, _ in errors if keys}
+        rest = {key: value for key, value in table.items() if key not in wrong}
+        return validated(model, rest) if wrong and not any(check_options(model, rest)) else None
+
+    def _with_texts(self, model: type[Options], table: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+        """The table with the written text of each override whose key is a text, whatever TOML makes of it."""
+        written = {key: text for key in table if (text := self.places.text_of(*path, key)) is not None}
+        if not any(not isinstance(table[key], str) for key in written):
+            return table
+        wanted = texts_wanted(model, table)
+        return {key: written[key] if key in written and (key,) in wanted else value for key, value in table.items()}
+
+
+# ---------------------------------------------------------------- advice on names that stand in the wrong table
+
+
+def _advised(problem: Problem, path: KeyPath, advice: str, elsewhere: Mapping[str, Sequence[str]]) -> Problem:
+    """The problem of an unknown key at `path`, which may have been meant in another table. `advice` is that of its own
+    table, `elsewhere` the full names of every key that this recipe could have."""
+    exact = [dotted for dotted in elsewhere.get(path[-1], ()) if dotted != ".".join(path)]
+    if not exact and not advice.startswith("did you mean"):
+        exact = [*elsewhere.get(closest(path[-1][:100], elsewhere) or "", ())]
+    return replace(problem, hint=f"did you mean {' or '.join(exact[:4])}?") if exact else problem
+
+
+def _known_keys(models: Mapping[KeyPath, type[Options]], registry: Registry) -> dict[str, list[str]]:
+    """Every key that a recipe with these models could have below its top, with its full names; tricks and metrics are
+    such."""
+    found: dict[str, list[str]] = {}
+
+    def add(model: type[Any], path: KeyPath, depth: int = 0) -> None:
+        for name, described in model.model_fields.items():
+            dotted = ".".join((*path, name))
+            if dotted not in found.setdefault(name, []):
+                found[name].append(dotted)
+            for inner in models_of(described.annotation) if depth < 2 else ():
+                add(inner, (*path, name), depth + 1)
+
+    for section, model in SECTIONS.items():
+        add(model, (section,))
+    for path, model in models.items():
+        if path:
+            add(model, path)
+    add(EvaluateKeys, ("evaluate",))
+    for kind, section in (("tricks", "tricks"), ("metrics", "evaluate")):
+        for name in registry.names(kind):
+            found.setdefault(name, []).append(f"{section}.{name}")
+    return found
+
+
+def _is_instance(name: str, value: Any) -> bool:
+    """Whether a key of [evaluate] names a metric: its value is a table, or switches one off."""
+    return name not in EvaluateKeys.model_fields and (isinstance(value, Mapping) or value == "off")
+
+
+def load_recipe(
+    recipe: str | Path | RecipeFile, overrides: Iterable[str] = (), registry: Registry | None = None
+) -> Recipe:
+    """Read, merge and validate a recipe.
+
+    `recipe` is a file, the name of a shipped recipe, or what `read_recipe` has read of either. `overrides` are
+    `KEY=VALUE` strings as for `--set`. Raises UserError with every problem found.
+    """
+    read = (recipe if isinstance(recipe, RecipeFile) else read_recipe(recipe)).under(overrides)
+    return _Validation(read.table, registry or Registry(), read.places, read.problems).recipe()
+
+
+def validate_recipe(raw: Mapping[str, Any], registry: Registry, places: Places | None = None) -> Recipe:
+    """Validate plain data against the core's keys and the options of everything it names."""
+    return _Validation(raw, registry, places or Places()).recipe()

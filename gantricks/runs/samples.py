@@ -1,0 +1,31 @@
+"""Pictures of what a generator makes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL.Image import Image
+
+from gantricks import pictures
+from gantricks.data.stand_in import reference_points
+from gantricks.engine.game import Game
+from gantricks.engine.sampling import sample
+
+GRID = 64
+"""How many samples a picture has, where nothing else is said."""
+
+
+def picture(game: Game, count: int, seed: int) -> Image:
+    """A grid of samples, or a scatter plot over the real points for vector data."""
+    classes = game.generator.classes
+    # a column holds one class, and the grid is as near to a square as that allows
+    columns = classes * max(1, round(math.sqrt(count) / classes)) if 0 < classes <= count else None
+    return drawn(game, sample(game, count, seed), columns)
+
+
+def drawn(game: Game, samples: np.ndarray, columns: int | None = None) -> Image:
+    """Samples (N, …) of this run: images in a grid, points over the real ones."""
+    if game.feed.is_images:
+        return pictures.image_grid(pictures.to_pixels(samples), columns=columns)
+    return pictures.scatter(samples, reference=reference_points(game.dataset))

@@ -1,0 +1,215 @@
+"""The loop around the step: what is logged, drawn and saved as a run goes, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gantricks import store
+from gantricks.data.base import Dataset
+from gantricks.data.images import compiler_cache
+from gantricks.data.stand_in import POINTS
+from gantricks.engine import capture, state
+from gantricks.engine.capture import Capturing
+from gantricks.engine.game import Game
+from gantricks.engine.guard import NonFinite
+from gantricks.engine.start import start
+from gantricks.errors import Diverged, Problem, legible
+from gantricks.networks.base import count_parameters
+from gantricks.planning.device import Placement, peak_memory
+from gantricks.planning.plan import Plan
+from gantricks.runs import checkpoint, limits, signals
+from gantricks.runs.manifest import identity, read_manifest, versions, write_manifest
+from gantricks.runs.reporter import Reporter, Result
+from gantricks.runs.restore import Saved, take_up
+from gantricks.runs.samples import GRID, picture
+
+
+class Session:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        run: Path,
+        plan: Plan,
+        dataset: Dataset,
+        placement: Placement,
+        reporter: Reporter,
+        ending: signals.Ending,
+        facts: Mapping[str, Any],
+        session: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`facts` go into the manifest as they are, `session` into its account of this session."""
+        self.run, self.plan, self.dataset, self.reporter = run, plan, dataset, reporter
+        self.facts, self.session = facts, session or {}
+        self.train = plan.recipe.train
+        self.placement = placement
+        self.ending = ending
+        self.game: Game | None = None
+        self.capturing: Capturing | None = None
+        self._own: dict[str, str] = {}
+
+    def play(self, saved: Saved | None) -> Result:
+        backend = capture.backend(self.plan, self.placement)
+        if backend == capture.INDUCTOR and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            # before an optimizer is made: torch imports its compiler there and chooses
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiler_cache())
+        with self.ending.patiently(), self.placement.computing(), self._memory(), limits.disk(self.run):
+            self.game = game = start(self.plan, self.dataset, self.placement)
+            if backend:
+                game.play = self.capturing = Capturing(game, backend, self.reporter.capturing)
+            if saved:
+                take_up(game, saved, self.run)
+            self._play(game, saved)
+        return Result(
+            self.run,
+            game.finished,
+            game.steps,
+            self.ending.number,
+            game.stop_reason,
+            peak_memory(self.placement.device),
+            game.restored_step,
+        )
+
+    def _play(self, game: Game, saved: Saved | None) -> None:
+        from gantricks.runs.logs import Log  # imports TensorBoard, which only a run needs
+
+        parameters = {role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")}
+        began, first = time.time(), game.finished
+        known = read_manifest(self.run).id or (saved[1].get("run") if saved else None)
+        # a run that has checkpoints from before there were ids has none
+        own = known if known or saved else identity(self.plan, self.placement, self.facts["data"]["fingerprint"])
+        self._own = {"run": own} if own else {}
+        self._write_manifest(parameters, first, None, began)
+        log = Log(self.run, self.plan.recipe, first)
+        try:
+            self.reporter.started(game, self.run, parameters)
+            for note in self.dataset.notes:
+                self.reporter.warn(f"[data]: {note}")
+            with checkpoint.Writer() as self.writer, game.training():
+                self._loop(game, log)
+        except BaseException:
+            # what has gone wrong is told, and not what goes wrong because of it
+            with contextlib.suppress(OSError):
+                log.close()
+            with contextlib.suppress(OSError):
+                self._write_manifest(parameters, first, game.finished, began)
+            raise
+        finally:
+            self.reporter.close()
+        log.close()
+        self._write_manifest(parameters, first, game.finished, began)
+
+    def _loop(self, game: Game, log: Any) -> None:
+        train = self.train
+        mark, mark_step = time.perf_counter(), game.finished
+        while game.finished < game.steps and game.advance():
+            step = game.finished
+            last = step == game.steps
+            if step % train.log_every == 0 or last:
+                scalars, non_finite = game.scalars()
+                if non_finite:
+                    self._stop_at(non_finite, game)
+                now = time.perf_counter()
+                speed = (step - mark_step) / (now - mark)
+                mark, mark_step = now, step
+                log.scalars(step, scalars, speed)
+                self.reporter.logged(step, scalars, speed)
+                for sentence in game.warnings:
+                    self.reporter.warn(f"step {step}: {sentence}")
+                game.warnings.clear()
+            self.reporter.stepped(step)
+            self.writer.check()
+            if last:
+                break  # a signal that comes now finds a run that ends anyway
+            if step % train.sample_every == 0:
+                self._picture(game, log)
+            interrupted = self.ending.number is not None  # looked at once: a signal that comes later has its own step
+            if step % train.checkpoint_every == 0 or interrupted:
+                self._save(game, log)
+            if interrupted:
+                return
+        game.finish()
+        self._picture(game, log)
+        self._save(game, log)
+
+    def _picture(self, game: Game, log: Any) -> None:
+        count = GRID if game.feed.is_images else POINTS
+        log.picture(game.finished, picture(game, count, self.plan.recipe.seed))
+
+    def _save(self, game: Game, log: Any) -> None:
+        if non_finite := game.non_finite():
+            self._stop_at(non_finite, game)
+        name = checkpoint.checkpoint_name(game.finished)
+        self.writer.save(
+            self.run / "checkpoints" / name,
+            state.tensors(game),
+            self._own | state.counters(game),
+            first=log.flush,
+            then=self._remove_oldest,
+        )
+
+    def _remove_oldest(self) -> None:
+        if self.train.keep != "all":
+            checkpoint.keep_newest(self.run, self.train.keep)
+
+    def _stop_at(self, found: NonFinite, game: Game) -> None:
+        """Leave the state from before a non-finite value where it can be looked at, and say what happened."""
+        folder = self.run / "fault" / checkpoint.checkpoint_name(found.step)
+        before = {"step": found.step - 1, "phase": found.player, "images_seen": game.cursors[found.step - 1]}
+        store.save(folder, state.tensors(game), self._own | state.counters(game) | before)
+        names = [found.in_words(name) for name in found.names]
+        raise Diverged(
+            Problem(
+                f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not finite at step {found.step}; "
+                f"the run has stopped with the state from before it, in {folder}",
+                str(self.run),
+                "a smaller learning rate, or one trick less, is what usually helps; "
+                f"gantricks resume {self.run} would meet the same step again",
+            )
+        )
+
+    def _write_manifest(self, parameters: dict[str, int], first: int, finished: int | None, began: float) -> None:
+        assert self.game
+        there = read_manifest(self.run).sessions
+        earlier = [each.model_dump(mode="json", exclude_unset=True) for each in there if each.began != _date(began)]
+        session = {
+            "argv": [legible(word) for word in sys.argv],
+            "began": _date(began),
+            "ended": _date(time.time()) if finished is not None else None,
+            "from_step": first,
+            "to_step": finished,
+            "peak_memory": peak_memory(self.placement.device) if finished is not None else None,
+            **self.session,
+        } | ({"state_from_step": self.game.restored_step} if self.game.restored_step is not None else {})
+        facts = {
+            **({"id": self._own["run"]} if self._own else {}),
+            **versions(),
+            "device": str(self.placement.device),
+            "device_name": str(self.placement),
+            "precision": self.placement.precision,
+            "capture": (self.capturing and self.capturing.backend) or "off",
+            "threads": self.placement.threads,
+            "seed": self.plan.recipe.seed,
+            "parameters": parameters,
+            "tricks": {p.name: {"use": p.use, "origin": legible(p.origin)} for p in self.plan.tricks},
+            **self.facts,
+            "sessions": [*earlier, session],
+        }
+        write_manifest(self.run, facts)
+
+    def _memory(self) -> contextlib.AbstractContextManager[None]:
+        def batch_size() -> int:
+            return self.game.feed.batch_size if self.game else self.plan.recipe.data.keys.batch_size
+
+        return limits.memory(self.run, self.placement.device, batch_size)
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
