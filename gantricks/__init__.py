@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
     from gantricks.networks.base import Discriminator, Generator, Network, SummedLayers, initialise
     from gantricks.networks.noise import LayerNoise
-    from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
+    from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
     from gantricks.planning.recipe import Recipe
     from gantricks.planning.validation import load_recipe
     from gantricks.records import Batch, Out
@@ -44,6 +44,7 @@ _HOME = {
     "Network": "networks.base",
     "Options": "options",
     "Out": "records",
+    "Players": "options",
     "Probability": "options",
     "Problem": "errors",
     "Recipe": "planning.recipe",
@@ -82,6 +83,7 @@ __all__ = [
     "Network",
     "Options",
     "Out",
+    "Players",
     "Probability",
     "Problem",
     "Recipe",

@@ -44,6 +44,52 @@ class Interval(NamedTuple):
         return cls(low, high)
 
 
+class Players(tuple[str, ...]):
+    """Players of the game, written `["generator"]` or `"all"` in a recipe: `"generator" in players`.
+
+    Raises (on validation): no player, one that there is not, or one twice.
+    """
+
+    NAMES = ("generator", "discriminator")
+
+    def __new__(cls, *names: str) -> Players:
+        """These players; all of them where none is named."""
+        return super().__new__(cls, names)
+
+    def __contains__(self, name: object) -> bool:
+        return not self or super().__contains__(name)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        name = core_schema.literal_schema(list(cls.NAMES))
+        written = core_schema.tagged_union_schema(
+            {"all": core_schema.literal_schema(["all"]), "names": core_schema.list_schema(name, min_length=1)},
+            discriminator=lambda written: "names" if isinstance(written, list) else "all",
+        )
+        return core_schema.no_info_before_validator_function(
+            cls._listed,
+            core_schema.no_info_after_validator_function(cls._distinct, written),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda players: list(players) or "all"),
+        )
+
+    @classmethod
+    def _listed(cls, written: Any) -> Any:
+        if isinstance(written, Players):
+            return list(written) or "all"
+        if written == "all" or isinstance(written, list | tuple):
+            return list(written) if isinstance(written, tuple) else written
+        told = 'a list of players is wanted, or "all"; write ["{name}"]'
+        raise PydanticCustomError("players_text", told, {"name": written if written in cls.NAMES else cls.NAMES[0]})
+
+    @classmethod
+    def _distinct(cls, written: str | list[str]) -> Players:
+        if written == "all":
+            return cls()
+        if len(set(written)) < len(written):
+            raise PydanticCustomError("players_twice", "a player is named twice", {})
+        return cls(*written)
+
+
 class Schedule(Options):
     """A number that moves linearly from `start` to `end` while the run goes from 0 to `until` of its steps, and stays.
 

@@ -30,6 +30,10 @@ CAPABILITIES: dict[str, str] = {
 """What a trick can need, and how a recipe provides it. Tricks may provide further ones to each other."""
 
 
+FACTS = ("needs", "provides", "replaces", "conflicts", "cautions", "group", "forwards", "capturable")
+"""What a trick says of itself, and may say anew for its options (`Trick.facts`)."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """The facts of a recipe that a trick may look at in `Trick.problems`, before any tensor exists.
@@ -101,8 +105,20 @@ class Trick:
     class Config(Options):
         """The trick's options: its keys in the recipe."""
 
+    config: Any
+
     def __init__(self, config: Any) -> None:
         self.config = config
+        for fact, value in self.facts(config).items():
+            if fact not in FACTS:
+                raise TypeError(f"facts of {type(self).__name__}: {fact!r} is none of {', '.join(FACTS)}")
+            setattr(self, fact, value)
+
+    @classmethod
+    def facts(cls, config: Any) -> Mapping[str, Any]:
+        """Those of the facts above that depend on the options, by name, in place of what the class says: `needs`,
+        `provides`, `replaces`, `conflicts`, `cautions`, `group`, `forwards`, `capturable`."""
+        return {}
 
     def problems(self, setting: Setting) -> list[str]:
         """Sentences saying why this trick cannot work in this recipe, each with the hint. Called by `check`."""

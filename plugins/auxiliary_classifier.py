@@ -46,7 +46,7 @@ class AuxiliaryClassifier(Trick):
     conflicts = {"semi_supervised": "both give D's class logits a meaning, K classes here and K + 1 there"}
     cautions = {
         "label_injection": "a D that is fed the class has nothing to recognise, and the class loss teaches nothing; "
-        'set its players = "generator"'
+        'set its players = ["generator"]'
     }
 
     class Config(Trick.Config):
@@ -59,6 +59,8 @@ class AuxiliaryClassifier(Trick):
         generator: Annotated[
             float | Schedule, Scheduled(0.0, 100.0), Field(description="weight in G of the class loss on fakes")
         ] = 1.0
+
+    config: Config
 
     def problems(self, setting: Setting) -> list[str]:
         if setting.classes == 1:

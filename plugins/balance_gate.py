@@ -74,6 +74,8 @@ class BalanceGate(Trick):
                 )
             return self
 
+    config: Config
+
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         self.recent = {player: torch.zeros(self.config.window, device=ctx.device) for player in ("d", "g")}

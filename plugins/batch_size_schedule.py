@@ -39,6 +39,8 @@ class BatchSizeSchedule(Trick):
         end: Annotated[int, Field(ge=1, le=65536, description="samples in a batch from `at` on")] = 64
         at: Annotated[Probability, Field(description="share of the run at which it changes")] = 0.5
 
+    config: Config
+
     def problems(self, setting: Setting) -> list[str]:
         return [
             f"{name} = {size} and the data holds {setting.count} samples; write {name} = {setting.count} at most"

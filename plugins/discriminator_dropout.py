@@ -60,6 +60,8 @@ class DiscriminatorDropout(Trick):
             float, Field(ge=0, le=0.95, description="share dropped after each hidden block's activation")
         ] = 0.5
 
+    config: Config
+
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
         # the trick's name in the recipe keeps the layers of two instances apart

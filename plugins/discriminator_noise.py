@@ -42,6 +42,8 @@ class DiscriminatorNoise(Trick):
             float, Field(ge=0, le=10, description="standard deviation of the noise after each hidden block")
         ] = 0.5
 
+    config: Config
+
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
         blocks = [(name, block) for name, block in network.body.named_children() if isinstance(block, nn.Sequential)]

@@ -71,6 +71,8 @@ class EarlyStopping(Trick):
             ),
         ] = "own"
 
+    config: Config
+
     metric: str
     better: str
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Discriminator, Generator, Trick, hookimpl
+from gantricks import Context, Discriminator, Generator, Players, Trick, hookimpl
 
 N = TypeVar("N", Generator, Discriminator)
 
@@ -80,7 +80,7 @@ class Ema(Trick):
     and averages all others as if the run had begun with them. When it hurts: a run that is not much longer than the
     averaged window samples from a generator that lags behind; lower `decay`. Neutral at decay = 0.
 
-    `players` = "discriminator" averages D instead, after each of its updates, and "both" averages both: the averaged D
+    `players` = ["discriminator"] averages D instead, after each of its updates, and "all" averages both: the averaged D
     is the one that evaluation asks, for classes above all (semi_supervised).
 
     Source: Karras et al. 2018, appendix A.1 (decay 0.999); Yazıcı et al. 2019, The Unusual Effectiveness of Averaging
@@ -97,23 +97,23 @@ class Ema(Trick):
         bias_correction: Annotated[
             bool, Field(description="weigh the initial weights with 0; takes the place of the warm-up")
         ] = False
-        players: Annotated[
-            Literal["generator", "discriminator", "both"], Field(description="whose weights are averaged")
-        ] = "generator"
+        players: Annotated[Players, Field(description="whose weights are averaged")] = Players("generator")
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
+    config: Config
+
+    @classmethod
+    def facts(cls, config: Config) -> dict[str, Any]:
         replaced = {"generator": "generator_for_sampling", "discriminator": "discriminator_for_evaluation"}
-        self.replaces = {part for player, part in replaced.items() if config.players in (player, "both")}
+        return {"replaces": {part for player, part in replaced.items() if player in config.players}}
 
     generator: Average[Generator] | None = None
     discriminator: Average[Discriminator] | None = None
 
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
-        if self.config.players != "discriminator":
+        if "generator" in self.config.players:
             self.generator = Average(ctx.generator, ctx)
-        if self.config.players != "generator":
+        if "discriminator" in self.config.players:
             self.discriminator = Average(ctx.discriminator, ctx)
 
     @hookimpl

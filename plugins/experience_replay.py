@@ -68,6 +68,8 @@ class ExperienceReplay(Trick):
         capacity: Annotated[int, Field(ge=0, le=65536, description="samples that the buffer holds; 0: no replay")] = 512
         p: Annotated[Probability, Field(description="probability that a fake is replaced by one from the buffer")] = 0.5
 
+    config: Config
+
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         capacity, network = self.config.capacity, ctx.generator

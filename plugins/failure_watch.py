@@ -106,6 +106,8 @@ class FailureWatch(Trick):
         distance: Annotated[Probability, Field(description="distance of samples over that of reals; 0: off")] = 0.1
         samples: Annotated[int, Field(ge=2, le=4096, description="samples whose distances are measured")] = 64
 
+    config: Config
+
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         # on the host, where they are read

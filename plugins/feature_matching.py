@@ -53,6 +53,8 @@ class FeatureMatching(Trick):
             "l2"
         )
 
+    config: Config
+
     @hookimpl
     def g_objective(self, ctx: Context) -> dict[str, Tensor]:
         return {"distance": feature_distance(ctx.real_out.features, ctx.fake_out.features, self.config.norm)}

@@ -59,6 +59,8 @@ class GeneratorDropout(Trick):
             0.5
         )
 
+    config: Config
+
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
         for name, block in network.body.named_children():

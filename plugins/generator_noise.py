@@ -36,6 +36,8 @@ class GeneratorNoise(Trick):
             float, Field(ge=0, le=10, description="standard deviation of the noise after each hidden block")
         ] = 0.1
 
+    config: Config
+
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
         for name, block in network.body.named_children():

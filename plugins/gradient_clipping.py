@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Trick, hookimpl
+from gantricks import Context, Players, Trick, hookimpl
 
 
 @torch.no_grad()
@@ -42,16 +42,18 @@ class GradientClipping(Trick):
 
     class Config(Trick.Config):
         max_norm: Annotated[float, Field(gt=0, le=1e6, description="longest gradient that is left as it is")] = 1.0
-        players: Annotated[
-            Literal["both", "d", "g"], Field(description="whose gradients: the discriminator's, G's, or both")
-        ] = "both"
+        players: Annotated[Players, Field(description="whose gradients are clipped")] = Players()
+
+    config: Config
 
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
-        networks = {"d": ctx.discriminator, "g": ctx.generator}
-        chosen = [player for player in networks if self.config.players in (player, "both")]
-        self.parameters = {player: [*networks[player].parameters()] for player in chosen}
-        self.norms = {player: torch.zeros((), device=ctx.device) for player in chosen}
+        self.parameters: dict[str, list[Tensor]] = {}
+        if "discriminator" in self.config.players:
+            self.parameters["d"] = [*ctx.discriminator.parameters()]
+        if "generator" in self.config.players:
+            self.parameters["g"] = [*ctx.generator.parameters()]
+        self.norms = {player: torch.zeros((), device=ctx.device) for player in self.parameters}
 
     @hookimpl
     def after_d_backward(self, ctx: Context) -> None:

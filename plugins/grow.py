@@ -12,13 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from gantricks import Batch, Context, Discriminator, Generator, Problem, Schedule, Setting, Trick, UserError, hookimpl
+from gantricks import Batch, Context, Discriminator, Generator, Problem, Setting, Trick, UserError, hookimpl
 
 Size = tuple[int, ...]
 """Height and width."""
 Shape = tuple[int, ...]
 Maps = dict[str, tuple[Shape, Shape]]
-PROGRESS = Schedule(start=0.0, end=1.0)
 
 
 def shrink(images: Tensor, size: Size) -> Tensor:
@@ -179,6 +178,8 @@ class Grow(Trick):
             float, Field(ge=0, le=1, description="share of the time between two blocks that fading in takes")
         ] = 0.5
 
+    config: Config
+
     def problems(self, setting: Setting) -> list[str]:
         able = sorted({len(maps) - 2 for maps in (setting.generator_maps, setting.discriminator_maps) if maps})
         if not able or 1 <= (self.config.blocks or 1) <= able[0]:
@@ -222,8 +223,6 @@ class Grow(Trick):
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         self.added, self.fading = (torch.zeros((), device=ctx.device) for _ in range(2))
-        for end in (PROGRESS.start, PROGRESS.end):
-            ctx.value(end)  # brought to the device now: a step copies nothing from the host
         self._stand(0, False, ctx)
 
     @hookimpl
@@ -244,7 +243,7 @@ class Grow(Trick):
     def before_d_step(self, ctx: Context) -> None:
         if self.growth.fading:
             period = self.config.until / (self.growth.last + self.config.fade)
-            since = ctx.value(PROGRESS) / period - self.growth.added
+            since = ctx.elapsed / period - self.growth.added
             self.alpha.copy_((since / self.config.fade).clamp(0, 1))
 
     @hookimpl

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Schedule, Scheduled, Trick, hookimpl
+from gantricks import Context, Players, Schedule, Scheduled, Trick, hookimpl
 
 
 @torch.no_grad()
@@ -84,15 +84,18 @@ class HistoricalAveraging(Trick):
         strength: Annotated[
             float | Schedule, Scheduled(0.0, 1e6), Field(description="weight λ of the penalty, a number or a schedule")
         ] = 0.001
-        players: Annotated[
-            Literal["both", "d", "g"], Field(description="whose weights are held: the discriminator's, G's, or both")
-        ] = "both"
+        players: Annotated[Players, Field(description="whose weights are held")] = Players()
+
+    config: Config
 
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         self.histories: dict[str, History] = {}
-        for player, network in (("d", ctx.discriminator), ("g", ctx.generator)):
-            if self.config.players in (player, "both"):
+        for name, player, network in (
+            ("discriminator", "d", ctx.discriminator),
+            ("generator", "g", ctx.generator),
+        ):
+            if name in self.config.players:
                 parameters: dict[str, Tensor] = dict(network.named_parameters())
                 means = {name: parameter.detach().clone() for name, parameter in parameters.items()}
                 count = torch.ones(len(means), device=ctx.device)

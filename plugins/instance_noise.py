@@ -46,6 +46,8 @@ class InstanceNoise(Trick):
             Field(description="standard deviation of the noise"),
         ] = Schedule(start=0.1, end=0.0)
 
+    config: Config
+
     @hookimpl
     def d_input(self, batch: Batch, ctx: Context) -> Batch:
         return batch.with_images(add_noise(batch.images, ctx.value(self.config.sigma), ctx.rng))

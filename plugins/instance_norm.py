@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from gantricks import Context, Discriminator, Generator, Problem, Trick, UserError, hookimpl
+from gantricks import Context, Discriminator, Generator, Players, Problem, Trick, UserError, hookimpl
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -33,8 +34,8 @@ class InstanceNorm(Trick):
     penalties on D's gradient or with D's batches of mixed provenance. Instance norm keeps activations in scale without
     any of this: a sample's images and scores are its own, eval computes what training does, a batch of 1 works.
 
-    `players` says whose norms: "generator", "discriminator" or "both"; each named player needs convolutions and batch
-    norm (batch_norm = true). Weights and biases are taken over.
+    `players` says whose norms; each of these players needs convolutions and batch norm (batch_norm = true). Weights and
+    biases are taken over.
 
     When it hurts: it erases the mean and the contrast of every map, so a layer can no longer say how strong something
     is in the whole image, which matters most for D and for small maps. Where batches are large and clean, batch norm is
@@ -52,15 +53,16 @@ class InstanceNorm(Trick):
     replaces = {"generator_batch_norm", "discriminator_batch_norm"}
 
     class Config(Trick.Config):
-        players: Annotated[
-            Literal["both", "generator", "discriminator"], Field(description="whose norms are replaced")
-        ] = "both"
+        players: Annotated[Players, Field(description="whose norms are replaced")] = Players()
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.players = {"generator", "discriminator"} if config.players == "both" else {config.players}
-        self.needs = {need for need in self.needs if need.partition("_")[0] in self.players}
-        self.replaces = {part for part in self.replaces if part.partition("_")[0] in self.players}
+    config: Config
+
+    @classmethod
+    def facts(cls, config: Config) -> dict[str, Any]:
+        def of_these(names: Collection[str]) -> set[str]:
+            return {name for name in names if name.partition("_")[0] in config.players}
+
+        return {"needs": of_these(cls.needs), "replaces": of_these(cls.replaces)}
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
@@ -71,7 +73,7 @@ class InstanceNorm(Trick):
         return self._transform(network, "discriminator", ctx.name)
 
     def _transform(self, network: Any, player: str, name: str) -> Any:
-        if player not in self.players:
+        if player not in self.config.players:
             return network
         for place, norm in [(place, m) for place, m in network.named_modules() if isinstance(m, _BatchNorm)]:
             if not isinstance(norm, nn.BatchNorm2d):

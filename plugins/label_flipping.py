@@ -91,6 +91,8 @@ class LabelFlipping(Trick):
                 )
             return self
 
+    config: Config
+
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         self.left = torch.zeros((), device=ctx.device)  # steps of the present burst still to play

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gantricks import Context, Discriminator, Generator, Rng, SummedLayers, Trick, hookimpl
+from gantricks import Context, Discriminator, Generator, Players, Rng, SummedLayers, Trick, hookimpl
 
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
@@ -91,8 +91,7 @@ class LabelInjection(Trick):
     (or linear layer) of the block reads C + E maps. What the networks do with classes by themselves stays.
 
     The weights for the C maps are the network's own; those for the labels start as the network's other weights do, and
-    the embeddings from N(0, 1). `players` says which networks: "generator", "discriminator" or "both"; each must be
-    conditional.
+    the embeddings from N(0, 1). `players` says which networks; each must be conditional.
 
     When it hurts: with many classes and few images of each, every block can learn a class by heart. It costs E maps
     more in each block. Goes with all other surgery in either order; weight and spectral norm treat the weights for
@@ -105,24 +104,24 @@ class LabelInjection(Trick):
 
     class Config(Trick.Config):
         dim: Annotated[int, Field(ge=1, le=256, description="numbers that stand for the class in each block, E")] = 8
-        players: Annotated[
-            Literal["both", "generator", "discriminator"], Field(description="whose blocks receive the class")
-        ] = "both"
+        players: Annotated[Players, Field(description="whose blocks receive the class")] = Players()
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        players = ("generator", "discriminator") if config.players == "both" else (config.players,)
-        self.needs = {"classes", *(f"{player}_conditional" for player in players)}
+    config: Config
+
+    @classmethod
+    def facts(cls, config: Config) -> dict[str, Any]:
+        players = [player for player in ("generator", "discriminator") if player in config.players]
+        return {"needs": {"classes", *(f"{player}_conditional" for player in players)}}
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
-        if self.config.players != "discriminator":
+        if "generator" in self.config.players:
             inject(network, self.config.dim, ctx)
         return network
 
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
-        if self.config.players != "generator":
+        if "discriminator" in self.config.players:
             inject(network, self.config.dim, ctx)
         return network
 

@@ -46,6 +46,8 @@ class LabelSmoothing(Trick):
     class Config(Trick.Config):
         real: Annotated[float, Field(gt=0.5, le=1, description="D's target for samples called real")] = 0.9
 
+    config: Config
+
     @hookimpl
     def d_labels(self, labels: Tensor, is_real: Tensor) -> Tensor:
         return smooth(labels, is_real, self.config.real)

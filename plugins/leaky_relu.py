@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import nn
 
-from gantricks import Context, Discriminator, Generator, Probability, Problem, Trick, UserError, hookimpl
+from gantricks import Context, Discriminator, Generator, Players, Probability, Problem, Trick, UserError, hookimpl
 
 
 def leak(network: nn.Module, slope: float) -> int:
@@ -30,7 +30,7 @@ class LeakyRelu(Trick):
     every image never comes on again; both make that gradient sparse, which the GAN hacks list advises against. With a
     slope of 0.2 each unit always passes something.
 
-    `players` says whose units: "generator", "discriminator" or "both". Only ReLU is replaced; a LeakyReLU that a
+    `players` says whose units. Only ReLU is replaced; a LeakyReLU that a
     network brings with it (`dcgan`'s D has one) keeps its slope, and softplus or tanh stay.
 
     When it hurts: rarely. A generator with batch norm keeps its units alive anyway, and Radford et al. found ReLU to
@@ -43,9 +43,9 @@ class LeakyRelu(Trick):
 
     class Config(Trick.Config):
         slope: Annotated[Probability, Field(description="slope below zero; 0 is ReLU itself")] = 0.2
-        players: Annotated[
-            Literal["both", "generator", "discriminator"], Field(description="whose units are replaced")
-        ] = "both"
+        players: Annotated[Players, Field(description="whose units are replaced")] = Players()
+
+    config: Config
 
     @hookimpl
     def transform_generator(self, network: Generator) -> Generator:
@@ -67,5 +67,5 @@ class LeakyRelu(Trick):
 
     def _leak(self, network: nn.Module, player: str) -> int:
         # LeakyReLU of slope 0 would make NaN of -inf, which ReLU does not
-        wanted = self.config.slope > 0 and self.config.players in ("both", player)
+        wanted = self.config.slope > 0 and player in self.config.players
         return leak(network, self.config.slope) if wanted else 0

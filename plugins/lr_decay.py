@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Schedule, Trick, hookimpl
+from gantricks import Context, Players, Trick, hookimpl
 
-PROGRESS = Schedule(start=0.0, end=1.0)
+ROLES = {"d": "discriminator", "g": "generator"}
 
 
 def decayed(start: Tensor, gamma: float | Tensor, progress: Tensor) -> Tensor:
@@ -37,19 +37,22 @@ class LrDecay(Trick):
 
     class Config(Trick.Config):
         gamma: Annotated[float, Field(gt=0, le=1, description="learning rate in the last step over the first")] = 0.1
-        players: Annotated[
-            Literal["both", "d", "g"], Field(description="whose learning rate: the discriminator's, G's, or both")
-        ] = "both"
+        players: Annotated[Players, Field(description="whose learning rate falls")] = Players()
+
+    config: Config
+
+    @classmethod
+    def facts(cls, config: Config) -> dict[str, Any]:
+        return {"replaces": {f"{name}_learning_rate" for name in ROLES.values() if name in config.players}}
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.replaces = {f"{player}_learning_rate" for player in "dg" if config.players in (player, "both")}
         self.rates: dict[str, Tensor] = {}
 
     @hookimpl
     def transform_optimizer(self, optimizer: torch.optim.Optimizer, player: str, ctx: Context) -> torch.optim.Optimizer:
         # float32 rounds the rate, so at 1 even the form of the optimizer stays
-        if self.config.gamma < 1 and self.config.players in (player, "both"):
+        if self.config.gamma < 1 and ROLES[player] in self.config.players:
             for number, group in enumerate(optimizer.param_groups):
                 # a tensor in the group, not a number: the optimizer reads it anew at every step, captured or not
                 rate = torch.as_tensor(group["lr"], dtype=torch.float32, device=ctx.device)
@@ -60,8 +63,6 @@ class LrDecay(Trick):
     def on_setup(self, ctx: Context) -> None:
         # only here: a trick after this one may have given its own rate
         self.starts = {name: rate.clone() for name, rate in self.rates.items()}
-        for end in (PROGRESS.start, PROGRESS.end):
-            ctx.value(end)  # brought to the device now: a step copies nothing from the host
 
     @hookimpl
     def before_d_step(self, ctx: Context) -> None:
@@ -77,4 +78,4 @@ class LrDecay(Trick):
     def _decay(self, player: str, ctx: Context) -> None:
         for name, rate in self.rates.items():
             if name.startswith(player):
-                rate.copy_(decayed(self.starts[name], ctx.value(self.config.gamma), ctx.value(PROGRESS)))
+                rate.copy_(decayed(self.starts[name], ctx.value(self.config.gamma), ctx.elapsed))

@@ -206,6 +206,8 @@ class MinibatchDiscrimination(Trick):
         kernels: Annotated[int, Field(ge=1, le=4096, description="similarities appended to the features, K")] = 100
         dim: Annotated[int, Field(ge=1, le=256, description="numbers that are compared for each of them, C")] = 5
 
+    config: Config
+
     def problems(self, setting: Setting) -> list[str]:
         one = setting.group  # what D judges at once is compared as one
         if one in setting.batch_sizes:

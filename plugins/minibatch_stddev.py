@@ -89,6 +89,8 @@ class MinibatchStddev(Trick):
     class Config(Trick.Config):
         group: Annotated[int, Field(ge=2, le=4096, description="samples whose variation is measured together")] = 4
 
+    config: Config
+
     def problems(self, setting: Setting) -> list[str]:
         return [sentence for size in setting.batch_sizes for sentence in self._problems(size, setting.group)]
 

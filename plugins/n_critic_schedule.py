@@ -41,6 +41,8 @@ class NCriticSchedule(Trick):
         end: Annotated[int, Field(ge=1, le=1000, description="D steps per G step from `at` on")] = 1
         at: Annotated[Probability, Field(description="share of the run at which it changes")] = 0.1
 
+    config: Config
+
     @hookimpl
     def on_boundary(self, ctx: Context) -> None:
         ctx.set_n_critic(critic_steps(ctx.progress, self.config.start, self.config.end, self.config.at))

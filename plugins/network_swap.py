@@ -71,6 +71,8 @@ class NetworkSwap(Trick):
                 )
             return self
 
+    config: Config
+
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         networks = {"d": ctx.discriminator, "g": ctx.generator}

@@ -70,9 +70,11 @@ class Packing(Trick):
     class Config(Trick.Config):
         m: Annotated[int, Field(ge=1, le=32, description="samples that D judges at once; 1: no packing")] = 2
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.group = config.m
+    config: Config
+
+    @classmethod
+    def facts(cls, config: Config) -> dict[str, Any]:
+        return {"group": config.m}
 
     def problems(self, setting: Setting) -> list[str]:
         return [sentence for size in setting.batch_sizes for sentence in self._problems(size, setting.count)]

@@ -82,7 +82,7 @@ class SemiSupervised(Trick):
 
     Put [tricks.feature_matching] beside it: with it the paper's classifier is good and without it G learns what is best
     for its samples instead, D(G(z)) → 1. Labels of real and fake may be smoothed or flipped as usual. [tricks.ema] with
-    players = "discriminator" averages the classifier, and the official code's numbers are of such an average.
+    players = ["discriminator"] averages the classifier, and the official code's numbers are of such an average.
 
     When it hurts: samples look worse than those of a GAN without it (a generator that matches the data perfectly leaves
     D nothing to learn from: Dai et al. 2017). Minibatch discrimination spoils it; a D that is given classes has nothing
@@ -117,6 +117,8 @@ class SemiSupervised(Trick):
         unsupervised: Annotated[
             float | Schedule, Scheduled(0.0, 100.0), Field(description="weight of the terms of real and fake")
         ] = 1.0
+
+    config: Config
 
     def problems(self, setting: Setting) -> list[str]:
         labels, classes = self.config.labels, setting.classes

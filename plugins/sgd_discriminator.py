@@ -44,6 +44,8 @@ class SgdDiscriminator(Trick):
         lr: Annotated[float, Field(gt=0, le=10, description="D's learning rate")] = 0.01
         momentum: Annotated[float, Field(ge=0, lt=1, description="share of the last update that is repeated")] = 0.0
 
+    config: Config
+
     @hookimpl
     def transform_optimizer(self, optimizer: torch.optim.Optimizer, player: str, ctx: Context) -> torch.optim.Optimizer:
         if player != "d":

@@ -65,6 +65,8 @@ class SoftLabels(Trick):
                 raise ValueError("fake targets must lie below real ones on average; to swap them use label_flipping")
             return self
 
+    config: Config
+
     @hookimpl
     def d_labels(self, labels: Tensor, is_real: Tensor, ctx: Context) -> Tensor:
         return soften(labels, is_real, self.config.real, self.config.fake, ctx.rng, self.config.clip)

@@ -60,6 +60,8 @@ class SphericalLatents(Trick):
             ),
         ] = "sphere"
 
+    config: Config
+
     def problems(self, setting: Setting) -> list[str]:
         if setting.latent_dim == 1 and self.config.distribution == "sphere":
             return ["with latent_dim = 1 the sphere is two points; write a larger latent_dim in [generator]"]

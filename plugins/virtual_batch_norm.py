@@ -114,6 +114,8 @@ class VirtualBatchNorm(Trick):
     class Config(Trick.Config):
         reference: Annotated[int, Field(ge=2, le=4096, description="number of latents in the reference batch")] = 64
 
+    config: Config
+
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
         n = self.config.reference

@@ -10,7 +10,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gantricks import Context, Discriminator, Generator, Problem, Setting, SummedLayers, Trick, UserError, hookimpl
+from gantricks import (
+    Context,
+    Discriminator,
+    Generator,
+    Players,
+    Problem,
+    Setting,
+    SummedLayers,
+    Trick,
+    UserError,
+    hookimpl,
+)
 
 _Layer = nn.Linear | nn.modules.conv._ConvNd
 _CONSTANT = 1e-6
@@ -105,7 +116,7 @@ class WeightNorm(Trick):
     look at other samples, in training and eval alike; the semi-supervised results of Salimans et al. rest on it.
 
     Every linear and convolutional layer is treated, embeddings are not. The networks start as the functions they would
-    be without it, to rounding. `players` says whose layers: "generator", "discriminator" or "both". `data_init` = n
+    be without it, to rounding. `players` says whose layers they are. `data_init` = n
     starts from data instead: n real samples go through D, n latents through G, and lengths and biases are set so that
     every unit has mean 0 and variance 1 over them, before its norm and activation; where surgery has given a layer
     further inputs (label_injection), that is the sum over all of them. `lengths` = "heads" learns the lengths of the
@@ -127,9 +138,7 @@ class WeightNorm(Trick):
     }
 
     class Config(Trick.Config):
-        players: Annotated[
-            Literal["both", "generator", "discriminator"], Field(description="whose layers are treated")
-        ] = "both"
+        players: Annotated[Players, Field(description="whose layers are treated")] = Players()
         data_init: Annotated[
             int,
             Field(ge=0, le=65_536, description="samples that lengths and biases are fitted to at the start; 0: none"),
@@ -138,14 +147,17 @@ class WeightNorm(Trick):
             Literal["all", "heads"], Field(description="whose lengths are learned: all layers', or the last ones' only")
         ] = "all"
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        players = ("generator", "discriminator") if config.players == "both" else (config.players,)
-        self.replaces = {f"{player}_weights" for player in players}
+    config: Config
+
+    @classmethod
+    def facts(cls, config: Config) -> dict[str, Any]:
+        conflicts = dict(cls.conflicts)
         if config.lengths == "heads":
-            self.conflicts = {**self.conflicts, "grow": "a block that joins would begin to learn its lengths"}
+            conflicts["grow"] = "a block that joins would begin to learn its lengths"
         elif config.data_init:
-            self.conflicts = {**self.conflicts, "grow": "a block that joins later is not there to be fitted to data"}
+            conflicts["grow"] = "a block that joins later is not there to be fitted to data"
+        players = [player for player in ("generator", "discriminator") if player in config.players]
+        return {"replaces": {f"{player}_weights" for player in players}, "conflicts": conflicts}
 
     def problems(self, setting: Setting) -> list[str]:
         if self.config.data_init == 1:
@@ -154,7 +166,7 @@ class WeightNorm(Trick):
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
-        if self.config.players != "discriminator":
+        if "generator" in self.config.players:
             self._apply(network, ctx.name)
             if self.config.data_init:
                 fit(network, *ctx.latents(self.config.data_init))
@@ -162,7 +174,7 @@ class WeightNorm(Trick):
 
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
-        if self.config.players != "generator":
+        if "discriminator" in self.config.players:
             self._apply(network, ctx.name)
             if self.config.data_init:
                 chosen = ctx.rng.permutation(ctx.data.count)[: self.config.data_init]

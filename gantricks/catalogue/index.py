@@ -13,6 +13,7 @@ from typing import Any
 from gantricks.catalogue.kinds import PACKAGES, classes_of
 from gantricks.files import write_whole
 from gantricks.hooks import KINDS
+from gantricks.trick import FACTS
 
 
 def shipped(kind: str) -> list[str]:
@@ -70,13 +71,17 @@ def describe(kind: str, cls: type) -> dict[str, Any]:
         entry["figures"] = dict(cls.figures)  # type: ignore[attr-defined]
     if kind == "tricks":
         entry["hooks"] = [hook for hook in KINDS if hasattr(getattr(cls, hook, None), "gantricks_impl")]
-        for fact in ("needs", "provides", "replaces"):
-            value = getattr(cls, fact)
-            entry[fact] = sorted(value) if not isinstance(value, property) else []
-        for fact in ("conflicts", "cautions", "neutral"):
-            entry[fact] = getattr(cls, fact)
-        entry["capturable"] = cls.capturable  # type: ignore[attr-defined]
+        facts = {fact: getattr(cls, fact) for fact in FACTS} | _facts_at_defaults(cls)
+        entry |= {fact: sorted(facts[fact]) for fact in ("needs", "provides", "replaces")}
+        entry |= {fact: dict(facts[fact]) for fact in ("conflicts", "cautions")}
+        entry["neutral"] = cls.neutral  # type: ignore[attr-defined]
+        entry["capturable"] = facts["capturable"]
     return entry
+
+
+def _facts_at_defaults(trick: Any) -> dict[str, Any]:
+    fields = trick.Config.model_fields.values()
+    return {} if any(field.is_required() for field in fields) else dict(trick.facts(trick.Config()))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from gantricks.testing.instruments import (
     global_generators_at_rest,
     global_settings_kept,
 )
+from gantricks.trick import FACTS
 
 
 @law("plays", "mend what it raises here; the other laws are asked once it plays", presumes=())
@@ -40,6 +41,12 @@ def told(found: NonFinite) -> str:
 
 @law("contract", "name and sign hooks as in gantricks.hooks, and write a card; give options a default", presumes=())
 def _contract(case: Case) -> None:
+    said = case.trick.facts(case.instance.config)
+    for fact in FACTS:
+        expected = said.get(fact, getattr(case.trick, fact))
+        assert getattr(case.instance, fact) == expected, (
+            f"{fact} depends on the options and is not among what facts(config) returns"
+        )
     problems = list(contract_problems(case.trick))
     assert not problems, "; ".join(problems)
     assert hooks_of(case.trick), "it implements no hook"
