@@ -15,19 +15,26 @@ from __future__ import annotations
 
 from gantricks.testing.host import Call, Phase, Played, TrickHost
 from gantricks.testing.laws import LAWS, Case, Law, NotApplicable, compiled_holds
+from gantricks.testing.mistakes import Mistake, mistake_suite
+from gantricks.testing.settings import CONDITIONAL, MIXING, Settings
 from gantricks.testing.suite import Outcome, pair_holds, run_suite, trick_suite
 
 __all__ = [
+    "CONDITIONAL",
     "LAWS",
+    "MIXING",
     "Call",
     "Case",
     "Law",
+    "Mistake",
     "NotApplicable",
     "Outcome",
     "Phase",
     "Played",
+    "Settings",
     "TrickHost",
     "compiled_holds",
+    "mistake_suite",
     "pair_holds",
     "run_suite",
     "trick_suite",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from gantricks.catalogue.registry import Registry
 from gantricks.errors import UserError
 from gantricks.testing.case import LAWS, Case, Law, NotApplicable, told
@@ -150,7 +152,8 @@ def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: 
 def _keeps_its_law(case: Case, played: Played) -> None:
     if case.trace:
         try:
-            case.trace(played, case.name)
+            with torch.no_grad():
+                case.trace(played, case.name)
         except AssertionError as broken:
             raise AssertionError(f"{case.name} breaks its own law: {broken}") from broken
 

@@ -23,8 +23,78 @@ from gantricks.engine.subject import GameSubject
 from gantricks.planning.plan import _Planning
 from gantricks.plugins.early_stopping import EarlyStopping, improves
 from gantricks.runs import checkpoint
-from gantricks.testing import TrickHost, trick_suite
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost, trick_suite
 from gantricks.testing.host import differences, snapshot
+from gantricks.testing.measure import ROLES
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"every": 2, "patience": 50}, {}),
+    "conditional": ({"every": 1, "patience": 50, "min_delta": 0.01}, CONDITIONAL | {"n_critic": 2}),
+}
+HOST_CLASS = Measured
+OVERRIDES = {"": ["evaluate.mixture_coverage=on", "tricks.early_stopping.every=1"]}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "the state after the last step is not measured": Mistake(
+        inside="EarlyStopping.on_finish",
+        old="self._measure(ctx)",
+        new="",
+        caught_by="test_the_last_state_counts_too_whether_or_not_it_is_due",
+    ),
+    "the run ends with its last state and not with its best": Mistake(
+        old="ctx.bring_back()",
+        new="pass",
+        caught_by="test_the_best_state_is_restored_bit_for_bit",
+    ),
+    "a figure that is no number counts as an improvement": Mistake(
+        old="gain > min_delta",
+        new="not gain <= min_delta",
+        caught_by="test_without_one_figure_that_is_a_number_nothing_is_restored",
+    ),
+    "the best state is not kept": Mistake(
+        inside="EarlyStopping._measure",
+        old="ctx.keep()",
+        new="",
+        caught_by="trace_law",
+    ),
+    "the worst figure is taken for the best": Mistake(
+        old="gain > min_delta",
+        new="gain < min_delta",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """The figure is measured every so many steps, the best is told at every log, and its state is kept to the bit."""
+    config, better = played.trick(name).config, played.trick(name).better
+    best, best_step = -math.inf if better == "higher" else math.inf, 0
+    for step, logged in enumerate(played.scalars):  # what the boundary before this step has left
+        now, at_step = logged[f"{name}/best"], logged[f"{name}/best_step"]
+        if at_step != best_step:
+            assert at_step == step, f"measured at {at_step} and told after step {step}"
+            assert at_step % config.every == 0
+            gain = now - best if better == "higher" else best - now
+            assert gain > config.min_delta, f"{now} is called better than {best}"
+        else:
+            assert now == best
+        best, best_step = now, at_step
+        measured = step // config.every * config.every
+        waited = (measured - best_step) / config.every
+        assert logged[f"{name}/waited"] == waited, f"{logged[f'{name}/waited']} measurements, not {waited}"
+    assert best_step, "nothing was ever measured"
+    step = int(best_step)
+    for player, role in ROLES.items():
+        phases = played.steps_of(player)
+        around = [[p for p in phases if p.step == step - 1][-1].after, next(p for p in phases if p.step == step).before]
+        kept = {key: played.state["kept"][f"{role}/{key}"] for key in around[0]}
+        # between the two, others may have changed it
+        same = [all(torch.equal(kept[key], tensor) for key, tensor in state.items()) for state in around]
+        assert any(same), f"the {role} that is kept is not that after step {step}"
+
 
 HOST = Measured(steps=12)
 test_early_stopping = trick_suite(

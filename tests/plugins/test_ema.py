@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,90 @@ from torch import Tensor, nn
 from gantricks import Rng, Trick, UserError, hookimpl
 from gantricks.planning.plan import fold
 from gantricks.plugins.ema import Ema, copy_where_, follow_, share_at
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.measure import ROLES, close, roles_of
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"decay": 0.9}, {"sample": (1, 8, 8), "generator": {"batch_norm": True}}),
+    "both": ({"decay": 0.9, "players": "both", "bias_correction": True}, MIXING | {"n_critic": 2}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "buffers are averaged": Mistake(
+        old="copy_where_(*average.buffers, ctx.updated > 0)",
+        new="follow_(*([b for b in of if b.is_floating_point()] for of in average.buffers), share * updated)",
+        caught_by="test_buffers_are_copied_and_not_averaged",
+    ),
+    "decay is the weight of the new": Mistake(
+        old="follow_(*average.weights, share * updated)",
+        new="follow_(*average.weights, (1 - share) * updated)",
+        caught_by="test_the_shadow_follows_every_update_of_the_generator",
+    ),
+    "samples come from the live generator": Mistake(
+        inside="Ema",
+        new="""
+            @hookimpl
+            def sampling_generator(self, network):
+                return network
+        """,
+        caught_by="test_samples_come_from_the_shadow",
+    ),
+    "the warm-up starts from a decay of 0": Mistake(
+        old="(9 / (count + 10)).clamp(min=share)",
+        new="(10 / (count + 11)).clamp(min=share)",
+        caught_by="trace_law",
+    ),
+    "buffers stay as they started": Mistake(
+        old="copy_where_(*average.buffers, ctx.updated > 0)",
+        new="pass",
+        caught_by="trace_law",
+    ),
+    "the first weights keep their share of the average": Mistake(
+        old="share / -torch.expm1((count + 1) * rate)",
+        new="share",
+        caught_by="trace_law[both]",
+    ),
+    "D's buffers stay as they started": Mistake(
+        old='copy_where_(*self.discriminator.buffers, ctx.updated_in_step("d") > 0)',
+        new="pass",
+        caught_by="trace_law[both]",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Those who ask get θ̄ ← d θ̄ + (1 - d) θ over the weights after each update of that player, buffers as they are."""
+    config = played.trick(name).config
+    for player, role in ROLES.items():
+        network: Any = getattr(played.game, role)
+        hook = {"g": "sampling_generator", "d": "evaluation_discriminator"}[player]
+        (asked,) = [(hook, ctx) for hook, ctx in getattr(played.game.hooks, hook) if ctx.name == name]
+        used = asked[0](network, asked[1])
+        if role not in roles_of(config):
+            assert used is network
+            continue
+        weights = {weight for weight, _ in network.named_parameters()}
+        average, count = dict(played.start[role]), 0
+        for phase in played.steps_of(player):
+            if phase.updated:
+                decay = min(config.decay, (1 + count) / (10 + count)) if config.warmup else config.decay
+                if config.bias_correction:
+                    decay = config.decay * (1 - config.decay**count) / (1 - config.decay ** (count + 1))
+                for key, now in phase.after.items():
+                    average[key] = decay * average[key] + (1 - decay) * now if key in weights else now
+                count += 1
+        if player == "d":  # in the G step, too, its statistics move
+            average |= dict(network.named_buffers())
+        for key, expected in average.items():
+            close(used.state_dict()[key], expected, f"the average of {key}")
+            kept = played.state["tricks"][f"{name}/{role}.shadow.{key}"]
+            close(kept, expected, f"the average of {key} in a checkpoint")
+
 
 IMAGES = {"sample": (1, 8, 8)}
 

@@ -9,13 +9,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantricks import Trick, UserError, hookimpl
 from gantricks.networks.base import Generator, mixes_samples
 from gantricks.plugins.instance_norm import InstanceNorm, instance_norm_like
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import same_bits
+from gantricks.testing.measure import close, flows, per_channel_affine, roles_of, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "discriminator": ({"players": "discriminator"}, MIXING),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "statistics across channels": Mistake(
+        old="nn.InstanceNorm2d(norm.num_features, norm.eps, affine=norm.affine)",
+        new="nn.GroupNorm(1, norm.num_features, norm.eps, affine=norm.affine)",
+        caught_by="test_each_map_is_normalised_by_the_definition",
+    ),
+    "the norm's own weight is lost": Mistake(
+        old="norm.weight, norm.bias",
+        new="nn.Parameter(torch.ones_like(norm.weight)), norm.bias",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Where a batch norm was, each map of each sample is normalised by itself, with the weight and bias it had."""
+    for role in roles_of(played.trick(name).config):
+        done = surgery(played, name, role)
+        norms = {place: module for place, module in done.before.items() if isinstance(module, _BatchNorm)}
+        assert norms, f"the {role} had no batch norm"
+        assert done.replaced.keys() == norms.keys()
+        assert not done.added
+        new = [done.after[place] for place in norms]
+        for (_, x, y), norm in zip(flows(played, role, new), norms.values(), strict=True):
+            centred = x - x.mean((2, 3), keepdim=True)
+            scale = (centred.square().mean((2, 3), keepdim=True) + norm.eps).sqrt()
+            close(y, per_channel_affine(centred / scale, norm), "normalised maps")
+
 
 BOTH = {"generator": {"batch_norm": True, "depth": 2}, "discriminator": {"batch_norm": True, "depth": 2}}
 IMAGES = TrickHost(sample=(1, 8, 8), **BOTH)

@@ -12,9 +12,47 @@ from torch import nn
 
 from gantricks import UserError
 from gantricks.plugins.leaky_relu import LeakyRelu, leak
-from gantricks.testing import TrickHost
+from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits
+from gantricks.testing.measure import ROLES, flows, roles_of, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"slope": 0.3}, {}),
+    "generator": ({"players": "generator"}, {"sample": (1, 8, 8)}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "only units at the top of the network leak": Mistake(
+        old="network.named_modules(remove_duplicate=False)",
+        new="network.named_children()",
+        caught_by="test_every_relu_is_found_however_deep_and_wherever_it_stands",
+    ),
+    "the slope is the default of the layer": Mistake(
+        old="nn.LeakyReLU(slope, relu.inplace)",
+        new="nn.LeakyReLU(0.01, relu.inplace)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Where a ReLU was there is x for x > 0 and slope · x below, and nothing else changed."""
+    config = played.trick(name).config
+    count = 0
+    for role in ROLES.values():
+        done = surgery(played, name, role)
+        relus = {place for place, module in done.before.items() if isinstance(module, nn.ReLU)}
+        assert not done.added
+        assert done.replaced.keys() == (relus if role in roles_of(config) else set())
+        for _, x, y in flows(played, role, [new for _, new in done.replaced.values()]):
+            assert torch.equal(y, torch.where(x > 0, x, config.slope * x))
+            count += 1
+    assert count, "no unit leaks"
+
 
 VECTORS = TrickHost()
 IMAGES = TrickHost(sample=(1, 8, 8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.utils import parametrize
 
 from gantricks import SummedLayers, Trick, UserError, hookimpl
 from gantricks.catalogue.index import index
@@ -20,18 +22,75 @@ from gantricks.engine.capture import INDUCTOR, Captured
 from gantricks.networks.base import Discriminator
 from gantricks.plugins import weight_norm as module
 from gantricks.plugins.weight_norm import WeightNorm, fit, weight_norm
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits
+from gantricks.testing.measure import close, roles_of, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "conditional": ({}, CONDITIONAL),
+    "data": ({"data_init": 20, "lengths": "heads"}, {"sample": (1, 8, 8), "n_critic": 2}),
+}
+OVERRIDES = {"": ["tricks.weight_norm.data_init=4"]}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "g and v along the inputs of a transposed convolution": Mistake(
+        old="1 if transposed else 0",
+        new="0",
+        caught_by=("test_the_weight_is_g_times_the_direction_of_v", "trace_law[conditional]"),
+    ),
+    "g starts at 1: the network is not what it was": Mistake(
+        old="self._lengths(weight)",
+        new="torch.ones_like(self._lengths(weight))",
+        caught_by="test_the_start_is_the_plain_layer_to_rounding",
+    ),
+    "data are fitted to after each layer's own start, not layer after layer": Mistake(
+        old="(wide * _per_unit(scale, out)).to(out.dtype)",
+        new="out",
+        caught_by="test_every_unit_has_mean_0_and_variance_1_over_the_samples_that_d_was_fitted_to",
+    ),
+    "the mean stays": Mistake(
+        old="biases[0].sub_(mean * scale)",
+        new="pass",
+        caught_by="test_every_unit_has_mean_0_and_variance_1_over_the_samples_that_d_was_fitted_to",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Every layer that was there has w = g v / ‖v‖, row by row, with g and v its weights."""
+    for role in roles_of(played.trick(name).config):
+        layers = {
+            place: module
+            for place, module in surgery(played, name, role).before.items()
+            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        }
+        assert layers
+        network: Any = getattr(played.game, role)
+        trained = {id(weight) for weight in network.parameters()}
+        for place, layer in layers.items():
+            assert parametrize.is_parametrized(layer, "weight"), f"{place} of the {role} is plain"
+            length, direction = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+            rows = direction.movedim(1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0, 0).flatten(1)
+            assert length.numel() == len(rows), f"{place} has {length.numel()} lengths for {len(rows)} rows"
+            norms = rows.square().sum(1).sqrt().reshape(length.shape)
+            close(layer.weight, direction * (length / norms), f"the weight of {place}")
+            if layer in set(network.modules()):  # later surgery may have put another in its place
+                assert {id(length), id(direction)} <= trained
+
 
 VECTORS = TrickHost()
 IMAGES = TrickHost(sample=(1, 8, 8), generator={"batch_norm": False}, discriminator={"batch_norm": False, "depth": 2})
-CONDITIONAL = IMAGES.but(
+CONDITIONAL_HOST = IMAGES.but(
     classes=3,
     generator={"network": "resnet", "channels": 4, "conditional": True},
     discriminator={"network": "resnet", "channels": 4, "conditional": True},
 )
-HOSTS = pytest.mark.parametrize("host", [VECTORS, IMAGES, CONDITIONAL], ids=["mlp", "dcgan", "resnet-conditional"])
+HOSTS = pytest.mark.parametrize("host", [VECTORS, IMAGES, CONDITIONAL_HOST], ids=["mlp", "dcgan", "resnet-conditional"])
 PLAYERS = pytest.mark.parametrize("players", ["both", "generator", "discriminator"])
 LAYERS = {
     "linear": (lambda: nn.Linear(5, 3), (5,), 0),
@@ -232,7 +291,7 @@ def outputs_of(network: nn.Module, *inputs) -> dict[str, torch.Tensor]:
 PLAIN = [
     VECTORS.but(count=60),
     IMAGES.but(count=30),
-    CONDITIONAL.but(generator={**CONDITIONAL.generator, "batch_norm": False}),
+    CONDITIONAL_HOST.but(generator={**CONDITIONAL_HOST.generator, "batch_norm": False}),
 ]
 
 
