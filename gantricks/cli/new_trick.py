@@ -54,7 +54,7 @@ works: put your own idea in its place.
 | file | what it holds |
 |---|---|
 | `src/$package/$name.py` | the trick: a pure function with the formula, and the class that puts it on a hook |
-| `tests/test_$name.py` | the laws that every trick obeys, its own, mistakes that they catch, and properties of the formula |
+| `tests/test_$name.py` | the laws that every trick obeys and its own, mistakes that they catch, and properties |
 | `pyproject.toml` | the name by which recipes know the trick |
 
 ## Install
@@ -148,6 +148,9 @@ from $package.$name import $cls, pull_in
 # settings at which it does something, by name: its options, and changes to the smallest run; the plain one is ""
 SETTINGS: Settings = {"": ({"strength": 1.0}, {})}
 
+# tricks beside which `check` refuses it, and words of the reason
+REFUSED: dict[str, str] = {}
+
 # what is easily got wrong, and the test or the law that catches it
 MISTAKES = {
     "targets move twice as far": Mistake(
@@ -177,7 +180,7 @@ def trace_law(played: Played, name: str) -> None:
     assert not [call for call in played.calls.get("g_labels", ()) if call.trick == name], "G's targets are its own"
 
 
-test_laws = trick_suite($cls, SETTINGS[""][0], trace=trace_law)
+test_laws = trick_suite($cls, SETTINGS[""][0], trace=trace_law, refused=REFUSED)
 test_mistakes = mistake_suite($cls, MISTAKES, tests=__file__)
 
 
