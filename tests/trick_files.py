@@ -8,8 +8,8 @@
 * `MISTAKES`: what published implementations get wrong, each with the tests and laws that catch it.
 * `REFUSED`: the tricks beside which `check` refuses it, and words of the reason. A pair stands in one of its two files.
 
-Two more where they are needed: `HOST_CLASS`, the host that it is tried in, and `OVERRIDES`, what a recipe must set
-beside the trick (""), or beside one of its options, and what makes it small.
+And `OVERRIDES` where they are needed: what a recipe must set beside the trick (""), or beside one of its options, and
+what makes it small.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class TrickFile:
     trace_law: Callable[[Played, str], None]
     mistakes: Mapping[str, Mistake]
     refused: Mapping[str, str]
-    host_class: type[TrickHost] = TrickHost
     overrides: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -67,10 +66,8 @@ class TrickFile:
 
 
 def host_for(*files: TrickFile, **changes: object) -> TrickHost:
-    """The smallest host that fits these tricks, of the class that one of them asks for."""
-    classes = {file.host_class for file in files} - {TrickHost}
-    assert len(classes) <= 1, "two tricks want hosts of different classes"
-    return (classes.pop() if classes else TrickHost).for_trick(*(file.cls for file in files), **changes)
+    """The smallest host that fits these tricks."""
+    return TrickHost.for_trick(*(file.cls for file in files), **changes)
 
 
 @cache
@@ -88,7 +85,6 @@ def trick_file(trick: str, folder: Path) -> TrickFile:
         module.trace_law,
         module.MISTAKES,
         module.REFUSED,
-        getattr(module, "HOST_CLASS", TrickHost),
         getattr(module, "OVERRIDES", {}),
     )
 

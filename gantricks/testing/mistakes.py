@@ -362,8 +362,7 @@ def _case(trick: type[Trick] | None, tests: ModuleType, setting: str) -> Case:
     if trick is None:
         raise ValueError("a mistake in a module without a trick is caught by a test, not by a law")
     options, changes = getattr(tests, "SETTINGS", {"": (trick.trial, {})})[setting]
-    host = getattr(tests, "HOST_CLASS", TrickHost).for_trick(trick, **changes)
-    return Case(trick, options, host)
+    return Case(trick, options, TrickHost.for_trick(trick, **changes))
 
 
 def _check_trace(case: Case, tests: ModuleType) -> None:
