@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# trace_laws and mutants are no test modules: they are imported by name, and assertions are to speak like those of tests
-sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("trace_laws")
+# what tests share is imported by name, and so are the test files of tricks; assertions speak there as they do in tests
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "plugins"), str(HERE / "networks"), str(HERE)]
+pytest.register_assert_rewrite("every_network", "gantricks.testing.measure")
 
 # tiny networks: a second thread costs more than it brings
 torch.set_num_threads(1)

@@ -287,8 +287,14 @@ def test_a_second_one_that_would_erase_the_first_is_refused(trick):
 
 
 def test_two_for_different_players_do_not_meet():
-    host = TrickHost().with_trick("lr_decay", players="d").with_trick("weight_norm", players="discriminator")
-    host.with_trick("lr_decay", "other", players="g").with_trick("weight_norm", "more", players="generator").plan()
+    host = (
+        TrickHost()
+        .with_trick("lr_decay", players=["discriminator"])
+        .with_trick("weight_norm", players=["discriminator"])
+    )
+    host.with_trick("lr_decay", "other", players=["generator"]).with_trick(
+        "weight_norm", "more", players=["generator"]
+    ).plan()
 
 
 def test_what_another_trick_needs_can_be_warned_of():

@@ -166,3 +166,15 @@ def test_a_pair_is_held_to_the_laws_of_both() -> None:
     noise = Registry(installed=False).load("tricks", "instance_noise").cls
     pair_holds(Case(Scaling, name="scaling", trace=note), Case(noise, name="noise", trace=note))
     assert asked == [("scaling", ["scaling", "noise"]), ("noise", ["scaling", "noise"])]
+
+
+def test_a_pair_that_is_to_be_refused_is_refused_in_these_words() -> None:
+    words = {"minimax": "adversarial_loss", "soft_labels": "", "label_smoothing": "two cooks"}
+    options = {"conflicts": {"label_smoothing": "both smooth"}}
+    smoothing = type("Smoothing", (Scaling,), options)
+    outcomes = {outcome.id: outcome for outcome in run_suite(smoothing, refused=words)}
+    assert "are not refused" in outcomes["refused:soft_labels"].detail
+    assert "are not refused" in outcomes["refused:minimax"].detail
+    assert "for another reason" in outcomes["refused:label_smoothing"].detail
+    holds = {outcome.id: outcome for outcome in run_suite(smoothing, refused={"label_smoothing": "both smooth"})}
+    assert holds["refused:label_smoothing"].status == "passed"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trick_files import trick_files
 
 from gantricks.catalogue.index import index
 from gantricks.catalogue.registry import Registry
@@ -36,16 +37,8 @@ BASES = {
 }
 """Recipes of every sort; a value is tried in the first that takes it."""
 FEW = ["data.batch_size=4", "train.steps=2", "train.device=cpu", "train.precision=fp32"]
-BESIDE = {
-    "virtual_batch_norm": ["tricks.virtual_batch_norm.reference=4"],
-    "minibatch_discrimination": ["tricks.minibatch_discrimination.kernels=4"],
-    "semi_supervised": ["tricks.semi_supervised.labels=20"],
-    "early_stopping": ["evaluate.mixture_coverage=on", "tricks.early_stopping.every=1"],
-    "label_flipping.trigger": ["tricks.label_flipping.mode=burst"],
-    "strided_downsampling": ["discriminator.network=resnet", "discriminator.pool=max", "discriminator.channels=4"],
-    "weight_norm": ["tricks.weight_norm.data_init=4"],
-}
-"""What a trick cannot do without, and what makes it small."""
+OVERRIDES = {trick: file.overrides for trick, file in trick_files().items()}
+"""What a trick, or one of its options, cannot do without, and what makes it small."""
 
 
 class Case(NamedTuple):
@@ -115,10 +108,12 @@ def cases() -> Iterator[Case]:
         yield Case("data.source", name, beside, base)
         yield from options_of(card["options"], "data", beside, base)
     for name, card in index()["tricks"].items():
-        beside = tuple(BESIDE.get(name, ()))
+        overrides = OVERRIDES.get(name, {})
+        beside = tuple(overrides.get("", ()))
         yield Case(f"tricks.{name}", "on", beside)
         for case in options_of(card["options"], f"tricks.{name}", beside):
-            yield case._replace(beside=(*beside, *BESIDE.get(case.option.removeprefix("tricks."), ())))
+            option = case.option.rpartition(".")[2]
+            yield case._replace(beside=(*beside, *overrides.get(option, ())))
 
 
 _PATHS = {"folder": "pictures", "npz": "mnist.npz", "stacked": "mnist.npz"}

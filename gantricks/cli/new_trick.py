@@ -15,7 +15,7 @@ from gantricks.cli.files import require_folder
 from gantricks.errors import Problem, UserError
 from gantricks.files import naming, part_folder
 
-_TAKEN = {"Annotated", "Config", "Context", "Field", "Rng", "Tensor", "Trick"}
+_TAKEN = {"Annotated", "Config", "Context", "Field", "Mistake", "Played", "Rng", "Settings", "Tensor", "Trick"}
 """What the generated files define or import beside the class."""
 
 _PYPROJECT = """\
@@ -55,7 +55,7 @@ works: put your own idea in its place.
 | file | what it holds |
 |---|---|
 | `src/$package/$name.py` | the trick: a pure function with the formula, and the class that puts it on a hook |
-| `tests/test_$name.py` | the laws that every trick obeys, and a property of the formula on random inputs |
+| `tests/test_$name.py` | the laws that every trick obeys and its own, mistakes that they catch, and properties |
 | `pyproject.toml` | the name by which recipes know the trick |
 
 ## Install
@@ -137,16 +137,52 @@ class $cls(Trick):
 '''
 
 _TESTS = '''\
-"""$title: the laws that every trick obeys, and its formula on random inputs."""
+"""$title: the laws that every trick obeys, its own, and its formula on random inputs."""
 
+from gantricks.testing import Mistake, Played, Settings, mistake_suite, trick_suite
 from gantricks.testing import strategies as gs
-from gantricks.testing import trick_suite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from $package.$name import $cls, pull_in
 
-test_laws = trick_suite($cls, {"strength": 1.0})
+# settings at which it does something, by name: its options, and changes to the smallest run; the plain one is ""
+SETTINGS: Settings = {"": ({"strength": 1.0}, {})}
+
+# tricks beside which `check` refuses it, and words of the reason
+REFUSED: dict[str, str] = {}
+
+# what is easily got wrong, and the test or the law that catches it
+MISTAKES = {
+    "targets move twice as far": Mistake(
+        old="strength * rng.uniform(labels.shape).to(labels.dtype)",
+        new="2 * strength * rng.uniform(labels.shape).to(labels.dtype)",
+        caught_by=("test_targets_stay_within_strength_of_their_labels_and_on_their_side", "trace_law"),
+    ),
+    "G's targets move too": Mistake(
+        inside="$cls",
+        new="""
+            @hookimpl
+            def g_labels(self, labels, ctx):
+                return pull_in(labels, self.config.strength, ctx.rng)
+        """,
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """What it promises, read off a recorded run: D's targets move towards 1/2, and G's are left alone."""
+    strength = played.trick(name).config.strength
+    for call in played.of(name, "d_labels"):
+        labels, targets = call.arguments[0], call.result
+        share = (targets - labels) / (0.5 - labels)
+        assert ((share >= 0) & (share <= strength)).all(), f"shares from {share.min():.3g} to {share.max():.3g}"
+    assert not [call for call in played.calls.get("g_labels", ()) if call.trick == name], "G's targets are its own"
+
+
+test_laws = trick_suite($cls, SETTINGS[""][0], trace=trace_law, refused=REFUSED)
+test_mistakes = mistake_suite($cls, MISTAKES, tests=__file__)
 
 
 @given(gs.labels(), gs.rng(), st.floats(0, 1))

@@ -14,21 +14,27 @@ It discovers nothing that it was not told of. pytest and hypothesis come with th
 from __future__ import annotations
 
 from gantricks.testing.host import Call, Phase, Played, TrickHost
-from gantricks.testing.laws import LAWS, Case, Law, NotApplicable
-from gantricks.testing.laws.captured import compiled_holds
+from gantricks.testing.laws import LAWS, Case, Law, NotApplicable, compiled_holds
+from gantricks.testing.mistakes import Mistake, mistake_suite
+from gantricks.testing.settings import CONDITIONAL, MIXING, Settings
 from gantricks.testing.suite import Outcome, pair_holds, run_suite, trick_suite
 
 __all__ = [
+    "CONDITIONAL",
     "LAWS",
+    "MIXING",
     "Call",
     "Case",
     "Law",
+    "Mistake",
     "NotApplicable",
     "Outcome",
     "Phase",
     "Played",
+    "Settings",
     "TrickHost",
     "compiled_holds",
+    "mistake_suite",
     "pair_holds",
     "run_suite",
     "trick_suite",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from gantricks.catalogue.registry import Registry
 from gantricks.errors import UserError
 from gantricks.testing.case import LAWS, Case, Law, NotApplicable, told
@@ -43,10 +45,11 @@ def run_suite(
     beside: Iterable[str | type[Trick]] = (),
     expected_failures: Mapping[str, str] | None = None,
     trace: Callable[[Played, str], None] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
     """Every check of a trick, as a report. The arguments are those of `trick_suite`."""
     expected = dict(expected_failures or {})
-    checks = list(_checks(trick, options, host, beside, trace))
+    checks = list(_checks(trick, options, host, beside, trace, refused or {}))
     _refuse_unknown(expected, checks)
     return [_outcome(law, case, expected.get(law.id)) for law, case in checks]
 
@@ -58,6 +61,7 @@ def trick_suite(
     beside: Iterable[str | type[Trick]] = (),
     expected_failures: Mapping[str, str] | None = None,
     trace: Callable[[Played, str], None] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> Callable[..., None]:
     """A pytest test with one case per law: `test_my_trick = trick_suite("my_trick", {"strength": 0.5})`.
 
@@ -75,11 +79,14 @@ def trick_suite(
 
     In a pair, arguments are what an earlier trick made of them: a law that compares a call's arguments with its result
     holds beside any other trick, one that expects the core's own values does not.
+
+    `refused` maps names of tricks beside which this one is refused to words of the reason: each adds the check
+    "refused:<name>", in both orders.
     """
     import pytest
 
     expected = dict(expected_failures or {})
-    checks = list(_checks(trick, options, host, beside, trace))
+    checks = list(_checks(trick, options, host, beside, trace, refused or {}))
     _refuse_unknown(expected, checks)
 
     @pytest.mark.parametrize(("law", "case"), checks, ids=[law.id for law, _ in checks])
@@ -100,6 +107,7 @@ def _checks(
     host: TrickHost | None,
     beside: Iterable[str | type[Trick]],
     trace: Callable[[Played, str], None] | None,
+    refused: Mapping[str, str],
 ) -> Iterable[tuple[Law, Case]]:
     cls = _class(trick)
     case = Case(cls, dict(cls.trial if options is None else options), host, name_of(trick), trace)
@@ -109,6 +117,8 @@ def _checks(
         yield _OWN_LAW, case
     for other in beside:
         yield _pair(name_of(other), _class(other)), case
+    for name, words in refused.items():
+        yield _refused(name, words), case
 
 
 def _class(trick: str | type[Trick]) -> type[Trick]:
@@ -126,6 +136,29 @@ def _pair(name: str, other: type[Trick]) -> Law:
 
     hint = "make them compose, or declare why not in conflicts, needs or replaces"
     return Law(f"pair:{name}", hint, check, presumes=("plays",))
+
+
+def _refused(name: str, words: str) -> Law:
+    def check(case: Case) -> None:
+        other = Case(_class(name), _class(name).trial, name=name)
+        host = case.host or TrickHost.for_trick(case.instance, other.instance)
+        for first, second in ((case, other), (other, case)):
+            both = replace(second, host=replace(first, host=host).with_it).with_it
+            told = _refusal(both)
+            assert told, f"{first.name} and {second.name} are not refused"
+            assert words in told, f"the pair is refused for another reason: {told}"
+
+    mend = "declare in conflicts, needs or replaces what keeps them apart, or take the pair out of `refused`"
+    return Law(f"refused:{name}", mend, check, presumes=("plays",))
+
+
+def _refusal(host: TrickHost) -> str:
+    """In which words `check` refuses the host's tricks; empty where it does not."""
+    try:
+        host.plan()
+    except UserError as refusal:
+        return str(refusal)
+    return ""
 
 
 def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: int = 3) -> None:
@@ -150,7 +183,8 @@ def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: 
 def _keeps_its_law(case: Case, played: Played) -> None:
     if case.trace:
         try:
-            case.trace(played, case.name)
+            with torch.no_grad():
+                case.trace(played, case.name)
         except AssertionError as broken:
             raise AssertionError(f"{case.name} breaks its own law: {broken}") from broken
 

@@ -245,11 +245,11 @@ def test_ctrl_c_outside_a_run_is_quiet(gantricks: Any, monkeypatch: pytest.Monke
 
 
 def test_check_refuses_what_surgery_would_refuse(gantricks, tmp_path):
-    words = ("--set", "tricks.leaky_relu.players=discriminator", "--set", "discriminator.activation=leaky")
+    words = ("--set", 'tricks.leaky_relu.players=["discriminator"]', "--set", "discriminator.activation=leaky")
     for command in ("check", "train"):
         outcome = gantricks(command, "ring_mlp", *words)
         assert outcome.status == 2
-        set_here = "--set tricks.leaky_relu.players=discriminator: tricks.leaky_relu: "
+        set_here = '--set tricks.leaky_relu.players=["discriminator"]: tricks.leaky_relu: '
         assert f"{set_here}there is no ReLU that LeakyReLU could replace" in outcome.err
     assert not list(tmp_path.glob("runs/*/checkpoints"))
 

@@ -7,40 +7,19 @@ from itertools import pairwise
 
 import pytest
 import torch
+from every_network import FAMILIES, deepest, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import nn
 
-from gantricks.networks.base import Discriminator, Generator, Shapes, initialise, mixes_samples
+from gantricks.networks.base import Shapes, mixes_samples
 from gantricks.networks.dcgan import DCGAN
 from gantricks.networks.halving import halvings
-from gantricks.rng import Clock, Rng
 
 ROLES = ["generator", "discriminator"]
 SIDES = st.integers(8, 256)
-
-
-def stream(seed: int = 0, name: str = "net") -> Rng:
-    return Rng(seed, name, Clock())
-
-
-def config_of(role: str, **options):
-    kind = DCGAN.GeneratorConfig if role == "generator" else DCGAN.DiscriminatorConfig
-    return kind(**{"channels": 3, **options})
-
-
-def build(role: str, sample=(3, 32, 32), classes=0, seed=0, latent_dim=5, **options):
-    shapes = Shapes(sample, latent_dim, classes)
-    with torch.device("meta"):
-        network = getattr(DCGAN, role)(config_of(role, **options), shapes)
-    network.to_empty(device="cpu")
-    initialise(network, stream(seed, role))
-    return network
-
-
-def pair(**options) -> tuple[Generator, Discriminator]:
-    return build("generator", **options), build("discriminator", **options)
+FAMILY = FAMILIES["dcgan"]
+config_of, build, pair = FAMILY.config, FAMILY.build, FAMILY.pair
 
 
 def maps(network: nn.Module, *inputs: torch.Tensor) -> list[tuple[int, int]]:
@@ -55,10 +34,6 @@ def maps(network: nn.Module, *inputs: torch.Tensor) -> list[tuple[int, int]]:
     for hook in hooks:
         hook.remove()
     return [tuple(size) for size in seen[:1] + seen[1::2]]
-
-
-def deepest(height: int, width: int) -> int:
-    return max(d for d in range(8) if math.ceil(min(height, width) / 2**d) >= 2)
 
 
 @settings(deadline=None, max_examples=40)
@@ -152,15 +127,6 @@ def test_batch_norm_stands_after_all_but_the_discriminators_first_and_the_genera
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_mixes_samples_exactly_with_batch_norm(role, batch_norm):
-    assert mixes_samples(build(role, batch_norm=batch_norm)) == batch_norm
-    assert (
-        "batch_norm" in DCGAN.capabilities(role, config_of(role, batch_norm=batch_norm), Shapes((1, 16, 16), 5, 3))
-    ) == batch_norm
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("batch_norm", [False, True])
 def test_a_layer_has_a_bias_exactly_where_no_batch_norm_follows(role, batch_norm):
     network = build(role, batch_norm=batch_norm)
     for block in blocks_of(network):
@@ -184,30 +150,6 @@ def test_blocks_are_sequences_of_named_layers_that_surgery_can_walk():
         "activation",
     ]
     assert isinstance(generator.head.activation, nn.Tanh)
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_meta_construction_leaves_the_global_random_state_alone(role):
-    before = torch.get_rng_state()
-    with torch.device("meta"):
-        network = getattr(DCGAN, role)(config_of(role, conditional=True), Shapes((3, 20, 31), 5, 4))
-    assert torch.equal(before, torch.get_rng_state())
-    assert all(tensor.is_meta for tensor in (*network.parameters(), *network.buffers()))
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_initialise_fills_every_tensor_of_a_network_built_on_meta(role):
-    with torch.device("meta"):
-        network = getattr(DCGAN, role)(config_of(role, conditional=True), Shapes((3, 32, 32), 5, 4))
-    network.to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in (*network.parameters(), *network.buffers()):
-            tensor.fill_(float("nan") if tensor.is_floating_point() else -7)
-    initialise(network, stream())
-    for name, tensor in network.state_dict().items():
-        assert torch.isfinite(tensor).all(), name
-        if name.endswith("num_batches_tracked"):
-            assert tensor == 0
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -240,15 +182,6 @@ def test_images_lie_between_minus_one_and_one():
     assert images.abs().max() <= 1
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_the_class_changes_what_a_conditional_generator_makes(batch_norm):
-    generator = build("generator", conditional=True, classes=4, embedding_dim=6, batch_norm=batch_norm).eval()
-    latents = stream(3).normal((1, 5)).repeat(4, 1)
-    images = generator(latents, torch.arange(4))
-    for other in range(1, 4):
-        assert not torch.allclose(images[0], images[other], rtol=0, atol=1e-7)
-
-
 def test_the_class_changes_a_conditional_discriminators_logit_by_the_projection_alone():
     network = build("discriminator", conditional=True, classes=4).double().eval()
     image = stream(3).normal((1, 3, 32, 32)).double().repeat(4, 1, 1, 1)
@@ -259,43 +192,6 @@ def test_the_class_changes_a_conditional_discriminators_logit_by_the_projection_
     assert out.logits.unique().numel() == 4
 
 
-def gradients_and_outputs(memory_format: torch.memory_format):
-    generator, discriminator = pair(sample=(3, 21, 16), conditional=True, classes=3)
-    for network in (generator, discriminator):
-        network.to(memory_format=memory_format)
-    classes = torch.tensor([0, 1, 2, 0])
-    images = generator(stream(4).normal((4, 5)), classes).contiguous(memory_format=memory_format)
-    out = discriminator(images, classes)
-    out.logits.sum().backward()
-    gradients = [p.grad for network in (generator, discriminator) for p in network.parameters()]
-    return [images, out.logits, out.features, *gradients]
-
-
-def test_channels_last_gives_the_numbers_of_the_contiguous_format():
-    contiguous = gradients_and_outputs(torch.contiguous_format)
-    channels_last = gradients_and_outputs(torch.channels_last)
-    for expected, actual in zip(contiguous, channels_last, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_parameter_gets_a_finite_gradient(channels, batch_norm, dtype):
-    generator, discriminator = pair(sample=(channels, 17, 24), batch_norm=batch_norm, conditional=True, classes=3)
-    generator.to(dtype), discriminator.to(dtype)
-    classes = torch.tensor([0, 1, 2, 0])
-    images = generator(stream(5).normal((4, 5)).to(dtype), classes)
-    out = discriminator(images, classes)
-    assert images.dtype == out.logits.dtype == dtype
-    torch.nn.functional.softplus(-out.logits).mean().backward()
-    for network in (generator, discriminator):
-        for name, parameter in network.named_parameters():
-            assert parameter.grad is not None, name
-            assert torch.isfinite(parameter.grad).all(), name
-            assert parameter.grad.abs().sum() > 0, name
-
-
 def test_a_batch_of_one_works_without_batch_norm_and_in_evaluation_with_it():
     for batch_norm in (False, True):
         generator, discriminator = pair(batch_norm=batch_norm)
@@ -304,32 +200,6 @@ def test_a_batch_of_one_works_without_batch_norm_and_in_evaluation_with_it():
         out = discriminator(generator(stream(6).normal((1, 5))))
         assert out.logits.shape == (1, 1)
         assert torch.isfinite(out.logits).all()
-
-
-def test_without_batch_norm_a_sample_is_judged_and_made_alone():
-    generator, discriminator = pair(batch_norm=False)
-    latents = stream(7).normal((3, 5))
-    images = generator(latents)
-    torch.testing.assert_close(images[:1], generator(latents[:1]))
-    torch.testing.assert_close(discriminator(images).logits[:1], discriminator(images[:1]).logits)
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize(
-    ("sample", "classes", "options", "words"),
-    [
-        ((2,), 0, {}, ["images", "vectors of 2 numbers", 'network = "mlp"']),
-        ((3, 2, 40), 0, {}, ["2x40", "3 pixels"]),
-        ((3, 32, 20), 0, {"depth": 5}, ["depth = 5", "32x20", "depth = 4"]),
-        ((3, 32, 32), 0, {"conditional": True}, ["conditional = true", "classes", "conditional = false"]),
-    ],
-    ids=["vectors", "tiny", "too deep", "no classes"],
-)
-def test_each_misfit_is_told_in_one_sentence_that_says_what_to_write(role, sample, classes, options, words):
-    problems = DCGAN.problems(role, config_of(role, **options), Shapes(sample, 5, classes))
-    assert len(problems) == 1
-    for word in words:
-        assert word in problems[0]
 
 
 def test_all_misfits_are_told_at_once():
@@ -359,36 +229,3 @@ def test_a_discriminator_whose_image_is_halved_once_has_no_batch_norm_and_says_s
     config = config_of("discriminator")
     assert "batch_norm" not in DCGAN.capabilities("discriminator", config, Shapes((1, 8, 8), 5))
     assert "batch_norm" in DCGAN.capabilities("generator", config_of("generator"), Shapes((1, 8, 8), 5))
-
-
-def test_a_discriminator_of_one_layer_has_no_batch_norm_and_says_so():
-    network = build("discriminator", depth=1)
-    assert not mixes_samples(network)
-    assert "batch_norm" not in DCGAN.capabilities(
-        "discriminator", config_of("discriminator", depth=1), Shapes((1, 16, 16), 5, 3)
-    )
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"channels": 0},
-        {"channels": 1025},
-        {"depth": 0},
-        {"depth": 8},
-        {"kernel": 2},
-        {"kernel": 6},
-        {"width": "tripling"},
-        {"chanels": 64},
-    ],
-)
-def test_options_out_of_bounds_are_refused(role, options):
-    with pytest.raises(ValidationError):
-        config_of(role, **options)
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_every_option_is_described(role):
-    for name, field in type(config_of(role)).model_fields.items():
-        assert field.description, name

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import math
-
-import pytest
 import torch
+from every_network import FAMILIES, deepest, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import nn
 
-from gantricks.networks.base import Discriminator, Shapes, initialise, mixes_samples
+from gantricks.networks.base import Discriminator, Shapes, initialise
 from gantricks.networks.densenet import Dense, DenseNet
 from gantricks.networks.halving import halvings
-from gantricks.rng import Clock, Rng
 
 SIDES = st.integers(8, 256)
-SMALL = {"channels": 4, "growth": 3, "layers": 2}
-
-
-def stream(seed: int = 0, name: str = "net") -> Rng:
-    return Rng(seed, name, Clock())
+FAMILY = FAMILIES["densenet"]
 
 
 def config_of(**options) -> DenseNet.DiscriminatorConfig:
-    return DenseNet.DiscriminatorConfig(**SMALL | options)
+    return FAMILY.config("discriminator", **options)
 
 
-def build(sample=(3, 20, 16), classes=0, **options) -> Discriminator:
-    with torch.device("meta"):
-        network = DenseNet.discriminator(config_of(**options), Shapes(sample, 5, classes))
-    network.to_empty(device="cpu")
-    initialise(network, stream(0, "discriminator"))
-    return network
+def build(**options) -> Discriminator:
+    return FAMILY.build("discriminator", **options)
 
 
 @settings(max_examples=30)
 @given(st.data())
 def test_sides_halve_rounding_up(data):
     height, width, channels = data.draw(SIDES), data.draw(SIDES), data.draw(st.integers(1, 4))
-    deepest = max(d for d in range(8) if math.ceil(min(height, width) / 2**d) >= 2)
-    depth = data.draw(st.none() | st.integers(1, min(7, deepest)))
+    depth = data.draw(st.none() | st.integers(1, min(7, deepest(height, width))))
     options = {"depth": depth, "pool": data.draw(st.sampled_from(["average", "max"]))}
     shapes = Shapes((channels, height, width), 5)
     with torch.device("meta"):  # shapes only: no numbers are computed
@@ -99,15 +86,6 @@ def test_blocks_are_sequences_of_named_layers_that_surgery_can_walk():
     assert isinstance(blocks["flatten"], nn.Flatten)
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("depth", [1, 2])
-def test_mixes_samples_exactly_with_batch_norm_and_says_so(batch_norm, depth):
-    mixes = batch_norm and depth > 1  # the first block never has it
-    assert mixes_samples(build(batch_norm=batch_norm, depth=depth)) == mixes
-    able = DenseNet.capabilities("discriminator", config_of(batch_norm=batch_norm, depth=depth), Shapes((3, 20, 16), 5))
-    assert ("batch_norm" in able) == mixes
-
-
 def test_capabilities_name_what_the_network_has():
     shapes = Shapes((1, 16, 16), 5, 3)
     assert DenseNet.capabilities("discriminator", config_of(), shapes) == {"convolutions"}
@@ -116,63 +94,3 @@ def test_capabilities_name_what_the_network_has():
     assert any(isinstance(module, nn.MaxPool2d) for module in build(pool="max").modules())
     assert not any(isinstance(module, nn.MaxPool2d) for module in build().modules())
     assert DenseNet.GeneratorConfig is None
-
-
-def test_it_is_built_on_meta_without_a_draw_and_filled_entirely():
-    before = torch.get_rng_state()
-    with torch.device("meta"):
-        network = DenseNet.discriminator(config_of(conditional=True, batch_norm=True), Shapes((3, 20, 31), 5, 4))
-    assert torch.equal(before, torch.get_rng_state())
-    assert all(tensor.is_meta for tensor in (*network.parameters(), *network.buffers()))
-    network.to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in (*network.parameters(), *network.buffers()):
-            tensor.fill_(float("nan") if tensor.is_floating_point() else -7)
-    initialise(network, stream())
-    for name, tensor in network.state_dict().items():
-        assert torch.isfinite(tensor).all(), name
-
-
-@pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_parameter_gets_a_finite_gradient(batch_norm, dtype):
-    network = build(sample=(1, 17, 24), batch_norm=batch_norm, conditional=True, classes=3, growth=8).to(dtype)
-    out = network(stream(5).normal((4, 1, 17, 24)).to(dtype), torch.tensor([0, 1, 2, 0]))
-    assert out.logits.dtype == dtype
-    torch.nn.functional.softplus(-out.logits).mean().backward()
-    for name, parameter in network.named_parameters():
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().sum() > 0, name
-
-
-def test_the_class_changes_the_logit():
-    network = build(conditional=True, classes=4)
-    image = stream(3).normal((1, 3, 20, 16)).repeat(4, 1, 1, 1)
-    assert network(image, torch.arange(4)).logits.unique().numel() == 4
-
-
-@pytest.mark.parametrize(
-    ("sample", "options", "words"),
-    [
-        ((2,), {}, ["densenet needs images", 'network = "mlp"']),
-        ((3, 2, 40), {}, ["2x40", "3 pixels"]),
-        ((3, 32, 20), {"depth": 5}, ["depth = 5", "depth = 4"]),
-        ((3, 32, 32), {"conditional": True}, ["conditional = true", "conditional = false"]),
-    ],
-    ids=["vectors", "tiny", "too deep", "no classes"],
-)
-def test_each_misfit_is_told_in_one_sentence_that_says_what_to_write(sample, options, words):
-    (problem,) = DenseNet.problems("discriminator", config_of(**options), Shapes(sample, 5))
-    for word in words:
-        assert word in problem
-
-
-@pytest.mark.parametrize("wrong", [{"channels": 0}, {"growth": 0}, {"layers": 33}, {"depth": 8}, {"pool": "sum"}])
-def test_options_out_of_bounds_are_refused(wrong):
-    with pytest.raises(ValidationError):
-        config_of(**wrong)
-
-
-def test_every_option_is_described():
-    for name, field in DenseNet.DiscriminatorConfig.model_fields.items():
-        assert field.description, name

@@ -6,40 +6,19 @@ import math
 
 import pytest
 import torch
+from every_network import FAMILIES, deepest, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import nn
 
-from gantricks.networks.base import Discriminator, Generator, Shapes, initialise, mixes_samples
+from gantricks.networks.base import Shapes
 from gantricks.networks.halving import halvings
 from gantricks.networks.resnet import Residual, ResNet, pooling
-from gantricks.rng import Clock, Rng
 
 ROLES = ["generator", "discriminator"]
 SIDES = st.integers(8, 256)
-
-
-def stream(seed: int = 0, name: str = "net") -> Rng:
-    return Rng(seed, name, Clock())
-
-
-def config_of(role: str, **options):
-    kind = ResNet.GeneratorConfig if role == "generator" else ResNet.DiscriminatorConfig
-    return kind(**{"channels": 3, **options})
-
-
-def build(role: str, sample=(3, 20, 16), classes=0, seed=0, latent_dim=5, **options):
-    shapes = Shapes(sample, latent_dim, classes)
-    with torch.device("meta"):
-        network = getattr(ResNet, role)(config_of(role, **options), shapes)
-    network.to_empty(device="cpu")
-    initialise(network, stream(seed, role))
-    return network
-
-
-def pair(**options) -> tuple[Generator, Discriminator]:
-    return build("generator", **options), build("discriminator", **options)
+FAMILY = FAMILIES["resnet"]
+config_of, build, pair = FAMILY.config, FAMILY.build, FAMILY.pair
 
 
 def after_blocks(network: nn.Module, inputs: torch.Tensor) -> list[tuple[int, int]]:
@@ -55,8 +34,7 @@ def after_blocks(network: nn.Module, inputs: torch.Tensor) -> list[tuple[int, in
 @given(st.data())
 def test_sides_halve_rounding_up_and_the_generator_retraces_them(data):
     height, width, channels = data.draw(SIDES), data.draw(SIDES), data.draw(st.integers(1, 4))
-    deepest = max(d for d in range(8) if math.ceil(min(height, width) / 2**d) >= 2)
-    depth = data.draw(st.none() | st.integers(1, min(7, deepest)))
+    depth = data.draw(st.none() | st.integers(1, min(7, deepest(height, width))))
     options = {"depth": depth, "width": "constant"}
     shapes = Shapes((channels, height, width), 5)
     d_config = config_of("discriminator", pool=data.draw(st.sampled_from(["average", "max"])), **options)
@@ -161,20 +139,6 @@ def test_a_block_ends_in_its_activation_and_surgery_can_walk_it():
     assert isinstance(generator.head.activation, nn.Tanh)
 
 
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_mixes_samples_exactly_with_batch_norm(role, batch_norm):
-    config, shapes = config_of(role, batch_norm=batch_norm), Shapes((3, 20, 16), 5)
-    assert mixes_samples(build(role, batch_norm=batch_norm)) == batch_norm
-    assert ("batch_norm" in ResNet.capabilities(role, config, shapes)) == batch_norm
-
-
-def test_a_discriminator_of_one_block_has_no_batch_norm_and_says_so():
-    config = config_of("discriminator", depth=1, batch_norm=True)
-    assert not mixes_samples(build("discriminator", depth=1, batch_norm=True))
-    assert "batch_norm" not in ResNet.capabilities("discriminator", config, Shapes((3, 20, 16), 5))
-
-
 @pytest.mark.parametrize("pool", ["average", "max"])
 def test_the_pooling_is_the_one_asked_for_and_told(pool):
     network = build("discriminator", pool=pool)
@@ -191,102 +155,3 @@ def test_capabilities_name_what_the_network_has():
     for role in ROLES:
         config = config_of(role, conditional=True, batch_norm=False)
         assert ResNet.capabilities(role, config, shapes) == {"conditional", "convolutions"}
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_meta_construction_leaves_the_global_random_state_alone(role):
-    before = torch.get_rng_state()
-    with torch.device("meta"):
-        network = getattr(ResNet, role)(config_of(role, conditional=True), Shapes((3, 20, 31), 5, 4))
-    assert torch.equal(before, torch.get_rng_state())
-    assert all(tensor.is_meta for tensor in (*network.parameters(), *network.buffers()))
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_initialise_fills_every_tensor_of_a_network_built_on_meta(role):
-    config = config_of(role, conditional=True, batch_norm=True)
-    with torch.device("meta"):
-        network = getattr(ResNet, role)(config, Shapes((3, 32, 32), 5, 4))
-    network.to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in (*network.parameters(), *network.buffers()):
-            tensor.fill_(float("nan") if tensor.is_floating_point() else -7)
-    initialise(network, stream())
-    for name, tensor in network.state_dict().items():
-        assert torch.isfinite(tensor).all(), name
-
-
-def test_the_class_changes_what_a_conditional_pair_makes_and_says():
-    generator, discriminator = pair(conditional=True, classes=4)
-    generator.eval()
-    images = generator(stream(3).normal((1, 5)).repeat(4, 1), torch.arange(4))
-    logits = discriminator(images[:1].repeat(4, 1, 1, 1), torch.arange(4)).logits
-    assert logits.unique().numel() == 4
-    for other in range(1, 4):
-        assert not torch.allclose(images[0], images[other], rtol=0, atol=1e-7)
-    assert images.abs().max() <= 1
-
-
-@pytest.mark.parametrize("pool", ["average", "max"])
-@pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_parameter_gets_a_finite_gradient(pool, batch_norm, dtype):
-    options = {"sample": (1, 17, 24), "batch_norm": batch_norm, "conditional": True, "classes": 3, "channels": 8}
-    generator, discriminator = build("generator", **options), build("discriminator", pool=pool, **options)
-    generator.to(dtype), discriminator.to(dtype)
-    classes = torch.tensor([0, 1, 2, 0])
-    images = generator(stream(5).normal((4, 5)).to(dtype), classes)
-    out = discriminator(images, classes)
-    assert images.dtype == out.logits.dtype == dtype
-    torch.nn.functional.softplus(-out.logits).mean().backward()
-    for network in (generator, discriminator):
-        for name, parameter in network.named_parameters():
-            assert torch.isfinite(parameter.grad).all(), name
-            assert parameter.grad.abs().sum() > 0, name
-
-
-def test_without_batch_norm_a_sample_is_judged_and_made_alone():
-    generator, discriminator = pair(batch_norm=False)
-    latents = stream(7).normal((3, 5))
-    images = generator(latents)
-    torch.testing.assert_close(images[:1], generator(latents[:1]))
-    torch.testing.assert_close(discriminator(images).logits[:1], discriminator(images[:1]).logits)
-
-
-def test_channels_last_gives_the_numbers_of_the_contiguous_format():
-    discriminator = build("discriminator", sample=(3, 21, 16), pool="max")
-    images = stream(4).normal((4, 3, 21, 16))
-    expected = discriminator(images).logits
-    discriminator.to(memory_format=torch.channels_last)
-    actual = discriminator(images.contiguous(memory_format=torch.channels_last)).logits
-    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize(
-    ("sample", "options", "words"),
-    [
-        ((2,), {}, ["resnet needs images", "vectors of 2 numbers", 'network = "mlp"']),
-        ((3, 2, 40), {}, ["2x40", "3 pixels"]),
-        ((3, 32, 20), {"depth": 5}, ["depth = 5", "32x20", "depth = 4"]),
-        ((3, 32, 32), {"conditional": True}, ["conditional = true", "classes", "conditional = false"]),
-    ],
-    ids=["vectors", "tiny", "too deep", "no classes"],
-)
-def test_each_misfit_is_told_in_one_sentence_that_says_what_to_write(role, sample, options, words):
-    (problem,) = ResNet.problems(role, config_of(role, **options), Shapes(sample, 5))
-    for word in words:
-        assert word in problem
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("wrong", [{"channels": 0}, {"depth": 8}, {"width": "tripling"}, {"pool": "sum"}])
-def test_options_out_of_bounds_are_refused(role, wrong):
-    with pytest.raises(ValidationError):
-        config_of(role, **wrong)
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_every_option_is_described(role):
-    for name, field in type(config_of(role)).model_fields.items():
-        assert field.description, name

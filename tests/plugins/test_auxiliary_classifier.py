@@ -14,13 +14,73 @@ from torch import nn
 from gantricks import Batch, Trick, UserError, hookimpl
 from gantricks.engine import sampling
 from gantricks.plugins.auxiliary_classifier import class_loss
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, snapshot
+from gantricks.testing.measure import class_cross_entropy, close, samples, terms_are, value_at
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "mixing": (
+        {"generator": {"start": 0.1, "end": 1.0}},
+        {
+            "sample": (1, 8, 8),
+            "generator": {"conditional": True},
+            "discriminator": MIXING["discriminator"],
+            "n_critic": 2,
+        },
+    ),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "D has no class loss on fakes": Mistake(
+        old="ctx.value(self.config.fake)",
+        new="0",
+        caught_by="test_both_players_add_the_class_loss_of_what_was_asked",
+    ),
+    "fakes are judged by the classes of the real batch": Mistake(
+        inside="AuxiliaryClassifier.d_loss_terms",
+        old="class_loss(ctx.fake_out.class_logits, ctx.fake_in.classes)",
+        new="class_loss(ctx.fake_out.class_logits, ctx.real_in.classes)",
+        caught_by="test_both_players_add_the_class_loss_of_what_was_asked",
+    ),
+    "G has no class loss": Mistake(
+        old="ctx.value(self.config.generator)",
+        new="0",
+        caught_by="test_the_generator_learns_from_the_class_loss_alone",
+    ),
+    "class scores are compared with another sample's class": Mistake(
+        old="cross_entropy(class_logits.to(torch.promote_types(class_logits.dtype, torch.float32)), classes)",
+        new="cross_entropy(class_logits.to(torch.promote_types(class_logits.dtype, torch.float32)), classes.flip(0))",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Both losses hold -E log P(class), of reals and fakes for D and of fakes for G, by a head on D's features."""
+    config, head = played.trick(name).config, played.game.discriminator.class_head
+    for phase in played.phases:
+        of_fakes = config.fake if phase.player == "d" else config.generator
+        loss = class_cross_entropy(phase.fake_out, phase.fake_in)
+        expected = {f"{name}.class_fake": value_at(played, of_fakes, phase.step) * loss}
+        if phase.player == "d":
+            loss = class_cross_entropy(phase.real_out, phase.real_in)
+            expected[f"{name}.class_real"] = value_at(played, config.real, phase.step) * loss
+        terms_are(phase, expected)
+    network = played.game.discriminator
+    was_training = network.training
+    out = network.eval()(*samples(played, "discriminator"))  # in training there may be noise before the head
+    network.train(was_training)
+    close(out.class_logits, head(out.features), "class logits")
+
 
 HOST = TrickHost(classes=3, generator={"conditional": True})
 IMAGES = HOST.but(sample=(1, 8, 8))
-MIXING = IMAGES.but(discriminator={"batch_norm": True, "depth": 2})
+MIXING_HOST = IMAGES.but(discriminator={"batch_norm": True, "depth": 2})
 
 
 def cross_entropy(class_logits, classes) -> float:
@@ -91,7 +151,7 @@ class Watch(Trick):
         return {}
 
 
-@pytest.mark.parametrize("host", [HOST, IMAGES, MIXING], ids=["vectors", "images", "mixing"])
+@pytest.mark.parametrize("host", [HOST, IMAGES, MIXING_HOST], ids=["vectors", "images", "mixing"])
 @pytest.mark.parametrize("others", [[], ["soft_labels", "label_flipping"]], ids=["alone", "label tricks"])
 def test_both_players_add_the_class_loss_of_what_was_asked(host, others) -> None:
     host = host.with_trick("auxiliary_classifier", real=2.0, fake=0.5, generator=0.1)
@@ -132,7 +192,7 @@ def test_classes_follow_the_fakes_that_d_is_shown() -> None:
     assert game.scalars()[0]["loss/d.auxiliary_classifier.class_fake"] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("host", [HOST, MIXING], ids=["vectors", "mixing"])
+@pytest.mark.parametrize("host", [HOST, MIXING_HOST], ids=["vectors", "mixing"])
 def test_the_generator_learns_from_the_class_loss_alone(host) -> None:
     """Its gradient is that of the class loss where the adversarial one is taken away."""
     game = host.but(reuse_fakes=False).with_trick("auxiliary_classifier").with_trick(NothingElse).game()
@@ -172,7 +232,7 @@ def test_the_discriminator_needs_no_classes_and_its_verdict_is_what_it_was() -> 
     assert torch.equal(with_it.discriminator(images).logits, plain.discriminator(images).logits)
 
 
-@pytest.mark.parametrize("host", [HOST, MIXING], ids=["vectors", "mixing"])
+@pytest.mark.parametrize("host", [HOST, MIXING_HOST], ids=["vectors", "mixing"])
 def test_at_weight_zero_everything_but_the_class_head_trains_as_without_it(host) -> None:
     played = host.with_trick("auxiliary_classifier", real=0.0, fake=0.0, generator=0.0).train()
     moved = differences(played.state, host.train().state, besides=("tricks",))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,51 @@ from hypothesis import strategies as st
 
 from gantricks import AdversarialLoss, UserError
 from gantricks.plugins.balance_gate import push_, share_fooled, share_told
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost, measure
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.measure import stays_behind_a_closed_gate
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"discriminator": 0.9, "generator": 0.2, "window": 2}, {}),
+    "mixing": ({"discriminator": 0.5, "generator": 1.0, "window": 1}, MIXING | {"n_critic": 2}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "accuracy is that of one batch": Mistake(
+        old="recent.sum() / filled",
+        new="value",
+        caught_by="test_a_player_is_held_exactly_while_its_running_accuracy_is_above_the_limit",
+    ),
+    "the player that is behind is held": Mistake(
+        old="mean <= limit + 1e-5",
+        new="mean > limit",
+        caught_by="test_a_player_is_held_exactly_while_its_running_accuracy_is_above_the_limit",
+    ),
+    "the player that is behind is held, and one at its limit too": Mistake(
+        old="mean <= limit + 1e-5",
+        new="mean >= limit + 1e-5",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """A player is updated where its accuracy, averaged over its last updates, is within its limit; else it stays."""
+    config = played.trick(name).config
+    for player, limit in (("d", config.discriminator), ("g", config.generator)):
+        phases, calls = played.steps_of(player), played.of(name, f"{player}_gate")
+        recent: list[float] = []
+        for phase, call in zip(phases, calls, strict=True):
+            fooled = float((phase.fake_out.logits > played.game.step.loss.undecided).double().mean())
+            recent = [*recent, measure.share_told(played, phase) if player == "d" else fooled][-config.window :]
+            open_before, open_after = float(call.arguments[0]), float(call.result)
+            assert open_after == open_before * (statistics.fmean(recent) <= limit + 1e-9), f"{player} at {recent}"
+            stays_behind_a_closed_gate(played, phase, may_move=open_after > 0)
+
 
 VECTORS = TrickHost()
 HOLDS_D = {"discriminator": 0.5, "generator": 1.0, "window": 1}

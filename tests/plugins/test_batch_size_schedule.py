@@ -13,8 +13,34 @@ from pydantic import ValidationError
 from gantricks import Trick, TrickError, UserError, hookimpl
 from gantricks.engine import state
 from gantricks.plugins.batch_size_schedule import BatchSizeSchedule, batch_size_at
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing.host import differences, snapshot
+from gantricks.testing.measure import progress
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"start": 4, "end": 8, "at": 0.4}, {}),
+    "mixing": ({"start": 4, "end": 6}, MIXING | {"reuse_fakes": False}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "the batch grows at half of its time": Mistake(
+        old="start if progress < at else end",
+        new="start if progress < at / 2 else end",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Every batch of a step holds as many samples as the schedule says."""
+    config = played.trick(name).config
+    for phase in played.phases:
+        size = config.start if progress(played, phase.step) < config.at else config.end
+        assert phase.fake.size == phase.real.size == size, f"{phase.fake.size} fakes and {phase.real.size} reals"
+    assert {phase.real.size for phase in played.phases} == {config.start, config.end}
 
 
 class Seen(Trick):

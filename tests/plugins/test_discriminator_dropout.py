@@ -2,92 +2,81 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import ValidationError
+from test_dropout_and_noise import drops
 from torch import nn
 
-from gantricks import Rng
-from gantricks.networks.base import mixes_samples
-from gantricks.plugins.discriminator_dropout import DiscriminatorDropout, Dropout, drop
-from gantricks.rng import Clock
-from gantricks.testing import TrickHost
-from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits
+from gantricks.plugins.discriminator_dropout import Dropout
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
+from gantricks.testing.host import same_bits
+from gantricks.testing.measure import block_ends, flows, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"input": 0.2, "hidden": 0.5}, {}),
+    "mixing": ({"input": 0.2, "hidden": 0.5}, MIXING),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "masks come from the global generator": Mistake(
+        old="x * rng.bernoulli(x.shape, 1 - p) / (1 - p)",
+        new="nn.functional.dropout(x, p)",
+        caught_by="stream",
+    ),
+    "what is kept is not scaled up": Mistake(
+        old="x * rng.bernoulli(x.shape, 1 - p) / (1 - p)",
+        new="x * rng.bernoulli(x.shape, 1 - p)",
+        caught_by=("test_dropout_and_noise.py::test_expectation_is_kept", "trace_law"),
+    ),
+    "one mask for all steps": Mistake(
+        old="return drop(x, self.p, self.rng) if self.training else x",
+        new="""
+            if not hasattr(self, "mask"):
+                self.mask = drop(x.new_ones(x.shape), self.p, self.rng)
+            return x * self.mask[: len(x)] if self.training else x
+        """,
+        caught_by="test_dropout_and_noise.py::test_every_pass_of_training_draws_anew",
+    ),
+    "on in eval": Mistake(
+        old="drop(x, self.p, self.rng) if self.training else x",
+        new="drop(x, self.p, self.rng)",
+        caught_by="test_eval_is_whole_and_deterministic",
+    ),
+    "D drops in eval mode": Mistake(
+        old="drop(x, self.p, self.rng) if self.training else x",
+        new="drop(x, self.p, self.rng) if True else x",
+        caught_by="trace_law",
+    ),
+    "every layer has the same mask": Mistake(
+        old="Dropout(self.config.hidden, ctx.rng.fork(name))",
+        new="Dropout(self.config.hidden, ctx.rng.seeded(0))",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """A share of D's input and, last in each block, of its hidden layers is zeroed in training; in eval nothing is."""
+    config = played.trick(name).config
+    done = surgery(played, name, "discriminator")
+    first = next(place for place in done.after if place.startswith("body."))
+    assert first in done.added, f"D's input goes to {first}"
+    layers = {done.added[first]: config.input}
+    layers |= dict.fromkeys(block_ends(done, besides=first), config.hidden)
+    drops(played, "discriminator", layers)
+    for _, x, y in flows(played, "discriminator", layers, training=False):
+        assert torch.equal(x, y), "D drops in eval mode"
+
 
 IMAGES = TrickHost(sample=(1, 8, 8), discriminator={"batch_norm": False})
 VECTORS = TrickHost()
 
 
-def stream(seed: int = 0) -> tuple[Clock, Rng]:
-    clock = Clock()
-    return clock, Rng(seed, "tricks/dropout/input", clock, dtype=torch.float64)
-
-
 def dropouts(network: nn.Module) -> dict[str, Dropout]:
     return {name: module for name, module in network.named_modules() if isinstance(module, Dropout)}
-
-
-# ---------------------------------------------------------------- the formula
-
-
-@given(gs.batches(), st.floats(0, 0.95), gs.rng())
-def test_each_number_is_dropped_or_scaled_up(batch, p, rng):
-    x = batch.images
-    out = drop(x, p, rng)
-    assert out.shape == x.shape
-    assert out.dtype == x.dtype
-    kept = (out != 0).numpy()
-    np.testing.assert_allclose(out.numpy()[kept], x.numpy()[kept] / (1 - p), rtol=1e-14)
-
-
-@given(gs.batches(), gs.rng())
-def test_p_zero_is_identity_bit_for_bit(batch, rng):
-    for x in (batch.images, batch.images.float(), batch.images.bfloat16()):
-        assert same_bits(drop(x, 0.0, rng), x)
-
-
-@pytest.mark.parametrize("p", [0.2, 0.5, 0.95])
-def test_expectation_is_kept(p):
-    _, rng = stream()
-    draws = 200_000
-    out = drop(torch.ones(draws, dtype=torch.float64), p, rng)
-    deviation = np.sqrt(p / (1 - p) / draws)  # of the mean of draws that are 1 / (1 - p) with probability 1 - p
-    assert abs(out.mean().item() - 1) < 5.5 * deviation
-    share = (out == 0).double().mean().item()
-    assert abs(share - p) < 5.5 * np.sqrt(p * (1 - p) / draws)
-
-
-def test_masks_are_drawn_for_every_number_and_pass():
-    clock, rng = stream()
-    ones = torch.ones(64, 8, 4, 4, dtype=torch.float64)
-    clock.enter("d")
-    first, second = drop(ones, 0.5, rng) != 0, drop(ones, 0.5, rng) != 0
-    clock.enter("g")
-    third = drop(ones, 0.5, rng) != 0
-    # 8192 fair coins agree in half of the places, give or take six deviations of 1 / (2 √8192)
-    for a, b in ((first, second), (first, third), (second, third)):
-        assert abs((a == b).double().mean().item() - 0.5) < 6 / (2 * np.sqrt(8192))
-    for axis in range(4):  # nothing is shared along samples, channels, rows or columns
-        rolled = first.roll(1, axis)
-        assert abs((first == rolled).double().mean().item() - 0.5) < 6 / (2 * np.sqrt(8192)) * 1.5
-
-
-def test_gradient_goes_where_the_numbers_went():
-    _, rng = stream()
-    x = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    out = drop(x, 0.3, rng)
-    out.sum().backward()
-    expected = np.where(out.detach().numpy() != 0, 1 / 0.7, 0)
-    np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-14)
-
-
-def test_bfloat16_stays_bfloat16():
-    _, rng = stream()
-    assert drop(torch.ones(3, 2, dtype=torch.bfloat16), 0.5, rng).dtype == torch.bfloat16
 
 
 # ---------------------------------------------------------------- the surgery
@@ -107,15 +96,6 @@ def test_dropout_follows_the_input_and_every_hidden_layer_of_an_mlp():
     hidden = [f"body.{block}.discriminator_dropout_dropout" for block in ("hidden1", "hidden2")]
     assert list(dropouts(network)) == ["body.discriminator_dropout_input", *hidden]
     assert [module.p for module in dropouts(network).values()] == [0.2, 0.5, 0.5]
-
-
-@pytest.mark.parametrize("host", [IMAGES, VECTORS], ids=["dcgan", "mlp"])
-def test_weights_keep_their_names_and_start(host):
-    with_it, plain = host.with_trick("discriminator_dropout").game(), host.game()
-    for role in ("discriminator", "generator"):
-        a, b = getattr(with_it, role).state_dict(), getattr(plain, role).state_dict()
-        assert list(a) == list(b)
-        assert all(same_bits(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("share", ["input", "hidden"])
@@ -158,20 +138,6 @@ def test_two_instances_stay_apart():
 # ---------------------------------------------------------------- in a run
 
 
-def test_d_drops_in_both_steps_with_independent_masks():
-    game = IMAGES.with_trick("discriminator_dropout").game()
-    seen: list[tuple[str, torch.Tensor]] = []
-    layer = game.discriminator.body.discriminator_dropout_input
-    layer.register_forward_hook(lambda m, args, out: seen.append((game.clock.phase, (out != 0).detach())))
-    game.advance()
-    game.advance()
-    assert [phase for phase, _ in seen] == ["d", "g", "d", "g"]
-    rows = [mask[:8] for _, mask in seen]
-    for i, a in enumerate(rows):
-        assert 0.6 < a.double().mean() < 0.95
-        assert all(not torch.equal(a, b) for b in rows[:i])
-
-
 def test_eval_is_whole_and_deterministic():
     game = IMAGES.with_trick("discriminator_dropout").game()
     plain = IMAGES.game()
@@ -180,28 +146,3 @@ def test_eval_is_whole_and_deterministic():
     assert not same_bits(network(images).logits, network(images).logits)
     network.eval()
     assert same_bits(network(images).logits, plain.discriminator.eval()(images).logits)
-
-
-def test_dropout_does_not_mix_samples():
-    game = VECTORS.with_trick("discriminator_dropout").game()
-    assert not mixes_samples(game.discriminator)
-    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    other = x.clone()
-    other[1:] += 1
-    game.clock.enter("d")
-    first = game.discriminator(x).logits[0]
-    game.clock.enter("d")
-    assert same_bits(first, game.discriminator(other).logits[0])
-
-
-def test_a_neutral_run_is_the_plain_one():
-    host = IMAGES.but(precision="fp32")
-    neutral = host.with_trick("discriminator_dropout", **DiscriminatorDropout.neutral).train(3)
-    assert not differences(neutral.state, host.train(3).state)
-
-
-@pytest.mark.parametrize("share", ["input", "hidden"])
-@pytest.mark.parametrize("wrong", [-0.1, 0.96, 1.0, float("nan")])
-def test_shares_outside_their_bounds_are_refused(share, wrong):
-    with pytest.raises(ValidationError):
-        DiscriminatorDropout.Config(**{share: wrong})

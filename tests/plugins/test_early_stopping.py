@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -12,24 +14,117 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measured import Measured, first_weight
 from pydantic import ValidationError
 
 import gantricks.runs.session
 from gantricks import Measurement, Metric, Subject, Trick, UserError, hookimpl, resume, train
+from gantricks.catalogue.registry import Registry
 from gantricks.data.stand_in import POINTS
 from gantricks.engine import sampling, state
 from gantricks.engine.game import Game
 from gantricks.engine.subject import GameSubject, evaluate
 from gantricks.plugins.early_stopping import EarlyStopping, improves
 from gantricks.runs import checkpoint
-from gantricks.testing import TrickHost, trick_suite
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost, trick_suite
 from gantricks.testing.host import differences, snapshot
+from gantricks.testing.measure import ROLES
 
-HOST = Measured(steps=12)
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"every": 2, "patience": 50}, {}),
+    "conditional": ({"every": 1, "patience": 50, "min_delta": 0.01}, CONDITIONAL | {"n_critic": 2}),
+}
+OVERRIDES = {"": ["evaluate.mixture_coverage=on", "tricks.early_stopping.every=1"]}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "the state after the last step is not measured": Mistake(
+        inside="EarlyStopping.on_finish",
+        old="self._measure(ctx)",
+        new="",
+        caught_by="test_the_last_state_counts_too_whether_or_not_it_is_due",
+    ),
+    "the run ends with its last state and not with its best": Mistake(
+        old="ctx.bring_back()",
+        new="pass",
+        caught_by="test_the_best_state_is_restored_bit_for_bit",
+    ),
+    "a figure that is no number counts as an improvement": Mistake(
+        old="gain > min_delta",
+        new="not gain <= min_delta",
+        caught_by="test_without_one_figure_that_is_a_number_nothing_is_restored",
+    ),
+    "the best state is not kept": Mistake(
+        inside="EarlyStopping._measure",
+        old="ctx.keep()",
+        new="",
+        caught_by="trace_law",
+    ),
+    "the worst figure is taken for the best": Mistake(
+        old="gain > min_delta",
+        new="gain < min_delta",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """The figure is measured every so many steps, the best is told at every log, and its state is kept to the bit."""
+    config, better = played.trick(name).config, played.trick(name).better
+    best, best_step = -math.inf if better == "higher" else math.inf, 0
+    for step, logged in enumerate(played.scalars):  # what the boundary before this step has left
+        now, at_step = logged[f"{name}/best"], logged[f"{name}/best_step"]
+        if at_step != best_step:
+            assert at_step == step, f"measured at {at_step} and told after step {step}"
+            assert at_step % config.every == 0
+            gain = now - best if better == "higher" else best - now
+            assert gain > config.min_delta, f"{now} is called better than {best}"
+        else:
+            assert now == best
+        best, best_step = now, at_step
+        measured = step // config.every * config.every
+        waited = (measured - best_step) / config.every
+        assert logged[f"{name}/waited"] == waited, f"{logged[f'{name}/waited']} measurements, not {waited}"
+    assert best_step, "nothing was ever measured"
+    step = int(best_step)
+    for player, role in ROLES.items():
+        phases = played.steps_of(player)
+        around = [[p for p in phases if p.step == step - 1][-1].after, next(p for p in phases if p.step == step).before]
+        kept = {key: played.state["kept"][f"{role}/{key}"] for key in around[0]}
+        # between the two, others may have changed it
+        same = [all(torch.equal(kept[key], tensor) for key, tensor in state.items()) for state in around]
+        assert any(same), f"the {role} that is kept is not that after step {step}"
+
+
+HOST = TrickHost(steps=12)
+
+
+def first_weight(game: Game) -> float:
+    """A function of the state, such as a metric is."""
+    return next(game.generator.parameters()).sum().item()
+
+
+def figure_of(figure: Callable[[Game], float], better: str = "higher") -> type[Metric]:
+    """A metric that finds what `figure` makes of the game."""
+
+    class Figure(Metric):
+        figures = {"figure": better}
+
+        def measure(self, subject: Subject) -> Measurement:
+            return Measurement({"figure": figure(subject._game)})
+
+    return Figure
+
+
+def watching(host: TrickHost, figure: Callable[[Game], float] = first_weight, better: str = "higher") -> TrickHost:
+    """This host with such a metric."""
+    return host.with_metric(figure_of(figure, better), "figure")
+
+
 test_early_stopping = trick_suite(
     "early_stopping",
-    host=HOST.but(steps=8),
+    host=watching(HOST.but(steps=8)),
     beside=["ema", "network_swap", "experience_replay", "packing", "lr_decay", "sgd_discriminator"],
 )
 
@@ -44,7 +139,9 @@ def by_step(figures: dict[int, float], otherwise: float = 0.0):
     return lambda game: figures.get(game.finished, otherwise)
 
 
-def stopping(host: Measured = HOST, **options) -> Measured:
+def stopping(host: TrickHost = HOST, **options) -> TrickHost:
+    """The host with the trick, and with a metric where it has none."""
+    host = host if host.metrics else watching(host)
     return host.with_trick("early_stopping", **{"every": 2, "patience": 3} | options)
 
 
@@ -62,7 +159,7 @@ def but_its_own(state):
     return kept
 
 
-def state_after(host: Measured, step: int):
+def state_after(host: TrickHost, step: int):
     """That of a run without the trick."""
     game = host.game()
     for _ in range(step):
@@ -92,7 +189,7 @@ FIGURES = st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, math.nan]), min_siz
 @given(FIGURES, st.integers(1, 4), st.sampled_from([0.0, 0.5, 0.7]), st.sampled_from(["higher", "lower"]))
 @settings(max_examples=25)
 def test_it_stops_after_exactly_so_many_figures_without_an_improvement(figures, patience, min_delta, better):
-    host = HOST.but(figure=told(*figures), better=better)  # one more would raise StopIteration
+    host = watching(HOST, told(*figures), better)  # one more would raise StopIteration
     game = ended(stopping(host, patience=patience, min_delta=min_delta).game())
     looked_at, best = by_hand(figures, patience, min_delta, better)
     assert game.finished == 2 * looked_at
@@ -114,7 +211,7 @@ def test_an_improvement_is_more_than_min_delta_in_the_metrics_own_direction(figu
 @pytest.mark.parametrize(("better", "sign"), [("higher", 1), ("lower", -1)])
 def test_with_a_metric_that_only_improves_it_never_stops_and_nothing_is_taken_back(better, sign):
     numbers = count()
-    host = HOST.but(figure=lambda game: sign * next(numbers), better=better)
+    host = watching(HOST, lambda game: sign * next(numbers), better)
     game = ended(stopping(host, patience=1).game())
     assert game.finished == 12
     assert game.stop_reason is None
@@ -124,7 +221,7 @@ def test_with_a_metric_that_only_improves_it_never_stops_and_nothing_is_taken_ba
 
 def test_it_measures_where_it_says_and_at_the_end():
     measured = []
-    host = HOST.but(steps=11, figure=lambda game: measured.append(game.finished) or 0.0)
+    host = watching(HOST.but(steps=11), lambda game: measured.append(game.finished) or 0.0)
     ended(stopping(host, every=3, patience=100).game())
     assert measured == [3, 6, 9, 11]
 
@@ -157,7 +254,7 @@ def test_it_watches_the_samples_that_evaluation_draws_where_it_is_told_to_and_ot
 
 @pytest.mark.parametrize("steps", [11, 12])
 def test_the_last_state_counts_too_whether_or_not_it_is_due(steps):
-    host = HOST.but(steps=steps, figure=by_step({4: 1.0, steps: 2.0}))
+    host = watching(HOST.but(steps=steps), by_step({4: 1.0, steps: 2.0}))
     game = ended(stopping(host, patience=100).game())
     assert game.restored_step == steps
     assert not differences(but_its_own(snapshot(game)), state_after(HOST.but(steps=steps), steps))
@@ -176,7 +273,7 @@ HOSTS = {
 @pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
 @pytest.mark.parametrize("best", [2, 6])
 def test_the_best_state_is_restored_bit_for_bit(host, best):
-    game = ended(stopping(host.but(figure=by_step({best: 1.0, 4: 0.5}))).game())
+    game = ended(stopping(watching(host, by_step({best: 1.0, 4: 0.5}))).game())
     assert game.finished == best + 6
     then = state_after(host, best)
     assert not differences(but_its_own(snapshot(game)), then)
@@ -192,13 +289,13 @@ def test_a_run_that_another_trick_stops_ends_with_its_best_state_too():
             if ctx.step == 7:
                 ctx.stop("seven are enough")
 
-    game = ended(stopping(HOST.but(figure=by_step({4: 1.0}))).with_trick(Stopper).game())
+    game = ended(stopping(watching(HOST, by_step({4: 1.0}))).with_trick(Stopper).game())
     assert (game.finished, game.restored_step) == (7, 4)
     assert not differences(but_its_own(snapshot(game)), state_after(HOST, 4))
 
 
 def test_without_one_figure_that_is_a_number_nothing_is_restored():
-    game = ended(stopping(HOST.but(figure=told(*[math.nan] * 6)), patience=100).game())
+    game = ended(stopping(watching(HOST, told(*[math.nan] * 6)), patience=100).game())
     assert game.restored_step is None
     assert not differences(but_its_own(snapshot(game)), state_after(HOST, 12))
 
@@ -226,7 +323,7 @@ def test_after_a_fault_nothing_is_measured_or_kept():
             return {"poison": torch.where(self.count > 4, torch.nan, self.count * 0)}
 
     measured = []
-    host = HOST.but(figure=lambda game: measured.append(game.finished) or float(game.finished))
+    host = watching(HOST, lambda game: measured.append(game.finished) or float(game.finished))
     game = ended(stopping(host).with_trick(Poison).game())
     assert measured == [2, 4]
     assert game.non_finite() is not None
@@ -235,7 +332,7 @@ def test_after_a_fault_nothing_is_measured_or_kept():
 
 # ---------------------------------------------------------------- resuming
 
-NOISY = HOST.but(figure=lambda game: math.sin(1e3 * first_weight(game)))
+NOISY = watching(HOST, lambda game: math.sin(1e3 * first_weight(game)))
 
 
 @pytest.mark.parametrize("patience", [1, 2, 100])
@@ -256,7 +353,7 @@ def test_resumed_at_any_step_it_ends_as_the_run_that_was_not_stopped(patience):
 
 @pytest.mark.parametrize("figures", [{4: 1.0}, {12: 1.0, 2: 0.5, 6: 0.7}], ids=["stopped", "finished"])
 def test_a_run_that_has_ended_does_not_train_on_from_its_best_state(figures):
-    host = stopping(HOST.but(figure=by_step(figures)))
+    host = stopping(watching(HOST, by_step(figures)))
     game = ended(host.game())
     again = host.but(steps=20).game()
     state.load(again, snapshot(game), json.loads(json.dumps(state.counters(game))))
@@ -281,7 +378,7 @@ SMALL = [
     "data.batch_size=8",
     "train.precision=fp32",
     "train.device=cpu",
-    "evaluate.figure.use=mixture_coverage",
+    "evaluate.figure=on",
     "tricks.early_stopping.every=2",
     "tricks.early_stopping.patience=3",
 ]
@@ -289,12 +386,12 @@ SMALL = [
 
 @pytest.fixture
 def best_at(monkeypatch: pytest.MonkeyPatch):
-    """Let the figure of the runs' metric be highest at one step."""
+    """Let runs have a metric, "figure", that is highest at one step."""
 
     def let(step: int) -> None:
-        monkeypatch.setattr(
-            "gantricks.engine.subject.evaluate", lambda game, metric, stream="": float(game.finished == step)
-        )
+        figure = figure_of(lambda game: float(game.finished == step))
+        registry = partial(Registry, given={"metrics": {"figure": figure}})
+        monkeypatch.setattr(gantricks.runs.api, "Registry", registry)
 
     return let
 

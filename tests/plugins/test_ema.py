@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,94 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from gantricks import Rng, Trick, UserError, hookimpl
+from gantricks import Players, Rng, Trick, UserError, hookimpl
 from gantricks.engine import sampling, state
 from gantricks.engine.dispatch import fold
 from gantricks.plugins.ema import Ema, copy_where_, follow_, share_at
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.measure import ROLES, close, roles_of
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"decay": 0.9}, {"sample": (1, 8, 8), "generator": {"batch_norm": True}}),
+    "both": ({"decay": 0.9, "players": "all", "bias_correction": True}, MIXING | {"n_critic": 2}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "buffers are averaged": Mistake(
+        old="copy_where_(*average.buffers, ctx.updated > 0)",
+        new="follow_(*([b for b in of if b.is_floating_point()] for of in average.buffers), share * updated)",
+        caught_by="test_buffers_are_copied_and_not_averaged",
+    ),
+    "decay is the weight of the new": Mistake(
+        old="follow_(*average.weights, share * updated)",
+        new="follow_(*average.weights, (1 - share) * updated)",
+        caught_by="test_the_shadow_follows_every_update_of_the_generator",
+    ),
+    "samples come from the live generator": Mistake(
+        inside="Ema",
+        new="""
+            @hookimpl
+            def sampling_generator(self, network):
+                return network
+        """,
+        caught_by="test_samples_come_from_the_shadow",
+    ),
+    "the warm-up starts from a decay of 0": Mistake(
+        old="(9 / (count + 10)).clamp(min=share)",
+        new="(10 / (count + 11)).clamp(min=share)",
+        caught_by="trace_law",
+    ),
+    "buffers stay as they started": Mistake(
+        old="copy_where_(*average.buffers, ctx.updated > 0)",
+        new="pass",
+        caught_by="trace_law",
+    ),
+    "the first weights keep their share of the average": Mistake(
+        old="share / -torch.expm1((count + 1) * rate)",
+        new="share",
+        caught_by="trace_law[both]",
+    ),
+    "D's buffers stay as they started": Mistake(
+        old='copy_where_(*self.discriminator.buffers, ctx.updated_in_step("d") > 0)',
+        new="pass",
+        caught_by="trace_law[both]",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Those who ask get θ̄ ← d θ̄ + (1 - d) θ over the weights after each update of that player, buffers as they are."""
+    config = played.trick(name).config
+    for player, role in ROLES.items():
+        network: Any = getattr(played.game, role)
+        hook = {"g": "sampling_generator", "d": "evaluation_discriminator"}[player]
+        (asked,) = [(hook, ctx) for hook, ctx in getattr(played.game.hooks, hook) if ctx.name == name]
+        used = asked[0](network, asked[1])
+        if role not in roles_of(config):
+            assert used is network
+            continue
+        weights = {weight for weight, _ in network.named_parameters()}
+        average, count = dict(played.start[role]), 0
+        for phase in played.steps_of(player):
+            if phase.updated:
+                decay = min(config.decay, (1 + count) / (10 + count)) if config.warmup else config.decay
+                if config.bias_correction:
+                    decay = config.decay * (1 - config.decay**count) / (1 - config.decay ** (count + 1))
+                for key, now in phase.after.items():
+                    average[key] = decay * average[key] + (1 - decay) * now if key in weights else now
+                count += 1
+        if player == "d":  # in the G step, too, its statistics move
+            average |= dict(network.named_buffers())
+        for key, expected in average.items():
+            close(used.state_dict()[key], expected, f"the average of {key}")
+            kept = played.state["tricks"][f"{name}/{role}.shadow.{key}"]
+            close(kept, expected, f"the average of {key} in a checkpoint")
+
 
 IMAGES = {"sample": (1, 8, 8)}
 
@@ -317,7 +399,7 @@ def used(game) -> nn.Module:
 
 @pytest.mark.parametrize("options", [{"warmup": True}, {"warmup": False}, {"bias_correction": True}])
 def test_the_average_of_d_follows_every_one_of_its_updates(options):
-    game = CLASSIFIED.with_trick("ema", decay=0.6, players="discriminator", **options).game()
+    game = CLASSIFIED.with_trick("ema", decay=0.6, players=["discriminator"], **options).game()
     path = [numbers(game.discriminator)]
     step = game.step.d_step
 
@@ -343,24 +425,24 @@ def test_the_average_of_d_follows_every_one_of_its_updates(options):
     assert all(same_bits(live[name], copies[name]) for name in live)
 
 
-@pytest.mark.parametrize("players", ["generator", "discriminator", "both"])
+@pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_each_is_averaged_where_asked_and_itself_elsewhere(players):
     game = CLASSIFIED.with_trick("ema", decay=0.9, players=players).train(3).game
     sampler = fold(game.hooks.sampling_generator, game.generator)
     assert (sampler is game.generator) == (players == "discriminator")
     assert (used(game) is game.discriminator) == (players == "generator")
     roles = {name.partition("/")[2].partition(".")[0] for name in game.trick_tensors}
-    assert roles == ({"generator", "discriminator"} if players == "both" else {players})
+    assert roles == {role for role in ROLES.values() if role in players}
 
 
-@pytest.mark.parametrize("players", ["discriminator", "both"])
+@pytest.mark.parametrize("players", [Players("discriminator"), Players()])
 def test_training_does_not_notice_the_average_of_d(players):
     averaged = CLASSIFIED.with_trick("ema", players=players).train(3)
     assert not differences(averaged.state, CLASSIFIED.train(3).state, besides=("tricks",))
 
 
 def test_two_for_different_players_do_not_meet():
-    host = TrickHost().with_trick("ema").with_trick("ema", "classifier", players="discriminator")
+    host = TrickHost().with_trick("ema").with_trick("ema", "classifier", players=["discriminator"])
     host.plan()
     with pytest.raises(UserError, match="discriminator_for_evaluation"):
-        host.with_trick("ema", "third", players="discriminator").plan()
+        host.with_trick("ema", "third", players=["discriminator"]).plan()

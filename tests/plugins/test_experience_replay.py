@@ -9,16 +9,92 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import Tensor
 
 from gantricks import Batch, Rng, Trick, hookimpl
 from gantricks.plugins.experience_replay import ExperienceReplay, insert, replay
 from gantricks.rng import Clock
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import same_bits
+from gantricks.testing.measure import rows_in, within_chance
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"capacity": 12}, {}),
+    "conditional": ({"capacity": 5, "p": 0.8}, CONDITIONAL | {"n_critic": 2}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "G's step replays": Mistake(
+        inside="ExperienceReplay",
+        new="""
+            @hookimpl
+            def d_input(self, batch, is_real, ctx):
+                if is_real or ctx.phase == "d":
+                    return batch
+                return replay(batch, self.buffer, self.filled, self.config.p, ctx.rng)
+        """,
+        caught_by="test_the_g_step_never_replays",
+    ),
+    "classes are left behind": Mistake(
+        old="Batch(images, torch.where(chosen, buffer.classes.index_select(0, slots), batch.classes))",
+        new="batch.with_images(images)",
+        caught_by="test_every_output_is_current_or_was_inserted_before",
+    ),
+    "the buffer is not in the checkpoint": Mistake(
+        old="{name: tensor for name, tensor in named.items() if tensor is not None} if self.config.capacity else {}",
+        new="{}",
+        caught_by="resume",
+    ),
+    "one coin for the whole batch": Mistake(
+        old="rng.bernoulli(batch.size, p)",
+        new="rng.bernoulli(1, p)",
+        caught_by=("test_each_fake_is_replaced_with_probability_p_by_any_of_the_buffer", "trace_law"),
+    ),
+    "replayed images have the classes of those they replace": Mistake(
+        old="torch.where(chosen, buffer.classes.index_select(0, slots), batch.classes)",
+        new="batch.classes",
+        caught_by="trace_law[conditional]",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Each row out is the one that came in or one that came in at an earlier D step, with its class; never for G."""
+    config = played.trick(name).config
+    came, replayed = [], []
+    for call in played.of(name, "fake_batch"):
+        assert call.phase == "d"
+        given, shown = _with_classes(call.arguments[0]), _with_classes(call.result)
+        moved = (shown != given).any(1)
+        if came:
+            assert rows_in(shown[moved], torch.cat(came)).all(), "a row never came in, or has another's class"
+            replayed.append(moved)
+        else:
+            assert not moved.any(), "something was replayed before anything was kept"
+        came.append(given)
+    within_chance(torch.cat(replayed), config.p, "replayed")
+    assert any(rows.any() and not rows.all() for rows in replayed), "all of a batch is replayed or nothing"
+
+    state = played.state["tricks"]
+    buffer = _with_classes(Batch(state[f"{name}/images"], state.get(f"{name}/classes")))
+    kept = int(state[f"{name}/filled"])
+    assert len(buffer) == config.capacity
+    assert kept == min(config.capacity, sum(min(len(rows), config.capacity) for rows in came))
+    assert rows_in(buffer[:kept], torch.cat(came)).all(), "the buffer holds what never came in"
+
+
+def _with_classes(batch: Batch) -> Tensor:
+    """Each sample as one row, its class at the end."""
+    rows = batch.images.flatten(1)
+    return rows if batch.classes is None else torch.cat([rows, batch.classes[:, None].to(rows.dtype)], 1)
+
 
 VECTORS = TrickHost()
-CONDITIONAL = TrickHost(classes=3, generator={"conditional": True}, discriminator={"conditional": True})
+CONDITIONAL_HOST = TrickHost(classes=3, generator={"conditional": True}, discriminator={"conditional": True})
 HEALTHY, ILL = torch.ones(()), torch.zeros(())
 
 
@@ -184,7 +260,7 @@ def rows(batch: Batch) -> list[tuple]:
 
 @pytest.mark.parametrize(
     "host",
-    [VECTORS, CONDITIONAL, VECTORS.but(sample=(1, 8, 8)), VECTORS.but(n_critic=2), VECTORS.but(batch_size=1)],
+    [VECTORS, CONDITIONAL_HOST, VECTORS.but(sample=(1, 8, 8)), VECTORS.but(n_critic=2), VECTORS.but(batch_size=1)],
     ids=["mlp", "conditional", "dcgan", "n_critic", "batch of 1"],
 )
 def test_d_sees_current_and_earlier_fakes_with_their_classes(host):
@@ -202,7 +278,7 @@ def test_d_sees_current_and_earlier_fakes_with_their_classes(host):
 
 
 def test_the_buffer_holds_the_run_s_fakes_and_is_saved():
-    played = CONDITIONAL.with_trick("experience_replay", capacity=12).train(5)
+    played = CONDITIONAL_HOST.with_trick("experience_replay", capacity=12).train(5)
     state = played.state["tricks"]
     assert {name.partition("/")[2]: tuple(t.shape) for name, t in state.items()} == {
         "images": (12, 2),

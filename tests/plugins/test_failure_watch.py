@@ -3,21 +3,104 @@
 from __future__ import annotations
 
 import math
+import statistics
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from gantricks import Trick, hookimpl, resume, train
 from gantricks.engine import sampling
 from gantricks.plugins.failure_watch import SERIES, SYMPTOMS, FailureWatch, falling_share, mean_distance, symptoms
 from gantricks.runs.reporter import Reporter
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"window": 4, "gradient_norm": 0.01}, {}),
+    "conditional": ({"window": 4, "samples": 3}, CONDITIONAL | {"n_critic": 2}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "looking at samples moves batch norm's statistics": Mistake(
+        old="network.eval()",
+        new="network.train()",
+        caught_by="test_training_and_samples_do_not_notice",
+    ),
+    "it warns at every log": Mistake(
+        old="not self.silence[position]",
+        new="True",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """It warns exactly when the logs show a symptom, once per window; the distance logged is that of G's samples."""
+    game, trick = played.game, played.trick(name)
+    logs = [call.arguments[0] for call in played.of(name, "on_log")]
+    assert logs == played.scalars
+    count = min(trick.config.samples, game.feed.count)
+    reals = game.feed.take(torch.tensor([i * game.feed.count // count for i in range(count)])).images
+    real_distance = _mean_distance(reals)
+    expected: list[str] = []
+    last: dict[str, int] = {}
+    for number in range(len(logs)):
+        for symptom in _symptoms(logs[: number + 1], trick.config, name, real_distance):
+            if number - last.get(symptom, -math.inf) >= trick.config.window:
+                last[symptom] = number
+                expected.append(symptom)
+    own = f"{name}: "
+    warned = [sentence.removeprefix(own) for sentence in game.warnings if sentence.startswith(own)]
+    same = len(warned) == len(expected) and all(map(str.startswith, warned, expected))
+    assert same, f"it warned {warned}, the logs show {expected}"
+
+    game.clock.enter("log")  # what is drawn inside G is then what was drawn for the last log
+    assert game.generator.training
+    distance = _mean_distance(game.generator.eval()(trick.latents, trick.classes))
+    game.generator.train()
+    assert math.isclose(logs[-1][f"{name}/sample_distance"], distance, rel_tol=1e-9)
+
+
+def _mean_distance(images: Tensor) -> float:
+    """Of all pairs of different ones."""
+    rows = images.flatten(1)
+    distances = (rows[:, None] - rows[None]).square().sum(2).sqrt()
+    return float(distances.sum()) / (len(rows) * (len(rows) - 1))
+
+
+def _symptoms(logs: list[dict[str, float]], config: Any, name: str, real_distance: float) -> list[str]:
+    """How the sentences begin that are due after these logs."""
+    found = [
+        f"the norm of {player}'s gradient"
+        for player in "DG"
+        if logs[-1][f"gradient_norm/{player.lower()}"] > config.gradient_norm
+    ]
+    if len(logs) < config.window:
+        return found
+    d_loss, g_loss, distance = (
+        [log[key] for log in logs[-config.window :]] for key in ("loss/d", "loss/g", f"{name}/sample_distance")
+    )
+    half = config.window // 2
+    early, late = statistics.pvariance(d_loss[:half]), statistics.pvariance(d_loss[-half:])
+    pairs = list(combinations(g_loss, 2))
+    due = {
+        "D's loss has been below": max(map(abs, d_loss)) < config.d_loss,
+        "the variance of D's loss": 0 < config.variance_growth * early < late,
+        "G's loss has fallen": sum(b < a for a, b in pairs) >= config.falling * len(pairs),
+        "samples are": max(distance) < config.distance * real_distance,
+    }
+    return found + [sentence for sentence, is_due in due.items() if is_due]
+
 
 LIMITS = FailureWatch.Config(window=8)
 

@@ -11,11 +11,56 @@ from torch import Tensor
 
 from gantricks import Trick, hookimpl
 from gantricks.plugins.feature_matching import feature_distance
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
+from gantricks.testing.measure import terms_are
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "conditional": ({"norm": "l1"}, CONDITIONAL),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "elementwise error between paired samples": Mistake(
+        old="real.detach().to(dtype).mean(0) - fake.to(dtype).mean(0)",
+        new="real.detach().to(dtype)[: len(fake)] - fake.to(dtype)[: len(real)]",
+        caught_by="test_permuting_either_batch_changes_nothing",
+    ),
+    "the real branch carries gradient": Mistake(
+        old="real.detach().to(dtype)",
+        new="real.to(dtype)",
+        caught_by="test_only_the_fakes_carry_gradient",
+    ),
+    "the sum over features instead of the mean": Mistake(
+        old='gap.square().mean() if norm == "l2" else gap.abs().mean()',
+        new='gap.square().sum() if norm == "l2" else gap.abs().mean()',
+        caught_by="test_it_is_the_mean_over_features_of_the_distance_between_means",
+    ),
+    "samples are matched one by one": Mistake(
+        old="real.detach().to(dtype).mean(0) - fake.to(dtype).mean(0)",
+        new="real.detach().to(dtype) - fake.to(dtype)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """G's objective is the distance between the mean features of reals and of its fakes, and nothing adversarial."""
+    norm = played.trick(name).config.norm
+    assert len(played.of(name, "g_objective")) == len(played.steps_of("g"))
+    for phase in played.steps_of("g"):
+        real, fake = phase.real_out.features, phase.fake_out.features
+        gaps = [sum(r) / len(real) - sum(f) / len(fake) for r, f in zip(real.T.tolist(), fake.T.tolist(), strict=True)]
+        distances = [gap * gap if norm == "l2" else abs(gap) for gap in gaps]
+        terms_are(phase, {f"{name}.distance": sum(distances) / len(distances)})
+        assert "adversarial" not in phase.terms
+
 
 norms = st.sampled_from(["l2", "l1"])
-MIXING = {"sample": (1, 8, 8), "discriminator": {"batch_norm": True, "depth": 2}}
+MIXING_HOST = {"sample": (1, 8, 8), "discriminator": {"batch_norm": True, "depth": 2}}
 
 
 @st.composite
@@ -95,7 +140,7 @@ class Watch(Trick):
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
-@pytest.mark.parametrize("setting", [{}, MIXING], ids=["plain", "mixing"])
+@pytest.mark.parametrize("setting", [{}, MIXING_HOST], ids=["plain", "mixing"])
 def test_it_replaces_the_generators_loss_and_nothing_else(norm, setting) -> None:
     played = TrickHost(**setting).with_trick("feature_matching", norm=norm).with_trick(Watch).train(4)
     watch = played.game.plan.tricks[-1].trick

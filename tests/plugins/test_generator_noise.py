@@ -9,18 +9,48 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import nn
 
 from gantricks import LayerNoise, Rng
 from gantricks.engine import sampling
-from gantricks.networks.base import mixes_samples
 from gantricks.networks.noise import add_noise
-from gantricks.plugins.generator_noise import GeneratorNoise
 from gantricks.rng import Clock
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits
+from gantricks.testing.host import same_bits
+from gantricks.testing.measure import block_ends, flows, standard_normal, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "conditional": ({"sigma": 0.5}, CONDITIONAL | {"reuse_fakes": False}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "sigma is squared": Mistake(
+        old="LayerNoise(self.config.sigma, ctx.rng.fork(name))",
+        new="LayerNoise(self.config.sigma**2, ctx.rng.fork(name))",
+        caught_by="trace_law",
+    ),
+    "every layer has the same noise": Mistake(
+        old="LayerNoise(self.config.sigma, ctx.rng.fork(name))",
+        new="LayerNoise(self.config.sigma, ctx.rng.seeded(0))",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """The last thing in each block adds N(0, σ²), drawn afresh, in training; nothing when sampling."""
+    sigma = played.trick(name).config.sigma
+    layers = block_ends(surgery(played, name, "generator"))
+    passes = [flows(played, "generator", layers, phase=phase) for phase in ("d", "g")]
+    standard_normal(torch.cat([((y - x) / sigma).flatten() for flow in passes for _, x, y in flow]), "noise in G")
+    for _, x, y in flows(played, "generator", layers, training=False):
+        assert torch.equal(x, y), "noise when sampling"
+
 
 IMAGES = TrickHost(sample=(1, 8, 8), generator={"batch_norm": True}, discriminator={"batch_norm": False})
 VECTORS = TrickHost()
@@ -97,54 +127,7 @@ def test_noise_follows_every_hidden_layer_of_an_mlp():
     assert [module.sigma for module in noises(network).values()] == [0.1, 0.1]
 
 
-@HOSTS
-def test_weights_keep_their_names_and_start(host):
-    with_it, plain = host.with_trick("generator_noise").game(), host.game()
-    for role in ("discriminator", "generator"):
-        a, b = getattr(with_it, role).state_dict(), getattr(plain, role).state_dict()
-        assert list(a) == list(b)
-        assert all(same_bits(a[name], b[name]) for name in a)
-
-
-def test_layers_draw_from_streams_of_their_own():
-    game = VECTORS.with_trick("generator_noise").game()
-    game.clock.enter("d")
-    zeros = torch.zeros(4, 8, dtype=torch.float64)
-    first, second = [layer(zeros) for layer in noises(game.generator).values()]
-    assert not same_bits(first, second)
-    game.clock.enter("d")
-    (_, alone) = noises(game.generator).values()
-    assert same_bits(alone(zeros), second), "a layer's noise depends on the layers before it"
-
-
-def test_two_instances_stay_apart():
-    host = VECTORS.with_trick("generator_noise", "early", sigma=0.1).with_trick("generator_noise", "late", sigma=0.2)
-    layers = noises(host.game().generator)
-    assert {name: layer.sigma for name, layer in layers.items()} == {
-        "body.hidden1.early_noise": 0.1,
-        "body.hidden1.late_noise": 0.2,
-        "body.hidden2.early_noise": 0.1,
-        "body.hidden2.late_noise": 0.2,
-    }
-    assert len({layer.rng.name for layer in layers.values()}) == 4
-
-
 # ---------------------------------------------------------------- in a run
-
-
-@pytest.mark.parametrize("reuse", [True, False])
-def test_every_pass_of_training_has_noise_of_its_own(reuse):
-    game = IMAGES.but(reuse_fakes=reuse).with_trick("generator_noise").game()
-    seen: list[tuple[str, torch.Tensor]] = []
-    layer = game.generator.body.project.generator_noise_noise
-    layer.register_forward_hook(lambda m, args, out: seen.append((game.clock.phase, (out - args[0]).detach())))
-    game.advance()
-    game.advance()
-    assert [phase for phase, _ in seen] == (["d", "d"] if reuse else ["d", "g", "d", "g"])
-    drawn = [noise for _, noise in seen]
-    for i, a in enumerate(drawn):
-        assert a.std().item() == pytest.approx(0.1, rel=0.25)
-        assert all(not torch.allclose(a, b) for b in drawn[:i])
 
 
 @HOSTS
@@ -155,28 +138,3 @@ def test_sampling_and_eval_are_without_noise(host):
     assert same_bits(game.generator.eval()(z), plain.generator.eval()(z))
     game.generator.train()
     assert not same_bits(game.generator(z), game.generator(z))
-
-
-def test_noise_does_not_mix_samples():
-    game = VECTORS.with_trick("generator_noise").game()
-    assert not mixes_samples(game.generator)
-    z = latents(VECTORS)
-    other = z.clone()
-    other[1:] += 1
-    game.clock.enter("d")
-    first = game.generator(z)[0]
-    game.clock.enter("d")
-    assert same_bits(first, game.generator(other)[0])
-
-
-def test_a_neutral_run_is_the_plain_one():
-    host = IMAGES.but(precision="fp32")
-    neutral = host.with_trick("generator_noise", **GeneratorNoise.neutral).train(3)
-    assert not differences(neutral.state, host.train(3).state)
-    assert not noises(neutral.game.generator)
-
-
-@pytest.mark.parametrize("wrong", [-0.1, 10.1, float("nan"), float("inf")])
-def test_strengths_outside_their_bounds_are_refused(wrong):
-    with pytest.raises(ValidationError):
-        GeneratorNoise.Config(sigma=wrong)

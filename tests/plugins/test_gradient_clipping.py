@@ -11,11 +11,66 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gantricks import Trick, hookimpl
+from gantricks import Players, Trick, hookimpl
 from gantricks.plugins.gradient_clipping import clip_
-from gantricks.testing import TrickHost
+from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits
+from gantricks.testing.measure import ROLES, close
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"max_norm": 0.1}, {}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "each tensor is clipped by its own norm": Mistake(
+        old="torch._foreach_mul_(gradients, torch.where(norm.isfinite(), (max_norm / norm).clamp(max=1), norm))",
+        new="""
+            for gradient in gradients:
+                gradient.mul_((max_norm / gradient.norm()).clamp(max=1))
+        """,
+        caught_by="test_the_direction_is_kept",
+    ),
+    "short gradients are scaled up": Mistake(
+        old="(max_norm / norm).clamp(max=1)",
+        new="max_norm / norm",
+        caught_by="test_below_the_limit_nothing_changes_bit_for_bit",
+    ),
+    "an overflow becomes gradients of 0": Mistake(
+        old="torch.where(norm.isfinite(), (max_norm / norm).clamp(max=1), norm)",
+        new="(max_norm / norm).clamp(max=1)",
+        caught_by="test_an_overflow_of_the_norm_is_not_hidden",
+    ),
+    "the norm is that of the first tensor": Mistake(
+        old="torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))",
+        new="gradients[0].norm()",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """A gradient longer than the limit has that length afterwards and its direction; others keep every bit."""
+    config = played.trick(name).config
+    for player in ROLES:
+        calls = played.of(name, f"after_{player}_backward")
+        assert len(calls) == len(played.steps_of(player))
+        limit = config.max_norm if ROLES[player] in config.players else math.inf
+        for call in calls:
+            norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in call.before.values()))
+            assert norm > 0
+            for weight, gradient in call.before.items():
+                if norm <= limit:
+                    assert torch.equal(call.after[weight], gradient), f"{weight} changed within the limit"
+                else:
+                    close(call.after[weight], gradient * (limit / norm), f"the gradient of {weight}")
+        if limit < math.inf:
+            logged = played.scalars[-1][f"{name}/norm_{player}"]
+            assert math.isclose(logged, norm, rel_tol=1e-6), f"the length logged is {logged}, it was {norm}"
+
 
 limits = st.floats(1e-3, 1e3)
 
@@ -104,7 +159,7 @@ class Watch(Trick):
         self.seen["g"].append(norm([p.grad for p in ctx.generator.parameters()]))
 
 
-@pytest.mark.parametrize("players", ["both", "d", "g"])
+@pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_each_player_is_clipped_by_its_own_norm(players) -> None:
     limit = 0.05
     host = TrickHost(optimizer={"name": "sgd", "lr": 1e-3})
@@ -112,7 +167,7 @@ def test_each_player_is_clipped_by_its_own_norm(players) -> None:
     played = host.with_trick(Watch, "after").train(4)
     before, trick, after = (planned.trick for planned in played.game.plan.tricks)
     for player in ("d", "g"):
-        acts = players in (player, "both")
+        acts = ROLES[player] in players
         assert max(before.seen[player]) > limit
         expected = [min(length, limit) if acts else length for length in before.seen[player]]
         assert after.seen[player] == pytest.approx(expected, rel=1e-12)
@@ -121,7 +176,7 @@ def test_each_player_is_clipped_by_its_own_norm(players) -> None:
             logged = played.scalars[-1][f"gradient_clipping/norm_{player}"]
             assert logged == pytest.approx(before.seen[player][-1], rel=1e-6)
         assert played.scalars[-1][f"gradient_norm/{player}"] == pytest.approx(expected[-1], rel=1e-12)
-    assert trick.tensors().keys() == {f"norm_{player}" for player in "dg" if players in (player, "both")}
+    assert trick.tensors().keys() == {f"norm_{player}" for player in "dg" if ROLES[player] in players}
 
 
 def test_a_limit_that_is_never_reached_leaves_the_run_as_it_is() -> None:

@@ -2,31 +2,154 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from gantricks import Batch, UserError
 from gantricks.engine.game import Game
 from gantricks.networks.base import Shapes
 from gantricks.networks.dcgan import DCGAN
 from gantricks.plugins.grow import Grow, enlarge, fade, shrink, stage
-from gantricks.testing import LAWS, Case, TrickHost
+from gantricks.testing import LAWS, MIXING, Case, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.measure import ROLES, close, progress
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"until": 0.7}, {}),
+    "mixing": ({"until": 0.9, "fade": 1.0}, MIXING | {"sample": (2, 16, 12), "n_critic": 2}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "reals do not fade": Mistake(
+        old="not (is_real and self.growth.fading)",
+        new="True",
+        caught_by=("test_reals_fade_with_the_block_in_both_steps_and_fakes_do_not", "trace_law"),
+    ),
+    "the fade is not mirrored in D": Mistake(
+        old="x = fade(self.enter(growth.take_passing_by(x)), x, growth.alpha)",
+        new="growth.take_passing_by(x)",
+        caught_by="test_at_alpha_zero_the_networks_are_the_ones_before_enlarged",
+    ),
+    "weights that join never reach the optimizers": Mistake(
+        old="module.joins <= added",
+        new="module.joins == 0",
+        caught_by="test_old_weights_and_their_optimizer_state_stay_and_new_ones_reach_the_optimizers",
+    ),
+    "growing draws the old weights anew": Mistake(
+        old="self.alpha.fill_(1)",
+        new="""
+            self.alpha.fill_(1)
+            ctx.generator.body[0][0].weight.data.normal_()
+        """,
+        caught_by="test_old_weights_and_their_optimizer_state_stay_and_new_ones_reach_the_optimizers",
+    ),
+    "a resumed run starts small again": Mistake(
+        old="self._stand(int(self.added), bool(self.fading), ctx)",
+        new="pass",
+        caught_by="resume",
+    ),
+    "the weight of a fade is frozen in the step": Mistake(
+        old="ctx.value(PROGRESS) / period",
+        new="torch.tensor(ctx._frame.progress) / period",
+        caught_by="test_the_step_within_a_fade_keeps_the_laws_of_the_step",
+    ),
+    "small images are enlarged by interpolation": Mistake(
+        old='interpolate(images, size=size, mode="nearest")',
+        new='interpolate(images, size=size, mode="bilinear")',
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Blocks join when they are due: until then their weights rest and images are those of the smaller size, enlarged;
+    while one fades in, reals are mixed as images are. All other weights keep their values.
+    """
+    config, growth = played.trick(name).config, played.trick(name).growth
+    *smaller, full = growth.sizes
+    assert full == tuple(played.game.generator.shape[1:])
+    period = config.until / (len(smaller) + config.fade)
+    stages = []
+    for step, logged in enumerate(played.scalars):
+        added = min(int(progress(played, step) / period), len(smaller))
+        since = progress(played, step) / period - added
+        fading = added > 0 and since < config.fade
+        stages.append((added, since / config.fade if fading else None))
+        assert logged[f"{name}/blocks"] == added
+        if fading:
+            assert math.isclose(logged[f"{name}/alpha"], since / config.fade, rel_tol=1e-6, abs_tol=1e-9)
+    assert stages[0][0] == 0
+    assert stages[-1] == (len(smaller), None)
+
+    for call in played.of(name, "d_input"):
+        (batch, is_real), (added, alpha) = call.arguments, stages[call.step]
+        expected = batch.images
+        if is_real and alpha is not None:
+            coarse = _pixels(avg_pool2d(expected, _factors(full, growth.sizes[added - 1])), full)
+            expected = (1 - alpha) * coarse + alpha * expected
+        close(call.result.images, expected, "what D is shown", rtol=1e-6, atol=1e-6)
+
+    for player, role in ROLES.items():
+        network: Any = getattr(played.game, role)
+        now = played.start[role]
+        joining = {
+            f"{place}.{weight}": block.joins
+            for place, block in network.named_modules()
+            if hasattr(block, "joins")
+            for weight, _ in block.named_parameters()
+        }
+        assert joining
+        for phase in played.steps_of(player):
+            added, _ = stages[phase.step]
+            early = {weight for weight, joins in joining.items() if joins > added}
+            assert not early & phase.gradients.keys(), "weights take part before their time"
+            for weight, _ in network.named_parameters():
+                assert torch.equal(phase.before[weight], now[weight]), f"{weight} changed between two phases"
+                if weight not in phase.gradients:
+                    assert torch.equal(phase.after[weight], phase.before[weight]), f"{weight} is to rest and moved"
+            now = phase.after
+            if player == "g":
+                height, width = _factors(full, growth.sizes[added])
+                images = phase.fake.images
+                enlarged = _pixels(images[..., ::height, ::width], full)
+                assert torch.equal(enlarged, images), f"images are finer than {growth.sizes[added]}"
+        assert {weight for weight in joining if ".from_image." not in weight} <= phase.gradients.keys()
+
+
+def _pixels(maps: Tensor, full: tuple[int, int]) -> Tensor:
+    """Maps (B, C, h, w) with each pixel repeated to fill (H, W)."""
+    height, width = _factors(full, tuple(maps.shape[2:]))
+    return maps.repeat_interleave(height, 2).repeat_interleave(width, 3)
+
+
+def _factors(full: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    assert full[0] % size[0] == full[1] % size[1] == 0
+    return full[0] // size[0], full[1] // size[1]
+
 
 IMAGES = TrickHost(sample=(2, 16, 12), generator={"depth": 3, "channels": 2}, discriminator={"depth": 3, "channels": 2})
-MIXING = IMAGES.but(discriminator={"depth": 3, "channels": 2, "batch_norm": True})
+MIXING_HOST = IMAGES.but(discriminator={"depth": 3, "channels": 2, "batch_norm": True})
 RESNET = IMAGES.but(
     generator={"network": "resnet", "depth": 3, "channels": 2},
     discriminator={"network": "densenet", "depth": 3, "channels": 4, "growth": 2, "layers": 1},
 )
-NETWORKS = pytest.mark.parametrize("host", [IMAGES, MIXING, RESNET], ids=["dcgan", "dcgan mixing", "resnet, densenet"])
+NETWORKS = pytest.mark.parametrize(
+    "host", [IMAGES, MIXING_HOST, RESNET], ids=["dcgan", "dcgan mixing", "resnet, densenet"]
+)
 
 
 def grown(host: TrickHost = IMAGES, **options) -> Game:
@@ -175,7 +298,7 @@ def test_a_fade_against_the_layers_written_out():
         torch.testing.assert_close(d(x).logits, d.head(features), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("host", [IMAGES, MIXING], ids=["joint", "mixing"])
+@pytest.mark.parametrize("host", [IMAGES, MIXING_HOST], ids=["joint", "mixing"])
 def test_reals_fade_with_the_block_in_both_steps_and_fakes_do_not(host):
     game = grown(host)
     stand(game, 2, fading=True, alpha=0.25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,111 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gantricks import Trick, hookimpl
 from gantricks.plugins.historical_averaging import HistoricalAveraging, add_gradient_, join_means_, penalty
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences
+from gantricks.testing.measure import ROLES, close, value_at
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"strength": 0.3}, {}),
+    "conditional": ({"strength": {"start": 0.3, "end": 0.1}}, CONDITIONAL | {"n_critic": 2}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "the penalty has an optimizer step of its own, after the real one": Mistake(
+        old="""
+            @hookimpl
+            def after_d_backward(self, ctx: Context) -> None:
+                self._pull("d", ctx)
+
+
+            @hookimpl
+            def after_g_backward(self, ctx: Context) -> None:
+                self._pull("g", ctx)
+
+
+            @hookimpl
+            def after_d_step(self, ctx: Context) -> None:
+                self._remember("d", ctx)
+        """,
+        new="""
+            @hookimpl
+            def after_d_backward(self, ctx: Context) -> None:
+                pass
+
+
+            @hookimpl
+            def after_g_backward(self, ctx):
+                self._pull("g", ctx)
+
+
+            @hookimpl
+            def after_d_step(self, ctx):
+                torch._foreach_zero_([p.grad for p in ctx.discriminator.parameters()])
+                self._pull("d", ctx)
+                ctx._game.step.d.optimizer.step()
+                self._remember("d", ctx)
+        """,
+        caught_by="test_the_one_optimizer_step_sees_the_losses_gradient_plus_the_pull",
+    ),
+    "the mean is an EMA": Mistake(
+        old="updated.to(dtype) / count.to(dtype)",
+        new="0.1 * updated.to(dtype)",
+        caught_by=("test_the_online_mean_is_the_mean_of_the_trajectory", "trace_law"),
+    ),
+    "the gradient goes through the mean": Mistake(
+        old="add_gradient_(gradients, [*used.values()], means, ctx.value(self.config.strength))",
+        new="""
+            through = 1 - 1 / past.count[0]
+            add_gradient_(gradients, [*used.values()], means, ctx.value(self.config.strength) * through)
+        """,
+        caught_by="test_the_one_optimizer_step_sees_the_losses_gradient_plus_the_pull",
+    ),
+    "buffers are averaged": Mistake(
+        old="dict(network.named_parameters())",
+        new="{n: t for n, t in network.state_dict(keep_vars=True).items() if t.is_floating_point()}",
+        caught_by="test_it_keeps_one_copy_of_the_weights_and_nothing_of_the_buffers",
+    ),
+    "the mean leaves the present weights out": Mistake(
+        old="means = [past.means[name] for name in used]",
+        new="""
+            past_only = (past.count[0] - 1).clamp(min=1)
+            means = [past.means[n] + (past.means[n] - p.detach()) / past_only for n, p in used.items()]
+        """,
+        caught_by="test_the_one_optimizer_step_sees_the_losses_gradient_plus_the_pull",
+    ),
+    "half of the pull": Mistake(
+        old="[strength + strength]",
+        new="[strength]",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Each gradient gains 2λ(θ - θ̄), θ̄ the mean of every θ that the player has had; θ̄ is kept exactly."""
+    config = played.trick(name).config
+    for player, role in ROLES.items():
+        phases, calls = played.steps_of(player), played.of(name, f"after_{player}_backward")
+        network: Any = getattr(played.game, role)
+        history = {weight: [played.start[role][weight]] for weight, _ in network.named_parameters()}
+        held = ROLES[player] in config.players
+        for phase, call in zip(phases, calls, strict=True):
+            strength = value_at(played, config.strength, phase.step) if held else 0.0
+            for weight, gradient in call.before.items():
+                past = history[weight]
+                pull = 2 * strength * (phase.before[weight] - sum(past) / len(past))
+                close(call.after[weight], gradient + pull, f"the gradient of {weight}")
+                if phase.updated:
+                    past.append(phase.after[weight])
+        for weight, past in history.items():
+            if held:
+                mean = played.state["tricks"][f"{name}/{player}.mean.{weight}"]
+                close(mean, sum(past) / len(past), f"the mean of {weight}")
+
 
 HEALTHY = torch.ones(())
 IMAGES = {"sample": (1, 8, 8)}

@@ -9,13 +9,109 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from gantricks import Schedule, UserError
 from gantricks.engine import sampling
 from gantricks.plugins.instance_noise import InstanceNoise, add_noise
 from gantricks.rng import Clock, Rng
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
+from gantricks.testing.measure import standard_normal, value_at
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"sigma": 0.3}, {}),
+    "mixing": ({"sigma": {"start": 0.3, "end": 0.0}}, MIXING),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "on reals only": Mistake(
+        inside="InstanceNoise",
+        new="""
+            @hookimpl
+            def d_input(self, batch, is_real, ctx):
+                if not is_real:
+                    return batch
+                return batch.with_images(add_noise(batch.images, ctx.value(self.config.sigma), ctx.rng))
+        """,
+        caught_by="test_reals_and_fakes_are_noisy_in_the_step_of_d_and_in_that_of_g",
+    ),
+    "none in the G step": Mistake(
+        inside="InstanceNoise",
+        new="""
+            @hookimpl
+            def d_input(self, batch, ctx):
+                if ctx.phase == "g":
+                    return batch
+                return batch.with_images(add_noise(batch.images, ctx.value(self.config.sigma), ctx.rng))
+        """,
+        caught_by="test_reals_and_fakes_are_noisy_in_the_step_of_d_and_in_that_of_g",
+    ),
+    "noisy images are clamped to [-1, 1]": Mistake(
+        old="torch.addcmul(images, sigma.to(images.dtype), rng.normal(images.shape).to(images.dtype))",
+        new="torch.addcmul(images, sigma.to(images.dtype), rng.normal(images.shape).to(images.dtype)).clamp(-1, 1)",
+        caught_by="test_saturated_pixels_leave_their_range",
+    ),
+    "noise is left in samples": Mistake(
+        inside="InstanceNoise",
+        new="""
+            @hookimpl
+            def transform_generator(self, network, ctx):
+                def noisy(module, args, images):
+                    return add_noise(images, ctx.value(self.config.sigma), ctx.rng)
+
+                network.register_forward_hook(noisy)
+                return network
+        """,
+        caught_by="test_samples_and_the_drawn_batches_are_clean",
+    ),
+    "reals and fakes share their noise": Mistake(
+        old="rng.normal(images.shape)",
+        new='rng.anew("noise").normal(images.shape)',
+        caught_by="test_noise_is_independent_each_time",
+    ),
+    "sigma is taken for the variance": Mistake(
+        old="sigma.to(images.dtype)",
+        new="sigma.sqrt().to(images.dtype)",
+        caught_by="test_mean_is_the_image_and_variance_sigma_squared",
+    ),
+    "sigma is squared": Mistake(
+        old="ctx.value(self.config.sigma)",
+        new="ctx.value(self.config.sigma) ** 2",
+        caught_by="trace_law",
+    ),
+    "D is shown noise in its own step alone": Mistake(
+        old="batch.with_images(add_noise(batch.images, ctx.value(self.config.sigma), ctx.rng))",
+        new="""
+            batch if ctx.phase == "g" else batch.with_images(
+                add_noise(batch.images, ctx.value(self.config.sigma), ctx.rng)
+            )
+        """,
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """What D is shown is what it was plus N(0, σ²), afresh, on reals and on fakes, for D and for G; classes stay."""
+    sigma = played.trick(name).config.sigma
+    noise: dict[tuple[str, bool], list[Tensor]] = {}
+    for call in played.of(name, "d_input"):
+        (batch, is_real), strength = call.arguments, value_at(played, sigma, call.step)
+        added = call.result.images - batch.images
+        assert batch.classes is None or torch.equal(batch.classes, call.result.classes)
+        if strength:
+            noise.setdefault((call.phase, is_real), []).append(added.flatten() / strength)
+        else:
+            assert not added.any(), "noise at strength 0"
+    assert noise.keys() >= {("d", True), ("d", False), ("g", False)}, f"noise only in {sorted(noise)}"
+    for (phase, is_real), parts in noise.items():
+        standard_normal(torch.cat(parts), f"noise on {'reals' if is_real else 'fakes'} in phase {phase}")
+    standard_normal(torch.cat([part for parts in noise.values() for part in parts]), "all noise")
+
 
 WIDE = TrickHost(sample=(512,), batch_size=32)  # 16,384 numbers in a batch: its noise can be measured
 

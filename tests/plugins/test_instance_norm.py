@@ -9,19 +9,58 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from gantricks import Trick, UserError, hookimpl
+from gantricks import Players, Trick, UserError, hookimpl
 from gantricks.networks.base import Generator, mixes_samples
 from gantricks.plugins.instance_norm import InstanceNorm, instance_norm_like
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import same_bits
+from gantricks.testing.measure import close, flows, per_channel_affine, roles_of, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "discriminator": ({"players": ["discriminator"]}, MIXING),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "statistics across channels": Mistake(
+        old="nn.InstanceNorm2d(norm.num_features, norm.eps, affine=norm.affine)",
+        new="nn.GroupNorm(1, norm.num_features, norm.eps, affine=norm.affine)",
+        caught_by="test_each_map_is_normalised_by_the_definition",
+    ),
+    "the norm's own weight is lost": Mistake(
+        old="norm.weight, norm.bias",
+        new="nn.Parameter(torch.ones_like(norm.weight)), norm.bias",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Where a batch norm was, each map of each sample is normalised by itself, with the weight and bias it had."""
+    for role in roles_of(played.trick(name).config):
+        done = surgery(played, name, role)
+        norms = {place: module for place, module in done.before.items() if isinstance(module, _BatchNorm)}
+        assert norms, f"the {role} had no batch norm"
+        assert done.replaced.keys() == norms.keys()
+        assert not done.added
+        new = [done.after[place] for place in norms]
+        for (_, x, y), norm in zip(flows(played, role, new), norms.values(), strict=True):
+            centred = x - x.mean((2, 3), keepdim=True)
+            scale = (centred.square().mean((2, 3), keepdim=True) + norm.eps).sqrt()
+            close(y, per_channel_affine(centred / scale, norm), "normalised maps")
+
 
 BOTH = {"generator": {"batch_norm": True, "depth": 2}, "discriminator": {"batch_norm": True, "depth": 2}}
 IMAGES = TrickHost(sample=(1, 8, 8), **BOTH)
 RESNET = IMAGES.but(**{role: {"network": "resnet", **options} for role, options in BOTH.items()})
 HOSTS = pytest.mark.parametrize("host", [IMAGES, RESNET], ids=["dcgan", "resnet"])
-PLAYERS = pytest.mark.parametrize("players", ["both", "generator", "discriminator"])
+PLAYERS = pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 ROLES = ("generator", "discriminator")
 
 
@@ -98,7 +137,7 @@ def test_every_norm_of_the_chosen_players_is_replaced_and_the_others_stay(host, 
     for role in ROLES:
         network, before = getattr(game, role), getattr(plain, role)
         places = [name for name, m in before.named_modules() if isinstance(m, nn.BatchNorm2d)]
-        kind = nn.InstanceNorm2d if players in ("both", role) else nn.BatchNorm2d
+        kind = nn.InstanceNorm2d if role in players else nn.BatchNorm2d
         assert places
         assert [name for name, m in network.named_modules() if isinstance(m, kind)] == places
         assert mixes_samples(network) == (kind is nn.BatchNorm2d)
@@ -136,7 +175,7 @@ def test_batches_of_one_play(host):
 @pytest.mark.parametrize("without", ROLES)
 def test_batch_norm_is_needed_where_it_is_replaced_and_nowhere_else(players, without):
     host = IMAGES.but(**{without: {"batch_norm": False, "depth": 2}}).with_trick("instance_norm", players=players)
-    if players in ("both", without):
+    if without in players:
         with pytest.raises(UserError, match=f"{without}_batch_norm"):
             host.plan()
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,125 @@ from hypothesis import strategies as st
 from gantricks import AdversarialLoss, Batch, Out, Trick, UserError, hookimpl
 from gantricks.planning.contract import hooks_of
 from gantricks.plugins.label_flipping import LabelFlipping, accuracy, flip
-from gantricks.testing import TrickHost
+from gantricks.testing import Mistake, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import Played
+from gantricks.testing.measure import g_targets_are_untouched, share_told, value_at, within_chance
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"p": 0.3}, {}),
+    "clock": ({"mode": "burst", "every": 3, "length": 1}, {"n_critic": 2}),
+    "accuracy": (
+        {"mode": "burst", "trigger": "accuracy", "threshold": 0.5, "window": 2, "length": 2},
+        {"optimizer": {"name": "adam", "lr": 0.1}},
+    ),
+}
+OVERRIDES = {"trigger": ["tricks.label_flipping.mode=burst"]}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "the value flips, 1 - t, and soft targets leave their intervals": Mistake(
+        old="""
+            @hookimpl
+            def d_assignment(self, is_real: Tensor, ctx: Context) -> Tensor:
+                if self.config.mode == "burst":
+                    return flip(is_real, self.left > 0)
+                return flip(is_real, ctx.rng.bernoulli(is_real.shape, ctx.value(self.config.p)))
+        """,
+        new="""
+            @hookimpl
+            def d_labels(self, labels, ctx):
+                flips = self.left > 0
+                if self.config.mode == "per_image":
+                    flips = ctx.rng.bernoulli(labels.shape, ctx.value(self.config.p))
+                return torch.where(flips, 1 - labels, labels)
+        """,
+        caught_by="test_soft_labels.py::test_flipped_reals_get_targets_in_the_fake_interval_in_either_order",
+    ),
+    "only reals flip": Mistake(
+        old="is_real ^ flips",
+        new="is_real & ~flips",
+        caught_by=("test_a_flip_calls_reals_fake_and_fakes_real", "trace_law"),
+    ),
+    "labels flip in the G step": Mistake(
+        inside="LabelFlipping",
+        new="""
+            @hookimpl
+            def g_labels(self, labels, ctx):
+                flips = self.left > 0
+                if self.config.mode == "per_image":
+                    flips = ctx.rng.bernoulli(labels.shape, ctx.value(self.config.p))
+                return torch.where(flips, 1 - labels, labels)
+        """,
+        caught_by="test_the_generators_targets_stay_one",
+    ),
+    "a burst lasts a step longer": Mistake(
+        old="(left - 1).clamp(min=0) + length * due",
+        new="(left - 1).clamp(min=0) + (length + 1) * due",
+        caught_by="test_a_burst_lasts_exactly_its_length_and_the_window_fills_again_before_the_next",
+    ),
+    "D's accuracy is read on the host": Mistake(
+        old="self.accuracies.mean()",
+        new="self.accuracies.mean().item()",
+        caught_by="no-sync",
+    ),
+    "one flip for the whole batch": Mistake(
+        old="ctx.rng.bernoulli(is_real.shape, ctx.value(self.config.p))",
+        new="ctx.rng.bernoulli(1, ctx.value(self.config.p))",
+        caught_by="trace_law",
+    ),
+    "a burst begins after its period": Mistake(
+        old="self.config.every - self.config.length",
+        new="self.config.every",
+        caught_by="trace_law[clock]",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Each label flips with probability p, or all of D's flip for the steps of a burst; G's targets stay."""
+    config = played.trick(name).config
+    calls = played.of(name, "d_assignment")
+    flips = [call.arguments[0] ^ call.result for call in calls]
+    assert len(calls) == 2 * len(played.steps_of("d"))
+    if config.mode == "per_image":
+        given, flipped = torch.cat([call.arguments[0] for call in calls]), torch.cat(flips)
+        p = torch.cat([torch.full(call.result.shape, value_at(played, config.p, call.step)) for call in calls])
+        for called_real in (True, False):
+            who = given == called_real
+            within_chance(flipped[who], p[who], "flipped")
+            assert flipped[who].any(), f"those {'not ' if not called_real else ''}called real never flip"
+        assert any(each.any() and not each.all() for each in flips), "labels flip together"
+        assert any(not torch.equal(a, b) for a, b in pairwise(flips)), "the same labels flip each time"
+    else:
+        expected = _bursts(played, config)
+        for call, flipped in zip(calls, flips, strict=True):
+            whole = bool(flipped.all()) if expected[call.step] else not flipped.any()
+            assert whole, f"a burst should {'' if expected[call.step] else 'not '}flip all labels of step {call.step}"
+        assert any(expected), "no burst"
+        assert not all(expected), "nothing but bursts"
+    g_targets_are_untouched(played)
+
+
+def _bursts(played: Played, config: Any) -> list[bool]:
+    """For each step, whether a burst flips it."""
+    steps = len(played.steps_of("g"))
+    if config.trigger == "every":
+        return [step % config.every >= config.every - config.length for step in range(steps)]
+    told = {phase.step: share_told(played, phase) for phase in played.steps_of("d")}  # by the last D step of each
+    flipped: list[bool] = []
+    true_steps: list[float] = []
+    left = 0
+    for step in range(steps):
+        flipped.append(left > 0)
+        true_steps = [] if left else [*true_steps, told[step]]
+        left = max(left - 1, 0)
+        recent = true_steps[-config.window :]
+        if len(recent) == config.window and sum(recent) / config.window > config.threshold + 1e-9:
+            left = config.length
+    return flipped
 
 
 class Watch(Trick):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,63 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
-from gantricks import UserError
+from gantricks import Players, UserError
 from gantricks.plugins.label_injection import LabelEmbedding, LabelInjection, Labelled, beside, label_maps
 from gantricks.plugins.virtual_batch_norm import Reference
-from gantricks.testing import TrickHost
+from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import same_bits
+from gantricks.testing.measure import close, flows, is_block, roles_of, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {"sample": (1, 8, 8), "generator": {"conditional": True, "batch_norm": True}}),
+    "vectors": ({"dim": 3}, {"n_critic": 2}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "the class enters the first block only": Mistake(
+        old="return found",
+        new="return found[:1]",
+        caught_by="test_every_block_of_the_chosen_players_reads_e_inputs_more",
+    ),
+    "tiling scrambles the label over its maps": Mistake(
+        old="tiled.expand(*labels.shape, *x.shape[2:])",
+        new="tiled.flatten(1).repeat(1, x[0, 0].numel()).reshape(*labels.shape, *x.shape[2:])",
+        caught_by="test_label_maps_are_constant_over_height_and_width_and_differ_by_sample",
+    ),
+    "every sample is given the first class": Mistake(
+        old="self.embedding(self.classes.now)",
+        new="self.embedding(0 * self.classes.now)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """The first layer of each block adds a linear map of its own embedding of the class, tiled to H × W."""
+    for role in roles_of(played.trick(name).config):
+        done = surgery(played, name, role)
+        network: Any = getattr(played.game, role)
+        injected = [new for _, new in done.replaced.values()]
+        for block in (place for place, module in done.before.items() if is_block(place, module)):
+            inside = [place for place in done.replaced if place.startswith(f"{block}.")]
+            assert len(inside) == 1, f"{block} is given the class {len(inside)} times"
+        for shift in (0, 1):
+            seen = flows(played, role, injected, shift=shift)
+            known = flows(played, role, [labelled.labels.embedding for labelled in injected], shift=shift)
+            for (labelled, x, y), (embedding, classes, _) in zip(seen, known, strict=True):
+                assert torch.equal(classes[-8:], (torch.arange(8) + shift) % network.classes)
+                embedded = one_hot(classes, network.classes).to(x.dtype) @ embedding.weight
+                tiled = embedded.reshape(*embedded.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+                added = labelled.labels.layer(tiled)
+                close(y, labelled.layer(x) + added, "a layer that is given the class")
+                assert not torch.equal(added[-8:-1], added[-7:]), "classes make no difference"
+
 
 VECTORS = TrickHost(classes=3, generator={"conditional": True}, discriminator={"conditional": True})
 PLAIN_NORMS = {"conditional": True, "batch_norm": False, "depth": 2}
@@ -86,12 +137,12 @@ def test_the_pair_is_one_layer_of_c_plus_e_inputs_on_the_concatenation(kind, cha
 
 
 @HOSTS
-@pytest.mark.parametrize("players", ["both", *ROLES])
+@pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_every_block_of_the_chosen_players_reads_e_inputs_more(host, players):
     game, plain = host.with_trick("label_injection", dim=5, players=players).game(), host.game()
     for role in ROLES:
         network, before = getattr(game, role), getattr(plain, role)
-        if players not in ("both", role):
+        if role not in players:
             assert not injected(network)
             continue
         blocks = [f"body.{name}" for name, block in before.body.named_children() if isinstance(block, nn.Sequential)]
@@ -265,7 +316,7 @@ def test_classes_and_conditional_players_are_needed_where_they_are_used():
     half = IMAGES.but(discriminator={"depth": 2})
     with pytest.raises(UserError, match="discriminator_conditional"):
         half.with_trick("label_injection").plan()
-    half.with_trick("label_injection", players="generator").train(1)
+    half.with_trick("label_injection", players=["generator"]).train(1)
 
 
 @pytest.mark.parametrize("wrong", [{"dim": 0}, {"dim": 257}, {"players": "nobody"}])

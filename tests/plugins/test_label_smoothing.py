@@ -14,8 +14,64 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from gantricks import AdversarialLoss, Trick, UserError, hookimpl
 from gantricks.planning.contract import hooks_of
 from gantricks.plugins.label_smoothing import LabelSmoothing, smooth
-from gantricks.testing import TrickHost
+from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
+from gantricks.testing.measure import g_targets_are_untouched
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"real": 0.8}, {}),
+}
+REFUSED: dict[str, str] = {
+    "soft_labels": "label_smoothing does not go with soft_labels",
+}
+
+MISTAKES = {
+    "fakes are smoothed too": Mistake(
+        old="labels.masked_fill(is_real, real)",
+        new="labels.masked_fill(is_real, real).masked_fill(~is_real, 1 - real)",
+        caught_by="test_only_what_is_called_real_is_smoothed",
+    ),
+    "the helper smooths G's targets": Mistake(
+        inside="LabelSmoothing",
+        new="""
+            @hookimpl
+            def g_labels(self, labels):
+                return smooth(labels, labels > 0, self.config.real)
+        """,
+        caught_by="test_reals_get_alpha_fakes_zero_and_the_generator_one",
+    ),
+    "the helper smooths class labels": Mistake(
+        inside="LabelSmoothing",
+        new="""
+            @hookimpl
+            def d_input(self, batch):
+                if batch.classes is None:
+                    return batch
+                return batch._replace(classes=(batch.classes * self.config.real).long())
+        """,
+        caught_by="test_it_can_reach_neither_the_generators_targets_nor_classes",
+    ),
+    "fakes move towards one half too": Mistake(
+        old="labels.masked_fill(is_real, real)",
+        new="real * labels + (1 - real) / 2",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """The target is α where a sample is called real, and what it was elsewhere; G's stay."""
+    alpha = played.trick(name).config.real
+    calls = played.of(name, "d_labels")
+    assert len(calls) == 2 * len(played.steps_of("d"))
+    for call in calls:
+        labels, called_real = call.arguments
+        assert torch.equal(call.result, torch.where(called_real, alpha, labels))
+    assert any(call.arguments[1].any() for call in calls)
+    g_targets_are_untouched(played)
+
 
 alphas = st.floats(0.51, 0.99)
 

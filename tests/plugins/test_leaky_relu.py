@@ -10,12 +10,50 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from gantricks import UserError
+from gantricks import Players, UserError
 from gantricks.engine import state
 from gantricks.plugins.leaky_relu import LeakyRelu, leak
-from gantricks.testing import TrickHost
+from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits
+from gantricks.testing.measure import ROLES, flows, roles_of, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"slope": 0.3}, {}),
+    "generator": ({"players": ["generator"]}, {"sample": (1, 8, 8)}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "only units at the top of the network leak": Mistake(
+        old="network.named_modules(remove_duplicate=False)",
+        new="network.named_children()",
+        caught_by="test_every_relu_is_found_however_deep_and_wherever_it_stands",
+    ),
+    "the slope is the default of the layer": Mistake(
+        old="nn.LeakyReLU(slope, relu.inplace)",
+        new="nn.LeakyReLU(0.01, relu.inplace)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Where a ReLU was there is x for x > 0 and slope · x below, and nothing else changed."""
+    config = played.trick(name).config
+    count = 0
+    for role in ROLES.values():
+        done = surgery(played, name, role)
+        relus = {place for place, module in done.before.items() if isinstance(module, nn.ReLU)}
+        assert not done.added
+        assert done.replaced.keys() == (relus if role in roles_of(config) else set())
+        for _, x, y in flows(played, role, [new for _, new in done.replaced.values()]):
+            assert torch.equal(y, torch.where(x > 0, x, config.slope * x))
+            count += 1
+    assert count, "no unit leaks"
+
 
 VECTORS = TrickHost()
 IMAGES = TrickHost(sample=(1, 8, 8))
@@ -60,13 +98,13 @@ def test_every_relu_is_found_however_deep_and_wherever_it_stands():
     [VECTORS, IMAGES.but(discriminator=RESNET, generator=RESNET)],
     ids=["mlp", "resnet"],
 )
-@pytest.mark.parametrize("players", ["both", "generator", "discriminator"])
+@pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_the_chosen_players_units_leak_and_the_others_stay(host, players):
     game, plain = host.with_trick("leaky_relu", slope=0.3, players=players).game(), host.game()
     for role in ("generator", "discriminator"):
         network, before = getattr(game, role), relus(getattr(plain, role))
         assert before
-        if players in ("both", role):
+        if role in players:
             assert leaks(network) == dict.fromkeys(before, 0.3)
             assert not relus(network)
         else:
@@ -95,7 +133,7 @@ def test_a_unit_that_is_off_everywhere_still_learns():
         assert bool(game.discriminator.body.hidden1.linear.weight.grad.any()) == expected
 
 
-@pytest.mark.parametrize("players", ["both", "generator", "discriminator"])
+@pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_slope_zero_is_relu_bit_for_bit(players):
     game = VECTORS.with_trick("leaky_relu", slope=0.0, players=players).game()
     plain = VECTORS.game()
@@ -119,7 +157,7 @@ def test_it_plays_in_other_precisions(slope, precision):
 
 
 def test_no_relu_to_replace_is_told():
-    host = IMAGES.with_trick("leaky_relu", players="discriminator")
+    host = IMAGES.with_trick("leaky_relu", players=["discriminator"])
     with pytest.raises(UserError, match="no ReLU"):
         host.game()
     smooth = {"activation": "tanh"}

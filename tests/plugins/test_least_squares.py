@@ -9,8 +9,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks.plugins.least_squares import least_squares_loss
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
+from gantricks.testing.measure import adversarial_terms_are
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "mixing": ({}, MIXING),
+}
+REFUSED: dict[str, str] = {
+    "minimax": "adversarial_loss",
+}
+
+MISTAKES = {
+    "G brings its fakes to D's target for them": Mistake(
+        inside="Objective.g_loss",
+        old="least_squares_loss(ctx.fake_out.logits, ctx.fake_labels)",
+        new="least_squares_loss(ctx.fake_out.logits, 1 - ctx.fake_labels)",
+        caught_by="test_each_player_is_judged_by_its_own_targets",
+    ),
+    "a sigmoid before the distance": Mistake(
+        old="(outputs - targets).square()",
+        new="(outputs.sigmoid() - targets).square()",
+        caught_by="test_it_is_half_the_mean_squared_distance_to_the_target",
+    ),
+    "the distance is not halved": Mistake(
+        old="0.5 * (outputs - targets).square().mean()",
+        new="(outputs - targets).square().mean()",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """The losses are ½ E (s - t)²; for G too, unless a trick replaces its objective."""
+    adversarial_terms_are(played, lambda s, t: (s - t) ** 2 / 2, lambda s, t: (s - t) ** 2 / 2)
 
 
 @given(gs.logits(), gs.rng())

@@ -9,11 +9,53 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantricks import Trick, hookimpl
+from gantricks import Players, Trick, hookimpl
 from gantricks.engine import state
 from gantricks.plugins.lr_decay import decayed
-from gantricks.testing import TrickHost
+from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing.host import differences, snapshot
+from gantricks.testing.measure import ROLES, progress
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "sgd": ({}, {"n_critic": 2, "optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9}}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "the rate falls by gamma in each step, not over the run": Mistake(
+        old="rate.copy_(decayed(self.starts[name], ctx.value(self.config.gamma), ctx.value(PROGRESS)))",
+        new="rate.mul_(self.config.gamma)",
+        caught_by="test_every_step_uses_the_rate_of_its_place_in_the_run",
+    ),
+    "the decay starts from the rate of the step before": Mistake(
+        old="decayed(self.starts[name], ctx.value(self.config.gamma), ctx.value(PROGRESS))",
+        new="decayed(rate, ctx.value(self.config.gamma), ctx.value(PROGRESS))",
+        caught_by="test_every_step_uses_the_rate_of_its_place_in_the_run",
+    ),
+    "the rate falls along a line": Mistake(
+        old="torch.pow(gamma, progress)",
+        new="1 - (1 - gamma) * progress",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """The rate of step t is lr₀ γ^(t/(T-1)), as logged."""
+    config = played.trick(name).config
+    for player, role in ROLES.items():
+        rates = [scalars[f"learning_rate/{player}"] for scalars in played.scalars]
+        gamma = config.gamma if ROLES[player] in config.players else 1.0
+        if {call.trick for call in played.calls["transform_optimizer"]} == {name}:
+            start = getattr(played.game.plan.recipe, role).keys.optimizer.lr
+            assert math.isclose(rates[0], start, rel_tol=1e-6), f"{player} starts at {rates[0]}, not at {start}"
+        for step, rate in enumerate(rates):
+            expected = rates[0] * gamma ** progress(played, step)
+            assert math.isclose(rate, expected, rel_tol=1e-6), f"{player}'s rate {step} is {rate}, not {expected}"
+
 
 gammas = st.floats(1e-6, 1)
 SGD = ("sgd_discriminator", {"lr": 0.05, "momentum": 0.9})
@@ -64,12 +106,12 @@ def rates(host: TrickHost) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("players", ["both", "d", "g"])
+@pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_every_step_uses_the_rate_of_its_place_in_the_run(name, players) -> None:
     host = TrickHost(steps=6, n_critic=2, optimizer={"name": name, "lr": 0.02})
     seen = rates(host.with_trick("lr_decay", gamma=0.1, players=players))
     for player, repeats in (("d", 2), ("g", 1)):
-        gamma = 0.1 if players in (player, "both") else 1.0
+        gamma = 0.1 if ROLES[player] in players else 1.0
         expected = [0.02 * gamma ** (step / 5) for step in range(6) for _ in range(repeats)]
         assert seen[player] == pytest.approx(expected, rel=1e-6)
 

@@ -26,9 +26,77 @@ from gantricks.plugins.minibatch_discrimination import (
     initial_scale,
     similarity,
 )
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import same_bits, snapshot
+from gantricks.testing.measure import appended_by
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"kernels": 5, "dim": 3}, {}),
+    "conditional": ({"kernels": 5, "dim": 3}, CONDITIONAL),
+}
+OVERRIDES = {"": ["tricks.minibatch_discrimination.kernels=4"]}
+REFUSED: dict[str, str] = {
+    "minibatch_stddev": "d_head",
+}
+
+MISTAKES = {
+    "a sample is compared with itself": Mistake(
+        old="s.diagonal(dim1=1, dim2=2).zero_()",
+        new="s.diagonal(dim1=1, dim2=2)",
+        caught_by=("test_self_is_excluded", "trace_law"),
+    ),
+    "a unit-normal T saturates o to 0": Mistake(
+        old="head.similarity.weight.mul_(initial_scale(head.similarity.project(features)))",
+        new="initial_scale(head.similarity.project(features))",
+        caught_by="test_similarity_starts_between_its_bounds_on_real_data",
+    ),
+    "L2 instead of L1": Mistake(
+        old="difference.abs_()",
+        new="difference.square_()",
+        caught_by="test_similarity_is_the_definition",
+    ),
+    "differences are broadcast, in memory O(B² K C)": Mistake(
+        old="o: Tensor = _Similarity.apply(_kernels_first(m))",
+        new="""
+            m = _kernels_first(m)
+            o = torch.exp(-(m[:, :, None] - m[:, None]).abs().sum(3)).sum(2) - 1
+        """,
+        caught_by="test_memory_grows_with_the_batch_squared_times_kernels_and_not_times_dim",
+    ),
+    "the second derivative takes the similarities for constants": Mistake(
+        old="_pull(_outer_sum(g).mul_(sq), m)",
+        new="torch.zeros_like(m)",
+        caught_by="test_derivatives_are_those_of_the_definition",
+    ),
+    "projections are rounded to bfloat16 before they are compared": Mistake(
+        old="torch.tensordot(features.to(self.weight.dtype), self.weight, 1)",
+        new="torch.tensordot(features, self.weight.to(features.dtype), 1)",
+        caught_by="test_distances_are_float32_under_bfloat16",
+    ),
+    "reals and fakes are one minibatch": Mistake(
+        old='{"separate_passes"}',
+        new="frozenset()",
+        caught_by="test_a_shared_pass_is_refused",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """D's head judges concat(f, o), o_k(x_i) = Σ_{j≠i} exp(-‖M_ik - M_jk‖₁) with M = f T, between 0 and B - 1."""
+    config = played.trick(name).config
+
+    def appended(f: Tensor, weight: Tensor) -> Tensor:
+        m = torch.einsum("ba,akc->bkc", f, weight)
+        assert m.shape[1:] == (config.kernels, config.dim)
+        near = torch.exp(-(m[:, None] - m[None]).abs().sum(3))  # (B, B, K)
+        return sum(near[:, j] * (torch.arange(len(f)) != j)[:, None] for j in range(len(f)))
+
+    o = appended_by(played, name, "head.similarity", lambda f, layer: appended(f, layer.weight))
+    assert ((o >= -1e-9) & (o <= len(o) - 1 + 1e-9)).all()
+
 
 VECTORS = TrickHost().with_trick("separate_batches")
 IMAGES = TrickHost(sample=(1, 8, 8), discriminator={"batch_norm": False}).with_trick("separate_batches")

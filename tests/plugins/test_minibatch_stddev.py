@@ -10,14 +10,64 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantricks import Discriminator, Trick, UserError, hookimpl
 from gantricks.networks.base import mixes_samples
 from gantricks.plugins.minibatch_stddev import Deviation, MinibatchStddev, deviation
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import same_bits, snapshot
+from gantricks.testing.measure import appended_by
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "conditional": ({"group": 2}, CONDITIONAL | {"n_critic": 2}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "the average goes across groups": Mistake(
+        old="(variance + EPSILON).sqrt().mean(1, keepdim=True).repeat(group, 1)",
+        new="(variance + EPSILON).sqrt().mean().expand(size, 1)",
+        caught_by="test_groups_do_not_see_each_other",
+    ),
+    "groups are formed in one order and told in another": Mistake(
+        old="features.to(torch.promote_types(features.dtype, torch.float32)).reshape(group, -1, width)",
+        new="""
+            features.to(torch.promote_types(features.dtype, torch.float32)).reshape(-1, group, width).transpose(
+                0, 1
+            )
+        """,
+        caught_by="test_deviation_is_the_definition",
+    ),
+    "epsilon outside the square root: no gradient where samples agree": Mistake(
+        old="(variance + EPSILON).sqrt()",
+        new="variance.sqrt() + EPSILON",
+        caught_by="test_gradients_are_finite_where_samples_coincide",
+    ),
+    "the deviation is that of a sample": Mistake(
+        old="(grouped - grouped.mean(0)).square().mean(0)",
+        new="(grouped - grouped.mean(0)).square().sum(0) / (group - 1)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """D's head judges concat(f, s), s the features' standard deviation over each sample's group, their mean."""
+    group = played.trick(name).config.group
+
+    def appended(f: Tensor, _: nn.Module) -> Tensor:
+        count = max(len(f) // group, 1)
+        rows = f.numpy()
+        deviations = [np.sqrt(rows[i % count :: count].var(0) + 1e-8).mean() for i in range(len(f))]
+        return torch.tensor(deviations)[:, None]
+
+    assert (appended_by(played, name, "head.deviation", appended) > 0).all()
+
 
 VECTORS = TrickHost().with_trick("separate_batches")
 IMAGES = TrickHost(sample=(1, 8, 8), discriminator={"batch_norm": False}).with_trick("separate_batches")

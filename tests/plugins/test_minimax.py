@@ -11,8 +11,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks.plugins.minimax import discriminator_loss, generator_loss
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
+from gantricks.testing.measure import adversarial_terms_are, cross_entropy
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "mixing": ({}, MIXING),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "G's loss has D's sign": Mistake(
+        old="-binary_cross_entropy_with_logits(logits, 1 - targets)",
+        new="binary_cross_entropy_with_logits(logits, 1 - targets)",
+        caught_by="test_the_generator_minimises_log_one_minus_d",
+    ),
+    "G's loss is the non-saturating one": Mistake(
+        old="-binary_cross_entropy_with_logits(logits, 1 - targets)",
+        new="binary_cross_entropy_with_logits(logits, targets)",
+        caught_by=("test_the_generators_gradient_vanishes_where_it_is_rejected", "trace_law"),
+    ),
+    "log(1 - D) from D, which rounds to 1": Mistake(
+        old="-binary_cross_entropy_with_logits(logits, 1 - targets)",
+        new="(targets * (1 - logits.sigmoid()).log() + (1 - targets) * logits.sigmoid().log()).mean()",
+        caught_by="test_far_logits_give_finite_losses_and_gradients",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """D's losses are cross-entropies against its targets t, G's is minus that against 1 - t."""
+    adversarial_terms_are(played, cross_entropy, lambda s, t: -cross_entropy(s, 1 - t))
+
 
 numbers = st.floats(-30, 30, allow_subnormal=False)
 targets = st.floats(0, 1, allow_subnormal=False)

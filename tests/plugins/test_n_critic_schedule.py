@@ -12,8 +12,36 @@ from pydantic import ValidationError
 from gantricks import Trick, TrickError, hookimpl
 from gantricks.engine import state
 from gantricks.plugins.n_critic_schedule import NCriticSchedule, critic_steps
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing.host import differences, snapshot
+from gantricks.testing.measure import progress
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"start": 3, "end": 1, "at": 0.4}, {}),
+    "conditional": ({"start": 1, "end": 2, "at": 0.5}, CONDITIONAL | {"reuse_fakes": False}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "the number of D steps never changes": Mistake(
+        old="start if progress < at else end",
+        new="start if progress <= 1 else end",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Each step has as many D steps as the schedule says, numbered one by one, and one G step after them."""
+    config = played.trick(name).config
+    order = [(phase.step, phase.player, phase.critic) for phase in played.phases]
+    expected: list[tuple[int, str, int]] = []
+    for step in range(len(played.steps_of("g"))):
+        count = config.start if progress(played, step) < config.at else config.end
+        expected += [*((step, "d", critic) for critic in range(count)), (step, "g", 0)]
+    assert order == expected
 
 
 def counted(host: TrickHost) -> list[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from gantricks import Trick, UserError, hookimpl
 from gantricks.engine import sampling, state
@@ -15,8 +16,74 @@ from gantricks.engine.capture import INTERPRETER, Capturing
 from gantricks.engine.dispatch import fold
 from gantricks.engine.game import Game
 from gantricks.plugins.network_swap import due
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost, measure
 from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.measure import stays_behind_a_closed_gate
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"keep_every": 1, "capacity": 2, "swap_every": 2, "length": 1}, {}),
+    "conditional": ({"keep_every": 2, "swap_every": 3, "length": 2}, CONDITIONAL | {"n_critic": 2}),
+}
+REFUSED: dict[str, str] = {
+    "grow": "network_swap does not go with grow",
+}
+
+MISTAKES = {
+    "the past player goes on learning": Mistake(
+        old='open * (1 - self.away["g"])',
+        new="open",
+        caught_by=("test_the_past_player_is_a_kept_state_is_not_updated_and_the_present_returns", "trace_law"),
+    ),
+    "the present player is lost": Mistake(
+        old="copy_(self.live[player], self.present[player])",
+        new="",
+        caught_by="test_the_past_player_is_a_kept_state_is_not_updated_and_the_present_returns",
+    ),
+    "samples are drawn from the past": Mistake(
+        old="copy_([*present.state_dict().values()], self.present[player])",
+        new="pass",
+        caught_by="test_samples_are_of_the_present_g_while_it_is_away",
+    ),
+    "the present player never returns": Mistake(
+        old="copy_(self.live[player], self.present[player])",
+        new="pass",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """In a swap a player has the weights of a kept past state and keeps them; then its present ones come back."""
+    config, steps = played.trick(name).config, len(played.steps_of("g"))
+    away: dict[int, str] = {}
+    for swap in range(1, steps):
+        start, player = swap * config.swap_every, "dg"[(swap - 1) % 2]
+        if start > config.keep_every:  # there is a state to go back to
+            away |= dict.fromkeys(range(start, start + config.length), player)
+    assert set(range(steps)) & away.keys(), "no swap"
+    for player, role in measure.ROLES.items():
+        weights = [weight for weight, _ in getattr(played.game, role).named_parameters()]
+
+        def only(tensors: Mapping[str, Tensor], weights: list[str] = weights) -> list[Tensor]:
+            return [tensors[weight] for weight in weights]
+
+        present, kept = only(played.start[role]), []
+        for step in range(steps):
+            phases = [phase for phase in played.steps_of(player) if phase.step == step]
+            playing, is_away = only(phases[0].before), away.get(step) == player
+            candidates = kept if is_away else [present]
+            assert any(all(map(torch.equal, playing, state)) for state in candidates), f"{player} in step {step}"
+            if step and step % config.keep_every == 0:
+                kept = [*kept, present][-config.capacity :]
+            if not is_away:
+                present = only(phases[-1].after)
+            for phase in phases:
+                stays_behind_a_closed_gate(played, phase, may_move=not is_away)
+        for call in played.of(name, f"{player}_gate"):
+            assert call.result == call.arguments[0] * (away.get(call.step) != player)
+
 
 OPTIONS = {"keep_every": 2, "capacity": 3, "swap_every": 5, "length": 2}
 HOST = TrickHost(steps=40, sample=(1, 8, 8), generator={"batch_norm": True}, discriminator={"batch_norm": False})
@@ -132,7 +199,7 @@ BOTH_NORMED = HOST.but(discriminator={"batch_norm": True, "depth": 2}, n_critic=
 def test_averages_of_both_take_in_weights_and_statistics_of_the_present_players_alone(swap_first, backend):
     host = BOTH_NORMED.but(precision="fp32")
     host = host.with_trick("network_swap", **OPTIONS) if swap_first else host
-    host = host.with_trick("ema", decay=0.5, players="both")
+    host = host.with_trick("ema", decay=0.5, players="all")
     game = (host if swap_first else host.with_trick("network_swap", **OPTIONS)).game()
     game.play = Capturing(game, backend)
     swap, ema = (
@@ -183,7 +250,7 @@ class GeneratorFirst(Trick):
 def test_averages_follow_the_present_players_whatever_the_order_of_the_phases():
     host = BOTH_NORMED.but(n_critic=1, reuse_fakes=False).with_trick("separate_batches")
     host = host.with_trick("network_swap", **OPTIONS)
-    game = host.with_trick("ema", decay=0.5, players="discriminator").with_trick(GeneratorFirst).game()
+    game = host.with_trick("ema", decay=0.5, players=["discriminator"]).with_trick(GeneratorFirst).game()
     swap, ema = (planned.trick for planned in game.plan.tricks[1:3])
     seen = set()
     for _ in range(23):

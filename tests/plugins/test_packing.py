@@ -15,9 +15,61 @@ from gantricks.engine import sampling
 from gantricks.engine.step import score_jointly
 from gantricks.networks.base import mixes_samples
 from gantricks.plugins.packing import Pack, Packing, pack
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.measure import flows, rows_in
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"m": 2}, {}),
+    "mixing": ({"m": 2}, MIXING | {"n_critic": 2}),
+    "resnet": ({"m": 2}, {"sample": (3, 8, 8), "discriminator": {"network": "resnet", "channels": 4}}),
+}
+REFUSED: dict[str, str] = {
+    "auxiliary_classifier": "packing does not go with class_logits",
+    "label_injection": "packing does not go with discriminator_conditional",
+    "semi_supervised": "packing does not go with class_logits",
+}
+
+MISTAKES = {
+    "the members of a pack lie a part of the batch apart, and a joint pass packs reals with fakes": Mistake(
+        old="samples.reshape(size // m, m * channels, *rest)",
+        new="samples.unflatten(0, (m, -1)).transpose(0, 1).flatten(1, 2)",
+        caught_by="test_reals_and_fakes_never_share_a_pack",
+    ),
+    "a D that tells classes passes, and one class stands for the whole pack": Mistake(
+        old='"class_logits"',
+        new='"a_class_for_each"',
+        caught_by="test_a_d_that_tells_classes_is_refused",
+    ),
+    "a pack holds samples from both ends of the batch": Mistake(
+        old="samples.reshape(size // m, m * channels, *rest)",
+        new="samples.unflatten(0, (m, -1)).movedim(0, 1).flatten(1, 2)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """D says one thing of each m consecutive samples, all real or all fake, side by side on the channels."""
+    m, network = played.trick(name).config.m, played.game.discriminator
+    ((_, x, y),) = flows(played, "discriminator", [network.entrance])
+    for number, together in enumerate(y):
+        members = [x[number * m + member] for member in range(m)]
+        assert torch.equal(together, torch.cat(members)), f"pack {number} is not of samples {number * m} and after"
+    for phase in played.phases:
+        assert len(phase.fake_out.logits) == len(phase.fake_out.features) == len(phase.fake_labels)
+        assert len(phase.fake_labels) * m == phase.fake_in.size
+        if phase.player == "d":
+            assert len(phase.real_out.logits) * m == len(phase.real_labels) * m == phase.real_in.size
+            for shown, said in phase.passes:
+                assert len(said.logits) * m == len(shown)
+                for batch in (phase.real_in, phase.fake_in):
+                    of_batch = rows_in(shown, batch.images).reshape(-1, m)
+                    assert torch.equal(of_batch.any(1), of_batch.all(1)), "a pack of reals and fakes"
+
 
 VECTORS = TrickHost(batch_size=12)
 IMAGES = TrickHost(sample=(3, 8, 8), batch_size=12)

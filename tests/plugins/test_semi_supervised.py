@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gantricks import Rng, Trick, UserError, hookimpl
+from gantricks import Batch, Rng, Trick, UserError, hookimpl
 from gantricks.data.base import Dataset
 from gantricks.engine import state
 from gantricks.engine.start import start
@@ -19,14 +19,96 @@ from gantricks.networks.base import Out
 from gantricks.planning.device import place
 from gantricks.plugins.semi_supervised import SemiSupervised, labelled_subset, positions, supervised_loss, verdict
 from gantricks.rng import Clock
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits
+from gantricks.testing.measure import class_cross_entropy, close, cross_entropy, rows_in, terms_are, value_at
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"labels": 6}, {}),
+    "mixing": (
+        {"labels": 9, "labelled_batch": 5, "unsupervised": {"start": 0.5, "end": 1.0}},
+        MIXING | {"n_critic": 2},
+    ),
+}
+OVERRIDES = {"": ["tricks.semi_supervised.labels=20"]}
+REFUSED: dict[str, str] = {
+    "auxiliary_classifier": "class logits a meaning",
+    "label_injection": "nothing to recognise",
+    "least_squares": "adversarial_loss",
+    "minibatch_discrimination": "does not work at all",
+    "minibatch_stddev": "d_head",
+    "minimax": "adversarial_loss",
+}
+
+MISTAKES = {
+    "the two unsupervised terms have no half": Mistake(
+        old="0.5 * ctx.value(options.unsupervised)",
+        new="ctx.value(options.unsupervised)",
+        caught_by=("test_the_terms_are_those_of_the_k_plus_one_softmax", "trace_law"),
+    ),
+    "the class fake is not in the softmax of the verdict": Mistake(
+        old="torch.logsumexp",
+        new="torch.amax",
+        caught_by="test_d_of_x_is_one_less_the_probability_of_the_class_fake",
+    ),
+    "exponentials of the logits are summed as they are": Mistake(
+        old="torch.logsumexp",
+        new="lambda l, d, keepdim: l.exp().sum(d, keepdim).log()",
+        caught_by="test_logits_of_ten_thousand_give_finite_losses_and_gradients",
+    ),
+    "labels are drawn without a look at their class": Mistake(
+        old="order[shuffled == k][: labels // count]",
+        new="order[k * (labels // count) : (k + 1) * (labels // count)]",
+        caught_by="test_each_class_has_as_many_labels",
+    ),
+    "the labels of all images are used": Mistake(
+        old="subset.take(positions(len(subset), size, self.ctx.rng))",
+        new="ctx.real",
+        caught_by="test_classes_of_unlabelled_images_are_never_read",
+    ),
+    "labelled images have each other's classes": Mistake(
+        old="cross_entropy(class_logits, classes)",
+        new="cross_entropy(class_logits, classes.flip(0))",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """D(x) = 1 - p(fake) of the softmax over K + 1 classes, and D's terms are its cross-entropies: of labelled images
+    and their class, halved of the others being real and of fakes being fake."""
+    trick, game = played.trick(name), played.game
+    everything = game.feed.take(torch.arange(game.feed.count))
+    known = trick.subset.take(torch.arange(len(trick.subset)))
+    assert known.classes.bincount(minlength=game.feed.classes).tolist() == [len(known.images) // game.feed.classes] * 3
+    for image, label in zip(*known, strict=True):
+        assert label in everything.classes[rows_in(everything.images, image[None])], "a label is not that of its image"
+    for phase in played.phases:
+        outs = [out for out in (phase.real_out, phase.fake_out) if out is not None]
+        for out in (*outs, *(said for _, said in phase.passes)):
+            close(out.logits, out.class_logits.exp().sum(1, keepdim=True).log(), "D's logit")
+        if phase.player == "g":
+            continue
+        half = value_at(played, trick.config.unsupervised, phase.step) / 2
+        unlabelled = half * cross_entropy(phase.real_out.logits, phase.real_labels).mean()
+        fake = half * cross_entropy(phase.fake_out.logits, phase.fake_labels).mean()
+        terms_are(phase, {"unlabelled": unlabelled, "fake": fake})
+        if not played.calls.get("d_input"):  # what D is shown can be told by its looks
+            losses = []
+            for shown, said in phase.passes:
+                if rows_in(shown, known.images).all():
+                    order = (shown.flatten(1)[:, None] == known.images.flatten(1)[None]).all(2).int().argmax(1)
+                    losses.append(class_cross_entropy(said, Batch(shown, known.classes[order])).item())
+            assert any(math.isclose(loss, phase.terms["labelled"], rel_tol=1e-9) for loss in losses), "labelled"
+
 
 VECTORS = TrickHost(classes=3).with_trick("separate_batches")
 IMAGES = VECTORS.but(sample=(1, 8, 8))
-MIXING = IMAGES.but(discriminator={"batch_norm": True, "depth": 2})
-HOSTS = pytest.mark.parametrize("host", [VECTORS, IMAGES, MIXING], ids=["vectors", "images", "mixing"])
+MIXING_HOST = IMAGES.but(discriminator={"batch_norm": True, "depth": 2})
+HOSTS = pytest.mark.parametrize("host", [VECTORS, IMAGES, MIXING_HOST], ids=["vectors", "images", "mixing"])
 
 
 # ---------------------------------------------------------------- the formulas, against the softmax over K + 1 classes

@@ -15,14 +15,62 @@ from gantricks.engine.step import score_jointly
 from gantricks.networks.base import mixes_samples
 from gantricks.plugins.separate_batches import SeparateBatches
 from gantricks.records import Batch
-from gantricks.testing import TrickHost
+from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import copied
+from gantricks.testing.measure import rows_in
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "mixing": ({}, MIXING),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "reals and fakes still share a pass": Mistake(
+        old="return ctx.discriminator(*real), ctx.discriminator(*fake)",
+        new="""
+            import torch
+
+            classes = None if real.classes is None else torch.cat([real.classes, fake.classes])
+            out = ctx.discriminator(torch.cat([real.images, fake.images]), classes)
+            return out.split(real.size)
+        """,
+        caught_by="test_each_pass_sees_one_provenance_only",
+    ),
+    "reals and fakes are scored jointly": Mistake(
+        old="return ctx.discriminator(*real), ctx.discriminator(*fake)",
+        new="""
+            from gantricks.engine.step import score_jointly
+
+            return score_jointly(ctx.discriminator, real, fake)
+        """,
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """D scores reals and fakes in passes of their own, in both steps: no pass holds both, nor half a batch."""
+    for phase, call in zip(played.steps_of("d"), played.of(name, "d_scores"), strict=True):
+        for batch, out in zip(call.arguments, call.result, strict=True):
+            said = [said for shown, said in phase.passes if torch.equal(shown, batch.images)]
+            assert any(torch.equal(out.logits, each.logits) for each in said), "scores of no pass of this batch"
+    for phase in played.phases:
+        alone = [batch.images for batch in (phase.real_in, phase.fake_in) if batch is not None]
+        for images in alone:
+            assert any(torch.equal(images, shown) for shown, _ in phase.passes), f"none of its own in {phase.player}"
+        for shown, _ in phase.passes:
+            fake = rows_in(shown, phase.fake_in.images)
+            assert fake.all() or not fake.any(), f"a pass in {phase.player} is mixed"
+
 
 # two blocks, since batch norm comes from the second on
 PLAIN = TrickHost(sample=(1, 8, 8), discriminator={"depth": 2, "batch_norm": False})
-MIXING = TrickHost(sample=(1, 8, 8), discriminator={"depth": 2, "batch_norm": True})
-CONDITIONAL = PLAIN.but(
+MIXING_HOST = TrickHost(sample=(1, 8, 8), discriminator={"depth": 2, "batch_norm": True})
+CONDITIONAL_HOST = PLAIN.but(
     classes=3, generator={"conditional": True}, discriminator={"conditional": True, "batch_norm": False}
 )
 
@@ -62,7 +110,7 @@ def passes(game: Game) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("mode", ["joint", "separate"])
-@pytest.mark.parametrize("host", [PLAIN, MIXING, CONDITIONAL], ids=["plain", "mixing", "conditional"])
+@pytest.mark.parametrize("host", [PLAIN, MIXING_HOST, CONDITIONAL_HOST], ids=["plain", "mixing", "conditional"])
 def test_with_the_same_weights_a_fake_gets_the_same_logit_in_both_phases(host, mode) -> None:
     game = either(host, mode).with_trick(Watch, "watch").game()
     game.players["d"].move = lambda: None  # D is the same in the G step as in the D step
@@ -75,7 +123,7 @@ def test_with_the_same_weights_a_fake_gets_the_same_logit_in_both_phases(host, m
 
 
 def test_fakes_alone_would_be_scored_by_another_discriminator_after_a_joint_step() -> None:
-    game = MIXING.with_trick(Watch, "watch").game()
+    game = MIXING_HOST.with_trick(Watch, "watch").game()
     game.players["d"].move = lambda: None
     game.advance()
     ((shown, logits),) = game.plan.tricks[-1].trick.fakes["g"]
@@ -84,7 +132,7 @@ def test_fakes_alone_would_be_scored_by_another_discriminator_after_a_joint_step
 
 
 def test_in_joint_mode_the_generator_step_has_the_layout_of_the_discriminator_step() -> None:
-    game = MIXING.game()
+    game = MIXING_HOST.game()
     seen = passes(game)
     game.advance()
     in_d_step, in_g_step = seen
@@ -106,7 +154,7 @@ def test_without_cross_sample_layers_both_ways_score_the_same(data, reals, fakes
         torch.testing.assert_close(ours.features, joint.features, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("host", [PLAIN, CONDITIONAL], ids=["plain", "conditional"])
+@pytest.mark.parametrize("host", [PLAIN, CONDITIONAL_HOST], ids=["plain", "conditional"])
 def test_without_cross_sample_layers_loss_and_gradients_are_the_same_to_rounding(host) -> None:
     games = {mode: either(host, mode).game() for mode in ("joint", "separate")}
     for phase in ("d_step", "g_step"):
@@ -125,11 +173,11 @@ def test_without_cross_sample_layers_loss_and_gradients_are_the_same_to_rounding
 
 
 def test_with_batch_norm_the_two_ways_differ() -> None:
-    joint, separate = (either(MIXING, mode).train(1).scalars[0] for mode in ("joint", "separate"))
+    joint, separate = (either(MIXING_HOST, mode).train(1).scalars[0] for mode in ("joint", "separate"))
     assert abs(joint["loss/d"] - separate["loss/d"]) > 1e-4
 
 
-@pytest.mark.parametrize("host", [PLAIN, MIXING], ids=["plain", "mixing"])
+@pytest.mark.parametrize("host", [PLAIN, MIXING_HOST], ids=["plain", "mixing"])
 def test_each_pass_sees_one_provenance_only(host) -> None:
     game = host.but(n_critic=2).with_trick("separate_batches").with_trick(Watch, "watch").game()
     reals, draw = [], game.feed.next
@@ -146,7 +194,7 @@ def test_each_pass_sees_one_provenance_only(host) -> None:
 
 
 def test_a_fake_is_scored_without_regard_to_the_reals() -> None:
-    game = MIXING.with_trick("separate_batches").game()
+    game = MIXING_HOST.with_trick("separate_batches").game()
     scores, ctx = game.hooks.d_scores[0]
     real, fake = game.feed.next(), game.feed.next()
     other = real.with_images(-real.images)
@@ -157,7 +205,7 @@ def test_a_fake_is_scored_without_regard_to_the_reals() -> None:
 
 @pytest.mark.parametrize(("mode", "updates"), [("joint", 2), ("separate", 3)])
 def test_running_statistics_see_two_updates_in_a_separate_discriminator_step(mode, updates) -> None:
-    game = either(MIXING, mode).game()
+    game = either(MIXING_HOST, mode).game()
     assert mixes_samples(game.discriminator)
     game.advance()
     counts = [b.item() for name, b in game.discriminator.named_buffers() if name.endswith("num_batches_tracked")]

@@ -2,18 +2,66 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from gantricks import UserError
 from gantricks.engine import state
 from gantricks.plugins.sgd_discriminator import sgd
-from gantricks.testing import TrickHost
+from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences
+from gantricks.testing.measure import ROLES, close
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"momentum": 0.5}, {}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "G is trained by SGD too": Mistake(
+        old="""
+            if player != "d":
+                return optimizer
+        """,
+        new="",
+        caught_by="test_the_generators_optimizer_is_untouched",
+    ),
+    "momentum is not the option's": Mistake(
+        old="torch.optim.SGD(parameters, lr=lr, momentum=momentum, fused=True)",
+        new="torch.optim.SGD(parameters, lr=lr, momentum=0.9, fused=True)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """D moves by m ← momentum · m + g, θ ← θ - lr · m, at the rate that is logged; it starts at `lr`. G does not."""
+    config = played.trick(name).config
+    optimizers = {player: played.game.players[player].optimizer for player in ROLES}
+    assert type(optimizers["d"]) is torch.optim.SGD
+    kept = played.game.plan.recipe.generator.keys.optimizer.name
+    assert type(optimizers["g"]).__name__.lower() == kept, "G's optimizer is not the recipe's"
+    assert math.isclose(played.scalars[0]["learning_rate/d"], config.lr, rel_tol=1e-6)
+    momentum: dict[str, Tensor] = {}
+    for phase in played.steps_of("d"):
+        rate = played.scalars[phase.step]["learning_rate/d"]
+        for weight, gradient in phase.gradients.items():
+            moved = phase.after[weight] - phase.before[weight]
+            if phase.updated:
+                momentum[weight] = config.momentum * momentum.get(weight, 0) + gradient
+                close(moved, -rate * momentum[weight], f"the step of {weight}", rtol=1e-6)
+            else:
+                assert not moved.any()
+
 
 momenta = st.one_of(st.just(0.0), st.floats(0.1, 0.99))
 

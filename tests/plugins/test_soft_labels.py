@@ -15,8 +15,62 @@ from gantricks import AdversarialLoss, Interval, Trick, UserError, hookimpl
 from gantricks.planning.contract import hooks_of
 from gantricks.plugins.soft_labels import SoftLabels, soften
 from gantricks.rng import Clock, Rng
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
+from gantricks.testing.measure import g_targets_are_untouched, standard_uniform
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"real": (0.7, 1.2), "fake": (0.0, 0.3)}, {}),
+    "conditional": ({}, CONDITIONAL | {"n_critic": 2, "reuse_fakes": False}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "one draw for the whole batch": Mistake(
+        old="rng.uniform(labels.shape)",
+        new="rng.uniform((1, 1))",
+        caught_by="test_draws_are_fresh_for_every_image_and_every_call",
+    ),
+    "G's targets are softened": Mistake(
+        inside="SoftLabels",
+        new="""
+            @hookimpl
+            def g_labels(self, labels, ctx):
+                return soften(labels, labels > 0, self.config.real, self.config.fake, ctx.rng)
+        """,
+        caught_by="test_the_generators_targets_stay_one",
+    ),
+    "one share for the whole batch": Mistake(
+        old="rng.uniform(labels.shape)",
+        new="rng.uniform(1)",
+        caught_by="trace_law",
+    ),
+    "fakes reach up to the targets of reals": Mistake(
+        old="torch.full_like(labels, fake.high)",
+        new="torch.full_like(labels, real.low)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Targets lie in the interval of what their sample is called, drawn afresh each time; G's stay."""
+    config = played.trick(name).config
+    calls = played.of(name, "d_labels")
+    assert len(calls) == 2 * len(played.steps_of("d"))
+    shares = []
+    for call in calls:
+        _, called_real = call.arguments
+        for interval, where in ((config.real, called_real), (config.fake, ~called_real)):
+            low, high = (min(max(end, 0), 1) if config.clip else end for end in interval)
+            targets = call.result[where]
+            assert ((targets >= low) & (targets <= high)).all(), f"{targets} is not within [{low}, {high}]"
+            shares.append((targets[(targets > low) & (targets < high)] - low) / (high - low))
+    standard_uniform(torch.cat(shares), "targets as shares of their interval")
+    g_targets_are_untouched(played)
+
 
 REAL, FAKE = Interval(0.7, 1.2), Interval(0.0, 0.3)
 FLIP_ALL = ("label_flipping", {"p": 1.0})

@@ -15,9 +15,48 @@ from gantricks import UserError
 from gantricks.engine import sampling
 from gantricks.plugins.spherical_latents import SphericalLatents, to_cube, to_sphere, to_unit_cube
 from gantricks.rng import Clock, Rng
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import same_bits
+from gantricks.testing.measure import close
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "uniform": ({"distribution": "uniform"}, CONDITIONAL),
+    "unit": ({"distribution": "unit_uniform"}, {}),
+}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "normalised over the batch": Mistake(
+        old="normalize(z, dim=1) * math.sqrt(z.shape[1])",
+        new="normalize(z, dim=0) * math.sqrt(z.shape[1])",
+        caught_by="test_sphere_keeps_directions_and_gives_every_latent_the_norm_of_its_dimension",
+    ),
+    "a sphere of radius 1": Mistake(
+        old="normalize(z, dim=1) * math.sqrt(z.shape[1])",
+        new="normalize(z, dim=1)",
+        caught_by=("test_sphere_keeps_directions_and_gives_every_latent_the_norm_of_its_dimension", "trace_law"),
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Latents lie on the sphere of radius √D in the direction they had, or are uniform on a cube."""
+    distribution = played.trick(name).config.distribution
+    calls = played.of(name, "latents")
+    assert len(calls) >= len(played.steps_of("d"))
+    for call in calls:
+        (z,) = (argument.numpy() for argument in call.arguments)
+        if distribution == "sphere":
+            expected = z * math.sqrt(z.shape[1]) / np.sqrt((z * z).sum(1, keepdims=True))
+        else:
+            cube = np.vectorize(math.erf)(z / math.sqrt(2))
+            expected = {"uniform": cube, "unit_uniform": (cube + 1) / 2, "normal": z}[distribution]
+        close(call.result, torch.from_numpy(expected), "latents")
+
 
 VECTORS = TrickHost(latent_dim=6)
 

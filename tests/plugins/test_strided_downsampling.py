@@ -12,8 +12,47 @@ from gantricks import Trick, UserError, hookimpl
 from gantricks.engine import state
 from gantricks.networks.base import Discriminator
 from gantricks.plugins.strided_downsampling import strided_convolution
-from gantricks.testing import TrickHost
+from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing.host import differences, same_bits
+from gantricks.testing.measure import close, flows, gradient_in, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {"sample": (1, 9, 8), "discriminator": {"network": "resnet", "channels": 4, "pool": "max"}}),
+}
+OVERRIDES = {"": ["discriminator.network=resnet", "discriminator.pool=max", "discriminator.channels=4"]}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "sizes of odd maps change": Mistake(
+        old="not any(missing)",
+        new="True",
+        caught_by="test_the_size_is_exactly_the_pools",
+    ),
+    "the new layer reads one pixel of each window": Mistake(
+        old="nn.Conv2d(channels, channels, window, stride, padding, dilation)",
+        new="nn.Conv2d(channels, channels, 1, stride, padding, dilation)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Where a max pool was, an affine map of the same size reads every pixel."""
+    done = surgery(played, name, "discriminator")
+    pools = {place: module for place, module in done.before.items() if isinstance(module, nn.MaxPool2d)}
+    assert pools, "D had no max pool"
+    assert done.replaced.keys() == pools.keys()
+    for (layer, x, y), pool in zip(
+        flows(played, "discriminator", [done.after[place] for place in pools]), pools.values(), strict=True
+    ):
+        assert y.shape == pool(x).shape
+        assert list(layer.parameters()), "nothing is learned"
+        at_zero = layer(torch.zeros_like(x))
+        close(layer(2 * x) - at_zero, 2 * (y - at_zero), "twice the maps", rtol=1e-7)
+        assert gradient_in(lambda maps, layer=layer: layer(maps).sum(), x).all(), "some pixels do not count"
+
 
 MAX = {"network": "resnet", "channels": 4, "pool": "max", "depth": 2}
 IMAGES = TrickHost(sample=(1, 9, 8), discriminator=MAX)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,23 +13,146 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantricks import Trick, UserError, hookimpl
 from gantricks.networks.base import Generator, mixes_samples
 from gantricks.plugins.virtual_batch_norm import Reference, VirtualBatchNorm, VirtualNorm, virtual_batch_norm
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import same_bits, snapshot
+from gantricks.testing.measure import close, flows, gradient_in, per_channel_affine, samples, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({"reference": 6}, {}),
+    "conditional": ({"reference": 6}, CONDITIONAL),
+}
+OVERRIDES = {"": ["tricks.virtual_batch_norm.reference=4"]}
+REFUSED: dict[str, str] = {
+    "instance_norm": "generator_batch_norm",
+}
+
+MISTAKES = {
+    "the reference statistics are frozen": Mistake(
+        old="return virtual_batch_norm(x, self.reference, self.weight, self.bias, self.eps)",
+        new="""
+            n = self.reference
+            self.frozen = getattr(self, "frozen", x[:n].detach())
+            joined = torch.cat([self.frozen, x[n:]])
+            return virtual_batch_norm(joined, n, self.weight, self.bias, self.eps)
+        """,
+        caught_by="test_new_weights_give_new_reference_statistics",
+    ),
+    "the reference is detached": Mistake(
+        old="moment[:n].mean(0, keepdim=True)",
+        new="moment[:n].mean(0, keepdim=True).detach()",
+        caught_by=("test_gradients_are_those_of_the_definition_through_the_reference_too", "trace_law"),
+    ),
+    "live statistics are pooled over the batch": Mistake(
+        old="moment[n:] + n * of_reference",
+        new="moment[n:].mean(0).expand_as(moment[n:]) + n * of_reference",
+        caught_by="test_a_row_depends_on_no_other_live_row",
+    ),
+    "reference and live batch take turns, call by call": Mistake(
+        old="return virtual_batch_norm(x, self.reference, self.weight, self.bias, self.eps)",
+        new="""
+            self.live = not getattr(self, "live", True)
+            if self.live:
+                return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            return virtual_batch_norm(x, self.reference, self.weight, self.bias, self.eps)
+        """,
+        caught_by="test_a_sample_depends_on_its_own_latents_alone",
+    ),
+    "the square of the mean is mixed, not the second moment": Mistake(
+        old="x.mean(2), x.square().mean(2)",
+        new="x.mean(2), x.mean(2).square()",
+        caught_by="test_each_row_is_normalised_by_the_definition",
+    ),
+    "variances are mixed, not second moments": Mistake(
+        old="mean, square = (_mixed(moment, reference) for moment in _Moments.apply(wide))",
+        new="""
+            mean, square = _Moments.apply(wide)
+            variance = _mixed(square - mean.square(), reference)
+            mean = _mixed(mean, reference)
+            square = variance + mean.square()
+        """,
+        caught_by="test_each_row_is_normalised_by_the_definition",
+    ),
+    "the variance may round to less than 0": Mistake(
+        old="(square - mean.square()).clamp(min=0)",
+        new="square - mean.square()",
+        caught_by="test_constant_features_stay_finite",
+    ),
+    "statistics in bfloat16": Mistake(
+        old="torch.promote_types(x.dtype, torch.float32)",
+        new="x.dtype",
+        caught_by="test_statistics_of_bfloat16_are_float32",
+    ),
+    "statistics are those of the whole batch": Mistake(
+        old="moment[:n].mean(0, keepdim=True)",
+        new="moment.mean(0, keepdim=True)",
+        caught_by="trace_law",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Where a batch norm was, each sample is normalised with itself and a reference batch that never changes and that
+    gradient flows to; no image depends on the others drawn with it.
+    """
+    n, game = played.trick(name).config.reference, played.game
+    done = surgery(played, name, "generator")
+    norms = {place: module for place, module in done.before.items() if isinstance(module, _BatchNorm)}
+    assert norms, "G had no batch norm"
+    assert done.replaced.keys() == norms.keys()
+    latents, classes = samples(played, "generator")
+    (kept,) = (tensor for key, tensor in played.start["generator"].items() if key.endswith(".latents"))
+    (body,) = flows(played, "generator", [game.generator.body])
+    assert torch.equal(body.given[:, : game.generator.latent_dim], torch.cat([kept, latents]))
+    assert len(kept) == n
+
+    for (layer, x, y), norm in zip(
+        flows(played, "generator", [done.after[place] for place in norms]), norms.values(), strict=True
+    ):
+        maps = x if x.dim() == 4 else x[..., None, None]
+        of_reference = _moments(maps[:n])
+        expected = [_normalised(maps[:n], *of_reference, norm)]
+        for row in maps[n:].split(1):
+            mixed = ((own + n * shared) / (n + 1) for own, shared in zip(_moments(row), of_reference, strict=True))
+            expected.append(_normalised(row, *mixed, norm))
+        close(y, torch.cat(expected).reshape(y.shape), "normalised rows", rtol=1e-7)
+        assert gradient_in(lambda rows, layer=layer: layer(rows)[n:].square().sum(), x)[:n].any(), (
+            "a detached reference"
+        )
+
+    images = []
+    for others in (latents[1:], -latents[1:]):
+        game.clock.enter("log")  # noise inside G is the same in both passes
+        images.append(game.generator(torch.cat([latents[:1], others]), classes))
+    close(images[0][0], images[1][0], "an image beside other images")
+    assert not torch.equal(images[0][1:], images[1][1:])
+
+
+def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean square of each map, over all samples (B, C, H, W) together: two (C, 1, 1)."""
+    return maps.mean((0, 2, 3))[:, None, None], maps.square().mean((0, 2, 3))[:, None, None]
+
+
+def _normalised(maps: Tensor, mean: Tensor, square: Tensor, norm: Any) -> Tensor:
+    return per_channel_affine((maps - mean) / (square - mean**2 + norm.eps).sqrt(), norm)
+
 
 IMAGES = TrickHost(sample=(1, 8, 8), generator={"batch_norm": True}, discriminator={"batch_norm": False})
 VECTORS = TrickHost(generator={"batch_norm": True})
-CONDITIONAL = IMAGES.but(classes=3, generator={"batch_norm": True, "conditional": True})
+CONDITIONAL_HOST = IMAGES.but(classes=3, generator={"batch_norm": True, "conditional": True})
 HOSTS = pytest.mark.parametrize(
     "host",
     [
         IMAGES,
         VECTORS,
-        CONDITIONAL,
+        CONDITIONAL_HOST,
         VECTORS.but(classes=3, generator={"batch_norm": True, "conditional": True}),
     ],
     ids=["dcgan", "mlp", "dcgan-conditional", "mlp-conditional"],
@@ -262,8 +386,8 @@ def test_eval_computes_what_training_does(host):
 
 
 def test_classes_may_come_by_keyword():
-    network = generator_of(CONDITIONAL)
-    z, classes = drawn(CONDITIONAL)
+    network = generator_of(CONDITIONAL_HOST)
+    z, classes = drawn(CONDITIONAL_HOST)
     assert same_bits(network(z, classes=classes), network(latents=z, classes=classes))
     assert same_bits(network(z, classes=classes), network(z, classes))
 
@@ -303,7 +427,7 @@ def test_gradient_flows_through_the_reference():
 
 
 def test_the_reference_is_the_same_throughout_a_run_and_saved_with_it():
-    host = CONDITIONAL.with_trick("virtual_batch_norm", reference=7)
+    host = CONDITIONAL_HOST.with_trick("virtual_batch_norm", reference=7)
     game = host.game()
     at_start = {k: v for k, v in snapshot(game)["generator"].items() if "virtual_batch_norm" in k}
     assert {k: tuple(v.shape) for k, v in at_start.items()} == {
@@ -315,15 +439,15 @@ def test_the_reference_is_the_same_throughout_a_run_and_saved_with_it():
     for name, value in at_start.items():
         assert same_bits(value, snapshot(game)["generator"][name])
     other = host.but(seed=5).game()
-    z, classes = drawn(CONDITIONAL)
+    z, classes = drawn(CONDITIONAL_HOST)
     assert not same_bits(other.generator(z, classes), game.generator(z, classes))
     other.generator.load_state_dict(game.generator.state_dict())
     assert same_bits(other.generator(z, classes), game.generator(z, classes))
 
 
 def test_a_copy_uses_its_own_weights_and_reference():
-    network = generator_of(CONDITIONAL)
-    z, classes = drawn(CONDITIONAL)
+    network = generator_of(CONDITIONAL_HOST)
+    z, classes = drawn(CONDITIONAL_HOST)
     copy = deepcopy(network)
     assert same_bits(copy(z, classes), network(z, classes))
     before = network(z, classes)
@@ -333,7 +457,7 @@ def test_a_copy_uses_its_own_weights_and_reference():
             parameter.mul_(1.5)
         reference_of(copy).latents.add_(1)
     assert same_bits(network(z, classes), before)
-    explicit_copy = generator_of(CONDITIONAL)
+    explicit_copy = generator_of(CONDITIONAL_HOST)
     explicit_copy.load_state_dict(copy.state_dict())
     assert same_bits(copy(z, classes), explicit_copy(z, classes))
     assert not same_bits(copy(z, classes), before)
@@ -383,7 +507,7 @@ class ClassesInLayers(Trick):
 
 @pytest.mark.parametrize("order", [(ClassesInLayers, "virtual_batch_norm"), ("virtual_batch_norm", ClassesInLayers)])
 def test_layers_that_are_handed_the_classes_get_those_of_the_reference(order):
-    CONDITIONAL.with_trick(order[0]).with_trick(order[1]).train(2)
+    CONDITIONAL_HOST.with_trick(order[0]).with_trick(order[1]).train(2)
 
 
 def test_surgery_after_it_does_not_lose_the_reference():

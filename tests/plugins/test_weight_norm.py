@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,27 +14,85 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.utils import parametrize
 
-from gantricks import SummedLayers, Trick, UserError, hookimpl
+from gantricks import Players, SummedLayers, Trick, UserError, hookimpl
 from gantricks.catalogue.index import index
 from gantricks.engine import sampling, state
 from gantricks.engine.capture import INDUCTOR, CapturedStep
 from gantricks.networks.base import Discriminator
 from gantricks.plugins import weight_norm as module
 from gantricks.plugins.weight_norm import WeightNorm, fit, weight_norm
-from gantricks.testing import TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.host import differences, same_bits
+from gantricks.testing.measure import close, roles_of, surgery
+
+# ---------------------------------------------------------------- what the generic suites are told
+
+SETTINGS: Settings = {
+    "": ({}, {}),
+    "conditional": ({}, CONDITIONAL),
+    "data": ({"data_init": 20, "lengths": "heads"}, {"sample": (1, 8, 8), "n_critic": 2}),
+}
+OVERRIDES = {"": ["tricks.weight_norm.data_init=4"]}
+REFUSED: dict[str, str] = {}
+
+MISTAKES = {
+    "g and v along the inputs of a transposed convolution": Mistake(
+        old="1 if transposed else 0",
+        new="0",
+        caught_by=("test_the_weight_is_g_times_the_direction_of_v", "trace_law[conditional]"),
+    ),
+    "g starts at 1: the network is not what it was": Mistake(
+        old="self._lengths(weight)",
+        new="torch.ones_like(self._lengths(weight))",
+        caught_by="test_the_start_is_the_plain_layer_to_rounding",
+    ),
+    "data are fitted to after each layer's own start, not layer after layer": Mistake(
+        old="(wide * _per_unit(scale, out)).to(out.dtype)",
+        new="out",
+        caught_by="test_every_unit_has_mean_0_and_variance_1_over_the_samples_that_d_was_fitted_to",
+    ),
+    "the mean stays": Mistake(
+        old="biases[0].sub_(mean * scale)",
+        new="pass",
+        caught_by="test_every_unit_has_mean_0_and_variance_1_over_the_samples_that_d_was_fitted_to",
+    ),
+}
+
+
+def trace_law(played: Played, name: str) -> None:
+    """Every layer that was there has w = g v / ‖v‖, row by row, with g and v its weights."""
+    for role in roles_of(played.trick(name).config):
+        layers = {
+            place: module
+            for place, module in surgery(played, name, role).before.items()
+            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        }
+        assert layers
+        network: Any = getattr(played.game, role)
+        trained = {id(weight) for weight in network.parameters()}
+        for place, layer in layers.items():
+            assert parametrize.is_parametrized(layer, "weight"), f"{place} of the {role} is plain"
+            length, direction = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+            rows = direction.movedim(1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0, 0).flatten(1)
+            assert length.numel() == len(rows), f"{place} has {length.numel()} lengths for {len(rows)} rows"
+            norms = rows.square().sum(1).sqrt().reshape(length.shape)
+            close(layer.weight, direction * (length / norms), f"the weight of {place}")
+            if layer in set(network.modules()):  # later surgery may have put another in its place
+                assert {id(length), id(direction)} <= trained
+
 
 VECTORS = TrickHost()
 IMAGES = TrickHost(sample=(1, 8, 8), generator={"batch_norm": False}, discriminator={"batch_norm": False, "depth": 2})
-CONDITIONAL = IMAGES.but(
+CONDITIONAL_HOST = IMAGES.but(
     classes=3,
     generator={"network": "resnet", "channels": 4, "conditional": True},
     discriminator={"network": "resnet", "channels": 4, "conditional": True},
 )
-HOSTS = pytest.mark.parametrize("host", [VECTORS, IMAGES, CONDITIONAL], ids=["mlp", "dcgan", "resnet-conditional"])
-PLAYERS = pytest.mark.parametrize("players", ["both", "generator", "discriminator"])
+HOSTS = pytest.mark.parametrize("host", [VECTORS, IMAGES, CONDITIONAL_HOST], ids=["mlp", "dcgan", "resnet-conditional"])
+PLAYERS = pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 LAYERS = {
     "linear": (lambda: nn.Linear(5, 3), (5,), 0),
     "conv": (lambda: nn.Conv2d(3, 4, (3, 2)), (3, 6, 6), 0),
@@ -131,7 +190,7 @@ def test_every_layer_of_the_chosen_players_is_treated_and_the_others_stay(host, 
     for role in ("generator", "discriminator"):
         network, before = getattr(game, role), getattr(plain, role)
         layers = [n for n, m in before.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
-        expected = [f"{name}.parametrizations.weight" for name in layers] if players in ("both", role) else []
+        expected = [f"{name}.parametrizations.weight" for name in layers] if role in players else []
         assert treated(network) == expected
         inputs = torch.randn((3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         classes = torch.arange(3) if host.classes else None
@@ -205,7 +264,7 @@ class Computed(Trick):
 def test_a_layer_whose_weights_are_computed_already_is_refused_by_name():
     with pytest.raises(UserError, match=r"body\.hidden1\.linear already"):
         VECTORS.with_trick(Computed).with_trick("weight_norm").game()
-    VECTORS.with_trick(Computed).with_trick("weight_norm", players="generator").game()
+    VECTORS.with_trick(Computed).with_trick("weight_norm", players=["generator"]).game()
     with pytest.raises(UserError, match="replace the same part, generator_weights"):
         VECTORS.with_trick("weight_norm").with_trick("weight_norm", "again").game()
 
@@ -235,7 +294,7 @@ def outputs_of(network: nn.Module, *inputs) -> dict[str, torch.Tensor]:
 PLAIN = [
     VECTORS.but(count=60),
     IMAGES.but(count=30),
-    CONDITIONAL.but(generator={**CONDITIONAL.generator, "batch_norm": False}),
+    CONDITIONAL_HOST.but(generator={**CONDITIONAL_HOST.generator, "batch_norm": False}),
 ]
 
 
@@ -408,15 +467,15 @@ def test_directions_and_everything_else_stay_where_they_start():
 
 
 def test_only_the_chosen_player_is_fitted():
-    host = VECTORS.with_trick("weight_norm", data_init=20, players="discriminator")
-    plain = VECTORS.with_trick("weight_norm", players="discriminator").game()
+    host = VECTORS.with_trick("weight_norm", data_init=20, players=["discriminator"])
+    plain = VECTORS.with_trick("weight_norm", players=["discriminator"]).game()
     assert not differences({"g": host.game().generator.state_dict()}, {"g": plain.generator.state_dict()})
 
 
 def test_noise_in_d_is_there_while_it_is_fitted():
     host = VECTORS.but(count=400).with_trick("discriminator_noise", input=3.0, hidden=0.0)
-    with_noise = host.with_trick("weight_norm", data_init=400, players="discriminator").game()
-    without = VECTORS.but(count=400).with_trick("weight_norm", data_init=400, players="discriminator").game()
+    with_noise = host.with_trick("weight_norm", data_init=400, players=["discriminator"]).game()
+    without = VECTORS.but(count=400).with_trick("weight_norm", data_init=400, players=["discriminator"]).game()
     g, plain = (parts(game.discriminator.body.hidden1.linear)[0] for game in (with_noise, without))
     # variance 1 of the data and 9 of the noise
     assert (plain / g).mean().item() == pytest.approx(math.sqrt(10), rel=0.2)

@@ -1,0 +1,72 @@
+"""Mistakes in the step and in what networks and latents share: the tests of tricks, and of the step, catch each."""
+
+from __future__ import annotations
+
+import gantricks.engine.step
+import gantricks.latents
+import gantricks.networks.noise
+from gantricks.testing import Mistake, mistake_suite
+
+STEP = {
+    "targets are chosen by origin, which erases flips": Mistake(
+        old="fold(self.hooks.d_labels, called_real.to(logits.dtype), called_real)",
+        new="fold(self.hooks.d_labels, called_real.to(logits.dtype), torch.full_like(called_real, is_real))",
+        caught_by="plugins/test_soft_labels.py::test_flipped_reals_get_targets_in_the_fake_interval_in_either_order",
+    ),
+    "D's label tricks act on G's targets": Mistake(
+        old="torch.ones_like(frame.fake_out.logits)",
+        new="self.d_labels(frame.fake_out.logits, True)",
+        caught_by="plugins/test_label_flipping.py::test_the_generators_targets_stay_one",
+    ),
+    "the G step scores fakes alone after a joint D step with batch norm": Mistake(
+        old="self.separate or not self.mixes",
+        new="True",
+        caught_by="plugins/test_separate_batches.py::test_with_the_same_weights_a_fake_gets_the_same_logit_in_both_phases",
+    ),
+    "fakes are not detached in the D step": Mistake(
+        old="fold(hooks.fake_batch, fake.detach())",
+        new="fold(hooks.fake_batch, fake)",
+        caught_by="plugins/test_experience_replay.py::test_the_g_step_never_replays",
+    ),
+    "the G step leaves gradients in D": Mistake(
+        old="frozen(self.d.parameters)",
+        new="frozen([])",
+        caught_by="plugins/test_feature_matching.py::test_the_generator_gets_the_gradient_and_the_discriminator_none",
+    ),
+    "a closed gate zeroes gradients, and the optimizer's momentum moves the player": Mistake(
+        old="self.frame.updates[player.name] = self.frame.updated",
+        new="""
+            self.frame.updates[player.name] = self.frame.updated
+            for parameter in player.parameters:
+                if gates:
+                    parameter.grad = parameter.grad * self.frame.updated
+            player.held.zero_()
+        """,
+        caught_by="test_step.py::test_behind_a_closed_gate_a_player_and_its_optimizer_stay_and_the_other_moves",
+    ),
+}
+
+NOISE = {
+    "noise is left in samples": Mistake(
+        old="add_noise(x, self.sigma, self.rng) if self.training else x",
+        new="add_noise(x, self.sigma, self.rng)",
+        caught_by="plugins/test_generator_noise.py::test_sampling_and_eval_are_without_noise",
+    ),
+    "samples of a batch share their noise": Mistake(
+        old="rng.normal(x.shape).to(x.dtype)",
+        new="rng.normal(x.shape[1:]).to(x.dtype)",
+        caught_by="plugins/test_generator_noise.py::test_noise_is_drawn_for_every_number",
+    ),
+}
+
+LATENTS = {
+    "interpolation along a straight line": Mistake(
+        old="torch.where(aligned & (cosine > 0), torch.lerp(start, end, weight), norm * direction)",
+        new="torch.lerp(start, end, weight)",
+        caught_by="test_latents.py::test_the_norm_is_kept_and_goes_evenly_between_different_ones",
+    ),
+}
+
+test_mistakes_in_the_step_are_caught = mistake_suite(gantricks.engine.step, STEP, __file__)
+test_mistakes_in_the_noise_of_layers_are_caught = mistake_suite(gantricks.networks.noise, NOISE, __file__)
+test_mistakes_in_latents_are_caught = mistake_suite(gantricks.latents, LATENTS, __file__)
