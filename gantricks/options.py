@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -44,20 +44,35 @@ class Interval(NamedTuple):
         return cls(low, high)
 
 
-class Players(tuple[str, ...]):
+class Players:
     """Players of the game, written `["generator"]` or `"all"` in a recipe: `"generator" in players`.
 
     Raises (on validation): no player, one that there is not, or one twice.
     """
 
-    NAMES = ("generator", "discriminator")
+    __slots__ = ("names",)
 
-    def __new__(cls, *names: str) -> Players:
+    NAMES: ClassVar = ("generator", "discriminator")
+
+    def __init__(self, *names: str) -> None:
         """These players; all of them where none is named."""
-        return super().__new__(cls, names)
+        self.names = names
 
-    def __contains__(self, name: object) -> bool:
-        return not self or super().__contains__(name)
+    def __contains__(self, name: str) -> bool:
+        return not self.names or name in self.names
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Players) and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    def __repr__(self) -> str:
+        return f"Players{self.names!r}"
+
+    def written(self) -> str | list[str]:
+        """As a recipe has it."""
+        return list(self.names) or "all"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -69,13 +84,13 @@ class Players(tuple[str, ...]):
         return core_schema.no_info_before_validator_function(
             cls._listed,
             core_schema.no_info_after_validator_function(cls._distinct, written),
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda players: list(players) or "all"),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls.written),
         )
 
     @classmethod
     def _listed(cls, written: Any) -> Any:
         if isinstance(written, Players):
-            return list(written) or "all"
+            return written.written()
         if written == "all" or isinstance(written, list | tuple):
             return list(written) if isinstance(written, tuple) else written
         told = 'a list of players is wanted, or "all"; write ["{name}"]'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gantricks import Interval, Schedule
+from gantricks import Interval, Players, Schedule
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 
@@ -12,7 +12,7 @@ DEFAULTS = {
     "batch_size_schedule": {"start": 32, "end": 64},
     "discriminator_dropout": {"input": 0.2, "hidden": 0.5},
     "discriminator_noise": {"input": 2 * 0.3, "hidden": 0.5},
-    "ema": {"decay": 0.999, "players": ("generator",)},
+    "ema": {"decay": 0.999, "players": Players("generator")},
     "experience_replay": {"p": 0.5, "capacity": 512},
     "feature_matching": {"norm": "l2"},
     "generator_dropout": {"p": 0.5},

@@ -391,7 +391,8 @@ def best_at(monkeypatch: pytest.MonkeyPatch):
     def let(step: int) -> None:
         figure = figure_of(lambda game: float(game.finished == step))
         registry = partial(Registry, given={"metrics": {"figure": figure}})
-        monkeypatch.setattr(gantricks.runs.api, "Registry", registry)
+        for module in (gantricks.runs.api, gantricks.runs.opening):
+            monkeypatch.setattr(module, "Registry", registry)
 
     return let
 

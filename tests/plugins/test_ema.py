@@ -427,7 +427,7 @@ def test_the_average_of_d_follows_every_one_of_its_updates(options):
 
 @pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_each_is_averaged_where_asked_and_itself_elsewhere(players):
-    game = CLASSIFIED.with_trick("ema", decay=0.9, players=players).train(3).game
+    game = CLASSIFIED.with_trick("ema", decay=0.9, players=players.written()).train(3).game
     sampler = fold(game.hooks.sampling_generator, game.generator)
     assert (sampler is game.generator) == (players == "discriminator")
     assert (used(game) is game.discriminator) == (players == "generator")
@@ -437,7 +437,7 @@ def test_each_is_averaged_where_asked_and_itself_elsewhere(players):
 
 @pytest.mark.parametrize("players", [Players("discriminator"), Players()])
 def test_training_does_not_notice_the_average_of_d(players):
-    averaged = CLASSIFIED.with_trick("ema", players=players).train(3)
+    averaged = CLASSIFIED.with_trick("ema", players=players.written()).train(3)
     assert not differences(averaged.state, CLASSIFIED.train(3).state, besides=("tricks",))
 
 

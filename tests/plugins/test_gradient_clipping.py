@@ -163,7 +163,7 @@ class Watch(Trick):
 def test_each_player_is_clipped_by_its_own_norm(players) -> None:
     limit = 0.05
     host = TrickHost(optimizer={"name": "sgd", "lr": 1e-3})
-    host = host.with_trick(Watch, "before").with_trick("gradient_clipping", max_norm=limit, players=players)
+    host = host.with_trick(Watch, "before").with_trick("gradient_clipping", max_norm=limit, players=players.written())
     played = host.with_trick(Watch, "after").train(4)
     before, trick, after = (planned.trick for planned in played.game.plan.tricks)
     for player in ("d", "g"):

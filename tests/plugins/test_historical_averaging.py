@@ -334,7 +334,7 @@ def test_it_keeps_one_copy_of_the_weights_and_nothing_of_the_buffers():
 
 @pytest.mark.parametrize(("players", "other"), [("d", "g"), ("g", "d")])
 def test_one_player_alone_can_be_held(players, other):
-    played = host(strength=0.5, players=players).train(3)
+    played = host(strength=0.5, players=[ROLES[players]]).train(3)
     before, after = spies(played)
     for name, gradient in before.gradients[other][-1].items():
         assert torch.equal(gradient, after.gradients[other][-1][name])

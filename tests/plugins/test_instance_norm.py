@@ -133,7 +133,7 @@ def test_statistics_of_bfloat16_are_wider():
 @HOSTS
 @PLAYERS
 def test_every_norm_of_the_chosen_players_is_replaced_and_the_others_stay(host, players):
-    game, plain = host.with_trick("instance_norm", players=players).game(), host.game()
+    game, plain = host.with_trick("instance_norm", players=players.written()).game(), host.game()
     for role in ROLES:
         network, before = getattr(game, role), getattr(plain, role)
         places = [name for name, m in before.named_modules() if isinstance(m, nn.BatchNorm2d)]
@@ -174,7 +174,7 @@ def test_batches_of_one_play(host):
 @PLAYERS
 @pytest.mark.parametrize("without", ROLES)
 def test_batch_norm_is_needed_where_it_is_replaced_and_nowhere_else(players, without):
-    host = IMAGES.but(**{without: {"batch_norm": False, "depth": 2}}).with_trick("instance_norm", players=players)
+    host = IMAGES.but(**{without: {"batch_norm": False, "depth": 2}}).with_trick("instance_norm", players=players.written())
     if without in players:
         with pytest.raises(UserError, match=f"{without}_batch_norm"):
             host.plan()
@@ -184,7 +184,7 @@ def test_batch_norm_is_needed_where_it_is_replaced_and_nowhere_else(players, wit
 
 @PLAYERS
 def test_it_does_not_stack_on_virtual_batch_norm_in_the_same_network(players):
-    host = IMAGES.with_trick("virtual_batch_norm", reference=4).with_trick("instance_norm", players=players)
+    host = IMAGES.with_trick("virtual_batch_norm", reference=4).with_trick("instance_norm", players=players.written())
     if players == "discriminator":
         host.game()
     else:

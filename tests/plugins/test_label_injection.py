@@ -139,7 +139,7 @@ def test_the_pair_is_one_layer_of_c_plus_e_inputs_on_the_concatenation(kind, cha
 @HOSTS
 @pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_every_block_of_the_chosen_players_reads_e_inputs_more(host, players):
-    game, plain = host.with_trick("label_injection", dim=5, players=players).game(), host.game()
+    game, plain = host.with_trick("label_injection", dim=5, players=players.written()).game(), host.game()
     for role in ROLES:
         network, before = getattr(game, role), getattr(plain, role)
         if role not in players:

@@ -100,7 +100,7 @@ def test_every_relu_is_found_however_deep_and_wherever_it_stands():
 )
 @pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_the_chosen_players_units_leak_and_the_others_stay(host, players):
-    game, plain = host.with_trick("leaky_relu", slope=0.3, players=players).game(), host.game()
+    game, plain = host.with_trick("leaky_relu", slope=0.3, players=players.written()).game(), host.game()
     for role in ("generator", "discriminator"):
         network, before = getattr(game, role), relus(getattr(plain, role))
         assert before
@@ -135,7 +135,7 @@ def test_a_unit_that_is_off_everywhere_still_learns():
 
 @pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_slope_zero_is_relu_bit_for_bit(players):
-    game = VECTORS.with_trick("leaky_relu", slope=0.0, players=players).game()
+    game = VECTORS.with_trick("leaky_relu", slope=0.0, players=players.written()).game()
     plain = VECTORS.game()
     special = torch.tensor([0.0, -0.0, -1e-320, -float("inf"), float("inf"), 2.0, -2.0], dtype=torch.float64)
     for role in ("generator", "discriminator"):

@@ -109,7 +109,7 @@ def rates(host: TrickHost) -> dict[str, list[float]]:
 @pytest.mark.parametrize("players", [Players(), Players("generator"), Players("discriminator")])
 def test_every_step_uses_the_rate_of_its_place_in_the_run(name, players) -> None:
     host = TrickHost(steps=6, n_critic=2, optimizer={"name": name, "lr": 0.02})
-    seen = rates(host.with_trick("lr_decay", gamma=0.1, players=players))
+    seen = rates(host.with_trick("lr_decay", gamma=0.1, players=players.written()))
     for player, repeats in (("d", 2), ("g", 1)):
         gamma = 0.1 if ROLES[player] in players else 1.0
         expected = [0.02 * gamma ** (step / 5) for step in range(6) for _ in range(repeats)]

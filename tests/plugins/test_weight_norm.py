@@ -186,7 +186,7 @@ def test_the_length_of_v_does_not_matter(factor):
 @HOSTS
 @PLAYERS
 def test_every_layer_of_the_chosen_players_is_treated_and_the_others_stay(host, players):
-    game, plain = host.with_trick("weight_norm", players=players).game(), host.game()
+    game, plain = host.with_trick("weight_norm", players=players.written()).game(), host.game()
     for role in ("generator", "discriminator"):
         network, before = getattr(game, role), getattr(plain, role)
         layers = [n for n, m in before.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
