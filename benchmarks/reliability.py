@@ -131,19 +131,19 @@ class Disk:
                 disk.strike()
 
         former = {name: getattr(os, name) for name in ("open", "fdopen", "mkdir", "fsync", "replace", "rename", "link")}
-        keep = checkpoint.save_file
+        keep = store.save_file
         for name, function in former.items():
             if name not in ("open", "fdopen"):
                 setattr(os, name, asking(function))
         os.open = asking(former["open"], lambda path, flags, *_: bool(flags & os.O_CREAT))
         os.fdopen = fdopen  # type: ignore[assignment]
-        checkpoint.save_file = save_file
+        store.save_file = save_file
         try:
             yield
         finally:
             for name, function in former.items():
                 setattr(os, name, function)
-            checkpoint.save_file = keep
+            store.save_file = keep
 
 
 def full() -> None:
@@ -363,7 +363,7 @@ def damage_tensors(folder: Path, draw: random.Random) -> str:
             content[draw.randrange(size)] = draw.randrange(256)
         path.write_bytes(content)
     else:
-        tensors = dict(checkpoint.load_file(path))
+        tensors = dict(store.load_file(path))
         name = draw.choice(sorted(tensors)) if tensors else ""
         if how == "empty" or (not tensors and how != "many"):
             tensors = {}
@@ -382,7 +382,7 @@ def damage_tensors(folder: Path, draw: random.Random) -> str:
         else:
             tensors |= {f"many.{number}": torch.zeros(()) for number in range(20_000)}
         path.unlink()
-        checkpoint.save_file(tensors, path)
+        store.save_file(tensors, path)
     seal(folder, lambda state: state["sha256"].update({path.name: store._digest(path)}))
     return f"{how} {path.name}"
 

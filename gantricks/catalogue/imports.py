@@ -230,8 +230,8 @@ def plugin_line(error: BaseException) -> str:
     """The line of a plugin that `error` came out of, or nothing when it was ours or nobody's."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = frame.f_globals.get("__name__", "")
-        if origin := imported(module):
-            return f"{origin}{frame.f_code.co_filename}:{line}"
+        if imported(module):
+            return f"{frame.f_code.co_filename}:{line}"
         if module.startswith("gantricks."):
             break
     return ""

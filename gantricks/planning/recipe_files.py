@@ -110,9 +110,11 @@ class Places:
 class RecipeFile:
     """A recipe that was read with those that it extends, before overrides are laid on it and before it is validated.
 
-    It is read once, and `under` makes of it whatever is wanted. `places`: the lines of its keys.
+    It is read once, and `under` makes of it whatever is wanted. `name`: how it was asked for; `places`: the lines of
+    its keys.
     """
 
+    name: str
     table: dict[str, Any]
     places: Places
 
@@ -145,7 +147,7 @@ def read_recipe(recipe: str | Path) -> RecipeFile:
     for path, text, raw in reversed(_family(find_recipe(recipe))):
         places.add_file(str(path), text, raw)
         table = _merge(table, raw)
-    return RecipeFile(table, places)
+    return RecipeFile(str(recipe), table, places)
 
 
 def find_recipe(recipe: str | Path) -> Path:

@@ -138,7 +138,7 @@ class _Designing:
             raise UserError(
                 Problem(
                     "one trick alone makes no pair" if chosen else "the recipe has no trick that could be left out",
-                    self.base.file.places.file,
+                    self.base.file.name,
                     "--mode add-one tries tricks that it does not have",
                 )
             )

@@ -201,7 +201,7 @@ def test_a_fault_in_a_plugin_is_traced_to_it(gantricks: Any) -> None:
     outcome = gantricks("train", "ring_mlp", *gantricks.small, "--plugin", "faulty.py", "--set", "tricks.faulty={}")
     assert outcome.status == 1
     assert "ZeroDivisionError" in outcome.err
-    assert outcome.err.rstrip().endswith("faulty.py:10.")
+    assert outcome.err.rstrip().endswith(f"This came out of your plugin, {Path('faulty.py').absolute()}:10.")
 
 
 def test_a_fault_of_ours_keeps_its_traceback(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
