@@ -28,7 +28,7 @@ from gantricks.planning.plan import Hooks, contract_problems
 def test_the_index_is_what_the_files_say() -> None:
     fresh = json.loads(json.dumps(build_index()))
     assert fresh == json.loads((files("gantricks.catalogue") / "index.json").read_text(encoding="utf-8")), (
-        "run: python -m gantricks.catalogue.index"
+        "run: python docs/build.py"
     )
 
 

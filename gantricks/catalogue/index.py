@@ -29,7 +29,7 @@ def _modules(package: str) -> list[str]:
 def index() -> dict[str, dict[str, Any]]:
     """The cards of everything that ships, without importing any of it.
 
-    Built by `python -m gantricks.catalogue.index`.
+    Built by `python docs/build.py`.
     """
     global _index
     if _index is None:
@@ -78,7 +78,14 @@ def describe(kind: str, cls: type) -> dict[str, Any]:
     return entry
 
 
-if __name__ == "__main__":
+def write_index() -> Path:
+    """Build `index.json` anew; returns where it is."""
+    global _index
     target = Path(str(files("gantricks.catalogue") / "index.json"))
     target.write_text(json.dumps(build_index(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"wrote {target}")
+    _index = None
+    return target
+
+
+if __name__ == "__main__":
+    print(f"wrote {write_index()}")
