@@ -352,6 +352,16 @@ bit-identically.
 
 Mend: make them compose, or declare why not in conflicts, needs or replaces.
 
+## Types
+
+Where mypy is used, a plugin finds a hook that is misspelt, has an argument which the hook does not have, or says another
+type than the contract. What has no annotation is not asked.
+
+```toml
+[tool.mypy]
+plugins = ["gantricks.mypy_plugin"]
+```
+
 ## The step that is compiled
 
 {_wrapped('`compiled_holds(Case(MyTrick, {"strength": 0.5}))`: ' + _paragraph(testing.compiled_holds))}

@@ -3,8 +3,8 @@
     [tool.mypy]
     plugins = ["gantricks.mypy_plugin"]
 
-A method of a `Trick` that is marked with `@hookimpl` must have the name of a hook and arguments of that hook. Where it has
-annotations, every argument takes what the hook is given, and the result is what the hook returns. Arguments and
+A method of a `Trick` that is marked with `@hookimpl` must have the name of a hook and arguments of that hook. Where it
+has annotations, every argument takes what the hook is given, and the result is what the hook returns. Arguments and
 annotations may be left out. Only mypy imports this module.
 """
 
