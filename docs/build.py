@@ -354,8 +354,8 @@ Mend: make them compose, or declare why not in conflicts, needs or replaces.
 
 ## Types
 
-Where mypy is used, a plugin finds a hook that is misspelt, has an argument which the hook does not have, or says another
-type than the contract. What has no annotation is not asked.
+Where mypy is used, a plugin finds a hook that is misspelt, has an argument which the hook does not have, or says
+another type than the contract. What has no annotation is not asked.
 
 ```toml
 [tool.mypy]

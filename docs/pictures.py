@@ -99,7 +99,7 @@ STYLE = matplotlib.rcParamsDefault | {
     "svg.id": None,
 }
 DASHED = (0, (5, 4))
-PROGRESS = {"xlim": (0, 1), "xticks": [0, 0.25, 0.5, 0.75, 1], "xticklabels": ["0", "", "1/2", "", "1"]}
+PROGRESS: dict[str, Any] = {"xlim": (0, 1), "xticks": [0, 0.25, 0.5, 0.75, 1], "xticklabels": ["0", "", "1/2", "", "1"]}
 """An axis that shows a whole run."""
 
 Align = Literal["left", "center", "right"]
@@ -162,6 +162,13 @@ def _panels(count: int = 1, height: int = 240) -> list[Axes]:
         figure.add_axes(((each * i + 52) / 640, 46 / height, (each - 68) / 640, (height - 90) / height))
         for i in range(count)
     ]
+
+
+def _sheet(axes: Axes) -> Figure:
+    """What the axes are on."""
+    figure = axes.get_figure(root=True)
+    assert figure
+    return figure
 
 
 def _label(
@@ -229,7 +236,7 @@ def _soft_targets() -> Picture:
             _label(axes, high, 14, told, colour, dx=8)
         axes.axvline(float(called), color=INK, linewidth=PIXEL, linestyle=DASHED)
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "D's targets are spread around the plain labels 0 and 1 (dashed), and some of the reals' lie above 1.",
     )
@@ -258,7 +265,7 @@ def _smoothed_loss() -> Picture:
     axes.axvline(best, color=GREEN, linewidth=PIXEL, linestyle=DASHED)
     _label(axes, best, 1.7, f"best logit: log(0.9 / 0.1) = {best:.1f}", GREEN, dx=8)
     return Picture(
-        axes.figure, alt, "With the target 0.9 there is a best logit, and a D that goes beyond it is pulled back."
+        _sheet(axes), alt, "With the target 0.9 there is a best logit, and a D that goes beyond it is pulled back."
     )
 
 
@@ -287,7 +294,7 @@ def _flips() -> Picture:
         kept = torch.cat([*assigned], dim=1)
         _squares_on(axes, (~kept).double(), GREEN, outlined=False)
     return Picture(
-        axes.figure, alt, "Each mark is a wrong label: one image here and there, or the whole batch for a few steps."
+        _sheet(axes), alt, "Each mark is a wrong label: one image here and there, or the whole batch for a few steps."
     )
 
 
@@ -317,7 +324,7 @@ def _fading_noise() -> Picture:
         axes.plot([0, 1], [side * sigma.at(0), side * sigma.at(1)], color=INK, linewidth=1.5 * PIXEL, linestyle=DASHED)
     _label(axes, 0.5, 2 * sigma.at(0.5), "± 2σ", dx=8, dy=10)
     return Picture(
-        axes.figure, alt, "The noise is strongest at the start and gone in the last step; it is never clamped."
+        _sheet(axes), alt, "The noise is strongest at the start and gone in the last step; it is never clamped."
     )
 
 
@@ -350,7 +357,7 @@ def _ages() -> Picture:
     _label(axes, 0.5, shares[0].item(), "made just now", ORANGE, dx=8, dy=-12)
     _label(axes, 4, shares[4].item(), "from the buffer", GREEN, dx=8, dy=12)
     return Picture(
-        axes.figure, alt, "Half of what D sees is what G makes now; the rest is its past, the recent past most often."
+        _sheet(axes), alt, "Half of what D sees is what G makes now; the rest is its past, the recent past most often."
     )
 
 
@@ -382,7 +389,7 @@ def _passes() -> Picture:
         kinds = [("reals", 6, BLUE), ("fakes", 6, ORANGE)]
         _dependence(axes, title, scores(separately), x, kinds, kinds, "the score of", "depends on the pixels of")
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "A filled square: the score of the row's image depends on the column's image; in two passes no real bears on "
         "a fake.",
@@ -433,7 +440,7 @@ def _lengths() -> Picture:
     _label(ways, 0.5, 10, "slerp", GREEN, "center", dy=8)
     _label(ways, 0.5, straight[20].item(), "straight line", INK, "center", dy=-18)
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "Latents on the sphere have one length, and slerp keeps it where a straight line leads through the middle.",
     )
@@ -474,7 +481,7 @@ def _reference() -> Picture:
         "depends on the values of",
     )
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "A filled square: the output of the row's sample depends on the column's; no live sample depends on another, "
         "and the statistics come from the reference batch.",
@@ -500,7 +507,7 @@ def _by_itself() -> Picture:
     )
     _dependence(beside, "instance norm", norm, x, samples, samples, "the output of", "depends on the values of")
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "A filled square: the output of the row's sample depends on the column's; with instance norm on its own alone.",
     )
@@ -527,7 +534,7 @@ def _leak() -> Picture:
     axes.plot(x.tolist(), plain(x).tolist(), color=INK)
     _label(axes, -2, 0, "ReLU: no gradient comes back", INK, "center", dy=8)
     _label(axes, -1.2, slope * -1.2, f"LeakyReLU: {slope:g} of it does", GREEN, dy=-18)
-    return Picture(axes.figure, alt, "Below zero a unit still passes a fifth of the gradient, so none is ever lost.")
+    return Picture(_sheet(axes), alt, "Below zero a unit still passes a fifth of the gradient, so none is ever lost.")
 
 
 @_of("minibatch_discrimination")
@@ -553,7 +560,7 @@ def _similarities() -> Picture:
     axes.plot(1, similar[10].item(), "o", color=GREEN, markersize=8 * PIXEL, clip_on=False)
     _label(axes, 1, similar[10].item(), f"real samples: {similar[10].item():.0f}", GREEN, dx=8, dy=6)
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "The more alike a batch is, the larger the numbers that D is told; it sees a collapse at once.",
     )
@@ -581,7 +588,7 @@ def _deviations() -> Picture:
     _label(axes, 3.4, told[7], "what D is told", GREEN, dx=-30, dy=-26)
     axes.plot(0, told[0], "o", color=GREEN, markersize=8 * PIXEL, clip_on=False)
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "D is told how much the batch varies (somewhat less than it does, as a group is small); a collapse shows as 0.",
     )
@@ -608,7 +615,7 @@ def _dense_gradient() -> Picture:
         _squares_on(axes, strength / strength.max(), GREEN)
         axes.set_xlabel(f"{int((gradient != 0).sum())} of {size * size} pixels get a gradient")
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "The fuller a pixel's colour, the more gradient reaches it; a pool sends it to one pixel in four.",
     )
@@ -653,7 +660,7 @@ def _saturation() -> Picture:
     axes.set(ylim=(-6, 6), yticks=[-6, -3, 0, 3, 6])
     slope.set(ylim=(0, 1.5), yticks=[0, 0.5, 1, 1.5])
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "Where D rejects a fake (left), which is how every run starts, minimax leaves G hardly any gradient.",
     )
@@ -675,7 +682,7 @@ def _squares() -> Picture:
     axes.set(ylim=(0, 8), yticks=[0, 2, 4, 6, 8])
     slope.set(ylim=(0, 3), yticks=[0, 1, 2, 3])
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "Least squares pulls every fake to the output 1, the harder the further it is, on either side.",
     )
@@ -703,7 +710,7 @@ def _clipped() -> Picture:
     _label(axes, 3, 3, "as it was", INK, "right", dx=-12, dy=4)
     axes.plot(befores, afters, color=GREEN)
     _label(axes, 3, limit, f"max_norm = {limit:g}", GREEN, "center", dy=8)
-    return Picture(axes.figure, alt, "Gradients within the limit are left alone, longer ones are shortened to it.")
+    return Picture(_sheet(axes), alt, "Gradients within the limit are left alone, longer ones are shortened to it.")
 
 
 def _f(x: float) -> float:
@@ -756,7 +763,7 @@ def _orbits() -> Picture:
         axes.plot(1, 1, "o", color=INK, markersize=5 * PIXEL, clip_on=False)
         axes.plot(2, 2.5, "o", color=colour, markersize=9 * PIXEL, clip_on=False)
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "From the large dot on, players without averaging circle the equilibrium (small dot) or drift away; with it "
         "they end there.",
@@ -791,7 +798,7 @@ def _average() -> Picture:
         axes.plot(times.tolist(), path, color=colour)
         _label(axes, 300, at, f"decay = {decay:g}", colour, "center")
     return Picture(
-        axes.figure,
+        _sheet(axes),
         alt,
         "The average rests where the weight only swings; the longer it remembers, the calmer and the later it is.",
     )
@@ -832,7 +839,7 @@ def _step_lengths() -> Picture:
     _label(axes, 1e-4, 4e-4, "Adam, lr 0.0004", INK, "center", dy=-14)
     _label(axes, 1e-3, 1e-5, "SGD, lr 0.01", GREEN, dx=12, dy=-18)
     return Picture(
-        axes.figure, alt, "Adam's steps are as long for small gradients as for large ones; SGD's shrink with it."
+        _sheet(axes), alt, "Adam's steps are as long for small gradients as for large ones; SGD's shrink with it."
     )
 
 
@@ -848,16 +855,17 @@ def _decay() -> Picture:
         yticks=[0, 0.5, 1],
     )
     progress = _span(0, 1, 61)
-    for gamma, colour, at, align, dx, dy in (
+    told: list[tuple[float, str, int, Align, float, float]] = [
         (0.5, INK, 30, "left", 8, 4),
         (0.1, GREEN, 36, "left", 8, 4),
         (0.01, PURPLE, 20, "right", -8, -8),
-    ):
+    ]
+    for gamma, colour, at, align, dx, dy in told:
         rates = [decayed(torch.tensor(1.0, dtype=torch.float64), gamma, share).item() for share in progress]
         axes.plot(progress.tolist(), rates, color=colour)
         _label(axes, progress[at].item(), rates[at], f"gamma = {gamma:g}", colour, align, dx, dy)
     return Picture(
-        axes.figure, alt, "The rate falls fastest at the start and ends at `gamma` times what the recipe sets."
+        _sheet(axes), alt, "The rate falls fastest at the start and ends at `gamma` times what the recipe sets."
     )
 
 
@@ -880,7 +888,7 @@ def _critics() -> Picture:
     axes = _change(critic_steps, NCriticSchedule.Config())
     axes.set(title="D steps for each G step", ylim=(0, 6), yticks=[0, 1, 5])
     return Picture(
-        axes.figure,
+        _sheet(axes),
         "D steps for each G step over a run: 5 in the first tenth, then 1.",
         "D is brought up first, by `start` steps for each of G's; from `at` on they take turns.",
     )
@@ -891,7 +899,7 @@ def _batches() -> Picture:
     axes = _change(batch_size_at, BatchSizeSchedule.Config())
     axes.set(title="samples in a batch", ylim=(0, 80), yticks=[0, 32, 64])
     return Picture(
-        axes.figure,
+        _sheet(axes),
         "Batch size over a run: 32 in the first half, 64 in the second.",
         "Many cheap, noisy updates first; from `at` on, larger batches average the noise away.",
     )
@@ -939,7 +947,7 @@ def _spans(groups: Groups) -> Iterator[tuple[str, int, int, str]]:
 
 def _matrix(axes: Axes, title: str, rows: int, columns: int, side: int, right: float = 0) -> None:
     """Axes for a table of squares of `side` pixels, the first row on top, moved to the right by so many pixels."""
-    width, height = (96 * size for size in axes.figure.get_size_inches())
+    width, height = (96 * size for size in _sheet(axes).get_size_inches())
     box = axes.get_position()
     middle = (box.x0 + box.x1) / 2 + right / width
     axes.set_position(
@@ -993,7 +1001,7 @@ def learning_curves(path: Path) -> Picture:
         axes.plot(steps, errors, color=colour)
         _label(axes, steps[-1], errors[-1], arm.replace("_", " "), colour, "right", dy=-18 if below else 10)
         ends.append(f"{arm.replace('_', ' ')} from {errors[0]:.1f} to {errors[-1]:.1f}")
-    return Picture(axes.figure, "Test error over the steps, in %: " + ", ".join(ends))
+    return Picture(_sheet(axes), "Test error over the steps, in %: " + ", ".join(ends))
 
 
 ROOMS = {
