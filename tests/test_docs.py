@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
+import sys
 import sysconfig
 import venv
 from collections.abc import Callable, Iterator
@@ -286,3 +288,51 @@ def test_the_first_trick_word_for_word(empty_folder: Path, monkeypatch: pytest.M
         return done.returncode, done.stdout
 
     assert follow(first_trick(), run) == 10
+
+
+# ---------------------------------------------------------------- a trick more
+
+TRICK = '''"""Label shift: every target of D, a little higher."""
+
+from gantricks import Trick, hookimpl
+
+
+class LabelShift(Trick):
+    """Label shift: every target of D, a little higher."""
+
+    needs = {"targets"}
+
+    @hookimpl
+    def d_labels(self, labels):
+        return labels + 0.1
+'''
+
+
+@pytest.mark.slow
+def test_a_new_trick_needs_one_file_and_one_command_and_no_generated_file_by_hand(tmp_path: Path) -> None:
+    root = DOCS.parent
+    for folder in ("docs", "gantricks", "plugins", "recipes"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    for folder in ("plugins", "recipes"):  # as an installation maps them
+        (tmp_path / "gantricks" / folder).symlink_to(tmp_path / folder)
+
+    def files() -> dict[str, bytes]:
+        found = (path for path in tmp_path.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        return {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in found}
+
+    before = files()
+    (tmp_path / "plugins" / "label_shift.py").write_text(TRICK, encoding="utf-8")
+    command = [sys.executable, "docs/build.py"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=True)
+    after = files()
+    changed = {path for path, content in after.items() if before.get(path) != content}
+    assert changed == {
+        "plugins/label_shift.py",
+        "gantricks/catalogue/index.json",
+        "docs/README.md",
+        "docs/hooks.md",
+        "docs/tricks/README.md",
+        "docs/tricks/label_shift.md",
+    }
+    assert "Targets: [label_flipping](tricks/label_flipping.md), [label_shift]" in after["docs/README.md"].decode()
