@@ -76,6 +76,7 @@ def measure(
 
     held_out, known = tenth_and_rest(len(dataset.samples))
     classifier = taught(dataset, len(names), Classifier.Config()).network
+    assert dataset.classes is not None
     images, classes = network_input(dataset.samples[held_out]), torch.from_numpy(dataset.classes[held_out])
     right = classify(classifier, images) == classes
     agreed = classify(classifier, samples) == asked

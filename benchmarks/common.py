@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gantricks import Discriminator, Generator
 from gantricks.catalogue.registry import Registry
-from gantricks.engine.capture import INDUCTOR
+from gantricks.engine.capture import INDUCTOR, Capturing
 from gantricks.engine.game import Game
 from gantricks.engine.start import start
 from gantricks.planning.device import place
@@ -57,9 +58,9 @@ def game(
 
 def captured(game: Game) -> Game:
     """`game` with its step compiled, one step later."""
-    game.backend = INDUCTOR
+    capturing = game.play = Capturing(game, INDUCTOR)
     game.advance()
-    assert game.backend, game.warnings
+    assert capturing.backend, game.warnings
     return game
 
 
@@ -73,20 +74,21 @@ class Material:
     `samples`: (N, C, H, W) in [-1, 1] or (N, D), float32, contiguous.
     """
 
-    generator: nn.Module
-    discriminator: nn.Module
+    generator: Generator
+    discriminator: Discriminator
     samples: Tensor
     batch_size: int
 
     @property
     def latent_dim(self) -> int:
-        return int(self.generator.latent_dim)
+        return self.generator.latent_dim
 
 
 def material(workload: Workload) -> Material:
     ours = game(workload)
     for network in (ours.generator, ours.discriminator):
-        network.to(memory_format=torch.contiguous_format)
+        # a stub of Module.to leaves out the layout alone
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     samples = ours.feed.take(torch.arange(ours.feed.count)).images.contiguous()
     return Material(ours.generator, ours.discriminator, samples, ours.feed.batch_size)
 

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import gantricks
 from gantricks import UserError, store
@@ -131,19 +132,20 @@ class Disk:
                 disk.strike()
 
         former = {name: getattr(os, name) for name in ("open", "fdopen", "mkdir", "fsync", "replace", "rename", "link")}
-        keep = store.save_file
+        module: Any = store
+        keep = module.save_file
         for name, function in former.items():
             if name not in ("open", "fdopen"):
                 setattr(os, name, asking(function))
         os.open = asking(former["open"], lambda path, flags, *_: bool(flags & os.O_CREAT))
         os.fdopen = fdopen  # type: ignore[assignment]
-        store.save_file = save_file
+        module.save_file = save_file
         try:
             yield
         finally:
             for name, function in former.items():
                 setattr(os, name, function)
-            store.save_file = keep
+            module.save_file = keep
 
 
 def full() -> None:
@@ -276,7 +278,8 @@ class Keeper(Trick):
         if ctx.step == 2:
             ctx.snapshot()
 '''
-ODD = [None, True, False, 0, 1, -1, 3, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "4"]
+ODD: list[Any] = [None, True, False, 0, 1, -1, 3, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308]
+ODD += [float("nan"), float("inf"), "", "x", "4"]
 ODD += ["../../x", "a/b", "x" * 10_000, [], [1], ["a"], {}, {"a": 1}, [[[[]]]], {"step": 1}]
 
 
@@ -363,7 +366,7 @@ def damage_tensors(folder: Path, draw: random.Random) -> str:
             content[draw.randrange(size)] = draw.randrange(256)
         path.write_bytes(content)
     else:
-        tensors = dict(store.load_file(path))
+        tensors = dict(load_file(path))
         name = draw.choice(sorted(tensors)) if tensors else ""
         if how == "empty" or (not tensors and how != "many"):
             tensors = {}
@@ -382,7 +385,7 @@ def damage_tensors(folder: Path, draw: random.Random) -> str:
         else:
             tensors |= {f"many.{number}": torch.zeros(()) for number in range(20_000)}
         path.unlink()
-        store.save_file(tensors, path)
+        save_file(tensors, path)
     seal(folder, lambda state: state["sha256"].update({path.name: store._digest(path)}))
     return f"{how} {path.name}"
 

@@ -86,7 +86,7 @@ def main() -> None:
             print(f"  {name:22} passed over: {reason}", flush=True)
             results[name] = {"passed_over": str(reason)}
             del commands[name]
-    measured = {name: [] for name in commands}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for _ in range(parsed.rounds):
         for name, command in commands.items():
             measured[name].append(run(command))

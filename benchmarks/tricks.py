@@ -98,7 +98,8 @@ def pair(name: str, trick: str) -> tuple[Game, Game]:
     if trick == "hooks":
         added = [f'tricks.idle{number}={{use="idle"}}' for number in range(8)]
         return game(workload, added), game(workload, [])
-    needs = set(Registry(installed=False).load("tricks", trick).cls.needs)
+    cls: type[Trick] = Registry(installed=False).load("tricks", trick).cls
+    needs = set(cls.needs)
     beside: list[str] = []
     if needs & {"classes", "generator_conditional", "discriminator_conditional"} and name != "mlp-256":
         beside.append("generator.conditional=true")

@@ -1,28 +1,31 @@
-"""Writes what the documentation takes from the code: every page but docs/first_trick.md, and the pictures.
+"""Writes everything that is generated: the index of what ships, the pages that tell what the code says, the pictures.
 
     python docs/build.py
 
-A test fails when a page is missing or no longer says what the code says.
+A test fails when one of these files is missing or stale. Nothing here knows a trick by its name.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import textwrap
+import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pictures import PICTURES
-from plot import GREEN, INK, Axes, Axis, Canvas
+from pictures import PICTURES, Picture, layers, learning_curves
+from PIL import Image
 from pydantic import TypeAdapter
 
 from gantricks import testing
-from gantricks.catalogue.index import index
+from gantricks.catalogue.index import index, write_index
 from gantricks.cli.options import Option, options, toml
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import NEEDS
+from gantricks.pictures import save_png
+from gantricks.study.forest import forest
 from gantricks.study.table import Table
 from gantricks.study.words import as_markdown
 from gantricks.testing import LAWS, strategies
@@ -150,18 +153,34 @@ different extractors cannot be compared. Packages offer further ones in the entr
 
 
 def pages() -> dict[str, str]:
-    """Every generated page and picture, by its path below docs/."""
+    """Every generated page and drawing, by its path below docs/."""
     cards = index()["tricks"]
     built = {f"tricks/{name}.md": trick_page(name) for name in cards}
-    built |= {f"images/{name}.svg": draw().canvas.svg() for name, draw in PICTURES.items() if name in cards}
+    built |= {path: drawing.svg() for path, drawing in drawings().items()}
+    built["architecture.md"] = architecture_page()
     built["tricks/README.md"] = tricks_page()
     built["hooks.md"] = hooks_page()
     built["metrics.md"] = metrics_page()
     built["testing.md"] = testing_page()
     built["evidence.md"] = evidence_page()
-    built["evidence/cifar10.svg"] = _learning_curves("cifar10").svg()
     built["README.md"] = first_page()
     return built
+
+
+def drawings() -> dict[str, Picture]:
+    """Every drawing, by its path below docs/."""
+    drawn = {f"images/{name}.svg": draw() for name, draw in PICTURES.items() if name in index()["tricks"]}
+    drawn["images/architecture.svg"] = _layers()
+    drawn["evidence/cifar10.svg"] = learning_curves(HERE / "evidence" / "cifar10.json")
+    return drawn
+
+
+def forests() -> dict[str, Image.Image]:
+    """The picture of every study among the evidence, by its path below docs/."""
+    return {
+        found.with_name("results.png").relative_to(HERE).as_posix(): forest(_table(found.parent.name))
+        for found in sorted((HERE / "evidence").glob("*/results.json"))
+    }
 
 
 def groups() -> dict[str, list[str]]:
@@ -182,7 +201,8 @@ Setting up, the commands and a recipe: [the README](../README.md).
 
 - [Your first trick in ten minutes](first_trick.md): from an idea to a tested package that recipes can name.
 - [The hooks](hooks.md): every place where a trick can act, what it receives, what it returns, when it runs. They are
-  called from [the step](../gantricks/step.py), the whole algorithm on one page.
+  called from [the step](../gantricks/engine/step.py), the whole algorithm on one page.
+- [Architecture](architecture.md): who imports whom, and where a recipe, a batch, a trick's tensor and a checkpoint go.
 - [The kit](testing.md): the laws that every trick obeys, tiny runs, random inputs; for your tricks as for ours.
 - [Performance](performance.md): what makes a step fast, and what was measured, against other libraries too.
 - [Reliability](reliability.md): kills, damaged checkpoints and full disks, counted.
@@ -216,7 +236,7 @@ def trick_page(name: str) -> str:
     parts = [f"# {name}", first]
     if name in PICTURES:
         picture = PICTURES[name]()
-        parts += [f"![{picture.canvas.title}](../images/{name}.svg)", f"*{picture.caption}*"]
+        parts += [f"![{picture.alt}](../images/{name}.svg)", f"*{picture.caption}*"]
     if name in SAMPLES:
         image, title, caption = SAMPLES[name]
         parts += [f"![{title}](../images/{image})", f"*{caption}*"]
@@ -332,6 +352,16 @@ bit-identically.
 
 Hint: make them compose, or declare why not in conflicts, needs or replaces.
 
+## Types
+
+Where mypy is used, a plugin finds a hook that is misspelt, has an argument which the hook does not have, or says
+another type than the contract. What has no annotation is not asked.
+
+```toml
+[tool.mypy]
+plugins = ["gantricks.mypy_plugin"]
+```
+
 ## The step that is compiled
 
 {_wrapped('`compiled_holds(Case(MyTrick, {"strength": 0.5}))`: ' + _paragraph(testing.compiled_holds))}
@@ -375,28 +405,29 @@ def evidence_page() -> str:
     return re.sub(r"^\{\{ (\S+) \}\}$", lambda found: _study(found[1]), page, flags=re.MULTILINE)
 
 
+def _table(name: str) -> Table:
+    return TypeAdapter(Table).validate_json((HERE / "evidence" / name / "results.json").read_bytes())
+
+
 def _study(name: str) -> str:
-    table = TypeAdapter(Table).validate_json((HERE / "evidence" / name / "results.json").read_bytes())
-    _, _, body = as_markdown(table).partition("\n\n")
+    _, _, body = as_markdown(_table(name)).partition("\n\n")
     return body.replace("(results.png)", f"(evidence/{name}/results.png)").strip()
 
 
-def _learning_curves(name: str) -> Canvas:
-    """Test error by step of the arms in evidence/NAME.json, each a list of what `gantricks evaluate --json` wrote."""
-    arms = json.loads((HERE / "evidence" / f"{name}.json").read_bytes())
-    title = "Test error over the steps, in %: "
-    canvas = Canvas(title)
-    steps, errors = Axis("step", 0, 10_500, range(0, 10_001, 2000)), Axis("test error, %", 42, 58, range(42, 59, 4))
-    axes = Axes(canvas, canvas.panels()[0], steps, errors)
-    ends = []
-    for (arm, found), colour, below in zip(arms.items(), (GREEN, INK), (True, False), strict=True):
-        at = [one["step"] for one in found]
-        error = [one["metrics"][0]["figures"]["error"]["value"] for one in found]
-        axes.curve(at, error, colour)
-        axes.label(at[-1], error[-1], arm.replace("_", " "), colour, "end", dy=18 if below else -10)
-        ends.append(f"{arm.replace('_', ' ')} from {error[0]:.1f} to {error[-1]:.1f}")
-    canvas.title = title + ", ".join(ends)
-    return canvas
+def architecture_page() -> str:
+    """architecture.txt, with the contract that pyproject.toml has for imports."""
+    project = (HERE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    contract = re.search(r"^layers = \[\n.*?^\]$", project, flags=re.MULTILINE | re.DOTALL)
+    assert contract
+    page = (HERE / "architecture.txt").read_text(encoding="utf-8")
+    return page.replace("{{ contract }}", contract[0]).replace("{{ alt }}", _layers().alt)
+
+
+@cache
+def _layers() -> Picture:
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = (found for found in project["tool"]["importlinter"]["contracts"] if found["type"] == "layers")
+    return layers(contract["layers"])
 
 
 def _paragraph(documented: object) -> str:
@@ -409,6 +440,7 @@ def _wrapped(text: str) -> str:
 
 
 def main() -> None:
+    print(f"wrote {write_index()}")
     built = pages()
     for old in [*(HERE / "tricks").glob("*.md"), *(HERE / "images").glob("*.svg")]:
         if old.relative_to(HERE).as_posix() not in built:
@@ -416,7 +448,10 @@ def main() -> None:
     for path, text in built.items():
         (HERE / path).parent.mkdir(exist_ok=True)
         (HERE / path).write_text(text, encoding="utf-8", newline="\n")
-    print(f"wrote {len(built)} files")
+    drawn = forests()
+    for path, picture in drawn.items():
+        save_png(picture, HERE / path)
+    print(f"wrote {len(built) + len(drawn)} files in {HERE}")
 
 
 if __name__ == "__main__":

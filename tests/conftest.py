@@ -28,6 +28,11 @@ settings.register_profile(
 settings.load_profile("gantricks")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: every process imports torch, and beyond eight that costs more than it brings."""
+    return min(os.cpu_count() or 1, 8)
+
+
 REFUSED = "refused pair"
 
 

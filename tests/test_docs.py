@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
+import sys
 import sysconfig
 import venv
 from collections.abc import Callable, Iterator
@@ -14,7 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
 
 from gantricks.catalogue.index import shipped
 from gantricks.hooks import KINDS
@@ -23,8 +31,8 @@ from gantricks.planning.validation import load_recipe
 from gantricks.testing import LAWS
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]
-DRAWINGS = sorted((DOCS / "images").glob("*.svg"))
+PAGES = [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")]
+DRAWINGS = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.svg"))]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,16 @@ def test_every_page_and_picture_is_the_one_that_the_code_gives(build: ModuleType
         for path, text in build.pages().items()
         if not (DOCS / path).exists() or (DOCS / path).read_text(encoding="utf-8") != text
     ]
+    stale += [
+        path
+        for path, picture in build.forests().items()
+        if not (DOCS / path).exists() or Image.open(DOCS / path).convert("RGB").tobytes() != picture.tobytes()
+    ]
     assert not stale, f"run: python docs/build.py ({', '.join(stale)})"
+
+
+def test_what_is_drawn_is_what_lies_there(build: ModuleType) -> None:
+    assert sorted(build.drawings()) == DRAWINGS
 
 
 def test_every_trick_hook_and_law_has_its_place() -> None:
@@ -107,72 +124,67 @@ def contrast(a: str, b: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def elements(drawing: Path, tag: str) -> list[ElementTree.Element]:
-    return list(ElementTree.parse(drawing).iter(f"{{http://www.w3.org/2000/svg}}{tag}"))
-
-
-Box = tuple[float, float, float, float]
-
-
-def texts(drawing: Path) -> dict[str, Box]:
-    """Left, top, right and bottom of each text in a wide font, by what it says and where it begins."""
+def texts(figure: Figure) -> dict[str, Bbox]:
+    """The box of each text in pixels, by what it says and where it begins."""
     found = {}
-    for text in elements(drawing, "text"):
-        size = float(text.get("font-size", "12"))
-        width = (0.66 if text.get("font-weight") else 0.58) * size * len(text.text or "")
-        x, y = float(text.get("x", "nan")), float(text.get("y", "nan"))
-        left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[text.get("text-anchor", "middle")] * width
-        found[f"{text.text} ({x:g}, {y:g})"] = (left, y - 0.8 * size, left + width, y + 0.2 * size)
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if text.get_text() and text.get_visible():
+            box = text.get_window_extent()
+            found[f"{text.get_text()} ({box.x0:.0f}, {box.y0:.0f})"] = box
     return found
 
 
-def meet(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def curves(drawing: Path) -> Iterator[tuple[float, float]]:
-    """Points a pixel apart on every curve."""
-    for path in elements(drawing, "path"):
-        for piece in path.get("d", "").split("M")[1:]:
-            if path.get("fill") != "none" or "h" in piece:
+def curves(figure: Figure) -> Iterator[np.ndarray]:
+    """Points of every line, half a pixel apart, as far as they are on its axes: (N, 2)."""
+    for axes in figure.axes:
+        for line in axes.lines:
+            if line.get_linestyle() == "None":
                 continue
-            points = [tuple(map(float, point.split(","))) for point in piece.split()]
-            for (x1, y1), (x2, y2) in pairwise(points):
-                count = int(max(abs(x2 - x1), abs(y2 - y1))) + 1
-                yield from ((x1 + (x2 - x1) * i / count, y1 + (y2 - y1) * i / count) for i in range(count + 1))
+            corners = line.get_transform().transform_path(line.get_path()).vertices
+            for start, end in pairwise(np.asarray(corners)):
+                shares = np.linspace(0, 1, 2 + int(2 * np.hypot(*(end - start))))[:, None]
+                points = start + shares * (end - start)
+                box = axes.bbox
+                inside = (points >= (box.x0, box.y0)) & (points <= (box.x1, box.y1))
+                yield points[inside.all(axis=1)]
 
 
-@pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.stem)
-def test_a_picture_is_small_and_can_be_read_on_white_and_on_dark_pages(drawing: Path) -> None:
-    text = drawing.read_text(encoding="utf-8")
-    assert len(text.encode()) < 15_000
+@pytest.mark.parametrize("path", DRAWINGS)
+def test_a_picture_is_small_and_can_be_read_on_white_and_on_dark_pages(path: str, build: ModuleType) -> None:
+    text = (DOCS / path).read_text(encoding="utf-8")
+    assert len(text.encode()) < 100_000
     for colour in set(re.findall(r"#[0-9a-f]{6}", text)):
         assert contrast(colour, "#ffffff") > 3.5, colour
         assert contrast(colour, "#0d1117") > 3.5, colour
 
-    (svg,) = elements(drawing, "svg")
-    edge = (0.0, 0.0, float(svg.get("width", "0")), float(svg.get("height", "0")))
-    boxes = texts(drawing)
-    for what, (left, top, right, bottom) in boxes.items():
-        assert edge[0] <= left, what
-        assert edge[1] <= top, what
-        assert right <= edge[2], what
-        assert bottom <= edge[3], what
+    figure = build.drawings()[path].figure
+    FigureCanvasAgg(figure).draw()
+    boxes = texts(figure)
+    assert boxes
+    for what, box in boxes.items():
+        assert figure.bbox.x0 <= box.x0, what
+        assert figure.bbox.y0 <= box.y0, what
+        assert box.x1 <= figure.bbox.x1, what
+        assert box.y1 <= figure.bbox.y1, what
     for (one, a), (other, b) in combinations(boxes.items(), 2):
-        assert not meet(a, b), f"{one} and {other} overlap"
-    for x, y in curves(drawing):
-        hidden = [what for what, box in boxes.items() if meet(box, (x, y, x, y))]
-        assert not hidden, f"a curve runs through {hidden}"
+        assert not a.overlaps(b), f"{one} and {other} overlap"
+    for points in curves(figure):
+        for what, box in boxes.items():
+            hidden = (points > (box.x0, box.y0)) & (points < (box.x1, box.y1))
+            assert not hidden.all(axis=1).any(), f"a curve runs through {what}"
 
 
-def test_pictures_are_of_tricks_and_stand_on_their_pages() -> None:
-    assert len(DRAWINGS) >= 20
-    for drawing in DRAWINGS:
+def test_pictures_of_tricks_stand_on_their_pages_and_say_what_they_show() -> None:
+    images = [DOCS / path for path in DRAWINGS if path.startswith("images/") and "architecture" not in path]
+    assert len(images) >= 20
+    for drawing in images:
         page = (DOCS / "tricks" / f"{drawing.stem}.md").read_text(encoding="utf-8")
         (shown,) = re.findall(r"^!\[(.*)\]\(\.\./images/(\w+)\.svg\)\n\n\*(.*)\*$", page, flags=re.MULTILINE)
         alt, name, caption = shown
         assert name == drawing.stem
-        assert [title.text for title in elements(drawing, "title")] == [alt]
+        titles = ElementTree.parse(drawing).iter("{http://www.w3.org/2000/svg}title")
+        assert [title.text for title in titles] == [alt]
         assert alt.endswith(".")
         assert caption.endswith(".")
 
@@ -276,3 +288,51 @@ def test_the_first_trick_word_for_word(empty_folder: Path, monkeypatch: pytest.M
         return done.returncode, done.stdout
 
     assert follow(first_trick(), run) == 10
+
+
+# ---------------------------------------------------------------- a trick more
+
+TRICK = '''"""Label shift: every target of D, a little higher."""
+
+from gantricks import Trick, hookimpl
+
+
+class LabelShift(Trick):
+    """Label shift: every target of D, a little higher."""
+
+    needs = {"targets"}
+
+    @hookimpl
+    def d_labels(self, labels):
+        return labels + 0.1
+'''
+
+
+@pytest.mark.slow
+def test_a_new_trick_needs_one_file_and_one_command_and_no_generated_file_by_hand(tmp_path: Path) -> None:
+    root = DOCS.parent
+    for folder in ("docs", "gantricks", "plugins", "recipes"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    for folder in ("plugins", "recipes"):  # as an installation maps them
+        (tmp_path / "gantricks" / folder).symlink_to(tmp_path / folder)
+
+    def files() -> dict[str, bytes]:
+        found = (path for path in tmp_path.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        return {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in found}
+
+    before = files()
+    (tmp_path / "plugins" / "label_shift.py").write_text(TRICK, encoding="utf-8")
+    command = [sys.executable, "docs/build.py"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=True)
+    after = files()
+    changed = {path for path, content in after.items() if before.get(path) != content}
+    assert changed == {
+        "plugins/label_shift.py",
+        "gantricks/catalogue/index.json",
+        "docs/README.md",
+        "docs/hooks.md",
+        "docs/tricks/README.md",
+        "docs/tricks/label_shift.md",
+    }
+    assert "Targets: [label_flipping](tricks/label_flipping.md), [label_shift]" in after["docs/README.md"].decode()

@@ -1,6 +1,9 @@
 """Grids, scatter plots and files."""
 
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gantricks import pictures
+from gantricks.study.forest import forest
+from gantricks.study.table import Comparison, Table
 
 
 def test_every_level_survives_the_way_to_floats_and_back():
@@ -158,3 +163,81 @@ def test_an_interrupted_save_leaves_the_old_picture_whole(tmp_path, monkeypatch)
 def test_the_suffix_does_not_decide_the_format(tmp_path):
     pictures.save_png(Image.new("RGB", (4, 4)), tmp_path / "picture.tmp")
     assert Image.open(tmp_path / "picture.tmp").format == "PNG"
+
+
+# ---------------------------------------------------------------- what draws them
+
+HOSTILE = {
+    "axes.facecolor": "red",
+    "axes.grid": True,
+    "figure.constrained_layout.use": True,
+    "font.family": "monospace",
+    "lines.linewidth": 9,
+    "lines.linestyle": ":",
+    "lines.marker": "s",
+    "markers.fillstyle": "none",
+    "savefig.dpi": 10,
+    "figure.dpi": 30,
+    "xtick.labelsize": 40,
+    "xtick.top": True,
+    "text.color": "red",
+    "text.usetex": True,
+}
+"""Settings that a user may have in a matplotlibrc."""
+
+
+@pytest.fixture(params=["scatter", "forest"])
+def draw(request):
+    if request.param == "scatter":
+        points = np.random.default_rng(0).normal(size=(300, 2))
+        return lambda: pictures.scatter(points[:100], points, size=128).tobytes()
+    found = Comparison("ema", ("full",), ("without-ema",), 1.0, 0.5, 0.4, 1.6, 0.01, 0.01, 6, 0, "helps")
+    table = Table("t", "add-one", "m", "f", "higher", 9, (0, 1), None, (), (found,), (), {}, {}, 12, 1.0)
+    return lambda: forest(table).tobytes()
+
+
+def test_a_picture_is_a_function_of_what_it_shows_whatever_matplotlib_is_set_to(draw):
+    import matplotlib
+
+    picture = draw()
+    assert draw() == picture
+    with matplotlib.rc_context(HOSTILE):
+        assert draw() == picture
+
+
+def test_pictures_drawn_in_threads_at_once_are_those_drawn_alone(draw):
+    alone = draw()
+    with ThreadPoolExecutor(4) as pool:
+        assert {*pool.map(lambda _: draw(), range(12))} == {alone}
+
+
+def test_matplotlib_is_imported_where_something_is_drawn_and_nowhere_else(tmp_path):
+    small = ["train.steps=1", "generator.channels=2", "discriminator.channels=2"]
+    flags = [word for setting in small for word in ("--set", setting)]
+    program = f"""
+import sys
+import gantricks
+from gantricks.cli import main
+
+def drawn():
+    return "matplotlib" in sys.modules
+
+assert not drawn()
+assert main(["check", "ring_mlp"]) == 0 and not drawn()
+assert main(["train", "dcgan", "--run-dir", "images", *{flags}]) == 0 and not drawn()
+assert main(["train", "ring_mlp", "--run-dir", "points", "--set", "train.steps=1"]) == 0 and drawn()
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_home_that_cannot_be_written_is_no_matter_for_a_picture(tmp_path):
+    """Matplotlib warns of it, and users cannot do anything about that."""
+    (tmp_path / "file").touch()
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"), str(tmp_path / "file" / "in"))
+    program = "import numpy as np; from gantricks import pictures; pictures.scatter(np.zeros((1, 2)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | places, capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""

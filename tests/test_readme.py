@@ -54,4 +54,4 @@ def test_there_are_exactly_two_set_up_commands_and_ci_runs_the_second() -> None:
     commands = re.findall(r"```sh\n(.*?)\n```", set_up, flags=re.DOTALL)
     assert len(commands) == 2
     assert "gantricks train recipes/dcgan_soft_labels.toml" in commands[0]
-    assert commands[1].endswith("pytest")
+    assert "pytest -n auto" in commands[1]

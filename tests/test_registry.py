@@ -35,7 +35,7 @@ from gantricks.planning.facts import PlannedTrick
 def test_the_index_is_what_the_files_say() -> None:
     fresh = json.loads(json.dumps(build_index()))
     assert fresh == json.loads((files("gantricks.catalogue") / "index.json").read_text(encoding="utf-8")), (
-        "run: python -m gantricks.catalogue.index"
+        "run: python docs/build.py"
     )
 
 

@@ -429,7 +429,7 @@ class AHookThatIsNone(Noise):
     """Wrong."""
 
     @hookimpl
-    def d_label(self, labels, ctx):
+    def d_label(self, labels, ctx):  # type: ignore[gantricks-hook]
         return labels
 
 

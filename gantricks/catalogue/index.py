@@ -31,7 +31,7 @@ def _modules(package: str) -> list[str]:
 def index() -> dict[str, dict[str, Any]]:
     """The cards of everything that ships, without importing any of it.
 
-    Built by `python -m gantricks.catalogue.index`.
+    Built by `python docs/build.py`.
     """
     global _index
     if _index is None:
@@ -84,7 +84,10 @@ def _facts_at_defaults(trick: Any) -> dict[str, Any]:
     return {} if any(field.is_required() for field in fields) else dict(trick.facts(trick.Config()))
 
 
-if __name__ == "__main__":
+def write_index() -> Path:
+    """Build `index.json` anew; returns where it is."""
+    global _index
     target = Path(str(files("gantricks.catalogue") / "index.json"))
     write_whole(target, json.dumps(build_index(), indent=1, ensure_ascii=False) + "\n")
-    print(f"wrote {target}")
+    _index = None
+    return target

@@ -24,7 +24,7 @@ from gantricks.planning.device import cpu_has_bf16
 from gantricks.planning.recipe_files import shipped_recipes
 from gantricks.planning.validation import load_recipe
 
-PACKAGES = ("numpy", "pydantic", "pluggy", "Pillow", "safetensors", "tensorboard", "typer", "rich")
+PACKAGES = ("numpy", "pydantic", "pluggy", "Pillow", "safetensors", "tensorboard", "matplotlib", "typer", "rich")
 
 
 @dataclass(frozen=True)

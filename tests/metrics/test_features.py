@@ -54,7 +54,7 @@ def read(extractor):
 
 
 def test_a_name_and_a_table_are_the_same_choice():
-    assert read("classifier") == read({"name": "classifier"}) == FrechetDistance.Config()
+    assert read("classifier") == read({"name": "classifier"}) == FrechetDistance.Config.model_validate({})
     assert read({"name": "means", "scale": 2.0}).extractor.options.scale == 2
 
 

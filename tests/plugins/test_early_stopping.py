@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def first_weight(game: Game) -> float:
     return next(game.generator.parameters()).sum().item()
 
 
-def figure_of(figure: Callable[[Game], float], better: str = "higher") -> type[Metric]:
+def figure_of(figure: Callable[[Game], float], better: Any = "higher") -> type[Metric]:
     """A metric that finds what `figure` makes of the game."""
 
     class Figure(Metric):

@@ -174,7 +174,9 @@ def test_batches_of_one_play(host):
 @PLAYERS
 @pytest.mark.parametrize("without", ROLES)
 def test_batch_norm_is_needed_where_it_is_replaced_and_nowhere_else(players, without):
-    host = IMAGES.but(**{without: {"batch_norm": False, "depth": 2}}).with_trick("instance_norm", players=players.written())
+    host = IMAGES.but(**{without: {"batch_norm": False, "depth": 2}}).with_trick(
+        "instance_norm", players=players.written()
+    )
     if without in players:
         with pytest.raises(UserError, match=f"{without}_batch_norm"):
             host.plan()

@@ -120,8 +120,10 @@ def trace_law(played: Played, name: str) -> None:
         of_reference = _moments(maps[:n])
         expected = [_normalised(maps[:n], *of_reference, norm)]
         for row in maps[n:].split(1):
-            mixed = ((own + n * shared) / (n + 1) for own, shared in zip(_moments(row), of_reference, strict=True))
-            expected.append(_normalised(row, *mixed, norm))
+            mean, square = (
+                (own + n * shared) / (n + 1) for own, shared in zip(_moments(row), of_reference, strict=True)
+            )
+            expected.append(_normalised(row, mean, square, norm))
         close(y, torch.cat(expected).reshape(y.shape), "normalised rows", rtol=1e-7)
         assert gradient_in(lambda rows, layer=layer: layer(rows)[n:].square().sum(), x)[:n].any(), (
             "a detached reference"
