@@ -639,7 +639,7 @@ def _loss_and_gradient(
         axes.set(xlabel="D's output s for a fake", xlim=(-6, 6), xticks=[-6, -3, 0, 3, 6], title=title)
     for loss, name, colour, *places in losses:
         outputs = _span(-6, 6, 97).requires_grad_()
-        values = torch.stack([loss(s.reshape(1, 1), torch.ones(1, 1, dtype=s.dtype)) for s in outputs])
+        values = torch.stack([loss(s.reshape(1, 1), torch.ones(1, 1, dtype=s.dtype)).squeeze() for s in outputs])
         (slopes,) = torch.autograd.grad(values.sum(), outputs)
         for axes, ys, (at_x, at_y, align) in zip(both, (values, slopes.abs()), places, strict=True):
             axes.plot(outputs.tolist(), ys.tolist(), color=colour)

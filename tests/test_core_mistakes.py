@@ -14,12 +14,12 @@ STEP = {
         caught_by="plugins/test_soft_labels.py::test_flipped_reals_get_targets_in_the_fake_interval_in_either_order",
     ),
     "D's label tricks act on G's targets": Mistake(
-        old="torch.ones_like(frame.fake_out.logits)",
-        new="self.d_labels(frame.fake_out.logits, True)",
+        old="fold(hooks.g_labels, torch.ones_like(fake_out.logits))",
+        new="fold(hooks.g_labels, self.d_labels(fake_out.logits, True))",
         caught_by="plugins/test_label_flipping.py::test_the_generators_targets_stay_one",
     ),
     "the G step scores fakes alone after a joint D step with batch norm": Mistake(
-        old="self.separate or not self.mixes",
+        old="self.rules.separate or not self.rules.mixes",
         new="True",
         caught_by="plugins/test_separate_batches.py::test_with_the_same_weights_a_fake_gets_the_same_logit_in_both_phases",
     ),
@@ -34,12 +34,12 @@ STEP = {
         caught_by="plugins/test_feature_matching.py::test_the_generator_gets_the_gradient_and_the_discriminator_none",
     ),
     "a closed gate zeroes gradients, and the optimizer's momentum moves the player": Mistake(
-        old="self.frame.updates[player.name] = self.frame.updated",
+        old="self.frame.updated = self.frame.updates[player.name] = updated",
         new="""
-            self.frame.updates[player.name] = self.frame.updated
+            self.frame.updated = self.frame.updates[player.name] = updated
             for parameter in player.parameters:
                 if gates:
-                    parameter.grad = parameter.grad * self.frame.updated
+                    parameter.grad = parameter.grad * updated
             player.held.zero_()
         """,
         caught_by="test_step.py::test_behind_a_closed_gate_a_player_and_its_optimizer_stay_and_the_other_moves",

@@ -282,7 +282,7 @@ def appended_by(played: Played, name: str, layer: str, formula: Callable[[Tensor
 
 def roles_of(config: Any) -> list[str]:
     """The networks that the option `players` of a trick names."""
-    return ["generator", "discriminator"] if config.players == "both" else [config.players]
+    return [role for role in ROLES.values() if role in config.players]
 
 
 def per_channel_affine(x: Tensor, norm: Any) -> Tensor:

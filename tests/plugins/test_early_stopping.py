@@ -47,7 +47,7 @@ MISTAKES = {
         caught_by="test_the_last_state_counts_too_whether_or_not_it_is_due",
     ),
     "the run ends with its last state and not with its best": Mistake(
-        old="ctx.bring_back()",
+        old="ctx.restore()",
         new="pass",
         caught_by="test_the_best_state_is_restored_bit_for_bit",
     ),
@@ -58,7 +58,7 @@ MISTAKES = {
     ),
     "the best state is not kept": Mistake(
         inside="EarlyStopping._measure",
-        old="ctx.keep()",
+        old="ctx.snapshot()",
         new="",
         caught_by="trace_law",
     ),

@@ -63,8 +63,8 @@ MISTAKES = {
         caught_by="resume",
     ),
     "the weight of a fade is frozen in the step": Mistake(
-        old="ctx.value(PROGRESS) / period",
-        new="torch.tensor(ctx._frame.progress) / period",
+        old="ctx.elapsed / period",
+        new="torch.tensor(ctx._game.schedules.progress) / period",
         caught_by="test_the_step_within_a_fade_keeps_the_laws_of_the_step",
     ),
     "small images are enlarged by interpolation": Mistake(

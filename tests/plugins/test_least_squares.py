@@ -26,8 +26,8 @@ REFUSED: dict[str, str] = {
 MISTAKES = {
     "G brings its fakes to D's target for them": Mistake(
         inside="Objective.g_loss",
-        old="least_squares_loss(ctx.fake_out.logits, ctx.fake_labels)",
-        new="least_squares_loss(ctx.fake_out.logits, 1 - ctx.fake_labels)",
+        old="least_squares_loss(fake.logits, labels)",
+        new="least_squares_loss(fake.logits, 1 - labels)",
         caught_by="test_each_player_is_judged_by_its_own_targets",
     ),
     "a sigmoid before the distance": Mistake(
@@ -36,8 +36,8 @@ MISTAKES = {
         caught_by="test_it_is_half_the_mean_squared_distance_to_the_target",
     ),
     "the distance is not halved": Mistake(
-        old="0.5 * (outputs - targets).square().mean()",
-        new="(outputs - targets).square().mean()",
+        old="0.5 * (outputs - targets).square()",
+        new="(outputs - targets).square()",
         caught_by="trace_law",
     ),
 }

@@ -26,13 +26,13 @@ REFUSED: dict[str, str] = {}
 
 MISTAKES = {
     "the rate falls by gamma in each step, not over the run": Mistake(
-        old="rate.copy_(decayed(self.starts[name], ctx.value(self.config.gamma), ctx.value(PROGRESS)))",
+        old="rate.copy_(decayed(self.starts[name], ctx.value(self.config.gamma), ctx.elapsed))",
         new="rate.mul_(self.config.gamma)",
         caught_by="test_every_step_uses_the_rate_of_its_place_in_the_run",
     ),
     "the decay starts from the rate of the step before": Mistake(
-        old="decayed(self.starts[name], ctx.value(self.config.gamma), ctx.value(PROGRESS))",
-        new="decayed(rate, ctx.value(self.config.gamma), ctx.value(PROGRESS))",
+        old="decayed(self.starts[name], ctx.value(self.config.gamma), ctx.elapsed)",
+        new="decayed(rate, ctx.value(self.config.gamma), ctx.elapsed)",
         caught_by="test_every_step_uses_the_rate_of_its_place_in_the_run",
     ),
     "the rate falls along a line": Mistake(

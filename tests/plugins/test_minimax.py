@@ -25,18 +25,18 @@ REFUSED: dict[str, str] = {}
 
 MISTAKES = {
     "G's loss has D's sign": Mistake(
-        old="-binary_cross_entropy_with_logits(logits, 1 - targets)",
-        new="binary_cross_entropy_with_logits(logits, 1 - targets)",
+        old='-binary_cross_entropy_with_logits(logits, 1 - targets, reduction="none")',
+        new='binary_cross_entropy_with_logits(logits, 1 - targets, reduction="none")',
         caught_by="test_the_generator_minimises_log_one_minus_d",
     ),
     "G's loss is the non-saturating one": Mistake(
-        old="-binary_cross_entropy_with_logits(logits, 1 - targets)",
-        new="binary_cross_entropy_with_logits(logits, targets)",
+        old='-binary_cross_entropy_with_logits(logits, 1 - targets, reduction="none")',
+        new='binary_cross_entropy_with_logits(logits, targets, reduction="none")',
         caught_by=("test_the_generators_gradient_vanishes_where_it_is_rejected", "trace_law"),
     ),
     "log(1 - D) from D, which rounds to 1": Mistake(
-        old="-binary_cross_entropy_with_logits(logits, 1 - targets)",
-        new="(targets * (1 - logits.sigmoid()).log() + (1 - targets) * logits.sigmoid().log()).mean()",
+        old='-binary_cross_entropy_with_logits(logits, 1 - targets, reduction="none")',
+        new="targets * (1 - logits.sigmoid()).log() + (1 - targets) * logits.sigmoid().log()",
         caught_by="test_far_logits_give_finite_losses_and_gradients",
     ),
 }

@@ -65,13 +65,13 @@ MISTAKES = {
         caught_by="test_each_class_has_as_many_labels",
     ),
     "the labels of all images are used": Mistake(
-        old="subset.take(positions(len(subset), size, self.ctx.rng))",
+        old="subset.take(positions(len(subset), options.labelled_batch or ctx.real.size, ctx.rng))",
         new="ctx.real",
         caught_by="test_classes_of_unlabelled_images_are_never_read",
     ),
     "labelled images have each other's classes": Mistake(
-        old="cross_entropy(class_logits, classes)",
-        new="cross_entropy(class_logits, classes.flip(0))",
+        old='cross_entropy(class_logits, classes, reduction="none")',
+        new='cross_entropy(class_logits, classes.flip(0), reduction="none")',
         caught_by="trace_law",
     ),
 }
