@@ -1015,7 +1015,7 @@ ROOMS = {
     "metrics": "what a run has learned, in figures",
     "networks": "architectures, a file each",
     "data": "data sources, a file each",
-    "catalogue": "what there is, by name, without importing it",
+    "catalogue": "what there is, by name",
 }
 """What is said of each package of the contract."""
 
@@ -1053,6 +1053,11 @@ def layers(contract: list[str]) -> Picture:
             half = (len(names) + 1) // 2
             write(left + 10, top + 38, " · ".join(names[:half]))
             write(left + 10, top + 56, " · ".join(names[half:]))
+            continue
+        if not set(names) <= ROOMS.keys():
+            box(left, top, right - left, row, GREEN)
+            write(left + 10, top + 20, "the contract of a trick", color=GREEN, fontweight="bold")
+            write(left + 10, top + 38, " · ".join(names))
             continue
         each = (right - left + gap) / len(names)
         for place, name in enumerate(names):
