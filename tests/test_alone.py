@@ -43,7 +43,8 @@ from gantricks.runs.opening import open_run
 from gantricks.runs.reference import REFERENCE
 from gantricks.runs.reporter import Reporter
 from gantricks.testing import TrickHost
-from gantricks.testing.host import MadeUp, differences, snapshot
+from gantricks.testing.host import MadeUp
+from gantricks.testing.record import differences, snapshot
 
 # ---------------------------------------------------------------- every trick
 

@@ -21,7 +21,7 @@ from gantricks.planning.validation import load_recipe
 from gantricks.rng import Clock, Rng, StaticDraws
 from gantricks.runs.api import resume, train
 from gantricks.testing import TrickHost
-from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.record import differences, same_bits, snapshot
 
 IMAGES = {"sample": (1, 8, 8), "generator": {"batch_norm": True}, "discriminator": {"batch_norm": True, "depth": 2}}
 

@@ -8,7 +8,7 @@ import torch
 from gantricks.engine import state
 from gantricks.engine.capture import CUDA_GRAPH, Capturing
 from gantricks.testing import TrickHost
-from gantricks.testing.host import differences, snapshot
+from gantricks.testing.record import differences, snapshot
 
 pytestmark = [
     pytest.mark.cuda,

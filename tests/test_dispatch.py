@@ -14,7 +14,7 @@ from gantricks.engine.dispatch import Hooks, choose, collect, fold, notify
 from gantricks.engine.step import means
 from gantricks.hooks import KINDS
 from gantricks.testing import TrickHost
-from gantricks.testing.host import differences, snapshot
+from gantricks.testing.record import differences, snapshot
 
 
 class Ctx:

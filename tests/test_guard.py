@@ -18,7 +18,7 @@ from gantricks.engine.capture import INTERPRETER, Capturing
 from gantricks.engine.guard import Guard, NonFinite
 from gantricks.planning.optimizers import Optimizer
 from gantricks.testing import TrickHost
-from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.record import differences, same_bits, snapshot
 
 BAD = [math.nan, math.inf, -math.inf]
 OPTIMIZERS: dict[str, dict[str, Any]] = {

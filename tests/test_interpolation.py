@@ -11,7 +11,7 @@ from gantricks.plugins.spherical_latents import to_sphere
 from gantricks.rng import Clock, Rng
 from gantricks.runs.interpolation import walk
 from gantricks.testing import TrickHost
-from gantricks.testing.host import same_bits
+from gantricks.testing.record import same_bits
 
 
 @pytest.mark.parametrize("sample", [(2,), (1, 8, 8)])

@@ -15,7 +15,7 @@ from gantricks.engine import sampling, state
 from gantricks.engine.capture import INTERPRETER, Capturing
 from gantricks.engine.game import Game
 from gantricks.testing import TrickHost
-from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.record import differences, same_bits, snapshot
 
 
 class Keeper(Trick):

@@ -15,7 +15,7 @@ from gantricks.latents import paths
 from gantricks.plugins.spherical_latents import to_sphere
 from gantricks.rng import Clock, Rng
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits
+from gantricks.testing.record import same_bits
 
 
 def normals(*shape: int, seed: int = 0) -> torch.Tensor:

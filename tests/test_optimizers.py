@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gantricks.engine.optimizers import build, direct_step
 from gantricks.planning.optimizers import Adam, AdamW
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits
+from gantricks.testing.record import same_bits
 
 
 def weights() -> list[torch.nn.Parameter]:

@@ -19,7 +19,7 @@ from gantricks.engine.start import assemble, build
 from gantricks.planning.device import place
 from gantricks.rng import Clock, Rng
 from gantricks.testing import TrickHost
-from gantricks.testing.host import differences, same_bits, snapshot
+from gantricks.testing.record import differences, same_bits, snapshot
 
 STEPS = 4
 

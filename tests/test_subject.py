@@ -18,7 +18,8 @@ from gantricks.engine.game import Game
 from gantricks.engine.subject import GameSubject, evaluate
 from gantricks.metrics.base import Measurement, Metric, as_generated
 from gantricks.testing import TrickHost
-from gantricks.testing.host import MadeUp, differences, snapshot
+from gantricks.testing.host import MadeUp
+from gantricks.testing.record import differences, snapshot
 
 HOSTS = {
     "vectors": TrickHost(),

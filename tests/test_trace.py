@@ -9,7 +9,7 @@ from torch import nn
 from gantricks import Trick, hookimpl
 from gantricks.catalogue.registry import Registry
 from gantricks.testing import Case, Played, TrickHost, pair_holds, run_suite, trick_suite
-from gantricks.testing.host import same_bits
+from gantricks.testing.record import same_bits
 
 SGD = {"name": "sgd", "lr": 0.1}
 

@@ -13,9 +13,10 @@ It discovers nothing that it was not told of. pytest and hypothesis come with th
 
 from __future__ import annotations
 
-from gantricks.testing.host import Call, Phase, Played, TrickHost
+from gantricks.testing.host import TrickHost
 from gantricks.testing.laws import LAWS, Case, Law, NotApplicable, compiled_holds
 from gantricks.testing.mistakes import Mistake, mistake_suite
+from gantricks.testing.record import Call, Phase, Played
 from gantricks.testing.settings import CONDITIONAL, MIXING, Settings
 from gantricks.testing.suite import Outcome, pair_holds, run_suite, trick_suite
 

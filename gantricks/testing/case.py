@@ -16,7 +16,8 @@ from torch import Tensor
 from gantricks.engine import sampling
 from gantricks.engine.game import Game, Tensors
 from gantricks.errors import UserError
-from gantricks.testing.host import Played, TrickHost, made
+from gantricks.testing.host import TrickHost, made
+from gantricks.testing.record import Played
 from gantricks.trick import Trick
 
 

@@ -25,7 +25,7 @@ from torch.nn.functional import logsigmoid
 
 from gantricks.options import Schedule
 from gantricks.records import Batch
-from gantricks.testing.host import Phase, Played
+from gantricks.testing.record import Phase, Played
 
 ROLES = {"d": "discriminator", "g": "generator"}
 """The network of each player."""

@@ -11,8 +11,9 @@ import torch
 from gantricks.catalogue.registry import Registry
 from gantricks.errors import UserError
 from gantricks.testing.case import LAWS, Case, Law, NotApplicable, told
-from gantricks.testing.host import Played, TrickHost, name_of
+from gantricks.testing.host import TrickHost, name_of
 from gantricks.testing.laws.values import folds_hold
+from gantricks.testing.record import Played
 from gantricks.trick import Trick
 
 

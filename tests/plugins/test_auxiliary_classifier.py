@@ -16,8 +16,8 @@ from gantricks.engine import sampling
 from gantricks.plugins.auxiliary_classifier import class_loss
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, snapshot
 from gantricks.testing.measure import class_cross_entropy, close, samples, terms_are, value_at
+from gantricks.testing.record import differences, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

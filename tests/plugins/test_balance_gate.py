@@ -14,8 +14,8 @@ from gantricks import AdversarialLoss, UserError
 from gantricks.plugins.balance_gate import push_, share_fooled, share_told
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost, measure
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits, snapshot
 from gantricks.testing.measure import stays_behind_a_closed_gate
+from gantricks.testing.record import differences, same_bits, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -14,8 +14,8 @@ from gantricks import Trick, TrickError, UserError, hookimpl
 from gantricks.engine import state
 from gantricks.plugins.batch_size_schedule import BatchSizeSchedule, batch_size_at
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
-from gantricks.testing.host import differences, snapshot
 from gantricks.testing.measure import progress
+from gantricks.testing.record import differences, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

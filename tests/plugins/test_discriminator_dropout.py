@@ -9,8 +9,8 @@ from torch import nn
 
 from gantricks.plugins.discriminator_dropout import Dropout
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
-from gantricks.testing.host import same_bits
 from gantricks.testing.measure import block_ends, flows, surgery
+from gantricks.testing.record import same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -10,8 +10,8 @@ from gantricks import LayerNoise, Rng
 from gantricks.networks.base import mixes_samples
 from gantricks.rng import Clock
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
-from gantricks.testing.host import same_bits
 from gantricks.testing.measure import flows, standard_normal, surgery
+from gantricks.testing.record import same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

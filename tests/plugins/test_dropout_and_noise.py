@@ -25,8 +25,8 @@ from gantricks.plugins.generator_noise import GeneratorNoise
 from gantricks.rng import Clock
 from gantricks.testing import Played, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits
 from gantricks.testing.measure import close, flows, within_chance
+from gantricks.testing.record import differences, same_bits
 
 VECTORS = TrickHost()
 

@@ -27,8 +27,8 @@ from gantricks.engine.subject import GameSubject, evaluate
 from gantricks.plugins.early_stopping import EarlyStopping, improves
 from gantricks.runs import checkpoint
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost, trick_suite
-from gantricks.testing.host import differences, snapshot
 from gantricks.testing.measure import ROLES
+from gantricks.testing.record import differences, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

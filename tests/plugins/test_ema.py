@@ -20,8 +20,8 @@ from gantricks.engine.dispatch import fold
 from gantricks.plugins.ema import Ema, copy_where_, follow_, share_at
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits, snapshot
 from gantricks.testing.measure import ROLES, close, roles_of
+from gantricks.testing.record import differences, same_bits, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

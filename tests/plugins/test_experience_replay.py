@@ -16,8 +16,8 @@ from gantricks.plugins.experience_replay import ExperienceReplay, insert, replay
 from gantricks.rng import Clock
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits
 from gantricks.testing.measure import rows_in, within_chance
+from gantricks.testing.record import same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

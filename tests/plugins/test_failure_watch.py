@@ -20,7 +20,7 @@ from gantricks.plugins.failure_watch import SERIES, SYMPTOMS, FailureWatch, fall
 from gantricks.runs.reporter import Reporter
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences
+from gantricks.testing.record import differences
 
 # ---------------------------------------------------------------- what the generic suites are told
 

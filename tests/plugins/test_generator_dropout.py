@@ -15,8 +15,8 @@ from gantricks.engine import sampling, state
 from gantricks.plugins.generator_dropout import AlwaysDropout
 from gantricks.rng import Clock
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
-from gantricks.testing.host import same_bits
 from gantricks.testing.measure import block_ends, surgery
+from gantricks.testing.record import same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -17,8 +17,8 @@ from gantricks.networks.noise import add_noise
 from gantricks.rng import Clock
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits
 from gantricks.testing.measure import block_ends, flows, standard_normal, surgery
+from gantricks.testing.record import same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

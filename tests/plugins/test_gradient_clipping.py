@@ -15,8 +15,8 @@ from gantricks import Players, Trick, hookimpl
 from gantricks.plugins.gradient_clipping import clip_
 from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits
 from gantricks.testing.measure import ROLES, close
+from gantricks.testing.record import differences, same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -22,8 +22,8 @@ from gantricks.networks.dcgan import DCGAN
 from gantricks.plugins.grow import Grow, enlarge, fade, shrink, stage
 from gantricks.testing import LAWS, MIXING, Case, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits, snapshot
 from gantricks.testing.measure import ROLES, close, progress
+from gantricks.testing.record import differences, same_bits, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

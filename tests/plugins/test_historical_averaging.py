@@ -18,8 +18,8 @@ from gantricks import Trick, hookimpl
 from gantricks.plugins.historical_averaging import HistoricalAveraging, add_gradient_, join_means_, penalty
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences
 from gantricks.testing.measure import ROLES, close, value_at
+from gantricks.testing.record import differences
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -16,8 +16,8 @@ from gantricks.networks.base import Generator, mixes_samples
 from gantricks.plugins.instance_norm import InstanceNorm, instance_norm_like
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits
 from gantricks.testing.measure import close, flows, per_channel_affine, roles_of, surgery
+from gantricks.testing.record import same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

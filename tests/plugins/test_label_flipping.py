@@ -18,8 +18,8 @@ from gantricks.planning.contract import hooks_of
 from gantricks.plugins.label_flipping import LabelFlipping, accuracy, flip
 from gantricks.testing import Mistake, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import Played
 from gantricks.testing.measure import g_targets_are_untouched, share_told, value_at, within_chance
+from gantricks.testing.record import Played
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -18,8 +18,8 @@ from gantricks.plugins.label_injection import LabelEmbedding, LabelInjection, La
 from gantricks.plugins.virtual_batch_norm import Reference
 from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits
 from gantricks.testing.measure import close, flows, is_block, roles_of, surgery
+from gantricks.testing.record import same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -15,8 +15,8 @@ from gantricks.engine import state
 from gantricks.plugins.leaky_relu import LeakyRelu, leak
 from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits
 from gantricks.testing.measure import ROLES, flows, roles_of, surgery
+from gantricks.testing.record import differences, same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -13,8 +13,8 @@ from gantricks import Players, Trick, hookimpl
 from gantricks.engine import state
 from gantricks.plugins.lr_decay import decayed
 from gantricks.testing import Mistake, Played, Settings, TrickHost
-from gantricks.testing.host import differences, snapshot
 from gantricks.testing.measure import ROLES, progress
+from gantricks.testing.record import differences, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -28,8 +28,8 @@ from gantricks.plugins.minibatch_discrimination import (
 )
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits, snapshot
 from gantricks.testing.measure import appended_by
+from gantricks.testing.record import same_bits, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -17,8 +17,8 @@ from gantricks.networks.base import mixes_samples
 from gantricks.plugins.minibatch_stddev import Deviation, MinibatchStddev, deviation
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits, snapshot
 from gantricks.testing.measure import appended_by
+from gantricks.testing.record import same_bits, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

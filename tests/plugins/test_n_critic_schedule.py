@@ -13,8 +13,8 @@ from gantricks import Trick, TrickError, hookimpl
 from gantricks.engine import state
 from gantricks.plugins.n_critic_schedule import NCriticSchedule, critic_steps
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
-from gantricks.testing.host import differences, snapshot
 from gantricks.testing.measure import progress
+from gantricks.testing.record import differences, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -17,8 +17,8 @@ from gantricks.engine.dispatch import fold
 from gantricks.engine.game import Game
 from gantricks.plugins.network_swap import due
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost, measure
-from gantricks.testing.host import differences, same_bits, snapshot
 from gantricks.testing.measure import stays_behind_a_closed_gate
+from gantricks.testing.record import differences, same_bits, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

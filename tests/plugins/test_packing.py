@@ -17,8 +17,8 @@ from gantricks.networks.base import mixes_samples
 from gantricks.plugins.packing import Pack, Packing, pack
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits, snapshot
 from gantricks.testing.measure import flows, rows_in
+from gantricks.testing.record import differences, same_bits, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -21,8 +21,8 @@ from gantricks.plugins.semi_supervised import SemiSupervised, labelled_subset, p
 from gantricks.rng import Clock
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits
 from gantricks.testing.measure import class_cross_entropy, close, cross_entropy, rows_in, terms_are, value_at
+from gantricks.testing.record import differences, same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

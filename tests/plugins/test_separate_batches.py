@@ -17,8 +17,8 @@ from gantricks.plugins.separate_batches import SeparateBatches
 from gantricks.records import Batch
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import copied
 from gantricks.testing.measure import rows_in
+from gantricks.testing.record import copied
 
 # ---------------------------------------------------------------- what the generic suites are told
 

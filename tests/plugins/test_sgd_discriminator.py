@@ -16,8 +16,8 @@ from gantricks.engine import state
 from gantricks.plugins.sgd_discriminator import sgd
 from gantricks.testing import Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences
 from gantricks.testing.measure import ROLES, close
+from gantricks.testing.record import differences
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -17,8 +17,8 @@ from gantricks.plugins.spherical_latents import SphericalLatents, to_cube, to_sp
 from gantricks.rng import Clock, Rng
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits
 from gantricks.testing.measure import close
+from gantricks.testing.record import same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -13,8 +13,8 @@ from gantricks.engine import state
 from gantricks.networks.base import Discriminator
 from gantricks.plugins.strided_downsampling import strided_convolution
 from gantricks.testing import Mistake, Played, Settings, TrickHost
-from gantricks.testing.host import differences, same_bits
 from gantricks.testing.measure import close, flows, gradient_in, surgery
+from gantricks.testing.record import differences, same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

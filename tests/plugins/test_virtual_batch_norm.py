@@ -20,8 +20,8 @@ from gantricks.networks.base import Generator, mixes_samples
 from gantricks.plugins.virtual_batch_norm import Reference, VirtualBatchNorm, VirtualNorm, virtual_batch_norm
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import same_bits, snapshot
 from gantricks.testing.measure import close, flows, gradient_in, per_channel_affine, samples, surgery
+from gantricks.testing.record import same_bits, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -25,8 +25,8 @@ from gantricks.plugins import weight_norm as module
 from gantricks.plugins.weight_norm import WeightNorm, fit, weight_norm
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.host import differences, same_bits
 from gantricks.testing.measure import close, roles_of, surgery
+from gantricks.testing.record import differences, same_bits
 
 # ---------------------------------------------------------------- what the generic suites are told
 

@@ -12,10 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gantricks.engine.capture import INDUCTOR, INTERPRETER, Capturing
 from gantricks.testing.case import Case, NotApplicable, law
-from gantricks.testing.host import (
-    differences,
-    snapshot,
-)
 from gantricks.testing.instruments import (
     Made,
     NoSync,
@@ -25,6 +21,7 @@ from gantricks.testing.instruments import (
     host_unseen,
     shown,
 )
+from gantricks.testing.record import differences, snapshot
 
 
 @law("no-sync", "inside the step no .item(), .cpu(), bool(tensor), .tolist(), and no shape that depends on values")

@@ -9,16 +9,13 @@ import torch
 from gantricks.engine.guard import NonFinite
 from gantricks.planning.contract import contract_problems, hooks_of
 from gantricks.testing.case import LAWS, Case, NotApplicable, law, samples_of
-from gantricks.testing.host import (
-    differences,
-    same_bits,
-)
 from gantricks.testing.instruments import (
     Drawer,
     RefusedGenerator,
     global_generators_at_rest,
     global_settings_kept,
 )
+from gantricks.testing.record import differences, same_bits
 from gantricks.trick import FACTS
 
 

@@ -17,13 +17,7 @@ from gantricks.errors import UserError
 from gantricks.networks.base import mixes_samples
 from gantricks.planning.contract import hooks_of
 from gantricks.testing.case import Case, NotApplicable, law, samples_of
-from gantricks.testing.host import (
-    TrickHost,
-    differences,
-    same_bits,
-    snapshot,
-    watch_phases,
-)
+from gantricks.testing.host import TrickHost
 from gantricks.testing.instruments import (
     Poison,
     Resized,
@@ -32,6 +26,7 @@ from gantricks.testing.instruments import (
     never_asked_in_training_mode,
 )
 from gantricks.testing.laws.values import folds_hold
+from gantricks.testing.record import differences, same_bits, snapshot, watch_phases
 from gantricks.trick import Trick
 
 

@@ -14,17 +14,9 @@ from gantricks.engine.game import Game, Tensors
 from gantricks.errors import UserError
 from gantricks.planning.contract import hooks_of
 from gantricks.testing.case import Case, NotApplicable, law
-from gantricks.testing.host import (
-    differences,
-    same_bits,
-    snapshot,
-    watch_phases,
-)
-from gantricks.testing.instruments import (
-    SecondPass,
-    Shut,
-    held_by,
-)
+from gantricks.testing.host_numbers import held_by
+from gantricks.testing.instruments import SecondPass, Shut
+from gantricks.testing.record import differences, same_bits, snapshot, watch_phases
 
 OTHER = {"d": "generator", "g": "discriminator"}
 

@@ -10,20 +10,11 @@ from gantricks.engine import state
 from gantricks.engine.game import Game, Tensors
 from gantricks.testing.case import Case, NotApplicable, law, samples_of
 from gantricks.testing.elsewhere import CannotGoThere, digests, play_elsewhere
-from gantricks.testing.host import (
-    TrickHost,
-    differences,
-    same_bits,
-    snapshot,
-)
-from gantricks.testing.instruments import (
-    HostNumber,
-    NoSync,
-    boundary,
-    host_numbers,
-    host_unseen,
-)
+from gantricks.testing.host import TrickHost
+from gantricks.testing.host_numbers import HostNumber, host_numbers
+from gantricks.testing.instruments import NoSync, boundary, host_unseen
 from gantricks.testing.laws.first import told
+from gantricks.testing.record import differences, same_bits, snapshot
 
 
 @law("resume", "declare every mutable tensor in tensors(), allocated in on_setup; keep no other state")

@@ -16,16 +16,10 @@ from gantricks.planning.contract import hooks_of
 from gantricks.records import Batch
 from gantricks.rng import Clock, Rng
 from gantricks.testing.case import Case, NotApplicable, law
-from gantricks.testing.host import (
-    Call,
-    Played,
-    copied,
-    same_bits,
-    watch_phases,
-)
 from gantricks.testing.instruments import (
     Pointed,
 )
+from gantricks.testing.record import Call, Played, copied, same_bits, watch_phases
 
 
 @law("fold", "return what came in with the same shape, type and device, and write into nothing that others read")

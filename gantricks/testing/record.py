@@ -1,0 +1,263 @@
+"""The record of a run: every hook call, every phase, and whether two states are the same to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from gantricks.engine import state
+from gantricks.engine.dispatch import Hooks
+from gantricks.engine.frame import MADE
+from gantricks.engine.game import Game, Tensors
+from gantricks.records import Batch, Out
+from gantricks.trick import Trick
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a hook: by which trick, with which arguments (copied before the call), with which result.
+
+    `arguments` leaves `ctx` out. `modified` tells whether the call changed one of its tensor arguments in place. `step`
+    and `critic` count steps, and D steps within one, from 0; `phase` is that of `ctx`. `before` and `after` hold by
+    name what the hook is there to change in place: in `transform_generator` and `transform_discriminator` the modules
+    of the network, in `after_d_backward` and `after_g_backward` copies of the player's gradients; elsewhere nothing.
+    `touched` names the batches, scores and labels of `ctx` that the call changed in place, such as "fake".
+    """
+
+    trick: str
+    arguments: tuple[Any, ...]
+    result: Any
+    modified: bool
+    step: int
+    phase: str
+    critic: int
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    touched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What one D step ("d") or G step ("g") made, copied at its end.
+
+    Batches, scores and labels are those of `ctx`, None where there were none: in a G step `fake_labels` are G's
+    targets, and `real_out` exists where a trick read it or D mixes samples. `terms` are the player's loss terms by
+    name, "<trick>.<term>" for those of tricks; `gradients` those that its optimizer was given; `before` and `after` its
+    weights and buffers at both ends of the phase; `updated` tells whether it moved. `passes` are D's forward passes:
+    the images that it was shown, and what it said of them.
+    """
+
+    player: str
+    step: int
+    critic: int
+    real: Batch
+    fake: Batch
+    real_in: Batch | None
+    fake_in: Batch
+    real_out: Out | None
+    fake_out: Out
+    real_labels: Tensor | None
+    fake_labels: Tensor
+    terms: dict[str, float]
+    gradients: Tensors
+    before: Tensors
+    after: Tensors
+    updated: bool
+    passes: tuple[tuple[Tensor, Out], ...]
+
+
+@dataclass
+class Played:
+    """A tiny run after some steps: the `game` itself, every hook's `calls` and the `phases` of its steps in order, the
+    log scalars of each step, and the state that it had at the `start`.
+    """
+
+    game: Game
+    calls: dict[str, list[Call]]
+    start: dict[str, Tensors]
+    phases: list[Phase] = field(default_factory=list)
+    scalars: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def state(self) -> dict[str, Tensors]:
+        """A copy of everything that a checkpoint would hold."""
+        return snapshot(self.game)
+
+    def trick(self, name: str) -> Trick:
+        """The trick that the run calls `name`."""
+        return next(planned.trick for planned in self.game.plan.tricks if planned.name == name)
+
+    def of(self, trick: str, hook: str) -> list[Call]:
+        """This trick's calls on one hook, in order. Raises AssertionError where there are none: a law that is read off
+        no call would hold of anything.
+        """
+        calls = [call for call in self.calls.get(hook, ()) if call.trick == trick]
+        assert calls, f"{trick} was never called on {hook}"
+        return calls
+
+    def steps_of(self, player: str) -> list[Phase]:
+        """The D steps ("d") or the G steps ("g"), in order."""
+        return [phase for phase in self.phases if phase.player == player]
+
+
+def snapshot(game: Game) -> dict[str, Tensors]:
+    """A copy of everything that a checkpoint would hold."""
+    return {
+        group: {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        for group, tensors in state.tensors(game).items()
+    }
+
+
+def differences(a: dict[str, Tensors], b: dict[str, Tensors], besides: tuple[str, ...] = ()) -> list[str]:
+    """The names of tensors that are not bit-identical in two snapshots, groups in `besides` left out."""
+    found = []
+    for group in sorted((a.keys() | b.keys()) - set(besides)):
+        of_a, of_b = a.get(group, {}), b.get(group, {})
+        for name in sorted(of_a.keys() | of_b.keys()):
+            same = name in of_a and name in of_b and same_bits(of_a[name], of_b[name])
+            if not same:
+                found.append(f"{group}/{name}")
+    return found
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equality of shape, type and every bit; NaN equals NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def recorded(hooks: Hooks, calls: dict[str, list[Call]]) -> Hooks:
+    """The hooks, with every call noted in `calls`."""
+
+    def noting(hook: str, trick: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        changed = _CHANGED_IN_PLACE.get(hook, lambda *_: {})
+
+        def noted(*arguments: Any) -> Any:
+            shown, ctx = arguments[:-1], arguments[-1]
+            clock = ctx._game.clock
+            where = clock.step, clock.phase, clock.critic
+            given, before = copied(shown), changed(ctx, *shown)
+            seen = {name: (value, copied(value)) for name in MADE if (value := getattr(ctx._frame, name)) is not None}
+            result = function(*arguments)
+            modified = not _equal(given, shown)
+            touched = tuple(name for name, (value, copy) in seen.items() if not _equal(copy, value))
+            after = changed(ctx, result)
+            calls[hook].append(Call(trick, given, copied(result), modified, *where, before, after, touched))
+            return result
+
+        noted.__name__ = function.__name__
+        return noted
+
+    return Hooks(
+        **{
+            hook: tuple((noting(hook, ctx.name, function), ctx) for function, ctx in implementations)
+            for hook, implementations in vars(hooks).items()
+        }
+    )
+
+
+def _modules(ctx: Any, network: nn.Module | None) -> dict[str, nn.Module]:
+    return {} if network is None else dict(network.named_modules())  # who forgot to return it is told so by the fold
+
+
+def _gradients(network: nn.Module) -> Tensors:
+    return {name: p.grad.detach().clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+_CHANGED_IN_PLACE: dict[str, Callable[..., dict[str, Any]]] = {
+    "transform_generator": _modules,
+    "transform_discriminator": _modules,
+    "after_d_backward": lambda ctx, *_: _gradients(ctx.discriminator),
+    "after_g_backward": lambda ctx, *_: _gradients(ctx.generator),
+}
+
+
+def record_phases(played: Played) -> None:
+    """From now on, append each phase that the game plays to `played.phases`."""
+    game = played.game
+    frame = game.frame
+    passes: list[tuple[Tensor, Out]] = []
+
+    def note(network: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], out: Out) -> None:
+        passes.append(copied((inputs[0] if inputs else named["images"], out)))
+
+    game.discriminator.register_forward_hook(note, with_kwargs=True)
+
+    def record(name: str) -> None:
+        play, network = getattr(game.step, f"{name}_step"), game.players[name].network
+
+        def weights() -> Tensors:
+            return copied(network.state_dict())
+
+        def recorded(*arguments: Any, **named: Any) -> None:
+            passes.clear()
+            before = weights()
+            play(*arguments, **named)
+            made = {key: copied(getattr(frame, key)) for key in MADE}
+            played.phases.append(
+                Phase(
+                    player=name,
+                    step=game.clock.step,
+                    critic=game.clock.critic,
+                    **made,
+                    terms={key: value for key, value in game.guard.report()[0][name].items() if key not in _NO_TERMS},
+                    gradients=_gradients(network),
+                    before=before,
+                    after=weights(),
+                    updated=bool(frame.updated),
+                    passes=tuple(passes),
+                )
+            )
+
+        setattr(game.step, play.__name__, recorded)
+
+    record("d")
+    record("g")
+
+
+def watch_phases(
+    game: Game, before: Callable[[str], Any] = lambda player: None, after: Callable[[str, Any], None] = lambda *_: None
+) -> None:
+    """From now on, call `before("d")` or `before("g")` ahead of each phase that the game plays, in whatever order, and
+    `after` with what it returned.
+    """
+
+    def watch(player: str) -> None:
+        play = getattr(game.step, f"{player}_step")
+
+        def watched(*arguments: Any, **named: Any) -> None:
+            seen = before(player)
+            play(*arguments, **named)
+            after(player, seen)
+
+        setattr(game.step, f"{player}_step", watched)
+
+    watch("d")
+    watch("g")
+
+
+_NO_TERMS = ("step", "gradient_norm")
+
+
+def copied(value: Any) -> Any:
+    """A copy of the tensors in a value, detached; modules and everything else as they are."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        parts = [copied(item) for item in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return same_bits(a, b)
+    if isinstance(a, tuple):
+        return all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    return True
