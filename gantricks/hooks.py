@@ -13,7 +13,7 @@ event
     Returns nothing.
 
 Shapes: B is the batch size, C × H × W an image (vector data is (B, D) instead), A the width of D's last layer, K the
-number of classes. Where D judges g samples at once (`d_entrance`), it has B / g logits, labels and rows of features. An
+number of classes. Where D judges g samples at once (`d_stem`), it has B / g logits, labels and rows of features. An
 implementation may leave out arguments that it does not use; `ctx` is a `gantricks.Context`.
 """
 
@@ -60,7 +60,7 @@ class HookSpecs:
     # ------------------------------------------------------------------ once, before the first step
 
     @choice
-    def d_entrance(self, shape: tuple[int, ...], ctx: Context) -> nn.Module:
+    def d_stem(self, shape: tuple[int, ...], ctx: Context) -> nn.Module:
         """What images go through before D's body, asked for before D is built: a module with an attribute `shape`, that
         of what comes out, for which D is then built. `shape`: that of one sample, (C, H, W) or (D,). Where it puts
         samples together, B of them to B / g, the trick says so by `group` = g. Default: nothing.

@@ -87,7 +87,7 @@ class Trick:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     """Options at which a run is bit-identical to one without the trick, or None where there are none such."""
     group: int = 1
-    """How many samples of one provenance D judges at once because of it (`d_entrance`)."""
+    """How many samples of one provenance D judges at once because of it (`d_stem`)."""
     forwards: ClassVar[Mapping[str, int]] = {}
     """How many more forward passes of D ("d") and G ("g") each step takes because of it."""
     trial: ClassVar[Mapping[str, Any]] = {}

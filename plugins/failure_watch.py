@@ -91,6 +91,7 @@ class FailureWatch(Trick):
     """
 
     neutral = {}  # at any setting
+    trial = {"window": 4, "gradient_norm": 0.01}
     fault_safe = True  # nothing is updated in the step
 
     class Config(Trick.Config):

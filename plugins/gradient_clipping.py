@@ -40,6 +40,8 @@ class GradientClipping(Trick):
     Source: Pascanu et al. 2013, algorithm 1.
     """
 
+    trial = {"max_norm": 0.1}
+
     class Config(Trick.Config):
         max_norm: Annotated[float, Field(gt=0, le=1e6, description="longest gradient that is left as it is")] = 1.0
         players: Annotated[Players, Field(description="whose gradients are clipped")] = Players()

@@ -88,5 +88,5 @@ class Packing(Trick):
         return [f"a batch of {size} cannot be split into packs of {m}; {sizes}write an m that divides it"]
 
     @hookimpl
-    def d_entrance(self, shape: tuple[int, ...], ctx: Context) -> Pack:
+    def d_stem(self, shape: tuple[int, ...], ctx: Context) -> Pack:
         return Pack(self.config.m, shape)

@@ -465,7 +465,7 @@ def _commands() -> st.SearchStrategy[list[str]]:
         "--out": outs,
         "--device": devices,
         "--plugin": st.sampled_from(["nothing.py", "mine.toml", "pictures", "", "broken.py"]),
-        "--metric": st.sampled_from(["fid", "mixture_coverage", "precision", "nothing", "", "test_error"]),
+        "--metric": st.sampled_from(["fid", "mixture_coverage", "precision", "nothing", "", "held_out_error"]),
         "--copy": st.sampled_from([".", "nowhere", "mine.toml", ""]),
         "--dir": st.sampled_from([".", "nowhere", "mine.toml", "a/b"]),
         "--run-dir": st.sampled_from(["small", "new", "mine.toml", "mine.toml/x", "pictures", "", "~nobody/x", "a\0b"]),

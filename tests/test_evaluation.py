@@ -61,7 +61,7 @@ steps = 2
 device = "cpu"
 precision = "fp32"
 [tricks.auxiliary_classifier]
-[evaluate.test_error]
+[evaluate.held_out_error]
 """
 
 
@@ -251,7 +251,7 @@ def test_what_is_measured_without_being_named_suits_the_data() -> None:
     assert names(TrickHost(sample=(1, 8, 8))) == []
     assert names(images) == ["frechet_distance", "kernel_distance"]
     assert names(images, "held_out") == ["frechet_distance", "kernel_distance"]
-    assert names(images, "held_out", "class_logits") == ["frechet_distance", "kernel_distance", "test_error"]
+    assert names(images, "held_out", "class_logits") == ["frechet_distance", "kernel_distance", "held_out_error"]
 
 
 def test_a_metric_that_nobody_asked_for_is_left_out_with_a_warning(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,11 +273,11 @@ def test_a_metric_that_nobody_asked_for_is_left_out_with_a_warning(ring: Path, m
 
 
 def test_everything_that_is_wrong_with_the_metrics_is_said_at_once(ring: Path) -> None:
-    said = refusal(ring, ["mixture_coverag", "test_error", "counts", "demanding", "sharpness"], samples=1)
+    said = refusal(ring, ["mixture_coverag", "held_out_error", "counts", "demanding", "sharpness"], samples=1)
     assert "--metric mixture_coverag: neither the recipe nor gantricks has a metric 'mixture_coverag'" in said
     assert "did you mean 'mixture_coverage'?" in said
-    assert "--metric test_error: test_error: it needs held_out" in said
-    assert "--metric test_error: test_error: it needs class_logits" in said
+    assert "--metric held_out_error: held_out_error: it needs held_out" in said
+    assert "--metric held_out_error: held_out_error: it needs class_logits" in said
     assert "--metric counts: counts: 2 samples at least" in said
     assert "--metric demanding: level: this key is missing" in said
     assert "there are: " in said

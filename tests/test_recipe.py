@@ -249,8 +249,8 @@ def test_metrics_are_inherited_switched_off_and_replaced(tmp_path: Path) -> None
     assert {part.name: part.options.points for part in recipe.metrics} == {"coverage": 9, "mixture_coverage": 11}
     assert [part.name for part in load_recipe(child, ["evaluate.coverage=off"]).metrics] == ["mixture_coverage"]
     # another metric starts its options afresh: points means nothing to it
-    other = load_recipe(child, ['evaluate.coverage.use="test_error"'])
-    assert (other.metrics[0].found.name, other.metrics[0].options.model_dump()) == ("test_error", {})
+    other = load_recipe(child, ['evaluate.coverage.use="held_out_error"'])
+    assert (other.metrics[0].found.name, other.metrics[0].options.model_dump()) == ("held_out_error", {})
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_a_documented_value_is_trained(case: Case) -> None:
 
 METRICS = {
     "mixture_coverage": "ring_mlp",
-    "test_error": "auxiliary_classifier",
+    "held_out_error": "auxiliary_classifier",
     "stacked_modes": "stacked",
 }
 
@@ -213,7 +213,7 @@ def test_a_documented_value_of_a_metric_is_measured(case: Case) -> None:
         overrides += ["data.source=stacked", "data.path=mnist.npz", "data.count=200", f"evaluate.{name}.samples=64"]
         overrides += [f"evaluate.{name}.steps=2", *PICTURES[1:]]
         base = "dcgan"
-    elif name == "test_error":
+    elif name == "held_out_error":
         overrides += ["data.source=npz", "data.path=mnist.npz", *PICTURES]
     else:
         overrides += BASES[base]

@@ -37,7 +37,7 @@ class Npz(Source):
     is set: then they are cropped to their central square and resized with antialiasing. Pickled arrays are
     never read.
 
-    With `split = "train"`, an `x_test` is held out: training never sees it, and metrics such as the test error
+    With `split = "train"`, an `x_test` is held out: training never sees it, and metrics such as the held-out error
     do.
 
     Images that had to be converted or resized to more than 64 MiB are kept, as those of `folder` are, in

@@ -44,7 +44,7 @@ class Hooks:
     implements is an empty tuple, which costs nothing.
     """
 
-    d_entrance: Choice[nn.Module] = ()
+    d_stem: Choice[nn.Module] = ()
     transform_generator: Fold[Generator] = ()
     transform_discriminator: Fold[Discriminator] = ()
     transform_optimizer: Fold[Optimizer] = ()

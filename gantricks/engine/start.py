@@ -73,8 +73,8 @@ def build_networks(game: Game, stream: Callable[[str], Rng]) -> None:
     Raises UserError with what a trick refuses when it sees them, at the line of the recipe that names it.
     """
     plan, placement = game.plan, game.placement
-    entrance: Any = choose(game.hooks.d_entrance, plan.shapes.sample)
-    behind = replace(plan.shapes, sample=entrance.shape) if entrance else plan.shapes
+    stem: Any = choose(game.hooks.d_stem, plan.shapes.sample)
+    behind = replace(plan.shapes, sample=stem.shape) if stem else plan.shapes
     for role, part, given in (
         ("generator", plan.recipe.generator, plan.shapes),
         ("discriminator", plan.recipe.discriminator, behind),
@@ -82,7 +82,7 @@ def build_networks(game: Game, stream: Callable[[str], Rng]) -> None:
         with torch.device("meta"):
             network = getattr(part.found.cls, role)(part.options, given)
         if role == "discriminator":
-            network.shape, network.entrance, network.group = plan.shapes.sample, entrance, plan.group
+            network.shape, network.stem, network.group = plan.shapes.sample, stem, plan.group
         network.to_empty(device=placement.device).to(placement.dtype)
         initialise(network, stream(role))
         network.autocast = placement.autocast

@@ -89,7 +89,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images of `shape` and, when conditional, classes (B,) to an `Out`.
 
-    What a trick gives it as `entrance` comes first and turns images into what `body` was built for. Where that puts
+    What a trick gives it as `stem` comes first and turns images into what `body` was built for. Where that puts
     samples together, `group` of them for each row, an `Out` has B / `group` rows, of consecutive samples.
 
     `body` is an `nn.Sequential` of blocks, as in a `Generator`, and one `nn.Flatten`, from images to the
@@ -100,7 +100,7 @@ class Discriminator(nn.Module):
     trick puts something there. `initialise` reads `init_std`.
     """
 
-    entrance: nn.Module | None
+    stem: nn.Module | None
     body: nn.Sequential
     neck: nn.Sequential
     head: nn.Module
@@ -118,14 +118,14 @@ class Discriminator(nn.Module):
         self.classes = shapes.classes if conditional else 0
         self.conditional = conditional
         self.group = 1
-        self.entrance = None
+        self.stem = None
         self.neck = nn.Sequential()
         self.class_head = None
         self.projection = nn.Embedding(shapes.classes, feature_dim) if conditional else None
 
     def forward(self, images: Tensor, classes: Tensor | None = None) -> Out:
         with _precision(images, self.autocast):
-            features = self.body(images if self.entrance is None else self.entrance(images))
+            features = self.body(images if self.stem is None else self.stem(images))
             seen = self.neck(features) if len(self.neck) else features
             class_logits = None if self.class_head is None else self.class_head(seen)
             logits = self.head(seen if self.head_reads == "features" else class_logits)

@@ -24,7 +24,7 @@ DEFAULTS: tuple[tuple[set[str], str, dict[str, Any]], ...] = (
     ({"mixture"}, "mixture_coverage", {}),
     ({"images", "classes"}, "frechet_distance", {"extractor": "classifier"}),
     ({"images", "classes"}, "kernel_distance", {"extractor": "classifier"}),
-    ({"held_out", "class_logits"}, "test_error", {}),
+    ({"held_out", "class_logits"}, "held_out_error", {}),
 )
 """What a recipe must have for each metric that is measured without being named, and that metric's options."""
 

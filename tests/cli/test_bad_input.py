@@ -289,7 +289,7 @@ def test_what_an_override_breaks_is_told_at_the_override(gantricks):
         ("data.samples=9",): "--set data.samples=9: batch_size is 256 and the data holds 9 samples",
         ("tricks.grow=on",): "--set tricks.grow=on: grow needs images",
         ("generator.network=dcgan",): "--set generator.network=dcgan: dcgan needs images",
-        ("evaluate.test_error=on",): "--set evaluate.test_error=on: test_error: it needs",
+        ("evaluate.held_out_error=on",): "--set evaluate.held_out_error=on: held_out_error: it needs",
         ("tricks.least_squares=on", "tricks.minimax=on"): "--set tricks.",
     }
     for overrides, said in places.items():

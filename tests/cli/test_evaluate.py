@@ -57,7 +57,7 @@ def test_a_finished_run_is_measured_by_other_options_of_evaluate(gantricks: Any,
 
 
 def test_what_is_wrong_is_told_with_the_hint(gantricks: Any, run: Path) -> None:
-    outcome = gantricks("evaluate", run, "--metric", "mixture_coverag", "--metric", "test_error")
+    outcome = gantricks("evaluate", run, "--metric", "mixture_coverag", "--metric", "held_out_error")
     assert (outcome.status, outcome.out) == (2, "")
     assert "did you mean 'mixture_coverage'?" in outcome.err
     assert "it needs held_out: a part of the data that training never sees" in outcome.err
@@ -67,13 +67,13 @@ def test_what_is_wrong_is_told_with_the_hint(gantricks: Any, run: Path) -> None:
 
 
 def test_check_tells_what_a_recipes_metrics_need(gantricks: Any) -> None:
-    outcome = gantricks("check", "ring_mlp", "--set", "evaluate.test_error={}", "--set", "evaluate.sharpness={}")
+    outcome = gantricks("check", "ring_mlp", "--set", "evaluate.held_out_error={}", "--set", "evaluate.sharpness={}")
     assert outcome.status == 2
     assert "there is no metric 'sharpness'" in outcome.err
-    outcome = gantricks("check", "ring_mlp", "--set", "evaluate.test_error={}", "--json")
+    outcome = gantricks("check", "ring_mlp", "--set", "evaluate.held_out_error={}", "--json")
     told = [problem["what"] for problem in json.loads(outcome.out)["problems"]]
     assert len(told) == 2
-    assert told[0].startswith("test_error: it needs class_logits")
+    assert told[0].startswith("held_out_error: it needs class_logits")
     outcome = gantricks("check", "ring_mlp", "--set", "evaluate.mixture_coverage={}", "--json")
     plan = json.loads(outcome.out)["plan"]
     assert plan["metrics"] == [{"name": "mixture_coverage", "use": "mixture_coverage"}]

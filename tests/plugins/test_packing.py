@@ -55,7 +55,7 @@ MISTAKES = {
 def trace_law(played: Played, name: str) -> None:
     """D says one thing of each m consecutive samples, all real or all fake, side by side on the channels."""
     m, network = played.trick(name).config.m, played.game.discriminator
-    ((_, x, y),) = flows(played, "discriminator", [network.entrance])
+    ((_, x, y),) = flows(played, "discriminator", [network.stem])
     for number, together in enumerate(y):
         members = [x[number * m + member] for member in range(m)]
         assert torch.equal(together, torch.cat(members)), f"pack {number} is not of samples {number * m} and after"
@@ -418,7 +418,7 @@ def test_a_d_that_tells_classes_is_refused(trick):
 
 
 def test_two_packings_are_refused():
-    assert "d_entrance" in refusal(packed(VECTORS).with_trick("packing", "again", m=3))
+    assert "d_stem" in refusal(packed(VECTORS).with_trick("packing", "again", m=3))
 
 
 @pytest.mark.parametrize(

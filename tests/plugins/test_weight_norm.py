@@ -338,7 +338,7 @@ def test_beside_batch_norm_lengths_are_fitted_and_its_statistics_are_not_touched
 
 CARDS = index()["tricks"]
 SURGERY = sorted(
-    {n for n, c in CARDS.items() if {"transform_generator", "transform_discriminator", "d_entrance"} & {*c["hooks"]}}
+    {n for n, c in CARDS.items() if {"transform_generator", "transform_discriminator", "d_stem"} & {*c["hooks"]}}
     - {"weight_norm", "grow"}  # refused: below
 )
 

@@ -12,7 +12,7 @@ BATCH = 256
 
 
 class HeldOutError(Metric):
-    """Test error: the share, in %, of all held-out samples whose class the discriminator gets wrong.
+    """Held-out error: the share, in %, of all held-out samples whose class the discriminator gets wrong.
 
     Every sample of the data's held-out part is shown to D, in eval mode and with the averaged weights where a trick
     keeps some; its answer is the class with the largest logit. The count of wrong answers (`wrong`, of `reals`) is what

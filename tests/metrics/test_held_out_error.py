@@ -16,7 +16,7 @@ from gantricks.data.base import Dataset
 from gantricks.metrics.base import Subject, obstacles
 from gantricks.testing import TrickHost
 
-METRIC: Any = Registry(installed=False).load("metrics", "test_error").cls
+METRIC: Any = Registry(installed=False).load("metrics", "held_out_error").cls
 
 
 class Answers(Subject):
