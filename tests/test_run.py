@@ -433,6 +433,14 @@ def test_the_newest_checkpoints_are_kept_and_a_recipe_without_the_key_loses_none
     assert list(checkpoint.checkpoints(before)) == list(range(1, STEPS + 1))
 
 
+def test_a_finished_run_that_could_not_remove_a_checkpoint_does_so_when_it_is_resumed(recipe, tmp_path):
+    run = train(recipe, overrides=["train.keep=1"], run_dir=tmp_path / "run").run
+    (newest,) = (run / "checkpoints").iterdir()
+    shutil.copytree(newest, newest.with_name("000001"))
+    resume(run)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [newest.name]
+
+
 def test_three_checkpoints_are_kept_unless_the_recipe_says_otherwise(data: Path, tmp_path: Path) -> None:
     path = written(data, tmp_path)
     path.write_text(path.read_text().replace('keep = "all"\n', ""))
