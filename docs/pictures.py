@@ -197,7 +197,8 @@ class Evenly:
 
     def uniform(self, shape: Any) -> Tensor:
         count = math.prod(shape)
-        return ((torch.arange(count, dtype=torch.float64) + 0.5) / count).reshape(shape)
+        found: Tensor = ((torch.arange(count, dtype=torch.float64) + 0.5) / count).reshape(shape)
+        return found
 
 
 def _histogram(axes: Axes, values: Tensor, width: float, colour: str) -> None:

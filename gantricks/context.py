@@ -240,6 +240,11 @@ class Context(ABC):
         `own_samples`: those of a stream of this trick's own, and not those that evaluation draws with the run's seed;
         for a trick that chooses by the figure, so that what is reported later is another one."""
 
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics in `[evaluate]`, in the recipe's order."""
+
     @abstractmethod
     def better(self, metric: str) -> Literal["higher", "lower"]:
         """Which direction of that figure is better: "higher" or "lower"."""

@@ -37,7 +37,8 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
     Values beyond [-1, 1], infinities included, are clipped. NaN becomes 0, the darkest level.
     """
     levels = np.rint((images.astype(np.float32) + 1) * 127.5).clip(0, 255)
-    return np.nan_to_num(levels, nan=0).astype(np.uint8).transpose(0, 2, 3, 1)
+    found: np.ndarray = np.nan_to_num(levels, nan=0).astype(np.uint8).transpose(0, 2, 3, 1)
+    return found
 
 
 def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> Image.Image:

@@ -73,16 +73,12 @@ class EarlyStopping(Trick):
 
     config: Config
 
-    metric: str
-    better: str
-
     def problems(self, setting: Setting) -> list[str]:
         if not setting.metrics:
             return []  # that it needs one has been said
-        self.metric = self.config.metric or next(iter(setting.metrics))
-        if self.metric not in setting.metrics:
-            return [f"there is no metric {self.metric!r} in [evaluate]; it has: {', '.join(setting.metrics)}"]
-        self.better = setting.metrics[self.metric]
+        metric = self.config.metric
+        if metric and metric not in setting.metrics:
+            return [f"there is no metric {metric!r} in [evaluate]; it has: {', '.join(setting.metrics)}"]
         if self.config.every > setting.steps:
             return [
                 f"every = {self.config.every} measures once, at the end of a run of {setting.steps} steps; write less"
@@ -91,6 +87,8 @@ class EarlyStopping(Trick):
 
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
+        self.metric = self.config.metric or ctx.metrics[0]
+        self.better = ctx.better(self.metric)
         # on the host, where they are read
         self.best = torch.full((1,), -math.inf if self.better == "higher" else math.inf, dtype=torch.float64)
         self.best_step, self.measured, self.waited, self.ended = (torch.zeros((), dtype=torch.int64) for _ in range(4))

@@ -22,7 +22,8 @@ def clip_(gradients: list[Tensor], max_norm: Tensor) -> Tensor:
     """
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     torch._foreach_mul_(gradients, torch.where(norm.isfinite(), (max_norm / norm).clamp(max=1), norm))
-    return norm
+    found: Tensor = norm
+    return found
 
 
 class GradientClipping(Trick):

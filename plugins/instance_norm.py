@@ -66,11 +66,13 @@ class InstanceNorm(Trick):
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
-        return self._transform(network, "generator", ctx.name)
+        found: Generator = self._transform(network, "generator", ctx.name)
+        return found
 
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
-        return self._transform(network, "discriminator", ctx.name)
+        found: Discriminator = self._transform(network, "discriminator", ctx.name)
+        return found
 
     def _transform(self, network: Any, player: str, name: str) -> Any:
         if player not in self.config.players:

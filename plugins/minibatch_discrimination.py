@@ -151,7 +151,8 @@ class Similarity(nn.Module):
     def project(self, features: Tensor) -> Tensor:
         """M: (B, K, C). Differences of M are what counts, and bfloat16 would round them away."""
         with torch.autocast(features.device.type, enabled=False):
-            return torch.tensordot(features.to(self.weight.dtype), self.weight, 1)
+            found: Tensor = torch.tensordot(features.to(self.weight.dtype), self.weight, 1)
+            return found
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.cat([features, similarity(self.project(features)).to(features.dtype)], 1)

@@ -45,7 +45,8 @@ class LengthAndDirection(nn.Module):
 
     def _lengths(self, weight: Tensor) -> Tensor:
         within = [axis for axis in range(weight.dim()) if axis != self.rows]
-        return torch.linalg.vector_norm(weight, dim=within, keepdim=True)
+        found: Tensor = torch.linalg.vector_norm(weight, dim=within, keepdim=True)
+        return found
 
 
 def weight_norm(layer: _Layer) -> None:

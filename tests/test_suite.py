@@ -1448,11 +1448,13 @@ class AsItsOptionsHaveIt(Trick):
     class Config(Trick.Config):
         classes: Annotated[bool, Field(description="read classes, and score reals once more on the host")] = True
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.needs = {"classes"} if config.classes else set()
-        self.forwards = {"d": 1} if config.classes else {}
-        self.capturable = not config.classes
+    @classmethod
+    def facts(cls, config):
+        return {
+            "needs": {"classes"} if config.classes else set(),
+            "forwards": {"d": 1} if config.classes else {},
+            "capturable": not config.classes,
+        }
 
     @hookimpl
     def d_loss_terms(self, ctx):

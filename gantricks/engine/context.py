@@ -169,6 +169,10 @@ class TrickContext(Context):
         self._outside_the_step("evaluate")
         return subject.evaluate(self._game, metric, self.name if own_samples else "")
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(planned.name for planned in self._game.plan.metrics)
+
     def better(self, metric: str) -> Direction:
         return subject.better(self._game, metric)
 

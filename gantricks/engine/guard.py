@@ -146,4 +146,5 @@ def _terms(names: list[str]) -> list[str]:
 
 def _largest(tensors: list[Tensor]) -> Tensor:
     """The largest magnitude in any of these; not finite where one is."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, math.inf)), math.inf)
+    found: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, math.inf)), math.inf)
+    return found

@@ -22,7 +22,8 @@ from gantricks.options import Options
 def polynomial_kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """k(x, y) = (x·y / A + 1)³ for features (N, A) and (M, A): float64 (N, M)."""
     inner: np.ndarray = first.astype(np.float64) @ second.astype(np.float64).T / first.shape[1] + 1
-    return inner * inner * inner
+    found: np.ndarray = inner * inner * inner
+    return found
 
 
 def squared_mmd(first: np.ndarray, second: np.ndarray) -> float:

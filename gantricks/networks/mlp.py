@@ -33,7 +33,8 @@ class Maxout(nn.Module):
         self.pieces = pieces
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, self.pieces)).amax(2)
+        found: Tensor = x.unflatten(1, (-1, self.pieces)).amax(2)
+        return found
 
     def extra_repr(self) -> str:
         return f"pieces={self.pieces}"

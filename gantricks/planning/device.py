@@ -138,7 +138,8 @@ def cpu_has_bf16() -> bool:
 
 
 def _cuda_has_bf16() -> bool:
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+    return found
 
 
 def _device(device: str, where: str) -> torch.device:

@@ -161,7 +161,8 @@ class _Validation:
 
     def _config_of(self, section: str, found: Found) -> type[Options] | None:
         if section == "data":
-            return found.cls.Config  # type: ignore[attr-defined]
+            options: type[Options] = getattr(found.cls, "Config")  # noqa: B009
+            return options
         config: type[Options] | None = getattr(found.cls, f"{section.capitalize()}Config")
         if config is None:
             self.problems.append(
@@ -231,7 +232,8 @@ class _Validation:
         table = self._with_texts(model, table, path)
         errors = list(check_options(model, table, known, LISTED))
         if not errors:
-            return validated(model, table)
+            found: K | None = validated(model, table)
+            return found
         unknown = 0
         for keys, what, hint in errors:
             unknown += what == UNKNOWN

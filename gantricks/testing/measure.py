@@ -104,7 +104,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def class_cross_entropy(out: Any, batch: Batch) -> Tensor:
     """-log softmax(class logits)[class], the mean over a batch whose samples have classes."""
     scores, classes = out.class_logits, batch.classes
-    return (torch.log(torch.exp(scores).sum(1)) - scores[torch.arange(len(scores)), classes]).mean()
+    found: Tensor = (torch.log(torch.exp(scores).sum(1)) - scores[torch.arange(len(scores)), classes]).mean()
+    return found
 
 
 def terms_are(phase: Phase, expected: Mapping[str, float | Tensor]) -> None:
@@ -287,4 +288,5 @@ def roles_of(config: Any) -> list[str]:
 
 def per_channel_affine(x: Tensor, norm: Any) -> Tensor:
     """X (B, C, H, W) times the weight of a norm plus its bias, map by map."""
-    return x * norm.weight[:, None, None] + norm.bias[:, None, None]
+    found: Tensor = x * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return found

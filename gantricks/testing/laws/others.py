@@ -201,11 +201,16 @@ def _passes(host: TrickHost) -> tuple[Counter[str], Counter[tuple[str, str]]]:
     game = host.game()
     phases: Counter[str] = Counter()
     passes: Counter[tuple[str, str]] = Counter()
+
+    def note(network: str) -> None:
+        if game.clock.phase in ("d", "g"):  # what is evaluated between steps is no cost of a step
+            passes.update([(game.clock.phase, network)])
+
     with game.training():
         game.advance()
         watch_phases(game, lambda phase: phases.update([phase]))
         for player in game.players.values():
-            player.network.register_forward_hook(lambda *_, name=player.name: passes.update([(game.clock.phase, name)]))
+            player.network.register_forward_hook(lambda *_, name=player.name: note(name))
         game.advance()
     return phases, passes
 
