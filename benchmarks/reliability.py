@@ -71,6 +71,8 @@ def finish(run: Path) -> dict[str, str]:
         name = str(path.relative_to(run))
         if path.is_dir() or name.startswith("earlier-") or path.name == ".lock":
             continue
+        if name.startswith("cache/"):  # a run goes on without the cache of decoded images
+            continue
         if "tfevents" in name or path.name == "manifest.json":
             found[name.partition("tfevents")[0]] = ""
         else:

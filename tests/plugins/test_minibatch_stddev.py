@@ -56,6 +56,7 @@ MISTAKES = {
 }
 
 
+@torch.no_grad()
 def trace_law(played: Played, name: str) -> None:
     """D's head judges concat(f, s), s the features' standard deviation over each sample's group, their mean."""
     group = played.trick(name).config.group
