@@ -99,7 +99,7 @@ def append(path: Path) -> BinaryIO:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _NONBLOCK | _PLAIN)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         return os.fdopen(descriptor, "ab")
 
 

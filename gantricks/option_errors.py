@@ -102,7 +102,7 @@ def unreadable(value: Any, path: KeyPath = (), depth: int = 0) -> Iterator[tuple
     elif isinstance(value, str) and "\0" in value:
         yield path, f"a text cannot hold the character NUL: {shown(value)}"
     elif isinstance(value, str) and not is_text(value):
-        yield path, "it holds bytes that are no UTF-8 text; rename the file or folder that it names"
+        yield path, "it holds bytes that are not UTF-8; rename the file or folder that it names"
 
 
 def is_text(value: str) -> bool:
@@ -269,7 +269,7 @@ def _message(error: Any) -> str:
     if kind == "union_tag_not_found":
         return f"it must say which it is: {context['discriminator']} is missing".replace("'", "")
     if kind == "string_pattern_mismatch":  # users need not know regular expressions
-        return f"it does not have the form that is wanted: {shown(value)}"
+        return f"it does not have the right form: {shown(value)}"
     message = str(error["msg"]).replace("Input should be", "it must be").removeprefix("Value error, ")
     message = message.removeprefix("Assertion failed, ")
     return f"{message}, not {shown(value)}" if message.startswith("it must be") else message

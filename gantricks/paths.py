@@ -20,5 +20,7 @@ def expanded(path: str | os.PathLike[str], where: str = "") -> Path:
     if not whole.startswith("~") or os.path.lexists(whole):
         return Path(whole)
     user = Path(text).parts[0][1:]
-    what = f"there is no user {user!r} whose home folder ~{user} would be" if user else "~ is no place: HOME is not set"
+    what = (
+        f"there is no user {user!r} whose home folder ~{user} would be" if user else "~ has no meaning: HOME is not set"
+    )
     raise UserError(Problem(what, where or text, f"write the whole path, or ./{text} where that is its name"))

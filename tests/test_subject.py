@@ -195,7 +195,7 @@ def test_a_d_that_cannot_be_asked_for_the_class_says_so():
     with pytest.raises(UserError, match="does not predict classes"):
         subject(TrickHost(sample=(1, 8, 8), classes=3).game()).classify(images)
     told = classifying(generator={"conditional": True}, discriminator={"conditional": True})
-    with pytest.raises(UserError, match="is told which class"):
+    with pytest.raises(UserError, match="is given the class"):
         subject(told.game()).classify(images)
 
 

@@ -162,7 +162,7 @@ def _malformed(kind: str, cls: type) -> Iterator[str]:
             continue
         if not (inspect.isclass(config) and issubclass(config, Options)):
             base = "Options" if kind == "networks" else f"{BASES[kind][1]}.Config"
-            yield f"{role} of {cls.__name__} is no subclass of {base}: write class {role}({base})"
+            yield f"{role} of {cls.__name__} is not a subclass of {base}: write class {role}({base})"
             continue
         try:
             config.model_json_schema()
@@ -171,11 +171,11 @@ def _malformed(kind: str, cls: type) -> Iterator[str]:
     for fact in ("needs", "provides", "replaces", "paths"):
         value = getattr(cls, fact, ())
         if not isinstance(value, property) and (isinstance(value, str) or not _all_text(value)):
-            yield f"{fact} of {cls.__name__} is no collection of names: {value!r}"
+            yield f"{fact} of {cls.__name__} is not a collection of names: {value!r}"
     for fact in ("conflicts", "cautions", "forwards", "trial", "figures"):
         value = getattr(cls, fact, {})
         if not isinstance(value, property) and not (isinstance(value, Mapping) and _all_text(value)):
-            yield f"{fact} of {cls.__name__} is no mapping of names: {value!r}"
+            yield f"{fact} of {cls.__name__} is not a mapping of names: {value!r}"
     figures = getattr(cls, "figures", None)
     if kind == "metrics" and isinstance(figures, Mapping) and set(figures.values()) not in _DIRECTIONS:
         yield f'figures of {cls.__name__} does not say of each whether "higher" or "lower" is better: {figures!r}'
@@ -191,7 +191,7 @@ def _all_text(value: Any) -> bool:
 def unreachable(point: EntryPoint) -> str | None:
     try:
         if not point.pattern.match(point.value):
-            return f"{point.value!r} is no module:class"
+            return f"{point.value!r} is not of the form module:class"
         top = point.module.partition(".")[0]
         return None if importlib.util.find_spec(top) else f"there is no module {top!r}"
     except (AttributeError, ImportError, ValueError) as error:

@@ -145,7 +145,7 @@ def _cache() -> Iterator[Finding]:
         yield Finding("cache", " ".join(str(error).split()), "note")
         return
     if folder is None:
-        what = f"there is no home folder, so what is decoded is forgotten at once; set {CACHE_VARIABLE} to a folder"
+        what = f"there is no home folder, so decoded images are not kept; set {CACHE_VARIABLE} to a folder"
         yield Finding("cache", what, "note")
         return
     there = folder

@@ -97,5 +97,5 @@ def finish() -> list[Problem]:
         if copy is not None:
             os.dup2(copy.fileno(), 1)
             copy.close()
-    hint = "what was printed is not whole; everything else is done"
+    hint = "the output is incomplete; everything else is done"
     return [Problem(error.strerror or str(error), "standard output", hint) for error in _errors[:1]]

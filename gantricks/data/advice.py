@@ -133,9 +133,9 @@ def for_labels(source: str, labels: np.ndarray) -> tuple[str, str]:
     elif labels.min() < 0:
         what = f"a label is negative: {labels.min()}"
     else:
-        what = f"a label is {labels.max()}, which is no class number"
+        what = f"a label is {labels.max()}, which is not a class number"
     if different > _MOST_NAMES and (kind == "f" or different > 65_536):
-        return what, "leave the labels out: so many different values are no classes"
+        return what, "leave the labels out: so many different values are not classes"
     hint = f"number the classes from 0: save {numbered}"
     if labels.min() < 0:
         hint += f"; where {labels.min():g} means that there is no label, leave those images out"

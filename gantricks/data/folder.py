@@ -87,7 +87,7 @@ class Folder(Source):
         root = images.at(self.config.path, folder=True, hint="set data.path to a folder of images")
         listing = _Listing.of(root)
         if not listing.files:
-            found = f"; passed over {listing.others}" if listing.others.count else ""
+            found = f"; skipped {listing.others}" if listing.others.count else ""
             what = f"no {images.KINDS} image in this folder or below it{found}"
             raise UserError(Problem(what, str(root), "set data.path to a folder of images, or convert the files"))
         return listing
@@ -240,15 +240,15 @@ class _Listing:
     def notes(self) -> tuple[str, ...]:
         notes = []
         if self.others.count:
-            notes.append(f"passed over, being no {images.KINDS}: {self.others}")
+            notes.append(f"skipped, because they are not {images.KINDS}: {self.others}")
         if self.litter.count:
-            notes.append(f"passed over, being what a NAS, a desktop or an archiver adds: {self.litter}")
+            notes.append(f"skipped, because a NAS, a desktop or an archiver adds them: {self.litter}")
         outside = _Names(file.name for file in self.files if "/" not in file.name)
         if 0 < outside.count < len(self.files):
             notes.append(f"no classes: images lie outside the sub-folders: {outside}")
         empty = _Names(self.first_level.difference(self._class_folders), thing="sub-folder")
         if self._class_folders and empty.count:
-            notes.append(f"no class, being without an image: {empty}")
+            notes.append(f"not classes, because they hold no image: {empty}")
         return tuple(notes)
 
     @cached_property

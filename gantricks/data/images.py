@@ -193,7 +193,7 @@ def _signature(file: BinaryIO) -> str:
     for other, name in _OTHERS.items():
         if start.startswith(other) or start[4:].startswith(other):
             raise Unfit(f"not an image: its content is {name}, no {KINDS}", f"convert it to PNG; or {hint}")
-    raise Unfit(f"not an image: its content is no {KINDS}", hint)
+    raise Unfit(f"not an image: its content is not {KINDS}", hint)
 
 
 def _picture(file: IO[bytes]) -> Image.Image:

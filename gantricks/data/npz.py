@@ -114,7 +114,7 @@ class Npz(Source):
         if classes and labels is None:
             errors.append("it has no labels, y_test")
         elif classes and _classes(labels) > classes:
-            errors.append(f"it has the class {_classes(labels) - 1}, which those for training have not")
+            errors.append(f"it has the class {_classes(labels) - 1}, which the images for training do not have")
         return (0 if errors else layout.count), tuple(f"x_test is left aside: {error}" for error in errors)
 
     def _test_split(self) -> Npz:
@@ -380,7 +380,7 @@ def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dt
         shape, dtype = _read_header(file)
         held = archive.getinfo(f"{name}.npy").file_size - file.tell()
     if not dtype.hasobject and (min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held):
-        raise ValueError(f"its header tells of an array of shape {shape} and {dtype}, its {held:,} bytes are no such")
+        raise ValueError(f"its header gives the shape {shape} and {dtype}, which does not fit its {held:,} bytes")
     return shape, dtype
 
 

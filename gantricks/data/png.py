@@ -1,4 +1,4 @@
-"""Reads PNG files without everything but their pixels. Prompts, profiles and texts of any size are common in them."""
+"""Reads only the pixels of PNG files. Prompts, profiles and texts of any size are common in them."""
 
 from __future__ import annotations
 

@@ -88,9 +88,9 @@ def _distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[int, Ten
     bit in every block, and a sample exactly on the edge of a ball, such as a copy of a neighbour, is found to be there.
     """
     first, second = (torch.from_numpy(np.ascontiguousarray(side, np.float64)) for side in (rows, columns))
-    step = max(1, _BLOCK // len(second))
-    for start in range(0, len(first), step):
-        block = first[start : start + step]
+    rows_each = max(1, _BLOCK // len(second))
+    for start in range(0, len(first), rows_each):
+        block = first[start : start + rows_each]
         yield start, torch.cdist(block, second, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -32,6 +32,6 @@ def advice(name: str, cards: Mapping[str, Mapping[str, Any]]) -> str:
     for metric, card in cards.items():
         if plain in card["figures"]:
             extractor = card["options"].get("properties", {}).get("extractor")
-            needs = f', whose extractor is "{extractor["default"]}" unless it is told another' if extractor else ""
+            needs = f', whose extractor is "{extractor["default"]}" unless another is set' if extractor else ""
             return f"{plain} is a figure of the metric {metric}{needs}: write {metric}"
     return ""

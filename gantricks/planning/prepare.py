@@ -81,5 +81,5 @@ def _foreign_names(plan: Plan, registry: Registry) -> Iterator[str]:
     known = registry.names("tricks") if others else {}
     for trick, name in unknown_names(others, {*known, *(planned.name for planned in plan.tricks)}):
         advice = nearest(name, {*known, *CAPABILITIES})
-        told = f"{trick} names {name!r} among its conflicts and cautions, which is no known trick"
+        told = f"{trick} names {name!r} among its conflicts and cautions, which is not a known trick"
         yield f"{told}: {advice}" if advice else f"{told}; its package may not be installed"

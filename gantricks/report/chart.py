@@ -76,9 +76,9 @@ def _ticks(low: float, high: float) -> list[float]:
     # ticks would coincide on a span that floats hardly resolve
     span = max(high - low, 1e-12 * abs(high), 1e-12 * abs(low), 1e-300) if high > low else abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 4 >= span * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [number * step for number in range(first, max(last, first + 1) + 1)]
+    spacing = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 4 >= span * (1 - 1e-9))
+    first, last = math.floor(low / spacing + 1e-9), math.ceil(high / spacing - 1e-9)
+    return [number * spacing for number in range(first, max(last, first + 1) + 1)]
 
 
 def _number(value: float) -> str:

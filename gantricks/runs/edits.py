@@ -66,7 +66,7 @@ def not_places(overrides: Collection[str], paths: Collection[str]) -> Iterator[P
             hint = f"{allowed[0]} can be set" if allowed else "this source has no such key"
             if key in ("train.steps", "train.device"):
                 hint = f"say it with --{key.partition('.')[2]}"
-            what = "a run goes on as it was begun: only where its data is can be set"
+            what = "a run cannot be changed when it is resumed: only the place of its data can be set"
             yield Problem(what, f"--set {override}", hint)
 
 

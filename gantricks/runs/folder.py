@@ -96,7 +96,7 @@ def _lock(descriptor: int) -> None:
     try:
         import fcntl
     except ImportError as error:
-        raise OSError(errno.ENOSYS, "this system has none such") from error
+        raise OSError(errno.ENOSYS, "this system has no locks") from error
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -116,8 +116,8 @@ def _open_lock(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
             raise UserError(Problem(f"the folder cannot be written: {error.strerror}", str(path.parent))) from error
-    what = "a link" if path.is_symlink() else "no regular file"
-    raise UserError(Problem(f"it is {what}, and the folder's lock is a file of its own", str(path), "remove it"))
+    what = "a link" if path.is_symlink() else "not a regular file"
+    raise UserError(Problem(f"it is {what}, and the lock of the folder must be a regular file", str(path), "remove it"))
 
 
 # ---------------------------------------------------------------- a run's folder
@@ -151,7 +151,7 @@ def new_run(wanted: Path | None, name: str) -> tuple[Path, bool]:
             wanted.mkdir(parents=True)
             return wanted, True
         if not wanted.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(wanted))
+            raise NotADirectoryError(errno.ENOTDIR, "it is not a folder", str(wanted))
         return wanted, False
     except OSError as error:
         raise UserError(
@@ -209,7 +209,7 @@ def leavings(run: Path) -> list[Path]:
         named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
         raise UserError(
             Problem(
-                f"the folder holds what no run of gantricks has left there: {named}",
+                f"the folder holds files that no run of gantricks has written: {named}",
                 f"--run-dir {run}",
                 "name another folder",
             )

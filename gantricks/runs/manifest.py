@@ -35,7 +35,7 @@ LARGEST = 1 << 26
 
 def _no_larger(shape: tuple[int, ...]) -> tuple[int, ...]:
     if math.prod(shape) > LARGEST:
-        raise ValueError("there are no samples as large as that")
+        raise ValueError("no sample is that large")
     return shape
 
 

@@ -93,7 +93,7 @@ def read_outcome(run: Path, of: tuple[str, int] | None = None) -> Outcome | None
         if of and of != (outcome.variant, outcome.seed):
             raise ValueError(f"it is of {outcome.variant}, seed {outcome.seed}")
         if not outcome.kept or (outcome.status == "done") != (outcome.value is not None):
-            raise ValueError("a run that is done has a figure, and one that diverged has none")
+            raise ValueError("a finished run must have a figure, and a diverged one must not")
     return outcome
 
 
@@ -171,7 +171,7 @@ def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Fol
         folder = Folder(wanted)
         differing = _differences(folder, plain) if _holds_something(wanted) else []
         if differing is None:
-            raise UserError(Problem("the folder is no study of gantricks", f"--dir {wanted}", "name another folder"))
+            raise UserError(Problem("the folder is not a study of gantricks", f"--dir {wanted}", "name another folder"))
         if differing:
             raise UserError(
                 Problem(

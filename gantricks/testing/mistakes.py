@@ -293,7 +293,7 @@ def run_changed(subject: type[Trick] | ModuleType, changed: ast.Module, catcher:
         elif hasattr(loaded, test):
             _check_test(getattr(loaded, test))
         else:
-            raise ValueError(f"{catcher!r} is no test of {loaded.__file__}, and no law")
+            raise ValueError(f"{catcher!r} is neither a test of {loaded.__file__} nor a law")
 
 
 class _Patches(ExitStack):

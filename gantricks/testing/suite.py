@@ -204,7 +204,7 @@ _OWN_LAW = Law(
 
 def _outcome(law: Law, case: Case, expected: str | None) -> Outcome:
     if expected is None and (first := case.presumed(law)):
-        return Outcome(law.id, "skipped", f"it is asked once the law {first!r} holds")
+        return Outcome(law.id, "skipped", f"it is checked once the law {first!r} holds")
     outcome = case.outcome(law)
     if isinstance(outcome, NotApplicable):
         if expected is not None:
