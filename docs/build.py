@@ -61,7 +61,8 @@ SAMPLES = {
 
 MEANINGS = {
     "plays": """A tiny run with the trick is built, played, logged and sampled from without an error, and every value in
-        it is finite. Where it is not, nothing but [contract](#contract) is asked besides: one error is told once.""",
+        it is finite. Where this fails, only [contract](#contract) is checked besides, so that one error is reported
+        once.""",
     "contract": """Hooks have the names and arguments of [the hooks](hooks.md), the class has a card, and every option
         has a description and a default. `deliberate` names conventions, each with a reason.""",
     "neutral": """At the settings that the trick declares as `neutral`, a run is bit-identical to one without it:
@@ -76,23 +77,23 @@ MEANINGS = {
     "classes": """In `fake_batch` and `d_input`, classes go with their images: what is returned at a place follows the
         image whose class is returned there, and an image from an earlier batch has the class that it came with. Tried
         with as many classes as a batch has samples.""",
-    "both-sides": """What `d_input` does to reals it does to fakes too, in D's step and in G's, and `d_scores` shows D
-        both as they are. Otherwise D tells the two apart by it, or G learns against a D that it does not meet. A
+    "both-sides": """The hook `d_input` changes reals and fakes alike, in D's step and in G's, and `d_scores` shows D
+        both unchanged. Otherwise D tells the two apart by the change, or G learns against a D with other inputs. A
         convention.""",
     "signs": """Where D is undecided, its loss falls as the logits of reals rise and rises with those of fakes, and G's
         loss falls as the logits of its fakes rise, on average over a few steps. Gradients that the trick has changed
         point where they pointed before, optimizers go down, and `d_scores` returns the scores of reals first. A
         convention.""",
-    "latents": """The hook `latents` does to the same latents in both steps what it does when sampling; what it draws
-        has the same distribution. A convention.""",
-    "other-player": """A D step leaves G as it was (weights, gradients, optimizer) and the reverse; both networks stay
-        in training mode.""",
-    "gradients": "Every weight of the player that is updated gets a finite gradient, and no other weight gets any.",
-    "learns": """Weights that want a gradient are some optimizer's, and weights that the trick holds itself (tensors,
-        modules, what its optimizers are given) have moved after a few steps. So has a network that it has sampling or
-        evaluation ask in place of the one that is trained.""",
-    "second-pass": """Each network can be asked a second time before the backward, as penalties and consistency terms of
-        other tricks do.""",
+    "latents": """The hook `latents` changes the same latents in both steps as it does when sampling, and its random
+        draws have the same distribution. A convention.""",
+    "other-player": """A D step does not change G (weights, gradients, optimizer), nor a G step D; both networks stay in
+        training mode.""",
+    "gradients": "Every weight of the updated player gets a finite gradient, and no other weight gets any.",
+    "learns": """Every weight that requires a gradient belongs to an optimizer, and weights that the trick holds itself
+        (tensors, modules, what its optimizers are given) have moved after a few steps. So has a network that sampling
+        or evaluation uses in place of the trained one.""",
+    "second-pass": """Each network can be used for a second pass before the backward, as penalties and consistency terms
+        of other tricks do.""",
     "gates": """Where gates keep both players from moving, no hook moves their weights, and tensors of the trick that
         started as copies of weights do not go on moving at every step.""",
     "resume": """A run that is saved at any step, loaded into new objects and continued ends with the same bits as one
@@ -113,9 +114,9 @@ MEANINGS = {
         boundaries.""",
     "memory": "No tensor that a step makes is still there two steps later, but for state that is updated in place.",
     "evaluation": """A run that logs, samples and evaluates after every step is the run that never does. All of these
-        leave every layer in its mode and every global generator in its state; whichever network is asked while sampling
-        or evaluating is in eval mode. Two samplings with one seed agree, and a trick for training only is not seen in
-        the samples. What a trick remembers of log lines is its own affair.""",
+        leave every layer in its mode and every global generator in its state; a network that is used for sampling or
+        evaluation is in eval mode. Two samplings with one seed agree, and a trick for training only is not seen in the
+        samples. A trick may remember log lines.""",
     "critics": "With three D steps in each step, a run is played, keeps the law [fold](#fold) and resumes to the bit.",
     "batch-size": """A run whose batches get smaller and larger on the way is played, keeps the law [fold](#fold) and
         resumes to the bit, or is refused when the recipe is checked. A size set before the first step gives the run of

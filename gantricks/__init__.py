@@ -1,6 +1,6 @@
-"""gantricks: GAN training where every folk trick is a plugin.
+"""gantricks: GAN training in which every trick is a plugin.
 
-The public names, imported on first use so that `import gantricks` costs nothing.
+Public names are imported on first use, so that `import gantricks` stays fast.
 """
 
 from __future__ import annotations

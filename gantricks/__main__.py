@@ -1,4 +1,4 @@
-"""`python -m gantricks` is `gantricks`."""
+"""Makes `python -m gantricks` the same as `gantricks`."""
 
 import sys
 

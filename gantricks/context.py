@@ -1,4 +1,4 @@
-"""What a trick sees of the run: the context that every hook is given."""
+"""The context that every hook receives: a trick's view of the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Samples(Protocol):
-    """Some of the real samples, to draw from in the step. `classes`: theirs, int64 (n,), or None."""
+    """A selection of the real samples, for draws within the step. `classes` are their classes, int64 (n,), or None."""
 
     classes: Tensor | None
 
@@ -30,16 +30,16 @@ class Samples(Protocol):
 
 
 class Data(Protocol):
-    """The real data as tricks may read it: nothing that is read here moves the order of training."""
+    """The real data, for tricks to read. Reading does not change the order of training."""
 
     @property
     def count(self) -> int:
-        """How many samples there are."""
+        """The number of samples."""
         ...
 
     @property
     def classes(self) -> int:
-        """How many classes they have, 0 where they have none."""
+        """The number of classes, 0 where there are none."""
         ...
 
     @property
@@ -49,7 +49,7 @@ class Data(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """How many samples a batch holds at present."""
+        """The present number of samples in a batch."""
         ...
 
     @property
@@ -60,18 +60,23 @@ class Data(Protocol):
         ...
 
     def subset(self, indices: Tensor) -> Samples:
-        """The samples with these indices, int64 (n,), to draw from in the step: on the device whatever they take."""
+        """The samples with these indices, int64 (n,), for draws within the step. They are put on the device whatever
+        their size.
+        """
         ...
 
 
 class Context(ABC):
     """One trick's view of the run, passed to every hook as `ctx`.
 
-    Always at hand: `name`, `device`, `generator`, `discriminator`, `latent_dim`, `data`, `rng`, `value(option)`,
-    `undecided`, `healthy`, `elapsed`. In a step, each from the moment it exists: `phase`, `real`, `fake` (batches as
-    drawn), `real_in`, `fake_in` (after `d_input`), `real_out`, `fake_out`, `real_labels`, `fake_labels`,
-    `discriminate`, `updated`, `updated_in_step(player)`. Between steps, when logging, and at the start and end of a
-    run: `step`, `progress`, `images_seen`.
+    Always available: `name`, `device`, `generator`, `discriminator`, `latent_dim`, `data`, `rng`, `value(option)`,
+    `undecided`, `healthy`, `elapsed`.
+
+    In a step, each as soon as it exists: `phase`, `real`, `fake` (batches as drawn), `real_in`, `fake_in` (after
+    `d_input`), `real_out`, `fake_out`, `real_labels`, `fake_labels`, `discriminate`, `updated`,
+    `updated_in_step(player)`.
+
+    Between steps, when logging, and at the start and end of a run: `step`, `progress`, `images_seen`.
     """
 
     __slots__ = ()
@@ -79,7 +84,7 @@ class Context(ABC):
     name: str
     """The trick's name in the recipe."""
     rng: Rng
-    """The trick's stream of random draws, the only one that it may use."""
+    """The trick's own stream of random draws. A trick may use no other randomness."""
 
     @property
     @abstractmethod
@@ -94,12 +99,12 @@ class Context(ABC):
     @property
     @abstractmethod
     def real_in(self) -> Batch:
-        """What D was shown of the reals. Leaves with gradient where a trick declares `needs = {"input_grad"}`."""
+        """D's input of reals. These are leaves with gradient where a trick declares `needs = {"input_grad"}`."""
 
     @property
     @abstractmethod
     def fake_in(self) -> Batch:
-        """What D was shown of the fakes. In the D step, leaves with gradient as for `real_in`."""
+        """D's input of fakes. In the D step, these are leaves with gradient as for `real_in`."""
 
     @property
     @abstractmethod
@@ -119,8 +124,9 @@ class Context(ABC):
     @property
     @abstractmethod
     def real_out(self) -> Out:
-        """D's scores of the reals. In the G step: the real batch through the updated D, without gradient, computed at
-        the first reading and shared."""
+        """D's scores of the reals. In the G step these are the scores of the real batch under the updated D, without
+        gradient; they are computed at the first access and shared.
+        """
 
     @property
     @abstractmethod
@@ -146,31 +152,37 @@ class Context(ABC):
     @property
     @abstractmethod
     def data(self) -> Data:
-        """The real data, to read."""
+        """The real data, for reading."""
 
     @property
     @abstractmethod
     def undecided(self) -> float:
-        """The output of D that stands for as likely real as fake, as the objective of the recipe has it: 0 for logits
-        of a probability. Above it, D takes a sample for real."""
+        """The output of D that means "as likely real as fake" under the recipe's objective: 0 for logits of a
+        probability. A larger output means that D takes the sample for real.
+        """
 
     @property
     @abstractmethod
     def healthy(self) -> Tensor:
-        """0-dim float32 on the device: 1, and 0 from the first non-finite loss or gradient on. A trick that scales
-        each update of its state by it may declare `fault_safe = True`."""
+        """0-dim float32 on the device: 1 until the first non-finite loss or gradient, 0 from then on. A trick that
+        scales each update of its state by it may declare `fault_safe = True`.
+        """
 
     @property
     @abstractmethod
     def updated(self) -> Tensor:
         """0-dim float32 on the device: 1 where the phase's player was updated, 0 where a gate was closed or `healthy`
-        is 0; for what follows a player in `after_d_step` and `after_g_step`."""
+        is 0. Use it in `after_d_step` and `after_g_step` for state that follows a player.
+        """
 
     @abstractmethod
     def updated_in_step(self, player: str) -> Tensor:
-        """0-dim float32 on the device: 1 where the last update of "d" or "g" in this step took place, 0 where a gate
-        was closed, where there has been none yet, or where `healthy` is 0. For what follows a player in the other's
-        phase: its statistics move there, too, and where its gate is closed they may be those of a stand-in."""
+        """0-dim float32 on the device: 1 where the last update of "d" or "g" in this step took place; 0 where a gate
+        was closed, where there has been no update yet, or where `healthy` is 0.
+
+        Use it for state that follows a player during the other player's phase. Batch statistics of the player change
+        there too, and where its gate is closed they may come from another batch than its own.
+        """
 
     @property
     @abstractmethod
@@ -185,13 +197,14 @@ class Context(ABC):
     @property
     @abstractmethod
     def progress(self) -> float:
-        """0 at the first step, 1 at the last and, where a run was lengthened, from the end of its schedules on; a host
-        number."""
+        """The progress of the run, a host number: 0 at the first step, 1 at the last. In a run that was lengthened, it
+        is 1 from the end of its schedules on.
+        """
 
     @property
     @abstractmethod
     def elapsed(self) -> Tensor:
-        """`progress` as a 0-dim tensor on the device, which the step may read."""
+        """`progress` as a 0-dim tensor on the device, for use in the step."""
 
     @property
     @abstractmethod
@@ -204,41 +217,53 @@ class Context(ABC):
 
     @abstractmethod
     def discriminate(self, batch: Batch, is_real: bool) -> Out:
-        """`d_input` and D, for a further batch. D must not mix these samples with others to be scored the same."""
+        """Apply `d_input` and D to a further batch. Where D mixes samples, scores depend on the batch that they
+        share.
+        """
 
     @abstractmethod
     def latents(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """Latents (count, latent_dim) as training draws them, and classes (count,) where G is conditional, both from
-        this trick's own stream."""
+        """Draw latents (count, latent_dim) as in training, and classes (count,) where G is conditional, from this
+        trick's stream.
+        """
 
     @abstractmethod
     def build(self, name: str, make: Callable[[], M], like: nn.Module) -> M:
-        """A new module for the network `like`, to be its `name` (such as "head" or "body.extra"): laid out by `make`
-        without drawing anything, put on the run's device, and initialised as `like` is, from a stream of its own."""
+        """Build a new module for the network `like`, with `name` as its place there (such as "head" or "body.extra").
+
+        `make` lays it out without drawing anything. It is put on the run's device and initialised in the way of `like`,
+        from a stream of its own.
+        """
 
     @abstractmethod
     def stop(self, reason: str) -> None:
-        """End the run before the next step; for `on_boundary`."""
+        """End the run before the next step. For `on_boundary`."""
 
     @abstractmethod
     def warn(self, sentence: str) -> None:
-        """Tell the user, with the next log line; for `on_log`."""
+        """Show a sentence to the user with the next log line. For `on_log`."""
 
     @abstractmethod
     def set_n_critic(self, n: int) -> None:
-        """The number of D steps in each step from the next one on; for `on_boundary`. Part of a checkpoint."""
+        """Set the number of D steps in each step, from the next step on. For `on_boundary`. It is part of a
+        checkpoint.
+        """
 
     @abstractmethod
     def set_batch_size(self, n: int) -> None:
-        """The number of samples in each batch from the next one on; for `on_boundary`. Part of a checkpoint."""
+        """Set the number of samples in each batch, from the next step on. For `on_boundary`. It is part of a
+        checkpoint.
+        """
 
     @abstractmethod
     def evaluate(self, metric: str, own_samples: bool = False) -> float:
-        """The main figure of a metric that the recipe names in `[evaluate]`, by its instance's name, for the present
-        state; for `on_boundary`. Nothing of the run is changed by it: with the same figures, it goes on as without.
+        """Return the main figure of a metric for the present state. For `on_boundary`. `metric` is the name of an
+        instance in the recipe's `[evaluate]`.
 
-        `own_samples`: those of a stream of this trick's own, and not those that evaluation draws with the run's seed;
-        for a trick that chooses by the figure, so that what is reported later is another one."""
+        The run is not changed: it continues as it would without the evaluation. With `own_samples`, the samples come
+        from a stream of this trick, not from the seed that evaluation uses. Set it in a trick that chooses by the
+        figure, so that the figure reported later is an independent one.
+        """
 
     @property
     @abstractmethod
@@ -251,24 +276,28 @@ class Context(ABC):
 
     @abstractmethod
     def snapshot(self) -> None:
-        """Keep a copy of the present state, in place of an earlier one: both networks and optimizers and the
-        tensors of all other tricks; for `on_boundary` and `on_finish`. The copy is part of a checkpoint."""
+        """Save a copy of the present state in place of an earlier one: both networks and optimizers, and the tensors of
+        all other tricks. For `on_boundary` and `on_finish`. The copy is part of a checkpoint.
+        """
 
     @abstractmethod
     def restore(self) -> None:
-        """Make the state of the snapshot the present one, to the bit; this trick's own tensors and the number of steps
-        done stay. For a run that ends: it does not go on from there as it did the first time."""
+        """Restore the snapshot, to the bit. This trick's own tensors and the number of finished steps stay. It is meant
+        for a run that ends: training on from there draws other numbers than it did the first time.
+        """
 
     @abstractmethod
     def restructured(self) -> None:
-        """Say that other weights than before take part from the next step on, those with `requires_grad`; for
-        `on_setup`, `on_load` and `on_boundary`. Optimizers keep the state of all weights, and start those that join
-        from none."""
+        """Tell the core that the set of trained weights (those with `requires_grad`) has changed, from the next step
+        on. For `on_setup`, `on_load` and `on_boundary`.
+
+        Optimizers keep the state of all weights, and start new weights without any.
+        """
 
     @abstractmethod
     def d_step(self, critic: int) -> None:
-        """One D step, for `play`. `critic` numbers the D steps within the step and keys their random draws."""
+        """Play one D step. For `play`. `critic` numbers the D steps within the step and keys their random draws."""
 
     @abstractmethod
     def g_step(self) -> None:
-        """One G step, for `play`."""
+        """Play one G step. For `play`."""

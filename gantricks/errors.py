@@ -1,4 +1,4 @@
-"""What the user is told when something they gave us is wrong: what, where, and what to write instead."""
+"""Errors about the user's input: what is wrong, where, and what to write instead."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 _JOINERS = "\u200c\u200d"
-"""Not printable to Python, yet part of how Persian, Indic words and emoji are spelt."""
+"""Characters that Python calls unprintable, but that Persian, Indic words and emoji need."""
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with every character that a terminal would obey, or not show, written as an escape.
+    """Return `text` with every character that controls a terminal, or is not shown, replaced by an escape.
 
-    Names and values come from files, folders and packages of others: line breaks, terminal codes, marks that turn the
-    direction of writing and bytes that are no text (as `os.fsdecode` gives them) become ``\\n``, ``\\x1b``,
-    ``\\u202e``, ``\\xe9``. Those in `keep` stay.
+    Names and values may come from foreign files, folders and packages. Line breaks, terminal codes, marks that change
+    the direction of writing, and bytes that are not text (as `os.fsdecode` gives them) become ``\\n``, ``\\x1b``,
+    ``\\u202e``, ``\\xe9``. Characters in `keep` stay.
     """
     if text.isprintable():
         return text
@@ -25,7 +25,7 @@ def printable(text: str, keep: str = "") -> str:
 
 def _escape(sign: str) -> str:
     code = ord(sign)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
         code -= 0xDC00
     if code < 0x100:
         return _NAMED.get(sign, f"\\x{code:02x}")
@@ -34,10 +34,11 @@ def _escape(sign: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to correct.
+    """One mistake to correct.
 
-    `what` is the mistake in a sentence, `where` the file, line or key it was found at, `hint` what to write instead: a
-    line each, which may hold what a file or its writer made up. `str` shows it as text; `as_dict` gives it as it is.
+    `what` is the mistake in a sentence, `where` the file, line or key, `hint` what to write instead. Each is one line,
+    and may contain text from a file. `str` gives the whole as text with escapes; `as_dict` gives the three parts
+    unchanged.
     """
 
     what: str
@@ -62,7 +63,7 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """A run met a loss or a gradient that is not finite, and has stopped."""
+    """A run has met a non-finite loss or gradient, and has stopped."""
 
 
 class TrickError(Exception):
@@ -70,7 +71,7 @@ class TrickError(Exception):
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` may have been meant to be, or None when none is close."""
+    """Return the known word closest to `word`, or None when none is close."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 
@@ -81,5 +82,5 @@ def nearest(word: str, known: Iterable[str], label: str = "did you mean") -> str
 
 
 def legible(text: str) -> str:
-    """`text` with \\udcXX in place of what is not Unicode: bytes of file names that are not UTF-8."""
+    """Return `text` with \\udcXX in place of bytes that are not UTF-8, as file names may have them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,8 +1,8 @@
-"""Writing: files and folders that are there whole or not at all, and nothing but what was asked for.
+"""Writing files and folders completely or not at all.
 
-What is being written stands beside its place under a name of its own, hidden and with the suffix `.part`. It is made
-exclusively, so that no link is followed and nothing that is there is touched, and takes its place when it is whole and
-on the disk. What a killed process leaves is such a part: `sweep` removes them.
+A file in progress stands beside its final place under a hidden name with the suffix `.part`. It is created exclusively,
+so that no link is followed and no existing file is changed. When it is complete and on the disk, it is renamed. A
+killed process leaves such a part; `sweep` removes it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _NO_FSYNC = {
     *(errno.EINVAL, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR),
     *(errno.ENOTSUP, errno.EOPNOTSUPP),
 }
-"""How systems say that they cannot flush a folder, or a file of this kind: Windows, FUSE, network file systems."""
+"""The errors by which a system says that it cannot flush a folder, or a file of this kind: Windows, FUSE, network file
+systems.
+"""
 
 _NO_LINK = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 
@@ -38,19 +40,20 @@ _FORMER_PART = re.compile(
     r"|(.+)\.\d+-[0-9a-f]{8}\.partial",
     re.DOTALL,
 )
-"""Names of parts before they were all alike; runs that were killed then still hold them, and caches."""
+"""Names of parts in earlier versions. Killed runs and caches of that time may still hold them."""
 
 STALE = 24 * 3600.0
-"""Seconds for which nobody has touched a part that nobody is at work on any more, where no lock tells."""
+"""The age in seconds after which an unlocked part is taken to be abandoned."""
 
 
 @contextlib.contextmanager
 def whole(path: Path, *, fresh: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to, which takes its place at `path` when the block ends. One that raises leaves nothing.
+    """Open a file for writing, which takes its place at `path` when the block ends. If the block raises, nothing is
+    left.
 
-    It takes the place of whatever is there, of a link itself and not of what that points to. With `fresh` nothing may
-    be there. Its mode is what the umask gives. Raises OSError with `path` in it; FileExistsError where `fresh` is
-    given and something is there.
+    It replaces an existing file; of a link, it replaces the link and not its target. With `fresh` nothing may exist at
+    `path`. The file's mode follows the umask. Raises OSError with `path` in it; FileExistsError where `fresh` is given
+    and something exists.
     """
     with naming(path):
         part, descriptor = _part_of(path)
@@ -71,7 +74,7 @@ def whole(path: Path, *, fresh: bool = False) -> Iterator[BinaryIO]:
             try:
                 flush_folder(path.parent)
             except OSError:
-                path.unlink()  # or the next try would find something there
+                path.unlink()  # otherwise the next try would find a file there
                 raise
     finally:
         with contextlib.suppress(OSError):
@@ -79,30 +82,32 @@ def whole(path: Path, *, fresh: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: str | bytes, *, fresh: bool = False) -> None:
-    """Write a file whole, or not at all: see `whole`. Text is UTF-8, its line ends as they are."""
+    """Write a file completely or not at all, as `whole` does. Text is written as UTF-8 with its own line ends."""
     with whole(path, fresh=fresh) as file, naming(path):
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def create(path: Path) -> BinaryIO:
-    """A new file to write to as time goes by. Raises OSError, FileExistsError where something is there."""
+    """Create a file for writing over time. Raises OSError; FileExistsError where something exists at `path`."""
     with naming(path):
         return os.fdopen(os.open(path, _EXCLUSIVE | _PLAIN, 0o666), "wb")
 
 
 def append(path: Path) -> BinaryIO:
-    """A file that is there to go on writing to. Raises OSError, also where it is a link or no regular file."""
+    """Open an existing file to write at its end. Raises OSError, also where it is a link or not a regular file."""
     with naming(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _NONBLOCK | _PLAIN)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         return os.fdopen(descriptor, "ab")
 
 
 @contextlib.contextmanager
 def part_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` to be filled and then renamed; what of it is still there after the block goes."""
+    """Make a new folder beside `path`, to be filled and then renamed. If it still exists after the block, it is
+    removed.
+    """
     with naming(path):
         while True:
             part = _part_name(path)
@@ -116,17 +121,20 @@ def part_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder of ours. It is gone in one moment: a process that is killed meanwhile leaves a part."""
+    """Remove a folder that gantricks has made. It is renamed to a part first, so that a killed process leaves a
+    part.
+    """
     part = _part_name(path)
     path.rename(part)
     shutil.rmtree(part, ignore_errors=True)
 
 
 def sweep(folder: Path, *names: str) -> None:
-    """Remove what killed processes have left half written in `folder`.
+    """Remove half-written files that killed processes have left in `folder`.
 
-    `names`, regular expressions, say of which files and folders that is certain, since the caller holds the lock under
-    which they are written. Parts of anything else may be at work: they go when nobody has touched them for a day.
+    `names` are regular expressions for files and folders that are written only under the lock that the caller holds:
+    their parts are removed at once. Other parts may still be in use, and are removed when nobody has changed them for a
+    day.
     """
     ours = re.compile("|".join(names) or r"(?!)", re.DOTALL)
     with contextlib.suppress(OSError):
@@ -144,33 +152,33 @@ def sweep(folder: Path, *names: str) -> None:
 
 
 def is_part(name: str) -> bool:
-    """Whether a file or folder of this name is one that is being written, or that a killed process has left."""
+    """Return whether a file or folder of this name is a part: in progress, or left by a killed process."""
     return bool(_PART.fullmatch(name) or _FORMER_PART.fullmatch(name))
 
 
 def numbered(path: Path, suffix: str = "", *, first: str = "") -> Iterator[Path]:
-    """`path`, `path`-2, `path`-3 … with `suffix` behind the number; `first` stands in place of the number 1."""
+    """Yield `path`, `path`-2, `path`-3 … with `suffix` after the number. `first` stands in place of the number 1."""
     for number in count(1):
         yield path.with_name(f"{path.name}{first if number == 1 else f'-{number}'}{suffix}")
 
 
 def free_name(path: Path, suffix: str = "", *, first: str = "") -> Path:
-    """The first of `numbered` of which nothing is there."""
+    """Return the first of `numbered` at which nothing exists."""
     return next(name for name in numbered(path, suffix, first=first) if not os.path.lexists(name))
 
 
 def name_aside(path: Path) -> Path:
-    """A free name for what stands at `path` and makes room for something else: `path`.replaced, `path`.replaced-2 …"""
+    """Return a free name to move `path` to: `path`.replaced, `path`.replaced-2 …"""
     return free_name(path.with_name(f"{path.name}.replaced"))
 
 
 def set_aside(path: Path) -> Path:
-    """Give what stands at `path` the name that `name_aside` finds for it."""
+    """Rename `path` to the name that `name_aside` finds for it."""
     return path.rename(name_aside(path))
 
 
 def flush(descriptor: int) -> None:
-    """What was written to a file is on the disk, as far as the file system can say so. Raises OSError."""
+    """Flush a file to the disk, as far as the file system can. Raises OSError."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -179,8 +187,8 @@ def flush(descriptor: int) -> None:
 
 
 def flush_file(path: Path) -> None:
-    """`flush` of a file that others have written."""
-    # for writing: Windows flushes nothing that is open for reading alone
+    """Flush a file that another writer has written."""
+    # opened for writing, because Windows cannot flush a file that is open for reading only
     descriptor = os.open(path, os.O_RDWR | _PLAIN)
     try:
         flush(descriptor)
@@ -189,7 +197,7 @@ def flush_file(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """The names in a folder are on the disk, as far as the file system can say so. Raises OSError."""
+    """Flush the names in a folder to the disk, as far as the file system can. Raises OSError."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -204,7 +212,7 @@ def flush_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError that is raised within names `path`: the user's file, and not the part of it."""
+    """Put `path` into an OSError that is raised in the block: the user knows this file, and not its part."""
     try:
         yield
     except OSError as error:
@@ -213,13 +221,13 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def error_of_system(error: Exception) -> OSError | None:
-    """The system's error of which safetensors tells in words alone."""
+    """Return the system's error that a safetensors error describes only in words."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _part_name(path: Path) -> Path:
-    # within the 255 bytes that file systems allow
+    # file systems allow names of 255 bytes
     name = os.fsdecode(os.fsencode(path.name)[:200])
     return path.with_name(f".{name}.{secrets.token_hex(4)}.part")
 
@@ -232,7 +240,7 @@ def _part_of(path: Path) -> tuple[Path, int]:
 
 
 def _place_new(part: Path, path: Path) -> None:
-    """Rename, but never over something: a link in the file system is made or refused in one moment."""
+    """Rename a part to `path`, but never over an existing file: making a hard link succeeds or fails atomically."""
     try:
         os.link(part, path)
     except OSError as error:

@@ -55,31 +55,31 @@ fold, term, choice, event = _kind("fold"), _kind("term"), _kind("choice"), _kind
 
 
 class HookSpecs:
-    """The contract, in the order of a run. Each method is a hook; none of them is ever called on this class."""
+    """The contract, in the order of a run. Each method specifies a hook and is never called."""
 
     # ------------------------------------------------------------------ once, before the first step
 
     @choice
     def d_stem(self, shape: tuple[int, ...], ctx: Context) -> nn.Module:
-        """What images go through before D's body, asked for before D is built: a module with an attribute `shape`, that
-        of what comes out, for which D is then built. `shape`: that of one sample, (C, H, W) or (D,). Where it puts
-        samples together, B of them to B / g, the trick says so by `group` = g. Default: nothing.
+        """Return a module that images pass through before D's body. Default: none.
+
+        It is asked for before D is built, and has an attribute `shape`: the shape of its output, for which D is then
+        built. The argument `shape` is that of one sample, (C, H, W) or (D,). A stem that combines samples, B of them to
+        B / g, needs `group` = g in the trick.
         """
 
     @fold
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
-        """Surgery on G, once, before optimizers exist.
-
-        `network` exposes `body` (an `nn.Sequential` of blocks), `head`, `shape` and `latent_dim`. Parameters that are
-        added must be initialised here, from `ctx.rng`. Tricks that replace the same part name it in `replaces`.
+        """Change G's layers (surgery), once, before optimizers exist. `network` exposes `body` (an `nn.Sequential` of
+        blocks), `head`, `shape` and `latent_dim`. Added parameters must be initialised here, from `ctx.rng`. Tricks
+        that replace the same part name it in `replaces`.
         """
 
     @fold
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
-        """Surgery on D, once, before optimizers exist.
-
-        `network` exposes `body` (blocks from images to features (B, A)), `head` (features to logits (B, 1)), `shape`
-        and `feature_dim`. A head that is replaced is declared as `replaces = {"d_head"}`.
+        """Change D's layers (surgery), once, before optimizers exist. `network` exposes `body` (blocks from images to
+        features (B, A)), `head` (features to logits (B, 1)), `shape` and `feature_dim`. A trick that replaces the head
+        declares `replaces = {"d_head"}`.
         """
 
     @fold
@@ -88,174 +88,184 @@ class HookSpecs:
 
     @choice
     def adversarial_loss(self, ctx: Context) -> AdversarialLoss:
-        """The objective of the game, asked for once: an object with `d_loss(real, fake, real_labels, fake_labels, ctx)`
-        and `g_loss(real, fake, labels, ctx)`, each returning named terms of one number a sample, of which the core
-        takes the means (`gantricks.AdversarialLoss`). What it offers to other tricks ("targets" when labels matter to
-        it) goes into the trick's `provides`. Default: the non-saturating binary cross-entropy, which provides
-        "targets".
+        """Return the objective of the game. It is asked for once.
+
+        It is an object with `d_loss(real, fake, real_labels, fake_labels, ctx)` and `g_loss(real, fake, labels, ctx)`.
+        Each returns named terms of one number a sample, and the core takes their means (`gantricks.AdversarialLoss`).
+        The trick's `provides` names what the objective offers to other tricks ("targets" when it uses labels). Default:
+        the non-saturating binary cross-entropy, which provides "targets".
         """
 
     @event
     def on_setup(self, ctx: Context) -> None:
-        """Networks and optimizers exist, saved state is not loaded yet: allocate the trick's tensors here. Called once
-        wherever a run is built: to train, to resume, to sample, to evaluate. To sample or to evaluate a run, `ctx.data`
-        is made up: what sampling needs of the real samples must be among the trick's tensors.
+        """Allocate the trick's tensors. Networks and optimizers exist, and saved state is not loaded yet.
+
+        It is called once wherever a run is built: to train, resume, sample or evaluate. For sampling and evaluation
+        `ctx.data` holds made-up samples, so a trick must keep what sampling needs of the real samples among its
+        tensors.
         """
 
     @event
     def on_load(self, ctx: Context) -> None:
-        """A saved state has been loaded into every tensor: bring back what follows from it on the host."""
+        """Restore host state that follows from the tensors. A saved state has been loaded into every tensor."""
 
     @event
     def on_run_start(self, ctx: Context) -> None:
-        """Training begins, or goes on from a checkpoint that has been loaded: open what a run needs beside its tensors.
-        Neither sampling nor evaluation calls it.
+        """Open what training needs besides tensors. Training begins, or continues from a loaded checkpoint. Sampling
+        and evaluation do not call this hook.
         """
 
     # ------------------------------------------------------------------ between steps, on the host
 
     @event
     def on_boundary(self, ctx: Context) -> None:
-        """Between steps, on the host: `ctx.step`, `ctx.progress` and `ctx.images_seen` can be read,
-        `ctx.set_n_critic(n)` and `ctx.set_batch_size(n)` hold from the next step on, and `ctx.stop(reason)` ends the
-        run before it. A trick that makes other weights take part says so with `ctx.restructured()`.
+        """Act between two steps, on the host.
+
+        `ctx.step`, `ctx.progress` and `ctx.images_seen` can be read. `ctx.set_n_critic(n)` and `ctx.set_batch_size(n)`
+        apply from the next step on, and `ctx.stop(reason)` ends the run before it. A trick that changes which weights
+        are trained calls `ctx.restructured()`.
         """
 
     @choice
     def play(self, ctx: Context) -> None:
-        """Replaces the order of phases within one step: call `ctx.d_step(critic)` and `ctx.g_step()` as often as the
-        algorithm wants, with a different `critic` number for each D step. Default: n_critic D steps, then one G step.
+        """Replace the order of phases within one step: call `ctx.d_step(critic)` and `ctx.g_step()` as often as the
+        algorithm needs, with a different `critic` number for each D step. Default: n_critic D steps, then one G step.
         """
 
     # ------------------------------------------------------------------ the D step
 
     @event
     def before_d_step(self, ctx: Context) -> None:
-        """First thing in a D step; nothing has been drawn."""
+        """Called first in a D step, before anything is drawn."""
 
     @fold
     def latents(self, z: Tensor, ctx: Context) -> Tensor:
-        """Wherever latents are drawn: in both steps, when sampling, and by tricks that draw some before the first step,
-        so that what it uses must be there from `__init__` or a `transform_…` hook on. `z`: (B, latent_dim), N(0, 1).
+        """Change latents `z` (B, latent_dim), N(0, 1), wherever they are drawn: in both steps, when sampling, and by
+        tricks that draw some before the first step. What the hook uses must therefore exist after `__init__` or a
+        `transform_…` hook.
         """
 
     @fold
     def fake_batch(self, batch: Batch, ctx: Context) -> Batch:
-        """The fakes that D is shown in its own step, detached from G. Never called in the G step."""
+        """Change the fakes that D sees in its own step, detached from G. Not called in the G step."""
 
     @fold
     def d_input(self, batch: Batch, is_real: bool, ctx: Context) -> Batch:
-        """Everything D sees, in both steps: once for reals (`is_real`), once for fakes. In the G step gradients flow
-        through it to G.
+        """Change every input of D, in both steps: called once for reals (`is_real`) and once for fakes. In the G step
+        gradients flow through it to G.
         """
 
     @choice
     def d_scores(self, real: Batch, fake: Batch, ctx: Context) -> tuple[Out, Out]:
-        """How D scores the two batches in its own step; call `ctx.discriminator(images, classes)`. Default: jointly, in
-        one concatenated pass. A provider that never lets reals and fakes meet in one pass declares
-        `provides = {"separate_passes"}`, and the G step then scores fakes alone too.
+        """Score the two batches in D's own step, with `ctx.discriminator(images, classes)`. Default: jointly, in one
+        concatenated pass. A provider that never puts reals and fakes in one pass declares `provides =
+        {"separate_passes"}`, and the G step then scores fakes alone too.
         """
 
     @fold
     def d_assignment(self, is_real: Tensor, ctx: Context) -> Tensor:
-        """Which of these samples are *called* real: bool (B, 1), all true for reals, all false for fakes. Called once
-        for reals and once for fakes.
+        """Decide which of these samples are *called* real: bool (B, 1), at first all true for reals and all false for
+        fakes. Called once for reals and once for fakes.
         """
 
     @fold
     def d_labels(self, labels: Tensor, is_real: Tensor, ctx: Context) -> Tensor:
-        """D's targets, (B, 1), once for reals and once for fakes. `is_real` is the assignment, (B, 1) bool; labels
-        start as its 0/1 values. Choose values by `is_real`, not by origin, or every flip is undone.
+        """Change D's targets, (B, 1). Called once for reals and once for fakes. `is_real` is the assignment, (B, 1)
+        bool; labels start as its 0/1 values. Choose values by `is_real`, not by origin, or every flip is undone.
         """
 
     @term
     def d_loss_terms(self, ctx: Context) -> dict[str, Tensor]:
-        """Further terms of D's loss, the same names at every step. Everything of the D step can be read;
+        """Add terms to D's loss, with the same names at every step. All tensors of the D step can be read;
         `ctx.discriminate` scores extra batches.
         """
 
     @event
     def after_d_backward(self, ctx: Context) -> None:
-        """D's gradients exist and its optimizer has not stepped: add closed-form gradients, clip."""
+        """Act on D's gradients before its optimizer steps: add closed-form gradients, clip."""
 
     @fold
     def d_gate(self, open: Tensor, ctx: Context) -> Tensor:
-        """Whether D's optimizer steps, asked after the backward: 0-dim float32, 1 when it does, 0 when D and its
-        optimizer stay as they are. Return `open` times the trick's own 0 or 1.
+        """Decide after the backward whether D's optimizer steps: 0-dim float32, 1 for a step, 0 to leave D and its
+        optimizer unchanged. Return `open` times the trick's own 0 or 1.
         """
 
     @event
     def after_d_step(self, ctx: Context) -> None:
-        """D has been updated, unless a gate was closed (`ctx.updated`); its gradients are still there. State that
-        follows D moves here.
+        """Update state that follows D. D has been updated, unless a gate was closed (`ctx.updated`); its gradients
+        still exist.
         """
 
     # ------------------------------------------------------------------ the G step
 
     @event
     def before_g_step(self, ctx: Context) -> None:
-        """First thing in a G step; with `reuse_fakes`, the fakes exist already."""
+        """Called first in a G step. With `reuse_fakes`, the fakes exist already."""
 
     @fold
     def g_labels(self, labels: Tensor, ctx: Context) -> Tensor:
-        """G's targets, (B, 1), starting as ones. A D-label trick cannot leak into them."""
+        """Change G's targets, (B, 1), which start as ones. They are separate from D's labels."""
 
     @fold
     def g_weights(self, weights: Tensor, ctx: Context) -> Tensor:
-        """How much each fake counts in G's adversarial loss, (B, 1), starting as ones; the core takes the weighted
-        mean. D's scores of the fakes are there: `ctx.fake_out`.
+        """Change the weight of each fake in G's adversarial loss, (B, 1), starting as ones; the core takes the weighted
+        mean. D's scores of the fakes are in `ctx.fake_out`.
         """
 
     @choice
     def g_objective(self, ctx: Context) -> dict[str, Tensor]:
-        """Replaces G's adversarial loss by other named terms (feature matching)."""
+        """Replace G's adversarial loss by other named terms (feature matching)."""
 
     @term
     def g_loss_terms(self, ctx: Context) -> dict[str, Tensor]:
-        """Further terms of G's loss, the same names at every step."""
+        """Add terms to G's loss, with the same names at every step."""
 
     @event
     def after_g_backward(self, ctx: Context) -> None:
-        """G's gradients exist and its optimizer has not stepped."""
+        """Act on G's gradients before its optimizer steps."""
 
     @fold
     def g_gate(self, open: Tensor, ctx: Context) -> Tensor:
-        """Whether G's optimizer steps, as `d_gate` for D."""
+        """Decide whether G's optimizer steps, as `d_gate` does for D."""
 
     @event
     def after_g_step(self, ctx: Context) -> None:
-        """G has been updated, unless a gate was closed (`ctx.updated`); the last thing in a step."""
+        """Update state that follows G. G has been updated, unless a gate was closed (`ctx.updated`). This is the last
+        hook of a step.
+        """
 
     # ------------------------------------------------------------------ beside the steps
 
     @fold
     def sampling_generator(self, network: Generator, ctx: Context) -> Generator:
-        """The generator that sampling and evaluation use. It is put in eval mode for them and back afterwards."""
+        """Return the generator for sampling and evaluation. It is in eval mode for these, and has its former mode
+        afterwards.
+        """
 
     @fold
     def evaluation_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
-        """The discriminator that evaluation uses, where a metric asks which class it sees (averaged weights, say). It
-        is put in eval mode for that and back afterwards.
+        """Return the discriminator for metrics that use its class logits (one with averaged weights, say). It is in
+        eval mode for these, and has its former mode afterwards.
         """
 
     @term
     def log_scalars(self, ctx: Context) -> dict[str, Tensor]:
-        """Scalars to log beside the losses; called at log intervals only, after the G step."""
+        """Return scalars to log beside the losses. Called at log intervals only, after the G step."""
 
     @event
     def on_log(self, scalars: dict[str, float], ctx: Context) -> None:
-        """After each log line, on the host, with its scalars by name: "loss/d", "gradient_norm/g", "logits/real",
+        """Act on the host after each log line, with its scalars by name: "loss/d", "gradient_norm/g", "logits/real",
         "<trick>/<name>" … `ctx.warn(sentence)` tells the user. Not called when a value was not finite.
         """
 
     @event
     def on_finish(self, ctx: Context) -> None:
-        """The last step is done, or a trick has stopped the run: what changes here is in the last checkpoint. A run
-        that is interrupted has not finished, and does not come here.
+        """Change the final state, which the last checkpoint holds. The last step is done, or a trick has stopped the
+        run. A run that is interrupted has not finished, and does not call this hook.
         """
 
     @event
     def on_run_end(self, ctx: Context) -> None:
-        """Training ends, however it does: done, stopped, interrupted, or with an error. Once for each `on_run_start`;
-        the last checkpoint has been taken, so a trick closes here what it has opened, and changes nothing.
+        """Close what the trick has opened. Training has ended in any way: done, stopped, interrupted, or with an error.
+        Called once for each `on_run_start`, after the last checkpoint, so it must not change the run's state.
         """

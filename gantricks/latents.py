@@ -1,4 +1,4 @@
-"""The space that the generator draws from: ways between two of its points."""
+"""Paths between points of the latent space."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 _TINY = 1e-30
-"""Norms below this count as 0."""
+"""A norm below this number counts as 0."""
 
 
 def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
-    """The point a share `t` of the way from `a` to `b` along a great circle, its norm as far between theirs.
+    """Return the point at the fraction `t` of the way from `a` to `b` along a great circle, with its norm interpolated.
 
     `a`, `b`: (…, D). `t`: a number or a tensor that broadcasts against (…, 1); at 0 and 1 the result is `a` and `b`
-    exactly. Between vectors that point the same way, or to or from 0, the way is straight. Opposite ones have no great
-    circle of their own, and the way goes over the axis from which `a` is furthest. Source: White 2016, "Sampling
-    Generative Networks", §2.1.
+    exactly. Between vectors of the same direction, or where one is 0, the path is straight. Between opposite vectors no
+    great circle is unique; the path goes over the axis with which `a` has the largest angle. Source: White 2016,
+    "Sampling Generative Networks", §2.1.
     """
     wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     start, end = a.to(wide), b.to(wide)
     weight = torch.as_tensor(t, dtype=wide, device=a.device)
     u, v = normalize(start, dim=-1, eps=_TINY), normalize(end, dim=-1, eps=_TINY)
     cosine = (u * v).sum(-1, keepdim=True)
-    # the part of v across u: unlike sin ω it keeps its direction, and its digits, near 0° and near 180°
+    # the part of v orthogonal to u: unlike sin ω it is precise near 0° and near 180°
     across = v - cosine * u
     sine = across.norm(dim=-1, keepdim=True)
 
@@ -41,7 +41,8 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
 
 
 def paths(starts: Tensor, ends: Tensor, points: int) -> Tensor:
-    """`points` latents along the great circle from each of `starts` to that of `ends`, both included.
+    """Return `points` latents along the great circle from each row of `starts` to the same row of `ends`, both
+    included.
 
     `starts`, `ends`: (N, D). Returns (N, points, D).
     """

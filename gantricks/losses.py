@@ -1,4 +1,4 @@
-"""The objective that a recipe plays when no trick chooses another."""
+"""The objective of the game, and the default one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ if TYPE_CHECKING:
 
 
 class AdversarialLoss(Protocol):
-    """What the hook `adversarial_loss` returns: both players' losses as functions of what D says.
+    """The return value of the hook `adversarial_loss`: both players' losses as functions of D's outputs.
 
-    Each returns named terms of one number a sample, (B,) or (B, 1); the core takes their means. Where D judges g
-    samples at once, B / g in place of B. `real` and `fake` are D's scores, labels its targets, (B, 1); `ctx` is the
-    context of the trick that provides the loss.
-
-    `undecided` is the output of D that stands for as likely real as fake, between its optima for the two. `compares`
-    says whether G's loss reads D's scores of reals, which are then computed for it, without gradient; otherwise `real`
-    is None there.
+    Each method returns named terms of one number a sample, (B,) or (B, 1), and the core takes their means. Where D
+    judges g samples at once, it is B / g in place of B. `real` and `fake` are D's scores, labels the targets, (B, 1);
+    `ctx` is the context of the trick that provides the loss. `undecided` is the output of D that means "as likely real
+    as fake"; it lies between D's optima for the two. `compares` says whether G's loss uses D's scores of reals. If so,
+    they are computed for it without gradient; otherwise `real` is None.
     """
 
     undecided: float = 0.0
@@ -36,7 +34,7 @@ class AdversarialLoss(Protocol):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """BCE(s, t) = softplus(s) - t s, sample by sample: (B, 1). Targets may lie outside [0, 1]."""
+    """Return BCE(s, t) = softplus(s) - t s for each sample, (B, 1). Targets may lie outside [0, 1]."""
     return binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 

@@ -25,10 +25,10 @@ HOOK = ErrorCode("gantricks-hook", "A hook of a trick agrees with gantricks.hook
 
 
 class HookPlugin(Plugin):
-    """Looks at every use of `@hookimpl`, which is a call of pluggy's marker."""
+    """Checks every use of `@hookimpl`, which mypy sees as a call of pluggy's marker."""
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
-        # which of its modules pluggy defines the marker in is its own affair
+        # any module of pluggy, because the one that defines the marker may change
         return self._check if fullname.startswith("pluggy.") and fullname.endswith(MARKER) else None
 
     def _check(self, ctx: MethodContext) -> Type:
@@ -79,5 +79,5 @@ def _shown(found: Type) -> str:
 
 
 def plugin(version: str) -> type[Plugin]:
-    """Where mypy begins."""
+    """Return the plugin class; mypy calls this function."""
     return HookPlugin

@@ -1,4 +1,4 @@
-"""What is wrong with options, in words: pydantic finds it, and here it becomes sentences."""
+"""Describes errors in options: turns pydantic's errors into sentences."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ KeyPath = tuple[str, ...]
 UNKNOWN = "unknown key"
 
 DEEPEST = 16
-"""Tables and lists within each other; no option is half as deep."""
+"""The largest depth of nested tables and lists. No option needs half of it."""
 LARGEST = 1e30
-"""The largest number of a recipe: from here on, products of two do not fit into single precision."""
+"""The largest number in a recipe. Products of two larger numbers do not fit into single precision."""
 _INTEGERS = 1 << 63
 _OF_A_LIST = 3
-"""How many of a list's values are told to be wrong: after these, the rest is clear."""
+"""The number of wrong values of a list that are reported one by one."""
 
 
 class OptionError(NamedTuple):
-    """A key that is wrong, by its path within the table, what is wrong with it, and what to write instead."""
+    """A wrong key, by its path within the table, with the mistake and what to write instead."""
 
     keys: KeyPath
     what: str
@@ -38,10 +38,10 @@ class OptionError(NamedTuple):
 def check_options(
     model: type[BaseModel], table: Mapping[str, Any], known: Iterable[str] = (), listed: int = 20
 ) -> Iterator[OptionError]:
-    """Every error of `table` as options of `model`.
+    """Yield every error of `table` as options of `model`.
 
-    `known`: further keys that may stand in the same table, for the advice on a misspelt one, which the first `listed`
-    unknown keys are given.
+    `known` are further keys that may stand in the same table, for the hint on a misspelt key. Only the first `listed`
+    unknown keys get this hint.
     """
     messages: dict[KeyPath, list[Any]] = {}
     errors = list(_errors(model, table))
@@ -52,7 +52,7 @@ def check_options(
             advised += 1
             yield OptionError(keys, UNKNOWN, advice(model, keys, table, known) if advised <= listed else "")
         elif not (_is_scalar(error) and isinstance(error["input"], dict) and keys in tables):
-            # otherwise it is the branch of a number in an option that also takes a table, and a table was written
+            # otherwise the user has written a table, and this error is about the number that the option takes too
             messages.setdefault(keys, []).append(error)
     in_lists: dict[KeyPath, int] = {}
     for keys, found in messages.items():
@@ -66,22 +66,22 @@ def check_options(
 
 
 def first_error(error: ValidationError) -> str:
-    """The first thing that is wrong with what a file of ours says, and where in the file."""
+    """Return the first error in a file that gantricks wrote, and where in the file it is."""
     first = error.errors(include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def texts_wanted(model: type[BaseModel], table: Mapping[str, Any]) -> set[KeyPath]:
-    """The keys of `table` that hold no text where `model` wants one."""
+    """Return the keys of `table` whose value is not a text although `model` wants one."""
     return {keys for keys, error in _errors(model, table) if error["type"] == "string_type"}
 
 
 def unreadable(value: Any, path: KeyPath = (), depth: int = 0) -> Iterator[tuple[KeyPath, str]]:
-    """Every value within `value` that no option of any kind can be, by path, with what is wrong with it.
+    """Yield every value within `value` that no option can have, by path, with the reason.
 
-    TOML has dates and its integers end at 64 bits; text with a NUL names no file, and what is no text cannot be
-    written into a run's recipe.
+    TOML has dates, and its integers end at 64 bits. A text with a NUL cannot name a file, and a text that is not UTF-8
+    cannot be written into a run's recipe.
     """
     if depth > DEEPEST:
         yield path, f"tables and lists stand in each other more than {DEEPEST} deep"
@@ -102,11 +102,11 @@ def unreadable(value: Any, path: KeyPath = (), depth: int = 0) -> Iterator[tuple
     elif isinstance(value, str) and "\0" in value:
         yield path, f"a text cannot hold the character NUL: {shown(value)}"
     elif isinstance(value, str) and not is_text(value):
-        yield path, "it holds bytes that are no UTF-8 text; rename the file or folder that it names"
+        yield path, "it holds bytes that are not UTF-8; rename the file or folder that it names"
 
 
 def is_text(value: str) -> bool:
-    """Whether `value` can be written as UTF-8. Words of a command line that are no text hold lone surrogates."""
+    """Return whether `value` can be written as UTF-8. Command-line words that are not UTF-8 hold lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -115,7 +115,7 @@ def is_text(value: str) -> bool:
 
 
 def shown(value: Any, width: int = 60) -> str:
-    """A value as it is written in a recipe, its middle left out where it is long."""
+    """Return a value in the form of a recipe, shortened in the middle where it is long."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= _INTEGERS:
         # Python refuses to write integers of thousands of digits
         digits = int(math.log10(abs(value))) + 1 if value.bit_length() < 1000 else int(value.bit_length() * 0.30103) + 1
@@ -126,37 +126,37 @@ def shown(value: Any, width: int = 60) -> str:
 
 
 def shortened(text: str, width: int = 60) -> str:
-    """`text`, its middle left out where it is longer than `width`."""
+    """Return `text`, shortened in the middle where it is longer than `width`."""
     half = width // 2
     return text if len(text) <= width else f"{text[:half]} … {text[-half:]}"
 
 
 def advice(model: type[BaseModel], keys: KeyPath, table: Mapping[str, Any], known: Iterable[str] = ()) -> str:
-    """What an unknown key may have been meant to be, or which there are."""
+    """Return the known key that an unknown key is close to, or else all known keys, as a hint."""
     names = [*_fields(model, keys[:-1], table), *(known if len(keys) == 1 else ())]
     return nearest(keys[-1][:100], names) or (f"known keys: {', '.join(names)}" if names else "it takes no keys")
 
 
 def description(model: type[BaseModel], keys: KeyPath) -> str:
-    """What the model says of its key."""
+    """Return the model's description of a key."""
     described = model.model_fields.get(keys[0]) if len(keys) == 1 else None
     return described.description or "" if described else ""
 
 
 def models_of(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models among the types that an option can have."""
+    """Yield the models among the types of an option."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in typing.get_args(annotation):
         yield from models_of(inner)
 
 
-# ---------------------------------------------------------------- what pydantic finds
+# ---------------------------------------------------------------- errors of pydantic
 
 
 def validated(model: type[Any], table: Mapping[str, Any]) -> Any:
-    """The options. Raises ValidationError."""
-    # as JSON: strict about types as TOML is, while a list may stand for a tuple
+    """Return the validated options. Raises ValidationError."""
+    # as JSON, which makes pydantic strict about types but lets a list stand for a tuple
     return model.model_validate_json(json.dumps(table, default=str), strict=True)
 
 
@@ -173,7 +173,9 @@ def _errors(model: type[BaseModel], table: Mapping[str, Any]) -> Iterator[tuple[
 
 
 def _written(error: Any, table: Any) -> list[int | str]:
-    """The part of a pydantic location that the user wrote: branches of unions are not in the file."""
+    """Return the part of a pydantic location that the user wrote. Pydantic adds branches of unions, which are not in
+    the file.
+    """
     written: list[int | str] = []
     value = table
     for position, part in enumerate(error["loc"]):
@@ -181,7 +183,7 @@ def _written(error: Any, table: Any) -> list[int | str]:
             value = value[part]
         elif isinstance(value, list) and isinstance(part, int):
             if part >= len(value):
-                break  # too short a list: the error is the list's
+                break  # the list is too short: the error is about the list
             value = value[part]
         elif error["type"] == "missing" and position == len(error["loc"]) - 1:
             pass
@@ -227,13 +229,13 @@ _LENGTHS = {
 
 
 def _is_scalar(error: Any) -> bool:
-    """Whether the error is that of a table where none is wanted."""
+    """Return whether the error is that of a table in place of a scalar."""
     wants_none = error["type"] in _WANTED.keys() - _TABLES or error["type"] in _CHOICES
     return wants_none and isinstance(error["input"], dict)
 
 
 def _sentence(errors: Sequence[Any]) -> str:
-    """What the branches of one option say of what was written, in one sentence."""
+    """Return one sentence for the errors of all branches of an option."""
     value = errors[0]["input"]
     wanted = list(dict.fromkeys(filter(None, map(_wanted, errors))))
     others = list(dict.fromkeys(_message(error) for error in errors if not _wanted(error)))
@@ -245,7 +247,7 @@ def _sentence(errors: Sequence[Any]) -> str:
 
 
 def _wanted(error: Any) -> str:
-    """What is wanted, where it is another type or another number of the same one."""
+    """Return the type or the range that is wanted, where the error is about either."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in _CHOICES:
         return _either(context[_CHOICES[kind]])
@@ -258,7 +260,7 @@ def _wanted(error: Any) -> str:
 
 
 def _message(error: Any) -> str:
-    """An error of another kind, in words."""
+    """Return a sentence for any other kind of error."""
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     if kind == "missing":
         return "too few values" if isinstance(error["loc"][-1], int) else "this key is missing"
@@ -266,8 +268,8 @@ def _message(error: Any) -> str:
         return f"it must {_LENGTHS[kind].format(**context)}"
     if kind == "union_tag_not_found":
         return f"it must say which it is: {context['discriminator']} is missing".replace("'", "")
-    if kind == "string_pattern_mismatch":  # a pattern is no language that users know
-        return f"it does not have the form that is wanted: {shown(value)}"
+    if kind == "string_pattern_mismatch":  # users need not know regular expressions
+        return f"it does not have the right form: {shown(value)}"
     message = str(error["msg"]).replace("Input should be", "it must be").removeprefix("Value error, ")
     message = message.removeprefix("Assertion failed, ")
     return f"{message}, not {shown(value)}" if message.startswith("it must be") else message
@@ -279,7 +281,7 @@ def _either(choices: str) -> str:
 
 
 def _meant(errors: Sequence[Any]) -> str:
-    """Advice on a misspelt choice."""
+    """Return a hint on a misspelt choice."""
     written = errors[0]["input"]
     choices = [one for e in errors if e["type"] in _CHOICES for one in e["ctx"][_CHOICES[e["type"]]].split("'")[1::2]]
     close = closest(written[:100], choices) if isinstance(written, str) else None
@@ -287,7 +289,7 @@ def _meant(errors: Sequence[Any]) -> str:
 
 
 def _names(model: type[BaseModel], keys: KeyPath, errors: Sequence[Any]) -> str:
-    """Advice on a table that does not say which of several it is."""
+    """Return a hint on a table that lacks the key which says its kind."""
     if errors[0]["type"] != "union_tag_not_found" or len(keys) != 1:
         return ""
     named = [one.model_fields["name"].default for one in models_of(model.model_fields[keys[0]].annotation)]
@@ -295,7 +297,7 @@ def _names(model: type[BaseModel], keys: KeyPath, errors: Sequence[Any]) -> str:
 
 
 def _fields(model: type[BaseModel], parents: KeyPath, table: Mapping[str, Any]) -> list[str]:
-    """The keys that may stand in the table at `parents`."""
+    """Return the keys that may stand in the table at `parents`."""
     value: Any = table
     models: list[type[BaseModel]] = [model]
     for key in parents:
@@ -307,6 +309,6 @@ def _fields(model: type[BaseModel], parents: KeyPath, table: Mapping[str, Any]) 
 
 
 def _chosen(model: type[BaseModel], value: Any) -> bool:
-    """Whether a table says by its name that it is of this model."""
+    """Return whether a table's `name` selects this model."""
     name = model.model_fields.get("name")
     return name is not None and isinstance(value, Mapping) and value.get("name", name.default) == name.default

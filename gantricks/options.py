@@ -1,4 +1,4 @@
-"""The types that options are made of. Nothing here imports torch."""
+"""The types of options. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class Options(BaseModel):
-    """Base of everything a recipe can set: frozen, unknown keys refused, NaN and infinity refused."""
+    """Base class of all options in a recipe: frozen; unknown keys, NaN and infinity are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -45,9 +45,9 @@ class Interval(NamedTuple):
 
 
 class Players:
-    """Players of the game, written `["generator"]` or `"all"` in a recipe: `"generator" in players`.
+    """Players of the game, written `["generator"]` or `"all"` in a recipe. Use it as `"generator" in players`.
 
-    Raises (on validation): no player, one that there is not, or one twice.
+    Raises (on validation): an empty list, an unknown player, or one that is named twice.
     """
 
     __slots__ = ("names",)
@@ -55,7 +55,7 @@ class Players:
     NAMES: ClassVar = ("generator", "discriminator")
 
     def __init__(self, *names: str) -> None:
-        """These players; all of them where none is named."""
+        """Hold these players; all of them where none is named."""
         self.names = names
 
     def __contains__(self, name: str) -> bool:
@@ -71,7 +71,7 @@ class Players:
         return f"Players{self.names!r}"
 
     def written(self) -> str | list[str]:
-        """As a recipe has it."""
+        """Return the form that a recipe has."""
         return list(self.names) or "all"
 
     @classmethod
@@ -106,19 +106,20 @@ class Players:
 
 
 class Schedule(Options):
-    """A number that moves linearly from `start` to `end` while the run goes from 0 to `until` of its steps, and stays.
+    """A number that changes linearly from `start` to `end` while the run goes from 0 to `until` of its steps, and then
+    stays.
 
     Written `{ start = 0.1, end = 0.0, until = 0.8 }` in a recipe, wherever an option takes a schedule.
     """
 
     start: Annotated[float, Field(description="value at the first step")]
     end: Annotated[float, Field(description="value from `until` on, reached exactly")]
-    until: Annotated[float, Field(gt=0, le=1, description="share of the run after which the value rests")] = 1.0
+    until: Annotated[float, Field(gt=0, le=1, description="share of the run after which the value stays")] = 1.0
 
     def at(self, progress: float) -> float:
         """The value at `progress` (0 at the first step, 1 at the last)."""
         weight = min(progress / self.until, 1.0)
-        # two forms, as torch.lerp has them: each end is met without rounding
+        # two formulas, like torch.lerp, so that both ends are exact
         if weight < 0.5:
             return self.start + weight * (self.end - self.start)
         return self.end - (1.0 - weight) * (self.end - self.start)
@@ -127,7 +128,7 @@ class Schedule(Options):
 class Scheduled:
     """Bounds of an option that is a number or a schedule: `Annotated[float | Schedule, Scheduled(0, 1)]`.
 
-    They hold for the number and for both ends of the schedule, and show in the JSON schema.
+    They apply to the number and to both ends of the schedule, and appear in the JSON schema.
     """
 
     def __init__(self, low: float = -math.inf, high: float = math.inf) -> None:

@@ -1,4 +1,4 @@
-"""Paths as their writers mean them."""
+"""Paths with `~` for a home folder."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from gantricks.errors import Problem, UserError
 
 
 def expanded(path: str | os.PathLike[str], where: str = "") -> Path:
-    """The path with `~` and `~user` in its first place replaced by that home folder.
+    """Return the path with a leading `~` or `~user` replaced by that home folder.
 
-    No shell does that within `--out=~/x.png` or in a recipe, and a folder named ~ is removed as nobody wants. Raises
-    UserError, with the place `where`, when there is no such home; a name that begins with ~ and is there stays.
+    A shell does not do this within `--out=~/x.png` or in a recipe, and a folder named ~ is dangerous to remove. An
+    existing file whose name begins with ~ keeps its name. Raises UserError, with the place `where`, when there is no
+    such home folder.
     """
     text = os.fspath(path)
     whole = os.path.expanduser(text)
     if not whole.startswith("~") or os.path.lexists(whole):
         return Path(whole)
     user = Path(text).parts[0][1:]
-    what = f"there is no user {user!r} whose home folder ~{user} would be" if user else "~ is no place: HOME is not set"
+    what = (
+        f"there is no user {user!r} whose home folder ~{user} would be" if user else "~ has no meaning: HOME is not set"
+    )
     raise UserError(Problem(what, where or text, f"write the whole path, or ./{text} where that is its name"))

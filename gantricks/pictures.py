@@ -1,4 +1,6 @@
-"""Pictures of samples: grids of images, scatter plots of points, PNG files that are never half written."""
+"""Pictures of samples: grids of images, scatter plots of points, and PNG files that are written completely or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
-"""Pixels of a picture to matplotlib's inch."""
+"""Pixels per inch for matplotlib."""
 
 Anchor = Literal["left", "center", "right"]
 
@@ -32,7 +34,7 @@ Extent = tuple[float, float, float, float]
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:
-    """Turn floats (N, C, H, W) in [-1, 1] into uint8 (N, H, W, C), rounded to the nearest level.
+    """Convert floats (N, C, H, W) in [-1, 1] to uint8 (N, H, W, C), rounded to the nearest level.
 
     Values beyond [-1, 1], infinities included, are clipped. NaN becomes 0, the darkest level.
     """
@@ -42,10 +44,10 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
 
 
 def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> Image.Image:
-    """Lay uint8 (N, H, W, C) out in rows, `padding` pixels between and around them.
+    """Arrange uint8 (N, H, W, C) in rows, with `padding` pixels between and around the images.
 
-    `columns` defaults to what makes the picture nearly square. Images of one or two channels show the first,
-    in grey; others show the first three, as red, green and blue. Raises `ValueError` when there is no image.
+    By default `columns` makes the picture nearly square. Images of one or two channels show the first, in grey; others
+    show the first three, as red, green and blue. Raises `ValueError` when there is no image.
     """
     count, height, width, channels = images.shape
     if count == 0 or channels == 0:
@@ -63,7 +65,9 @@ def image_grid(images: np.ndarray, columns: int | None = None, padding: int = 2)
 
 
 def _square_columns(count: int, height: int, width: int) -> int:
-    """The number of columns that makes the picture nearest to square, then leaves the fewest cells empty."""
+    """Return the number of columns whose picture is nearest to a square; among equals, the one with the fewest empty
+    cells.
+    """
     around = round(math.sqrt(count * height / width))
 
     def badness(columns: int) -> tuple[float, int]:
@@ -78,9 +82,9 @@ def scatter(
 ) -> Image.Image:
     """Plot `points` (N, D) in colour over `reference` (M, D) in light grey, on a square of `size` pixels.
 
-    Where points crowd the colour deepens. `extent` defaults to a square around the reference (around the
-    points when there is none) with a margin; points beyond it are drawn at its edge, points that are not
-    finite are left out. Of more than two dimensions the first two are shown; of one, a line.
+    Overlapping points make the colour deeper. `extent` defaults to a square around the reference (around the points
+    when there is none) with a margin. Points beyond it are drawn at its edge, and non-finite points are left out. Of
+    more than two dimensions the first two are drawn; one dimension is drawn as a line.
     """
     points = _in_plane(points)
     beneath = _in_plane(reference) if reference is not None else np.empty((0, 2))
@@ -93,9 +97,9 @@ def scatter(
 
 
 def blank(width: int, height: int) -> Figure:
-    """White paper of so many pixels for matplotlib to draw on; `rendered` makes an image of it.
+    """Return an empty white matplotlib figure of this size in pixels; `rendered` makes an image of it.
 
-    Nothing of it is shared: figures may be drawn in several threads at once.
+    Figures share no state, so they may be drawn in several threads at once.
     """
     figure_class, canvas_class = _matplotlib()
     figure = figure_class(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white", edgecolor="none")
@@ -105,7 +109,9 @@ def blank(width: int, height: int) -> Figure:
 
 
 def rendered(figure: Figure) -> Image.Image:
-    """The picture of a figure from `blank`. It is drawn at twice its size, so that small dots stand where they lie."""
+    """Return the picture of a figure from `blank`. It is drawn at twice its size, so that small dots have precise
+    positions.
+    """
     canvas = cast("FigureCanvasAgg", figure.canvas)
     figure.set_dpi(DPI * _FINE)
     canvas.draw()
@@ -124,10 +130,10 @@ def write(
     anchor: Anchor = "left",
     room: float = math.inf,
 ) -> None:
-    """Write on a figure, in a font that comes with matplotlib, so that it looks alike on every machine.
+    """Write text on a figure, in a font that comes with matplotlib, so that it looks the same on every machine.
 
-    `text` stands around the height `y`, with its left end, centre or right end at `x`, in letters of `size`: pixels,
-    from the lower left corner. What does not fit into `room` is cut.
+    `text` is centred on the height `y`, and its left end, centre or right end (`anchor`) is at `x`. Both are in pixels
+    from the lower left corner, as is `size`, the size of the letters. Text that is wider than `room` is cut.
     """
     import matplotlib
     from matplotlib.font_manager import FontProperties
@@ -154,7 +160,9 @@ def write(
 
 @cache
 def _matplotlib() -> tuple[type[Figure], type[FigureCanvasAgg]]:
-    """Imported where something is drawn: it takes half a second. That it finds no folder for its cache is not told."""
+    """Import matplotlib only when something is drawn, because it takes half a second. Its warning about a missing cache
+    folder is hidden.
+    """
     log = logging.getLogger("matplotlib")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -167,7 +175,7 @@ def _matplotlib() -> tuple[type[Figure], type[FigureCanvasAgg]]:
 
 
 def _dots(figure: Figure, places: np.ndarray, diameter: float, colour: str, opacity: float) -> None:
-    """A disc at each of `places` (N, 2), in pixels from the lower left corner."""
+    """Draw a disc at each of `places` (N, 2), in pixels from the lower left corner."""
     from matplotlib.lines import Line2D
     from matplotlib.transforms import Affine2D
 
@@ -189,22 +197,24 @@ def _square_around(points: np.ndarray) -> Extent:
         return -1.0, 1.0, -1.0, 1.0
     low, high = points.min(axis=0), points.max(axis=0)
     x, y = (low + high) / 2
-    # never narrower than floating point can tell apart so far from the origin
+    # never narrower than floating point can resolve at this distance from the origin
     half = max(0.6 * float((high - low).max()), 1e-6 * float(np.abs([low, high]).max())) or 1.0
     return x - half, x + half, y - half, y + half
 
 
 def _on_paper(points: np.ndarray, extent: Extent, side: int, diameter: float) -> np.ndarray:
-    """Where points lie, in pixels from the lower left corner; beyond the edge, the discs touch it from within."""
+    """Return the positions of points in pixels from the lower left corner. Points beyond the edge are moved so that
+    their discs touch it from inside.
+    """
     left, right, bottom, top = extent
     places = (points - (left, bottom)) / (right - left, top - bottom) * side
     return places.clip(diameter / 2, side - diameter / 2)
 
 
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a PNG whole or not at all, over whatever is there; missing parent folders are made.
+    """Write a PNG completely or not at all, over an existing file; missing parent folders are made.
 
-    Raises `OSError` with the path in it when the disk refuses.
+    Raises `OSError` that names the path when the disk refuses.
     """
     path = Path(path)
     with naming(path.parent):

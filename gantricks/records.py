@@ -1,4 +1,4 @@
-"""The two small records that travel through every hook."""
+"""The two records that hooks pass on: a batch of samples, and D's output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Samples of one provenance, real or fake; classes follow their images through every trick.
+    """Samples that are all real or all fake, with their classes. Every trick keeps classes with their images.
 
     `images`: (B, C, H, W) in [-1, 1], or (B, D) for vector data. `classes`: (B,) int64, or None.
     """
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
         return self.images.shape[0]
 
     def with_images(self, images: Tensor) -> Batch:
-        """The same classes beside other images."""
+        """Return a batch of other images with the same classes."""
         return Batch(images, self.classes)
 
     def detach(self) -> Batch:
@@ -30,10 +30,10 @@ class Batch(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What the discriminator says of a batch.
+    """The discriminator's output for a batch.
 
-    `logits`: (B, 1). `features`: (B, A), its last layer before the head. `class_logits`: (B, K), or None when it
-    does not classify.
+    `logits`: (B, 1). `features`: (B, A), the output of its last layer before the head. `class_logits`: (B, K), or None
+    when it does not classify.
     """
 
     logits: Tensor
@@ -41,7 +41,7 @@ class Out(NamedTuple):
     class_logits: Tensor | None = None
 
     def split(self, count: int) -> tuple[Out, Out]:
-        """What it says of the first `count` samples, and of the others."""
+        """Return the outputs for the first `count` samples, and for the others."""
         parts = [None if part is None else part.split([count, part.shape[0] - count]) for part in self]
         first, others = zip(*(part or (None, None) for part in parts), strict=True)
         return Out(*first), Out(*others)

@@ -1,4 +1,4 @@
-"""Stateless random streams: a draw is a function of where it happens, never of what was drawn before.
+"""Stateless random streams: a draw is a function of its place in the run, and not of earlier draws.
 
 A stream has a key of 128 bits, a hash of the run's seed and its name. A draw has a counter: step, phase, critic index,
 number of the phase within the step, number of the call. Philox (Salmon et al. 2011) turns key and counter into random
@@ -23,12 +23,13 @@ PHASES = {"setup": 0, "d": 1, "g": 2, "sample": 3, "boundary": 4, "log": 5}
 _IN_STEP = ("d", "g")
 Words = npt.NDArray[np.uint64]
 _MANY = 1024
-"""Normal numbers in a draw from which on torch's vectorised transform is faster than numpy's, for all that it takes to
-set its state."""
+"""The number of normal draws from which torch's vectorised transform is faster than numpy's, although setting its state
+takes time.
+"""
 
 
 class Place(NamedTuple):
-    """Where in a run a draw is made. `turn` counts the phases of this name and critic index within the step."""
+    """The place of a draw in a run. `turn` counts the phases of this name and critic index within the step."""
 
     step: int
     phase: str
@@ -37,13 +38,12 @@ class Place(NamedTuple):
 
     @property
     def word(self) -> int:
-        """All of it but the step, in one word."""
+        """All fields but the step, packed in one word."""
         return (self.turn << 40) | (self.critic << 8) | PHASES[self.phase]
 
 
 class Source:
-    """Random words from a key and a counter, as numbers: one generator on the CPU whose whole state is set for each
-    draw."""
+    """Random numbers from a key and a counter: one generator on the CPU, whose whole state is set for each draw."""
 
     __slots__ = ("_bits", "_counter", "_mersenne", "_mersenne_words", "_numbers", "_state", "_torch", "_words")
 
@@ -56,7 +56,7 @@ class Source:
             "bit_generator": "Philox",
             "state": self._words,
             "buffer": np.zeros(4, np.uint64),
-            "buffer_pos": 4,  # nothing is left of an earlier block
+            "buffer_pos": 4,  # discard the rest of an earlier block
             "has_uint32": 0,
             "uinteger": 0,
         }
@@ -65,9 +65,9 @@ class Source:
         self._mersenne_words = self._mersenne.numpy().view(np.uint64)[3:627]
 
     def at(self, key: Words, step: int, word: int, call: int) -> np.random.Generator:
-        """Numpy's generator, about to give the numbers of this draw: of a stream's key, at a step and a place in it."""
+        """Return numpy's generator, set to the draw with this key, step, place and call."""
         counter = self._counter
-        counter[1] = call  # counter[0] is what the generator itself counts: blocks of four words
+        counter[1] = call  # counter[0] is the generator's own count of blocks of four words
         counter[2] = step
         counter[3] = word
         self._words["key"] = key
@@ -75,8 +75,11 @@ class Source:
         return self._numbers
 
     def torch_at(self, key: Words, step: int, word: int, call: int) -> Generator:
-        """Torch's generator, a Mersenne twister all of whose 624 words of state are drawn here: its seed would keep 32
-        bits of the place."""
+        """Return torch's generator, set to this draw.
+
+        It is a Mersenne twister, and all of its 624 words of state are drawn here: a seed would hold only 32 bits of
+        the place.
+        """
         self.at(key, step, word, call)
         self._mersenne_words[:] = self._bits.random_raw(312).view(np.uint32)
         self._torch.set_state(self._mersenne)
@@ -84,11 +87,11 @@ class Source:
 
 
 class Clock:
-    """Where the run is. The core moves it; every stream of the run reads it.
+    """The present place in the run. The core sets it, and every stream of the run reads it.
 
-    `step` counts generator updates from 0, `phase` is a key of `PHASES`, `critic` is the index of the D step within the
-    step; `calls` holds how often each stream has been drawn from since the phase was entered. While there are `static`
-    draws, they are given out in place of others.
+    `step` counts generator updates from 0, `phase` is a key of `PHASES`, and `critic` is the index of the D step within
+    the step. `calls` holds the number of draws of each stream since the phase began. While `static` is set, its tensors
+    are returned in place of new draws.
     """
 
     __slots__ = ("_step", "_turns", "calls", "place", "source", "static", "word")
@@ -118,20 +121,20 @@ class Clock:
         return self.place.critic
 
     def enter(self, phase: str, critic: int = 0, turn: int = 0) -> None:
-        """A phase begins. Entered again, it repeats its draws, unless it is another turn."""
+        """Begin a phase. A phase that is entered again repeats its draws, unless `turn` differs."""
         self.place = Place(self._step, phase, critic, turn)
         self.word = self.place.word
         self.calls: dict[bytes, int] = {}
 
     def play(self, phase: str, critic: int = 0) -> None:
-        """A phase of the step begins; each time that it does within one step, its draws are others."""
+        """Begin a phase of the step. A phase that is played several times within one step has other draws each time."""
         turn = self._turns.get((phase, critic), 0)
         self._turns[phase, critic] = turn + 1
         self.enter(phase, critic, turn)
 
     @contextmanager
     def aside(self, step: int, phase: str, critic: int = 0) -> Iterator[None]:
-        """Be elsewhere for a while; no draw that is made there moves one that is made here afterwards."""
+        """Move to another place for a while. Draws made there do not affect draws made here afterwards."""
         here = self._step, self._turns, self.place, self.word, self.calls
         self.step = step
         self.enter(phase, critic)
@@ -142,13 +145,15 @@ class Clock:
 
 
 class Rng:
-    """One named stream of random tensors, and the only source of randomness a trick may use.
+    """A named stream of random tensors, and the only source of randomness that a trick may use.
 
     A draw is a function of (run seed, stream name, step, phase, critic index, how often that phase has been played in
     the step, number of the call within it). Adding a trick, an extra forward pass or a sampling call therefore never
-    moves another stream's draws, and a resumed run has no random state to restore. Shapes may be ints or sequences of
-    ints; tensors come on the run's device, real ones in its floating-point type. What is drawn outside the step is
-    drawn on the CPU whatever the device: a seed has the same initial weights and samples on all of them.
+    changes another stream's draws, and a resumed run has no random state to restore.
+
+    Shapes may be ints or sequences of ints. Tensors are on the run's device; real ones have its floating-point type.
+    Draws outside the step are made on the CPU whatever the device, so that a seed gives the same initial weights and
+    samples on all devices.
     """
 
     __slots__ = ("_clock", "_cuda", "_key", "_words", "device", "dtype", "name", "seed")
@@ -171,17 +176,23 @@ class Rng:
         self._cuda = None if self.device.type == "cpu" else Generator(self.device)
 
     def fork(self, name: str) -> Rng:
-        """An independent stream below this one: its draws do not count as calls of this one's. A fork that is made
-        again is the same stream, and goes on with its draws."""
+        """Return an independent stream below this one. Its draws do not count as calls of this stream. A fork of the
+        same name is the same stream, and continues its draws.
+        """
         return Rng(self.seed, f"{self.name}/{name}", self._clock, self.device, self.dtype)
 
     def anew(self, name: str) -> Rng:
-        """A stream below this one by a clock of its own: it begins with the same draws wherever it is asked for."""
+        """Return a stream below this one with a clock of its own: it begins with the same draws wherever it is
+        created.
+        """
         return Rng(self.seed, f"{self.name}/{name}", Clock(), self.device, self.dtype)
 
     def seeded(self, seed: int) -> Rng:
-        """A stream that depends on `seed` alone, on the CPU: the same draws in every run, for a choice such as which of
-        the data are labelled, which runs with other seeds are to share."""
+        """Return a stream on the CPU that depends on `seed` alone.
+
+        Its draws are the same in every run. Use it for a choice that runs with other seeds share, such as which samples
+        are labelled.
+        """
         return Rng(seed, "seeded", Clock(), dtype=self.dtype)
 
     def uniform(self, shape: int | Sequence[int]) -> Tensor:
@@ -235,19 +246,19 @@ class Rng:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rng:
-        return self  # a copied network draws from the stream it was given, not from a twin of it
+        return self  # a copied network draws from the same stream, not from a copy of it
 
     def __repr__(self) -> str:
         return f"Rng(seed={self.seed}, name={self.name!r})"
 
 
 def key_of(name: str) -> bytes:
-    """The key of a stream: 128 bits."""
+    """Return the key of a stream: 128 bits."""
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
 def permutation(name: str, n: int) -> Tensor:
-    """A random order of 0 … n - 1 that depends on `name` alone, int64 (n,)."""
+    """Return a random order of 0 … n - 1 that depends on `name` alone, int64 (n,)."""
     words = np.random.Generator(np.random.Philox(key=int.from_bytes(key_of(name))))
     return torch.from_numpy(words.permutation(n))
 
@@ -256,12 +267,12 @@ def permutation(name: str, n: int) -> Tensor:
 
 
 At = tuple[Words, int, int, int]
-"""What `Source.at` takes."""
+"""The arguments of `Source.at`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
-    """How numbers of one kind are drawn: on the CPU, and in the step on a GPU."""
+    """The functions that draw one kind of number: on the CPU, and in the step on a GPU."""
 
     on_cpu: Callable[[Source, At, Sequence[int], int, torch.dtype, Tensor | None], Tensor]
     on_device: Callable[[Generator, Sequence[int], int, torch.dtype, Tensor | None], Tensor]
@@ -271,7 +282,9 @@ _FLOATS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.
 
 
 def _aligned(sizes: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
-    """An empty array that begins as torch's memory does: at another alignment a matrix product rounds otherwise."""
+    """Return an empty array with the alignment of torch's memory: at another alignment a matrix product rounds
+    differently.
+    """
     count, size = math.prod(sizes), np.dtype(dtype).itemsize
     room = np.empty(count + 64 // size, dtype)
     start = -room.__array_interface__["data"][0] % 64 // size
@@ -327,11 +340,13 @@ _PERMUTATION = Kind(_fill_permutation, lambda g, sizes, high, dtype, out: torch.
 
 _WORD = (1 << 64) - 1
 _OFFSETS = 14
-"""Bits of a GPU's offset that one draw may use: 2¹⁴ blocks of four numbers for each of its threads."""
+"""The number of bits of a GPU's offset that one draw may use: 2¹⁴ blocks of four numbers for each of its threads."""
 
 
 def _seed_cuda(generator: Generator, key: bytes, step: int, word: int, call: int) -> Generator:
-    """CUDA's Philox has a key of 64 bits and an offset: the key is the stream, phase and call, the offset the step."""
+    """Seed CUDA's generator. Its Philox has a key of 64 bits and an offset: the key holds the stream, phase and call,
+    the offset holds the step.
+    """
     first, second = int.from_bytes(key[:8]), int.from_bytes(key[8:])
     generator.manual_seed(_mix(_mix(first ^ _mix(second ^ word)) + call))
     generator.set_offset(step << _OFFSETS)
@@ -351,7 +366,7 @@ def _mix(word: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One draw of a step: from which stream, of what kind, and where in the step."""
+    """One draw of a step: its stream, its kind, and its place in the step."""
 
     key: bytes
     kind: Kind
@@ -363,15 +378,15 @@ class Draw:
     rng: Rng = field(compare=False)
 
     def make(self, step: int, out: Tensor | None = None) -> Tensor:
-        """The draw as it is in this step, into `out` where that is given."""
+        """Return this draw for the given step, written into `out` where that is given."""
         return self.rng._make(self.kind, self.sizes, self.high, step, self.phase, self.word, self.call, out)
 
 
 class StaticDraws:
-    """The draws of a step, each in a tensor that stays, so that a captured step finds them where they were.
+    """The draws of a step in tensors that keep their memory, so that a captured step can read them.
 
-    The first step played with them records them; further ones, after `rewind`, are given the same tensors, which
-    `fill` has brought to the draws of the step at hand.
+    The first step that is played with them records its draws. After `rewind`, later steps get the same tensors, into
+    which `fill` has written the new draws.
     """
 
     def __init__(self) -> None:
@@ -385,12 +400,14 @@ class StaticDraws:
         self._position = 0
 
     def fill(self, step: int) -> None:
-        """Draw anew, in place, what the step after `step` finished ones draws."""
+        """Draw anew, in place, for the step after `step` finished ones."""
         for draw, tensor in self._draws:
             draw.make(step, tensor)
 
     def next(self, draw: Draw, step: int) -> Tensor:
-        """The tensor of the next draw. Raises ValueError where a step draws otherwise than the recorded one."""
+        """Return the tensor of the next draw. Raises ValueError where a step draws differently from the
+        recorded one.
+        """
         if self._position is None:
             tensor = draw.make(step)
             self._draws.append((draw, tensor))

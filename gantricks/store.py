@@ -1,4 +1,4 @@
-"""Folders of tensors: safetensors and JSON, written whole or not at all, and checked before a byte is used."""
+"""Folders of tensors: safetensors and JSON, written completely or not at all, and checked before any byte is used."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from gantricks.option_errors import first_error
 
 S = TypeVar("S", bound="Sealed")
 Tensors = dict[str, dict[str, Tensor]]
-"""By group, which is a file of its own, and name."""
+"""Tensors by group, which is a file of its own, and name."""
 
 FORMAT = 1
 STATE = "state.json"
 LARGEST_STATE, LARGEST_HEADER = 1 << 24, 1 << 24
-"""Bytes of a state.json and of the names and shapes in a safetensors file beyond which neither is one of ours."""
+"""The largest size in bytes of a state.json, and of the header of a safetensors file. Gantricks writes no
+larger ones.
+"""
 
 
 class Sealed(BaseModel):
-    """What any folder of tensors says of itself; further facts are its own."""
+    """The facts that every folder of tensors has; others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -43,9 +45,9 @@ def save(folder: Path, tensors: Tensors, facts: dict[str, Any]) -> Path:
     """Write `folder`: one safetensors file per group of `tensors`, and `state.json` with `facts` and the sha256 sum of
     everything.
 
-    It is written beside, flushed to the disk and renamed, so `folder` is there whole or not at all. A `folder` that is
-    there already is kept when it holds the same and moved aside when it does not. Every file has the mode that the
-    umask gives. Raises OSError with the name of the file.
+    It is written beside its place, flushed to the disk and renamed, so that `folder` exists completely or not at all.
+    An existing `folder` with the same content is kept; one with other content is renamed. The mode of every file
+    follows the umask. Raises OSError with the name of the file.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with part_folder(folder) as beside:
@@ -62,7 +64,7 @@ def save(folder: Path, tensors: Tensors, facts: dict[str, Any]) -> Path:
                 file.write((json.dumps(state, indent=1) + "\n").encode())
             mode = (beside / STATE).stat().st_mode
             for path in beside.iterdir():
-                path.chmod(mode)  # safetensors lets nobody else read its files
+                path.chmod(mode)  # safetensors makes its files readable by their owner only
                 flush_file(path)
         with naming(folder):
             flush_folder(beside)
@@ -76,23 +78,24 @@ def save(folder: Path, tensors: Tensors, facts: dict[str, Any]) -> Path:
 
 
 def read(folder: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Read back what `save` has written: (tensors by group, the facts beside them).
+    """Read a folder that `save` has written: (tensors by group, the facts beside them).
 
-    Raises UserError naming every file that is missing or whose bytes are not those that were written.
+    Raises UserError naming every file that is missing or whose bytes have changed.
     """
     sealed = read_facts(folder, Sealed)
     return read_tensors(folder, sealed), sealed.model_dump(exclude_unset=True)
 
 
 def read_facts(folder: Path, model: type[S], advice: str = "") -> S:
-    """The facts of a folder, checked as a `model`; no tensor is read. `advice`: what to do where it is damaged.
+    """Return the facts of a folder, checked against `model`; no tensor is read. `advice` says what to do where it is
+    damaged.
 
-    Raises UserError when `state.json` is missing or damaged, or says something else than a `model` does.
+    Raises UserError when `state.json` is missing or damaged, or does not fit `model`.
     """
     path = folder / STATE
     try:
         if path.exists() and (not path.is_file() or path.stat().st_size > LARGEST_STATE):
-            raise ValueError("it is none of ours")
+            raise ValueError("gantricks has not written it")
         state = json.loads(path.read_text(encoding="utf-8"))
         intact = state.pop("self") == _digest_of(state)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -100,7 +103,7 @@ def read_facts(folder: Path, model: type[S], advice: str = "") -> S:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
-        raise damaged(path, "the file is not as it was written", advice)
+        raise damaged(path, "its content has changed", advice)
     if state.get("format") != FORMAT:
         what = f"the checkpoint has format {state.get('format')!r}; this version reads format {FORMAT}"
         raise UserError(Problem(what, str(path)))
@@ -112,7 +115,7 @@ def read_facts(folder: Path, model: type[S], advice: str = "") -> S:
 
 
 def read_tensors(folder: Path, sealed: Sealed, advice: str = "") -> Tensors:
-    """The tensors of a folder by group. Raises UserError naming every file that is missing or damaged."""
+    """Return the tensors of a folder by group. Raises UserError naming every file that is missing or damaged."""
     problems: list[Problem] = []
     for name, expected in sealed.sha256.items():
         path = folder / name
@@ -136,7 +139,7 @@ def _missing(path: Path, advice: str) -> Problem:
 def _load_file(path: Path, advice: str) -> dict[str, Tensor]:
     with path.open("rb") as file:
         if int.from_bytes(file.read(8), "little") > LARGEST_HEADER:
-            raise damaged(path, "it names more tensors than a network has", advice)
+            raise damaged(path, "it holds more tensors than a network has", advice)
     try:
         return load_file(path)
     except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError) as error:

@@ -237,7 +237,7 @@ class Looks(Trick):
     [
         (Unfused, "it cannot be traced"),
         (Declares, "the trick trick declares that it cannot be captured"),
-        (Frozen, "it is not the step that was traced"),
+        (Frozen, "the replayed step differs from the eager one"),
         (Looks, "it cannot be traced"),
     ],
 )
@@ -408,7 +408,7 @@ def test_a_compiled_step_that_moves_otherwise_than_the_eager_one_is_not_used(mon
     eager.advance()
     assert game.play.backend is None
     (told,) = game.warnings
-    assert "compiled, it is another step than the eager one: the discriminator moves otherwise" in told
+    assert "the compiled step differs from the eager one in the discriminator" in told
     assert not differences(snapshot(eager), snapshot(game))
 
 

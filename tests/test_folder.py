@@ -80,7 +80,10 @@ def test_a_lock_that_is_no_file_of_its_own_is_refused(tmp_path: Path, what: str)
         "folder": lock.mkdir,
         "pipe": lambda: os.mkfifo(lock),
     }[what]()
-    with pytest.raises(UserError, match=r"\.lock: it is (a link|no regular file)"), folder.locked(lock.parent, "at it"):
+    with (
+        pytest.raises(UserError, match=r"\.lock: it is (a link|not a regular file)"),
+        folder.locked(lock.parent, "at it"),
+    ):
         pass
     assert mine.read_text() == "precious" if what != "dangling link" else not mine.exists()
 

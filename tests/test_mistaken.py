@@ -157,7 +157,7 @@ def test_a_test_that_fails_without_the_mistake_catches_nothing(kit) -> None:
 
 def test_a_name_that_is_no_test_and_no_law_is_told(kit) -> None:
     trick, tests = kit
-    with pytest.raises(ValueError, match=r"'test_nowhere' is no test of .*test_halving\.py, and no law"):
+    with pytest.raises(ValueError, match=r"'test_nowhere' is neither a test of .*test_halving\.py nor a law"):
         assert_caught(trick, Mistake(caught_by="x", **WRONG), "test_nowhere", tests)
 
 

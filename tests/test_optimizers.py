@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gantricks.engine.optimizers import build, direct_step
+from gantricks.engine.optimizers import build, direct_update
 from gantricks.planning.optimizers import Adam, AdamW
 from gantricks.testing import strategies as gs
 from gantricks.testing.record import same_bits
@@ -25,7 +25,7 @@ def weights() -> list[torch.nn.Parameter]:
     st.lists(st.tuples(gs.tensors((26,), dtype=torch.float32), st.booleans(), st.booleans()), min_size=1, max_size=6),
     st.booleans(),
 )
-def test_a_direct_step_is_torchs_step_to_the_bit(config, script, tensor_rate):
+def test_a_direct_update_is_torchs_step_to_the_bit(config, script, tensor_rate):
     pairs = []
     for _ in range(2):
         parameters = weights()
@@ -35,7 +35,7 @@ def test_a_direct_step_is_torchs_step_to_the_bit(config, script, tensor_rate):
         optimizer.found_inf = torch.zeros(())
         pairs.append((parameters, optimizer))
     (ours, mine), (theirs, torchs) = pairs
-    step = direct_step(mine)
+    step = direct_update(mine)
     for values, held, without in script:
         parts = [values[:12].reshape(3, 4), values[12:17], values[17:25].reshape(2, 2, 2)]
         for parameters in (ours, theirs):
@@ -67,21 +67,21 @@ class Own(torch.optim.Adam):
     ids=lambda optimizer: type(optimizer).__name__,
 )
 def test_other_optimizers_step_by_themselves(optimizer):
-    assert direct_step(optimizer) is None
+    assert direct_update(optimizer) is None
 
 
 @pytest.mark.parametrize("option", ["amsgrad", "maximize"])
 def test_options_that_the_kernel_is_not_told_of_are_left_to_torch(option):
     optimizer = build(Adam(), weights())
-    assert direct_step(optimizer) is not None
+    assert direct_update(optimizer) is not None
     changed = copy.deepcopy(optimizer)
     changed.param_groups[0][option] = True
-    assert direct_step(changed) is None
+    assert direct_update(changed) is None
 
 
 def test_a_step_that_was_wrapped_is_called():
     wrapped, hooked = build(Adam(), weights()), build(Adam(), weights())
     torch.optim.lr_scheduler.ConstantLR(wrapped)
     hooked.register_step_pre_hook(lambda *_: None)
-    assert direct_step(wrapped) is None
-    assert direct_step(hooked) is None
+    assert direct_update(wrapped) is None
+    assert direct_update(hooked) is None

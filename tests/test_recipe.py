@@ -202,7 +202,7 @@ def test_the_resolved_recipe_holds_absolute_paths(tmp_path: Path, monkeypatch: p
 def test_an_override_is_one_value_and_unreadable_toml_is_told(tmp_path: Path) -> None:
     path = write(tmp_path, PLAIN)
     assert "train.steps" in problems(path, "train.steps=5\nx=3")
-    assert "no TOML that can be read" in problems(write(tmp_path, f"name = {'9' * 5000}"))
+    assert "not readable as TOML" in problems(write(tmp_path, f"name = {'9' * 5000}"))
     assert "TOML" in problems(write(tmp_path, "name = " + "[" * 20000))
 
 

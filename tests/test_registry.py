@@ -370,20 +370,20 @@ def test_a_file_that_no_name_has_led_to_is_told_with_what_to_add(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (PLUGIN + "    Config = 3\n", "Config of Mine is no subclass of Trick.Config"),
-        (PLUGIN + "    class Config: strength = 1\n", "Config of Mine is no subclass of Trick.Config"),
+        (PLUGIN + "    Config = 3\n", "Config of Mine is not a subclass of Trick.Config"),
+        (PLUGIN + "    class Config: strength = 1\n", "Config of Mine is not a subclass of Trick.Config"),
         ("import pydantic\n" + PLUGIN + "    class Config(pydantic.BaseModel): pass\n", "no subclass of Trick.Config"),
         (
             PLUGIN + "    class Config(Trick.Config):\n        model_config = {'arbitrary_types_allowed': True}\n"
             "        what: type(...)\n",
             "an option of a type that no recipe can hold",
         ),
-        (PLUGIN + "    needs = 'targets'\n", "needs of Mine is no collection of names: 'targets'"),
+        (PLUGIN + "    needs = 'targets'\n", "needs of Mine is not a collection of names: 'targets'"),
         (PLUGIN + "    provides = 3\n", "provides of Mine"),
         (PLUGIN + "    replaces = {1}\n", "replaces of Mine"),
-        (PLUGIN + "    conflicts = {'ema'}\n", "conflicts of Mine is no mapping of names"),
+        (PLUGIN + "    conflicts = {'ema'}\n", "conflicts of Mine is not a mapping of names"),
         (PLUGIN + "    forwards = None\n", "forwards of Mine"),
-        (NETWORK + "    GeneratorConfig = dict\n", "GeneratorConfig of Wide is no subclass of Options"),
+        (NETWORK + "    GeneratorConfig = dict\n", "GeneratorConfig of Wide is not a subclass of Options"),
         (SOURCE + "    paths = 'path'\n", "paths of Circle"),
         (METRIC + "    figures = {}\n", "figures of Sharp"),
         (METRIC + "    figures = {'a': 'more'}\n", "figures of Sharp"),

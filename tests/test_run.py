@@ -524,7 +524,7 @@ def test_the_kept_state_of_another_shape_is_refused_before_it_is_come_back_to(da
         change(tensors["kept"])
         shutil.rmtree(folder)
         store.save(folder, tensors, {k: v for k, v in counters.items() if k not in ("sha256", "format")})
-        with pytest.raises(UserError, match="the state to come back to"):
+        with pytest.raises(UserError, match="the kept state"):
             resume(run, plugins=[keeper])
 
     unfit("shape", lambda kept: kept.update({name: tensor[None] for name, tensor in kept.items()}))
@@ -540,7 +540,7 @@ KEEPER = '''
 from gantricks import Trick, hookimpl
 
 class Keeper(Trick):
-    """Keeper: the state after three steps is come back to after six."""
+    """Keeper: the state after three steps is restored after six."""
 
     @hookimpl
     def on_boundary(self, ctx):

@@ -192,10 +192,10 @@ def test_evaluation_uses_the_discriminator_that_a_trick_puts_in_place():
 
 def test_a_d_that_cannot_be_asked_for_the_class_says_so():
     images = np.zeros((2, 1, 8, 8), np.float32)
-    with pytest.raises(UserError, match="does not say which class"):
+    with pytest.raises(UserError, match="does not predict classes"):
         subject(TrickHost(sample=(1, 8, 8), classes=3).game()).classify(images)
     told = classifying(generator={"conditional": True}, discriminator={"conditional": True})
-    with pytest.raises(UserError, match="is told which class"):
+    with pytest.raises(UserError, match="is given the class"):
         subject(told.game()).classify(images)
 
 

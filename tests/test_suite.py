@@ -1489,7 +1489,7 @@ def test_one_exception_is_told_once_and_with_its_line() -> None:
     assert "has no attribute 'strenght'" in outcomes[0].detail
     assert "in d_labels, line " in outcomes[0].detail
     assert {outcome.status for outcome in outcomes[2:]} == {"skipped"}
-    assert {outcome.detail for outcome in outcomes[2:]} == {"it is asked once the law 'plays' holds"}
+    assert {outcome.detail for outcome in outcomes[2:]} == {"it is checked once the law 'plays' holds"}
 
 
 def test_hooks_that_break_the_contract_are_told_once() -> None:

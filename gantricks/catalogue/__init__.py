@@ -1,1 +1,1 @@
-"""What there is to choose from: tricks, networks, data sources, metrics and recipes, by name."""
+"""The parts that recipes can name: tricks, networks, data sources, metrics and shipped recipes."""

@@ -1,4 +1,4 @@
-"""What others offer: plugin files and installed packages, imported when they are asked for."""
+"""Imports plugin files and the entry points of installed packages on demand."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from gantricks.catalogue.kinds import BASES, PACKAGES, SINGULAR, TO_USE, base_of
 from gantricks.errors import Problem, UserError
 
 _LARGEST = 1 << 24
-"""Bytes of a plugin file; what is larger is no source code."""
+"""The largest size in bytes of a plugin file. Larger files are not source code."""
 
 
 def entry_points(group: str) -> list[EntryPoint]:
-    """What installed packages offer in a group of entry points. One whose metadata cannot be read offers nothing."""
+    """Return the entry points of installed packages in a group. Packages whose metadata cannot be read are left out."""
     return [point for point in _installed(tuple(sys.path))[0] if point.group == group]
 
 
 def unreadable() -> list[str]:
-    """Sentences about installed packages whose metadata cannot be read, so that nobody knows what they offer."""
+    """Return a sentence for each installed package whose metadata cannot be read, so that its entry points are
+    unknown.
+    """
     return list(_installed(tuple(sys.path))[1])
 
 
@@ -41,7 +43,7 @@ def _installed(path: tuple[str, ...]) -> tuple[list[EntryPoint], list[str]]:
         try:
             ours = [point for point in package.entry_points if point.group.partition(".")[0] == "gantricks"]
             if ours:
-                # the same package again, further along the path, is not what would be imported
+                # Python would not import the same package from a later folder of the path
                 found.setdefault((package.metadata["Name"] or _label(package)).lower(), ours)
         except Exception as error:
             errors.append(f"the metadata of {_label(package)} cannot be read: {in_words(error)}")
@@ -53,7 +55,7 @@ def _label(package: Distribution) -> str:
 
 
 def unfit(path: Path) -> Problem | None:
-    """Why a file cannot be a plugin, without looking into it."""
+    """Return why a file cannot be a plugin, or None. The file is not read."""
     where = f"--plugin {path}"
     try:
         if not path.exists():
@@ -72,7 +74,7 @@ def unfit(path: Path) -> Problem | None:
 
 
 def parts_of(path: Path) -> dict[str, type]:
-    """The classes that a plugin file holds, by kind. Raises UserError when it has none, or two of a kind."""
+    """Return the classes in a plugin file, by kind. Raises UserError when it has none, or two of a kind."""
     module = _import_file(path)
     found = {kind: classes for kind in TO_USE if (classes := classes_of(kind, module))}
     if not found and classes_of("extractors", module):
@@ -101,7 +103,7 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        # what was read, and not a compiled file beside it that may be of another second's content
+        # this source, and not a compiled file beside it, which may be out of date
         exec(compile(source, path.absolute(), "exec", dont_inherit=True), vars(module))
     except BaseException as error:
         del sys.modules[name]
@@ -144,13 +146,13 @@ _packages: set[str] = set()
 
 
 def imported(module: str) -> bool:
-    """Whether a module is a plugin's: a file that was named, or of a package that something was loaded from."""
+    """Return whether a module belongs to a plugin: a named file, or a package that something was loaded from."""
     top = module.partition(".")[0]
     return top.startswith(_LOCAL) or (top in _packages and top != "gantricks")
 
 
 def _malformed(kind: str, cls: type) -> Iterator[str]:
-    """What would break the core in a class that a plugin gives it, in sentences."""
+    """Yield a sentence for each declaration of a plugin's class that would break the core."""
     from gantricks.options import Options
 
     roles = ("GeneratorConfig", "DiscriminatorConfig") if kind == "networks" else ("Config",)
@@ -160,7 +162,7 @@ def _malformed(kind: str, cls: type) -> Iterator[str]:
             continue
         if not (inspect.isclass(config) and issubclass(config, Options)):
             base = "Options" if kind == "networks" else f"{BASES[kind][1]}.Config"
-            yield f"{role} of {cls.__name__} is no subclass of {base}: write class {role}({base})"
+            yield f"{role} of {cls.__name__} is not a subclass of {base}: write class {role}({base})"
             continue
         try:
             config.model_json_schema()
@@ -169,11 +171,11 @@ def _malformed(kind: str, cls: type) -> Iterator[str]:
     for fact in ("needs", "provides", "replaces", "paths"):
         value = getattr(cls, fact, ())
         if not isinstance(value, property) and (isinstance(value, str) or not _all_text(value)):
-            yield f"{fact} of {cls.__name__} is no collection of names: {value!r}"
+            yield f"{fact} of {cls.__name__} is not a collection of names: {value!r}"
     for fact in ("conflicts", "cautions", "forwards", "trial", "figures"):
         value = getattr(cls, fact, {})
         if not isinstance(value, property) and not (isinstance(value, Mapping) and _all_text(value)):
-            yield f"{fact} of {cls.__name__} is no mapping of names: {value!r}"
+            yield f"{fact} of {cls.__name__} is not a mapping of names: {value!r}"
     figures = getattr(cls, "figures", None)
     if kind == "metrics" and isinstance(figures, Mapping) and set(figures.values()) not in _DIRECTIONS:
         yield f'figures of {cls.__name__} does not say of each whether "higher" or "lower" is better: {figures!r}'
@@ -189,7 +191,7 @@ def _all_text(value: Any) -> bool:
 def unreachable(point: EntryPoint) -> str | None:
     try:
         if not point.pattern.match(point.value):
-            return f"{point.value!r} is no module:class"
+            return f"{point.value!r} is not of the form module:class"
         top = point.module.partition(".")[0]
         return None if importlib.util.find_spec(top) else f"there is no module {top!r}"
     except (AttributeError, ImportError, ValueError) as error:
@@ -197,25 +199,25 @@ def unreachable(point: EntryPoint) -> str | None:
 
 
 def distribution(point: EntryPoint) -> str:
-    """The package that offers it, and its version."""
+    """Return the package of an entry point, with its version."""
     try:
         name, version = point.dist.name, point.dist.version  # type: ignore[union-attr]
-    except Exception:  # there is no metadata, or none that can be read
+    except Exception:  # the metadata is missing or cannot be read
         name = version = None
     return f"{name} {version}" if name and version else "an installed package"
 
 
 def in_words(error: BaseException) -> str:
-    """An error on one line."""
+    """Return an error as one line of text."""
     try:
         words = " ".join(str(error).split())[:1000]
-    except Exception:  # a class of theirs, which cannot say what it is
+    except Exception:  # `str` of a plugin's exception may fail
         words = ""
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _place(error: BaseException, path: Path) -> str:
-    """The deepest line of `path` that the error came from."""
+    """Return the deepest line of `path` in the traceback of the error."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{path}:{error.lineno}"
     line, trace = None, error.__traceback__
@@ -227,7 +229,7 @@ def _place(error: BaseException, path: Path) -> str:
 
 
 def plugin_line(error: BaseException) -> str:
-    """The line of a plugin that `error` came out of, or nothing when it was ours or nobody's."""
+    """Return the line of a plugin that raised `error`, or "" when it was raised elsewhere."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = frame.f_globals.get("__name__", "")
         if imported(module):
@@ -238,7 +240,7 @@ def plugin_line(error: BaseException) -> str:
 
 
 def ended_by_plugin(error: SystemExit) -> Problem:
-    """What is to be said where a plugin has called `sys.exit`."""
+    """Return the problem to report where a plugin has called `sys.exit`."""
     said = f": {error.code}" if error.code is not None else ""
     return Problem(f"this plugin ended the program{said}", plugin_line(error))
 

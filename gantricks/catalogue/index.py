@@ -1,4 +1,4 @@
-"""The index: the cards of everything that ships, without importing any of it."""
+"""The index: descriptions of all parts that ship, readable without importing them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gantricks.trick import FACTS
 
 
 def shipped(kind: str) -> list[str]:
-    """The names of this kind that ship with gantricks."""
-    if kind == "tricks":  # a file in the folder is all it takes
+    """Return the names of the parts of this kind that ship with gantricks."""
+    if kind == "tricks":  # every file in the folder is a trick
         return _modules(PACKAGES[kind])
     return list(index()[kind])
 
@@ -29,9 +29,8 @@ def _modules(package: str) -> list[str]:
 
 
 def index() -> dict[str, dict[str, Any]]:
-    """The cards of everything that ships, without importing any of it.
-
-    Built by `python docs/build.py`.
+    """Return the descriptions of all parts that ship, without importing them. `python docs/build.py` writes the
+    file.
     """
     global _index
     if _index is None:
@@ -43,7 +42,7 @@ _index: dict[str, dict[str, Any]] | None = None
 
 
 def build_index() -> dict[str, dict[str, Any]]:
-    """Import everything that ships and describe it; the answer belongs in `index.json`."""
+    """Import all parts that ship and describe them. The result is the content of `index.json`."""
     built: dict[str, dict[str, Any]] = {}
     for kind, package in PACKAGES.items():
         built[kind] = {}
@@ -55,8 +54,9 @@ def build_index() -> dict[str, dict[str, Any]]:
 
 
 def describe(kind: str, cls: type) -> dict[str, Any]:
-    """The card of a class as plain data: its text, its options as JSON schema, what it needs, a trick's hooks, a
-    metric's figures."""
+    """Return the description of a class as plain data: its card, its options as JSON schema, its needs, a trick's
+    hooks, a metric's figures.
+    """
     card = inspect.cleandoc(cls.__doc__ or "")
     entry: dict[str, Any] = {"summary": " ".join(card.split("\n\n")[0].split()), "card": card}
     if kind == "networks":
@@ -85,7 +85,7 @@ def _facts_at_defaults(trick: Any) -> dict[str, Any]:
 
 
 def write_index() -> Path:
-    """Build `index.json` anew; returns where it is."""
+    """Build `index.json` anew and return its path."""
     global _index
     target = Path(str(files("gantricks.catalogue") / "index.json"))
     write_whole(target, json.dumps(build_index(), indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""The kinds of part that a recipe names: where those that ship are, what they derive from."""
+"""The kinds of part that a recipe names: the package and the base class of each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ TO_USE = {
     "data": 'source = "{}" to [data]',
     "metrics": "[evaluate.{}]",
 }
-"""What a recipe says to use what a file holds. Extractors are found by the options of metrics, which know no files."""
+"""How a recipe uses a part from a file. Extractors are missing: they are named in the options of metrics, which accept
+no files.
+"""
 
 
 def base_of(kind: str) -> type:
@@ -53,7 +55,7 @@ def base_of(kind: str) -> type:
 
 
 def classes_of(kind: str, module: ModuleType) -> list[type]:
-    if BASES[kind][0] not in sys.modules:  # then nothing can be derived from it
+    if BASES[kind][0] not in sys.modules:  # otherwise no class can be derived from it
         return []
     base = base_of(kind)
     return [

@@ -1,10 +1,11 @@
-"""Finds tricks, networks, data sources, metrics and extractors by name, and imports only what is named.
+"""Finds tricks, networks, data sources, metrics and extractors by name, and imports only those that are named.
 
-Three places are looked at: what ships with gantricks (one module per name), files that the user named with `--plugin`,
-and the entry points of installed packages in the groups `gantricks.tricks`, `gantricks.networks`, `gantricks.data`,
-`gantricks.metrics` and `gantricks.extractors`. What ships goes first; of two others with one name neither does.
+There are three places: the parts that ship with gantricks (one module per name), files that the user named with
+`--plugin`, and the entry points of installed packages in the groups `gantricks.tricks`, `gantricks.networks`,
+`gantricks.data`, `gantricks.metrics` and `gantricks.extractors`. Shipped parts take precedence. Two others with the
+same name are an error.
 
-Files and packages are other people's: whatever they raise when they are imported, an exit included, is a `UserError`
+Files and packages are foreign code: whatever they raise when they are imported, an exit included, becomes a `UserError`
 that names them.
 """
 
@@ -36,14 +37,14 @@ from gantricks.errors import Problem, UserError, nearest
 
 @dataclass(frozen=True)
 class Found:
-    """A class that was found by name, and where it came from."""
+    """A class that was found by name, and its origin."""
 
     name: str
     cls: type
     origin: str
 
     def make(self, options: Any) -> Any:
-        """An instance with these options. Raises UserError when a plugin's constructor fails."""
+        """Make an instance with these options. Raises UserError when a plugin's constructor fails."""
         try:
             return self.cls(options)
         except Exception as error:
@@ -55,11 +56,11 @@ class Found:
 
 @dataclass
 class Registry:
-    """Names to classes.
+    """Finds classes by name.
 
-    `plugins`: files that hold at most one part of each kind, named for the file; they are imported when a name is
-    looked for. `installed`: whether to look at the entry points of installed packages. `given`: further classes by kind
-    and name, for tests and embedding programs. Raises UserError where a file cannot be a plugin.
+    `plugins` are files that hold at most one part of each kind, under the file's name; they are imported when a name is
+    looked up. `installed` says whether to look at the entry points of installed packages. `given` holds further classes
+    by kind and name, for tests and embedding programs. Raises UserError where a file cannot be a plugin.
     """
 
     plugins: Sequence[Path] = ()
@@ -83,7 +84,7 @@ class Registry:
         self.plugins = tuple(files.values())
 
     def names(self, kind: str) -> dict[str, str]:
-        """Every name of this kind that could be loaded, with its origin; no installed package is imported."""
+        """Return every name of this kind that could be loaded, with its origin. No installed package is imported."""
         found = dict.fromkeys(shipped(kind), "gantricks")
         found |= dict.fromkeys(self.given.get(kind, {}), "given")
         found |= {path.stem: str(path) for path in self.plugins if self._may_hold(path, kind)}
@@ -92,9 +93,9 @@ class Registry:
         return found
 
     def load(self, kind: str, name: str) -> Found:
-        """Import and return what `name` stands for.
+        """Import and return the class of this name.
 
-        Raises UserError when there is no such name, when two plugins have it, or when what it names is broken.
+        Raises UserError when the name is unknown, when two plugins have it, or when its module is broken.
         """
         if name in self.given.get(kind, {}):
             return Found(name, self.given[kind][name], "given")
@@ -118,8 +119,9 @@ class Registry:
         )
 
     def warnings(self, named: Iterable[str] = ()) -> list[str]:
-        """Sentences about plugins that do nothing for the recipe: files that no name has led to, and installed ones
-        that cannot work and are not among the `named`; of these nothing is imported."""
+        """Return sentences about plugins that have no effect: files that no name has led to, and broken entry points
+        that are not among the `named`. No entry point is imported.
+        """
         found = [self._unused(path) for path in self.plugins if path not in self._used]
         for kind in PACKAGES:
             for point in self.offered(kind):
@@ -132,11 +134,11 @@ class Registry:
         return found
 
     def offered(self, kind: str) -> list[EntryPoint]:
-        """What installed packages offer of this kind, by name."""
+        """Return the entry points of installed packages for this kind, by name."""
         return sorted(entry_points(group=f"gantricks.{kind}"), key=lambda p: p.name) if self.installed else []
 
     def _held(self, path: Path) -> dict[str, type]:
-        """The class of each kind that a file holds. It is imported once, and what it raises is raised at each call."""
+        """Return the class of each kind in a file. The file is imported once; an error is raised again at each call."""
         if path not in self._parts:
             try:
                 self._parts[path] = parts_of(path)
@@ -150,7 +152,7 @@ class Registry:
     def _may_hold(self, path: Path, kind: str) -> bool:
         try:
             return kind in self._held(path)
-        except UserError:  # which is told to who asks for it by name
+        except UserError:  # the error is reported when a name from this file is loaded
             return kind == "tricks"
 
     def _from_file(self, kind: str, path: Path) -> Found:
@@ -170,7 +172,7 @@ class Registry:
 
 
 def _refuse_two(kind: str, name: str, files: list[str], points: list[EntryPoint]) -> None:
-    # a name twice in the same package for the same class is one
+    # the same name for the same class, twice in one package, counts once
     sources = [*files, *sorted({(distribution(point), point.value) for point in points})]
     if len(sources) > 1:
         told = [source if isinstance(source, str) else f"{source[1]} of {source[0]}" for source in sources]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: done. 1: a fault of ours, with its traceback. 2: the user's input is wrong, with the hint. 128 + the number of
-    the signal that ended it (SIGINT 130, SIGTERM 143, SIGHUP 129, SIGUSR1 138), the state saved where a run had begun.
+    0: done. 1: an error in gantricks, with its traceback. 2: the user's input is wrong, with the hint. 128 + the number
+    of the signal that ended it (SIGINT 130, SIGTERM 143, SIGHUP 129, SIGUSR1 138); a run that had begun is saved.
     """
     from gantricks.cli import streams
 
@@ -30,7 +30,7 @@ def _status(argv: Sequence[str] | None) -> int:
     try:
         from gantricks.cli.app import command
 
-        # what typer would print in its own way is printed like every other problem
+        # not typer's standalone mode, so that its errors are printed like every other problem
         status = command(args=None if argv is None else list(argv), prog_name="gantricks", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`python -m gantricks.cli` is `gantricks`."""
+"""Makes `python -m gantricks.cli` the same as `gantricks`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The commands. Each imports what it needs when it runs: those that only read the index never import torch."""
+"""The commands. Each imports what it needs when it runs: commands that only read the index never import torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ app = typer.Typer(
     help="Train GANs from recipes in which every trick is a plugin.",
     epilog="Start with: gantricks train ring_mlp",
     add_completion=False,
-    rich_markup_mode=None,  # to which a word in brackets, such as [evaluate], is no word but a style
+    rich_markup_mode=None,  # rich would read a word in brackets, such as [evaluate], as a style
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def _path(written: str | Path) -> Path:
-    """What every option and argument that is a path means: `~` is the home folder."""
+    """Read an option or argument that is a path; `~` is the home folder."""
     from gantricks.errors import UserError
     from gantricks.paths import expanded
 
     if written == "":
-        raise typer.BadParameter("it is empty, as where a variable of the shell is not set")
+        raise typer.BadParameter("it is empty; is a variable of the shell not set?")
     try:
         return expanded(written)
     except UserError as error:
@@ -384,12 +384,12 @@ def doctor(json: AsJson = False) -> None:
 
 
 def _with(overrides: list[str] | None, device: str | None, seed: int | None) -> list[str]:
-    """The overrides, the short options last: they win."""
+    """Return the overrides, the short options last, so that they win."""
     short = {"train.device": device, "seed": seed}
     return [*(overrides or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
 
 
 command: Any = typer.main.get_command(app)
 for _one in command.commands.values():
-    # left to itself, the list of commands cuts their sentences
+    # typer would cut the sentences in the list of commands
     _one.short_help = " ".join((_one.help or "").partition("\n\n")[0].split())

@@ -1,7 +1,7 @@
-"""Where text goes, and how it is dressed.
+"""The consoles for output, and the styles of text.
 
-Everything that is shown goes through here, and here what came from outside, such as the name of a file, is made text:
-no character of it moves the cursor, colours, breaks the line or stops the program. A string and a `Text` are one line.
+All output goes through here. Text from outside, such as the name of a file, is escaped, so that no character of it
+moves the cursor, colours, breaks the line or stops the program. A string and a `Text` are one line.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from gantricks.cli import streams
 from gantricks.errors import printable
 
 READABLE = 100
-"""Prose is set no wider than this."""
+"""The largest width of prose."""
 _ONE_LINE = 1000
 
 
 class Text(rich.text.Text):
-    """Words within one line, in a style. What a terminal would obey is shown as an escape."""
+    """Words within one line, in a style. Control characters are shown as escapes."""
 
     def __init__(self, text: str = "", *rest: Any, **how: Any) -> None:
         super().__init__(printable(text), *rest, **how)
@@ -36,8 +36,9 @@ class Text(rich.text.Text):
 
 
 class _Patient(Console):
-    """A console that obeys nobody's names and falls silent when its reader has gone or its disk is full, so that
-    `| head` ends no run and prints no traceback."""
+    """A console that ignores markup in names, and stops printing when its reader has gone or its disk is full, so that
+    `| head` ends no run and prints no traceback.
+    """
 
     def print(self, *objects: Any, **how: Any) -> None:
         if self.is_terminal:
@@ -45,7 +46,7 @@ class _Patient(Console):
             return
         with self.capture() as captured:
             super().print(*objects, **how)
-        # the blanks that fill a table's last column are of no use in a file
+        # remove the blanks that fill the last column of a table
         lines = [line.rstrip() for line in captured.get().removesuffix("\n").split("\n")]
         super().print(rich.text.Text("\n".join(lines)), soft_wrap=True)
 
@@ -53,7 +54,7 @@ class _Patient(Console):
         return super().render_str(printable(text), **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        # strings and `Text` are text by now; this is for what rich makes of its own
+        # strings and `Text` are escaped already; this is for text that rich adds
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -61,7 +62,7 @@ class _Patient(Console):
                 yield Segment(printable(segment.text, "\n"), segment.style)
 
     def on_broken_pipe(self) -> None:
-        raise  # called while it is handled
+        raise  # this method is called while the error is handled
 
     def _check_buffer(self) -> None:
         try:
@@ -72,12 +73,12 @@ class _Patient(Console):
 
 
 def output() -> Console:
-    """Standard output. In a file or a pipe a row of a table is one line, whatever its length."""
+    """Return the console of standard output. In a file or a pipe a row of a table is one line, whatever its length."""
     return _console(stderr=False)
 
 
 def errors() -> Console:
-    """Standard error."""
+    """Return the console of standard error."""
     return _console(stderr=True)
 
 
@@ -88,16 +89,16 @@ def _console(stderr: bool) -> Console:
 
 
 def write_json(value: object) -> None:
-    """One JSON value on standard output, in UTF-8."""
+    """Write one JSON value to standard output, in UTF-8."""
     import json
 
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    # within strings alone is there anything to escape, and there JSON has its own way
+    # only strings hold characters to escape, and they get JSON escapes
     streams.exact("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def write_prose(console: Console, text: str, indent: int = 0) -> None:
-    """Paragraphs, wrapped to a readable width; what stands in backquotes is set apart."""
+    """Write paragraphs, wrapped to a readable width. Words in backquotes get a style."""
     for paragraph in text.split("\n\n"):
         lines = paragraph.split("\n")
         # indented lines, such as formulas, keep their breaks
@@ -109,21 +110,21 @@ def write_prose(console: Console, text: str, indent: int = 0) -> None:
 
 
 def typed(words: Sequence[str]) -> str:
-    """The words of a command as they are typed in a shell."""
+    """Return the words of a command in the form to type in a shell."""
     return " ".join(shlex.quote(word) if word.isprintable() else _ansi_quoted(word) for word in words)
 
 
 def _ansi_quoted(word: str) -> str:
-    r"""$'…', in which a shell reads escapes such as \n."""
+    r"""Return $'…', in which a shell reads escapes such as \n."""
     signs = (f"\\{sign}" if sign in "\\'" else _shell_escape(sign) for sign in word)
     return f"$'{''.join(signs)}'"
 
 
 def _shell_escape(sign: str) -> str:
-    # to a shell \x80 and above are bytes
+    # a shell reads \x80 and above as bytes
     return f"\\u{ord(sign):04x}" if 0x80 <= ord(sign) < 0x100 and not sign.isprintable() else printable(sign)
 
 
 def write_command(console: Console, command: str) -> None:
-    """A command to type, on a line of its own that is never broken, so that it can be copied."""
+    """Write a command on a line of its own that is never broken, so that it can be copied."""
     console.print(Text(f"  {command}", "bold"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`gantricks doctor`: what this installation has, and what is broken in it."""
+"""`gantricks doctor`: reports on this installation and finds what is broken."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ PACKAGES = ("numpy", "pydantic", "pluggy", "Pillow", "safetensors", "tensorboard
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `state`: "good", "note" for what may be wanted otherwise, "bad" for what is broken.
-    `ours` is whether mending it is up to us."""
+    """One line of the report.
+
+    `state`: "good", "note" for something the user may want to change, "bad" for something broken. `ours` is true where
+    gantricks itself is broken.
+    """
 
     topic: str
     what: str
@@ -39,7 +42,7 @@ class Finding:
 
 
 def doctor(json: bool) -> int:
-    """Print every finding. Returns the exit status: 1 when something of ours is broken."""
+    """Print every finding. Returns the exit status: 1 when gantricks itself is broken."""
     examinations: tuple[Callable[[], Iterator[Finding]], ...] = (
         _versions,
         _cpu,
@@ -142,7 +145,7 @@ def _cache() -> Iterator[Finding]:
         yield Finding("cache", " ".join(str(error).split()), "note")
         return
     if folder is None:
-        what = f"there is no home folder, so what is decoded is forgotten at once; set {CACHE_VARIABLE} to a folder"
+        what = f"there is no home folder, so decoded images are not kept; set {CACHE_VARIABLE} to a folder"
         yield Finding("cache", what, "note")
         return
     there = folder

@@ -1,4 +1,4 @@
-"""What is printed when a command fails, and the exit status."""
+"""Prints the error of a failed command, and chooses the exit status."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _HINTS = {
 
 
 def report(error: Exception | SystemExit) -> int:
-    """Print `error` on standard error. 2 when the user can correct it; otherwise 1, with the traceback."""
+    """Print `error` on standard error. Returns 2 when the user can correct it; otherwise 1, with the traceback."""
     if isinstance(error, SystemExit) and not plugin_line(error):
         if isinstance(error.__context__, BrokenPipeError):
-            return 0  # typer's way of saying that its reader has gone
+            return 0  # typer raises this when the reader of its output has gone
         return error.code if isinstance(error.code, int) and error.code else 1
     if problems := problems_of(error):
         write_problems(problems)
         return 2
     text = "".join(traceback.format_exception(error))
-    # plain: this is the moment to depend on as little as possible
+    # plain printing, because as little as possible should be able to fail here
     with contextlib.suppress(OSError):
         sys.stderr.write(printable(f"{text}\n{_whose(error)}\n", keep="\n\t"))
     return 1
 
 
 def problems_of(error: Exception | SystemExit) -> list[Problem]:
-    """The problems that the user can correct; none when the error is ours."""
+    """Return the problems that the user can correct; none when the error is in gantricks."""
     if isinstance(error, SystemExit):
         return [ended_by_plugin(error)]
-    # known by its method: typer brings a click of its own, or uses the installed one
+    # recognised by its method, because typer may bring its own copy of click
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "gantricks"
@@ -51,7 +51,7 @@ def problems_of(error: Exception | SystemExit) -> list[Problem]:
         return error.problems
     if isinstance(error, TrickError):
         return [Problem(f"a trick breaks the contract: {error}", hint="mend the trick, or switch it off in the recipe")]
-    # known by name: torch is not imported to ask
+    # recognised by name, without importing torch
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         first = str(error).split(". ")[0]
         hint = "smaller data.batch_size, data.image_size or networks need less"
@@ -65,7 +65,7 @@ def problems_of(error: Exception | SystemExit) -> list[Problem]:
 
 
 def write_problems(problems: Sequence[Problem]) -> None:
-    """Each problem on standard error: where, what, and the hint indented below."""
+    """Write each problem to standard error: where, what, and the hint indented below."""
     from rich.padding import Padding
 
     from gantricks.cli.console import Text, errors

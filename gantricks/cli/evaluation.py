@@ -27,7 +27,7 @@ def evaluate_run(
     plugins: Sequence[Path],
     json: bool,
 ) -> None:
-    """Measure and show. With `json`, standard output holds nothing else, and warnings go to standard error."""
+    """Measure and show. With `json`, standard output has nothing else, and warnings go to standard error."""
     console = errors() if json else output()
     screen = Screen(console)
     try:
@@ -40,7 +40,7 @@ def evaluate_run(
             device=device,
             plugins=plugins,
             overrides=overrides,
-            # plain lines about progress are for a reader who waits, not for a file of figures
+            # progress is for a user who waits at a terminal, not for a file of figures
             progress=screen.reading if console.is_terminal else lambda what, done, total: None,
             warn=lambda sentence: write_warning(console, sentence),
         )
@@ -57,7 +57,7 @@ def evaluate_run(
 
 
 def as_dict(evaluated: Evaluated) -> dict[str, Any]:
-    """One metric's figures as plain data."""
+    """Return one metric's figures as plain data."""
     floor = evaluated.floor
     return {
         "metric": evaluated.metric,
@@ -77,7 +77,7 @@ def as_dict(evaluated: Evaluated) -> dict[str, Any]:
 
 
 def number(value: float) -> str:
-    """Four digits; whole numbers as they are."""
+    """Format a number with four digits; integers stay as they are."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""Files that commands write where the user says."""
+"""Writes files at paths that the user names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gantricks.files import naming, whole
 
 
 def free_for(out: Path, suffix: str, what: str, example: str) -> None:
-    """Raise UserError unless a file of that kind can be written to `out` without harm. `what` says the kind."""
+    """Raise UserError unless a new file of this kind can be written to `out`. `what` names the kind."""
     where = f"--out {out}"
     if out.suffix.lower() != suffix:
         raise UserError(Problem(what, where, f"--out {out.with_suffix(suffix) if out.name else example + suffix}"))
@@ -24,7 +24,7 @@ def free_for(out: Path, suffix: str, what: str, example: str) -> None:
 
 
 def require_folder(folder: Path, where: str, missing: str = "there is no such folder") -> None:
-    """Raise UserError unless it is there. `where`: the option that names it."""
+    """Raise UserError unless the folder exists. `where` is the option that names it."""
     if not folder.is_dir():
         what = "it is not a folder" if folder.exists() else missing
         raise UserError(Problem(what, where, f"make it first: mkdir -p {typed([str(folder)])}"))
@@ -32,8 +32,9 @@ def require_folder(folder: Path, where: str, missing: str = "there is no such fo
 
 @contextlib.contextmanager
 def writing_new(out: Path) -> Iterator[BinaryIO]:
-    """The file that a command writes, there when the block has ended, or not at all. Nothing that was put there since
-    `free_for` looked is overwritten."""
+    """Open a new file for writing, which exists when the block has ended, or not at all. A file that has appeared since
+    `free_for` is not overwritten.
+    """
     try:
         with whole(out, fresh=True) as file, naming(out):
             yield file

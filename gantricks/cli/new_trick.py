@@ -1,4 +1,4 @@
-"""`gantricks new-trick`: a package that holds a working trick, its tests and its entry point, to make your own of."""
+"""`gantricks new-trick`: writes a package with a working example trick, its tests and its entry point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gantricks.errors import Problem, UserError
 from gantricks.files import naming, part_folder
 
 _TAKEN = {"Annotated", "Config", "Context", "Field", "Mistake", "Played", "Rng", "Settings", "Tensor", "Trick"}
-"""What the generated files define or import beside the class."""
+"""Names that the generated files define or import besides the class."""
 
 _PYPROJECT = """\
 [build-system]
@@ -203,12 +203,12 @@ def test_no_strength_is_identity(labels, rng):
 
 
 def new_trick(name: str, folder: Path) -> None:
-    """Write a package with the trick `name` to a new folder in `folder`; nothing there is ever overwritten."""
+    """Write a package with the trick `name` to a new folder in `folder`. Nothing existing is overwritten."""
     _refuse_unfit(name)
     require_folder(folder, f"--dir {folder}")
     facts = {
         "name": name,
-        # a distribution's name ends in a letter or a digit
+        # the name of a distribution must end in a letter or a digit
         "distribution": f"gantricks-{re.sub('_+', '-', name).strip('-')}",
         "package": f"gantricks_{name}",
         "cls": _class_name(name),
@@ -247,11 +247,11 @@ def _tell(name: str, root: Path, trick: Path, made: dict[str, str]) -> None:
     width = max(map(len, made))
     for path, told in made.items():
         console.print(Text.assemble(("  ", ""), (path.ljust(width), "bold"), (f"  {told}", "dim")), soft_wrap=True)
-    # pip takes a bare word for a name to look up, not for a folder
+    # pip reads a bare word as the name of a package, not of a folder
     installable = root if root.is_absolute() else f"./{root.as_posix()}"
     try_it = ["gantricks", "train", "ring_mlp", "--plugin", str(trick), "--set", f"tricks.{name}.strength=0.5"]
     commands = {
-        # its own folder, for that of the plain recipe may be there already
+        # a run folder of its own, because that of the plain recipe may exist already
         "To try it before it is installed:": [*try_it, "--run-dir", f"runs/{name}"],
         "To install it, with what its tests need; then recipes can name it:": [
             *("python", "-m", "pip", "install", "-e", f"{installable}[test]")

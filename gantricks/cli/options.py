@@ -1,4 +1,4 @@
-"""The options of a trick, a network or a data source, read from their JSON schema."""
+"""Reads the options of a trick, a network or a data source from their JSON schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True)
 class Option:
-    """One option, in words: `type` with its range, `default` as TOML, None where it has none or may be left out."""
+    """One option as text: its `type` with the range, and its `default` as TOML, None where it has none or may be left
+    out.
+    """
 
     name: str
     type: str
@@ -32,7 +34,7 @@ class Option:
 
 
 def options(schema: Schema) -> Iterator[Option]:
-    """Every option of a JSON schema that pydantic made."""
+    """Yield every option of a JSON schema that pydantic made."""
     inlined = inline(schema)
     required = inlined.get("required", ())
     for name, entry in inlined.get("properties", {}).items():
@@ -47,7 +49,7 @@ def options(schema: Schema) -> Iterator[Option]:
 
 
 def inline(schema: Schema) -> Schema:
-    """The schema without references and in the vocabulary of draft 7, which every editor knows."""
+    """Return the schema without references and in the vocabulary of draft 7, which every editor knows."""
     definitions = schema.get("$defs", {})
 
     def plain(node: Any) -> Any:
@@ -56,7 +58,7 @@ def inline(schema: Schema) -> Schema:
         if not isinstance(node, dict):
             return node
         if "$ref" in node:
-            # what stands beside a reference goes over what it refers to
+            # keys beside a reference override those of its target
             node = definitions[node["$ref"].rpartition("/")[2]] | {k: v for k, v in node.items() if k != "$ref"}
         if "prefixItems" in node:
             node = {key: value for key, value in node.items() if key != "prefixItems"} | {
@@ -65,7 +67,7 @@ def inline(schema: Schema) -> Schema:
             }
         kept = {key: value for key, value in node.items() if key not in ("$defs", "discriminator")}
         return {
-            # under these two the keys are names, not vocabulary; a default is a value
+            # under these two the keys are names, not schema keywords; a default is a value
             key: {name: plain(entry) for name, entry in value.items()}
             if key in ("properties", "patternProperties")
             else value
@@ -80,7 +82,7 @@ def inline(schema: Schema) -> Schema:
 
 
 def toml(value: Any) -> str:
-    """A value on one line of TOML."""
+    """Return a value as one line of TOML."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_key(name)} = {toml(entry)}" for name, entry in value.items()) + " }"
     if isinstance(value, list | tuple):
@@ -105,7 +107,7 @@ def _types(node: Schema) -> Iterator[str]:
         yield "{ " + ", ".join(node.get("properties", {"…": None})) + " }"
     elif node.get("type") in _NAMES:
         yield " ".join(filter(None, (_NAMES[node["type"]], _range(node))))
-    elif node.get("type") != "null":  # null is no TOML: such an option may be left out
+    elif node.get("type") != "null":  # TOML has no null: such an option may be left out
         yield "anything"
 
 

@@ -1,4 +1,4 @@
-"""A plan as a person reads it, and as JSON."""
+"""Shows a plan as text, and as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROLES = ("generator", "discriminator")
 
 
 def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
-    """The plan as plain data; `gantricks check --json` prints it."""
+    """Return the plan as plain data; `gantricks check --json` prints it."""
     recipe, description = plan.recipe, plan.description
     counts = plan.parameters()
     return {
@@ -55,7 +55,9 @@ def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
 
 
 def write_plan(console: Console, plan: Plan, placement: Placement) -> None:
-    """The plan on one screen: the recipe, where it runs, the data, the networks, the tricks hook by hook, warnings."""
+    """Write the plan on one screen: the recipe, the device, the data, the networks, the tricks hook by hook,
+    warnings.
+    """
     recipe = plan.recipe
     console.print(Text.assemble((recipe.name, "bold"), f" on {placement}"))
     console.print(Padding(_facts(plan), (0, 0, 0, 2), expand=False))
@@ -67,7 +69,7 @@ def write_plan(console: Console, plan: Plan, placement: Placement) -> None:
 
 
 def write_warning(console: Console, sentence: str) -> None:
-    """Something that the user should know and that stops nothing."""
+    """Write a warning that does not stop the command."""
     line = Table.grid(padding=(0, 1))
     line.add_row(Text("!", "bold yellow"), Text(sentence, "yellow"))
     console.print(Padding(line, (0, 0, 0, 2), expand=False))
@@ -105,8 +107,9 @@ def _facts(plan: Plan) -> Table:
 
 
 def _checkpoints(plan: Plan) -> dict[str, int]:
-    """How many checkpoints the run writes and keeps, and their bytes: both networks' parameters and what the optimizers
-    remember of each. Buffers and the tricks' tensors come on top."""
+    """Return how many checkpoints the run writes and keeps, and the size of each in bytes: both networks' parameters
+    and the optimizers' state. Buffers and the tricks' tensors are not included.
+    """
     recipe, counts = plan.recipe, plan.parameters()
     numbers = sum(counts[role] * (1 + optimizers.remembered(getattr(recipe, role).keys.optimizer)) for role in ROLES)
     written = math.ceil(recipe.train.steps / recipe.train.checkpoint_every)
@@ -116,7 +119,7 @@ def _checkpoints(plan: Plan) -> dict[str, int]:
 
 
 def _size(count: int) -> str:
-    """Bytes, in three digits."""
+    """Format a number of bytes with three digits."""
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
     while value >= 999.5 and len(units) > 1:
         value, units = value / 1000, units[1:]

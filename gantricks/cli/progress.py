@@ -1,4 +1,4 @@
-"""How a run goes, while it goes: a bar on a terminal, plain lines anywhere else."""
+"""Shows the progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ BETWEEN_LINES = 10.0
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Format seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def pace(steps_per_second: float) -> str:
-    """A speed in three digits, or as seconds per step where a step takes long."""
+    """Format a speed with three digits, or as seconds per step where a step takes long."""
     if steps_per_second >= 1:
         return f"{steps_per_second:.3g} steps/s" if steps_per_second < 1000 else f"{steps_per_second:,.0f} steps/s"
     return f"{1 / steps_per_second:.3g} s/step" if steps_per_second > 0 else ""
 
 
 class Screen(Reporter):
-    """Shows a run. `began` is when its first step did, None when there was nothing to do."""
+    """Shows a run. `began` is the time of its first step, None when there was nothing to do."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -132,13 +132,13 @@ class Screen(Reporter):
         return f"ETA {clock((self._steps - finished) / speed)}" if speed > 0 else ""
 
     def _start(self, what: str, total: int) -> None:
-        # drawn by hand: a thread that redraws would compete with the run for the interpreter
+        # redrawn by calls, because a thread that redraws would compete with the run for the interpreter
         columns = [TextColumn("{task.description}", markup=False)] if what else []
         self._bar = Progress(
             *columns,
             BarColumn(None),
             TextColumn("{task.fields[words]}", markup=False),
-            TextColumn("  "),  # where the terminal echoes ^C; past the edge it would break the line
+            TextColumn("  "),  # room for ^C, which the terminal echoes; beyond the edge it would break the line
             console=self.console,
             auto_refresh=False,
             transient=True,

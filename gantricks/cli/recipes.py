@@ -1,4 +1,4 @@
-"""`gantricks recipes`: the recipes that ship, listed, shown or copied."""
+"""`gantricks recipes`: lists, shows or copies the shipped recipes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gantricks.planning.recipe_files import shipped_recipes
 
 
 def summary(text: str) -> str:
-    """The first comment line of a recipe."""
+    """Return the first comment line of a recipe."""
     first = text.partition("\n")[0]
     return first.lstrip("# ") if first.startswith("#") else ""
 
 
 def list_recipes(json: bool) -> None:
-    """Every shipped recipe with a line on what it trains."""
+    """List every shipped recipe with a line on what it trains."""
     found = {name: path.read_text(encoding="utf-8") for name, path in shipped_recipes().items()}
     if json:
         write_json([{"name": name, "summary": summary(text)} for name, text in found.items()])
@@ -40,7 +40,7 @@ def list_recipes(json: bool) -> None:
 
 
 def show_recipe(name: str, json: bool) -> None:
-    """The text of a shipped recipe, as it is."""
+    """Print the text of a shipped recipe."""
     text = _find(name).read_text(encoding="utf-8")
     if json:
         write_json({"name": name.removesuffix(".toml"), "summary": summary(text), "text": text})
@@ -49,7 +49,7 @@ def show_recipe(name: str, json: bool) -> None:
 
 
 def copy_recipe(name: str | None, folder: Path, json: bool) -> None:
-    """Copy a shipped recipe to `folder`, where no file of its name may be."""
+    """Copy a shipped recipe to `folder`. An existing file is not overwritten."""
     where = f"--copy {folder}"
     if name is None:
         raise UserError(Problem("which recipe?", where, f"gantricks recipes NAME {where}"))

@@ -1,4 +1,4 @@
-"""`gantricks report`: a page about runs."""
+"""`gantricks report`: writes a page about runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gantricks.report import Record, page, read_run
 
 
 def report(runs: Sequence[Path], out: Path | None) -> None:
-    """Write the page to `out`, which must not exist; left out, to the first free report.html in the first run."""
+    """Write the page to `out`, which must not exist; by default, to the first free report.html in the first run."""
     records: list[Record] = []
     problems = []
     for folder in runs:

@@ -1,4 +1,4 @@
-"""The JSON schema of recipes, for editors that know TOML."""
+"""The JSON schema of recipes, for editors that support TOML."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _KINDS = {"data": ("data", "source"), "generator": ("networks", "network"), "dis
 
 
 def recipe_schema() -> Schema:
-    """The keys of a recipe with their types, ranges, defaults and descriptions.
+    """Return the JSON schema of recipes: keys with their types, ranges, defaults and descriptions.
 
-    Draft 7 and free of references, which every editor reads. A recipe that `extends` another may leave out anything;
-    names that only an installed package or a `--plugin` file knows are allowed, with any options.
+    It is draft 7 and free of references, which every editor reads. A recipe that `extends` another may leave out
+    anything. Names that only an installed package or a `--plugin` file knows are allowed, with any options.
     """
     top = inline(Top.model_json_schema())
     core = {section: inline(model.model_json_schema()) for section, model in SECTIONS.items()}
@@ -72,7 +72,7 @@ def _evaluate() -> Schema:
 
 
 def _instances(kind: str) -> Schema:
-    """The tables of a section whose every table is an instance of something: `tricks`, or `metrics`."""
+    """Return the schema of a section in which every table is an instance: of tricks, or of metrics."""
     known, what = _options(kind, "options"), SINGULAR[kind]
     use = {"type": "string", "description": f"the {what} that this is an instance of, when its own name is another"}
 
@@ -102,7 +102,9 @@ def _instances(kind: str) -> Schema:
 
 
 def _another(name: str) -> Schema:
-    """What a table named like a trick or a metric may be besides: an instance of another one, which it names."""
+    """Return the schema of a table with the name of a trick or a metric that is an instance of another one, named in
+    the table.
+    """
     return {
         "type": "object",
         "required": ["use"],
@@ -111,7 +113,7 @@ def _another(name: str) -> Schema:
 
 
 def _options(kind: str, part: str) -> dict[str, tuple[str, Schema]]:
-    """Summary and options of everything of this kind that ships; networks have them by role."""
+    """Return summary and options of every shipped part of this kind; networks have them by role."""
     part = "options" if kind == "data" else part
     found = {}
     for name, card in index()[kind].items():

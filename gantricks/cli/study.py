@@ -1,4 +1,4 @@
-"""`gantricks ablate`: a study as it goes, and its table."""
+"""`gantricks ablate`: shows the progress of a study, and its table."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def study(
 
 
 def write_table(console: Console, table: Table) -> None:
-    """The table of a study and what it does not show."""
+    """Write the table of a study, with remarks."""
     console.print()
     console.print(Text.assemble((table.name, "bold"), f" {table.mode}: {words.headline(table)}"))
     _write_grid(console, words.COLUMNS, words.rows(table))
@@ -92,7 +92,7 @@ def _write_grid(console: Console, columns: Sequence[str], rows: Sequence[Sequenc
 
 
 class Screen(Reporter):
-    """Shows a study: a bar over all of its runs on a terminal, and a line for every run anywhere else."""
+    """Shows a study: on a terminal a bar over all of its runs, elsewhere a line for every run."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -113,7 +113,7 @@ class Screen(Reporter):
         again = f"; {done} of the runs are finished already" if done else ""
         self.console.print(f"the study is kept in {folder}{again}", soft_wrap=True)
         if self.console.is_terminal:
-            # drawn by hand: a thread that redraws would compete with the runs
+            # redrawn by calls, because a thread that redraws would compete with the runs
             self._bar = Progress(
                 BarColumn(None),
                 TextColumn("{task.fields[words]}", markup=False),
@@ -151,6 +151,6 @@ class Screen(Reporter):
             self._bar = None
 
     def _left(self, done: float) -> float | None:
-        """Seconds that the rest will take, at the pace so far."""
+        """Return the number of seconds left at the present pace."""
         fresh = done - self._before
         return (time.monotonic() - self._began) / fresh * (self._total - done) if fresh > 0 else None

@@ -20,7 +20,7 @@ from gantricks.runs.reporter import Result
 
 
 def train(recipe: str, run_dir: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> int:
-    """Train and say how it ended. Returns the exit status."""
+    """Train and report how it ended. Returns the exit status."""
     screen = Screen(output())
     try:
         result = run.train(recipe, overrides=overrides, run_dir=run_dir, plugins=plugins, reporter=screen)
@@ -37,7 +37,7 @@ def resume(
     overrides: Sequence[str],
     plugins: Sequence[Path],
 ) -> int:
-    """Continue and say how it ended. Returns the exit status."""
+    """Continue and report how it ended. Returns the exit status."""
     screen = Screen(output())
     try:
         result = run.resume(
@@ -74,7 +74,7 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
 
 
 def sample(folder: Path, out: Path, count: int, seed: int, step: int | None, plugins: Sequence[Path]) -> None:
-    """Draw samples to `out`, which must not exist, in a folder that does."""
+    """Write a picture of samples to `out`, which must not exist, in an existing folder."""
     free_for(out, ".png", "pictures are PNG files", "samples")
     image = run.sample(folder, count, seed, step=step, plugins=plugins)
     _save_new(image, out)
@@ -91,7 +91,7 @@ def interpolate(
     step: int | None,
     plugins: Sequence[Path],
 ) -> None:
-    """Draw a walk through the latents to `out`, which must not exist, in a folder that does."""
+    """Write a picture of a walk through the latents to `out`, which must not exist, in an existing folder."""
     from gantricks.runs.interpolation import interpolate
 
     free_for(out, ".png", "pictures are PNG files", "path")

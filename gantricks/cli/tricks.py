@@ -1,4 +1,4 @@
-"""`gantricks tricks`: every trick in a table, or the card of one."""
+"""`gantricks tricks`: shows all tricks in a table, or the card of one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Card = dict[str, Any]
 
 
 def list_tricks(plugins: Sequence[Path], json: bool) -> None:
-    """Name, kinds of hook and summary of every trick; where only an import could tell more, name and origin."""
+    """List name, kinds of hook and summary of every trick; where that needs an import, only name and origin."""
     ours = index()["tricks"]
     theirs = {name: origin for name, origin in Registry(plugins).names("tricks").items() if name not in ours}
     if json:
@@ -52,7 +52,7 @@ def list_tricks(plugins: Sequence[Path], json: bool) -> None:
 
 
 def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
-    """The card of a trick, its options, what it needs and what it does not go with, and lines to paste in a recipe."""
+    """Show the card of a trick, its options, its needs and conflicts, and lines to paste into a recipe."""
     registry = Registry(plugins)
     card = _card(registry, name)
     known = list(options(card["options"]))
@@ -87,7 +87,7 @@ def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
 
 
 def check_trick(name: str | None, plugins: Sequence[Path], json: bool) -> int:
-    """Run every generic law on a trick at its trial settings and print how each went. Returns the exit status."""
+    """Check every generic law on a trick at its trial settings and print the results. Returns the exit status."""
     if name is None:
         raise UserError(Problem("which trick is to be checked?", "--check", "gantricks tricks NAME --check"))
     from gantricks.testing import run_suite

@@ -1,7 +1,7 @@
-"""What to save in place of an array that is not read. Followed to the letter, the advice gives the right data.
+"""Hints on how to save an array in a form that can be read. Following the hint literally gives the right data.
 
-Each piece of advice is an expression in NumPy of the array's name, by which values the array holds: `astype` alone
-takes 16 bits modulo 256, and makes black pictures of booleans.
+Each hint is a NumPy expression of the array's name, chosen by the array's values: `astype` alone takes 16 bits modulo
+256, and makes black pictures of booleans.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _SLACK = 0.01
-"""How far rounding and resizing take floats beyond the bounds they had."""
+"""How far rounding and resizing may move floats beyond their bounds."""
 
 _DEPTHS = (10, 12, 14, 16)
 _MOST_NAMES = 1000
@@ -20,7 +20,7 @@ _MOST_NAMES = 1000
 
 @dataclass(frozen=True)
 class Values:
-    """What is known of an array's numbers: the bounds of those that are finite, None where none is."""
+    """Facts about an array's numbers: the bounds of the finite ones, None where there are none."""
 
     low: float | None
     high: float | None
@@ -28,7 +28,7 @@ class Values:
 
     @classmethod
     def of(cls, parts: Iterable[np.ndarray]) -> Values:
-        """Of an array that comes in parts, of booleans, whole or real numbers."""
+        """Collect the facts from the parts of an array of booleans, integers or real numbers."""
         lows, highs, all_finite = [], [], True
         for part in parts:
             finite = part
@@ -53,9 +53,9 @@ class Values:
 
 
 def for_images(source: str, dtype: np.dtype, values: Values) -> str:
-    """What to do with images that are neither uint8 nor floats within [0, 1].
+    """Return a hint for images that are neither uint8 nor floats within [0, 1].
 
-    `source` is the expression that has `values`: the array's name, or what makes real numbers of it.
+    `source` is the expression that has `values`: the array's name, or an expression that makes real numbers of it.
     """
     low, high = values.low, values.high
     if low is None or high is None:
@@ -96,7 +96,9 @@ def _for_floats(source: str, values: Values, low: float, high: float) -> str:
 
 
 def _of_depth(source: str, high: float) -> str:
-    """For levels of more than 8 bits: white is the highest level of the least depth that a camera has."""
+    """Return a hint for levels of more than 8 bits. White is the highest level of the smallest bit depth that cameras
+    have.
+    """
     full = f"numpy.rint({source} / 257).astype(numpy.uint8)"
     depth = next(bits for bits in _DEPTHS if high <= 2**bits - 1)
     if depth == 16:
@@ -111,7 +113,9 @@ def _stretched(source: str, low: float, high: float) -> str:
 
 
 def for_labels(source: str, labels: np.ndarray) -> tuple[str, str]:
-    """What is wrong with labels (N,) that are no class numbers, and what to do. `source` is the expression for them."""
+    """Return what is wrong with labels (N,) that are not class numbers, and a hint. `source` is the expression for
+    them.
+    """
     numbered = f"numpy.unique({source}, return_inverse=True)[1]"
     kind, found = labels.dtype.kind, labels.dtype
     if kind == "b":
@@ -129,9 +133,9 @@ def for_labels(source: str, labels: np.ndarray) -> tuple[str, str]:
     elif labels.min() < 0:
         what = f"a label is negative: {labels.min()}"
     else:
-        what = f"a label is {labels.max()}, which is no class number"
+        what = f"a label is {labels.max()}, which is not a class number"
     if different > _MOST_NAMES and (kind == "f" or different > 65_536):
-        return what, "leave the labels out: so many different values are no classes"
+        return what, "leave the labels out: so many different values are not classes"
     hint = f"number the classes from 0: save {numbered}"
     if labels.min() < 0:
         hint += f"; where {labels.min():g} means that there is no label, leave those images out"
@@ -139,7 +143,7 @@ def for_labels(source: str, labels: np.ndarray) -> tuple[str, str]:
 
 
 def for_rows_of_labels(source: str, rows: np.ndarray) -> str:
-    """What to do with labels (N, K): one-hot rows have a class, rows of several answers have none."""
+    """Return a hint for labels (N, K): one-hot rows give a class, rows with several answers do not."""
     if rows.dtype.kind not in "biuf" or not rows.size:
         return "save one label per image, shape (N,)"
     low, high = rows.min(), rows.max()

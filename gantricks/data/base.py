@@ -1,4 +1,4 @@
-"""What a data source is: options, a quick description, and the samples themselves. Nothing here imports torch."""
+"""The base class of data sources: options, a quick description, and the samples. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from gantricks.options import Options
 
 Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total) while a source scans or decodes."""
+"""A function called as progress(what, done, total) while a source scans or decodes."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -20,11 +20,11 @@ def silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Description:
-    """What can be known of a data set before its samples are read.
+    """Facts about a data set that are known before its samples are read.
 
     `shape`: of one sample, (C, H, W) for images or (D,) for vectors. `count`: number of samples. `class_names`: one
-    name per class, empty when there are no classes. `notes`: sentences the user should see (files passed over …).
-    `held_out`: number of samples that training never sees.
+    name per class, empty when there are no classes. `notes`: sentences for the user (skipped files …). `held_out`:
+    number of samples that training never sees.
     """
 
     shape: tuple[int, ...]
@@ -44,11 +44,11 @@ class Description:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The samples.
+    """The samples and their classes.
 
     `samples`: uint8 (N, H, W, C) for images, float32 (N, D) for vectors; may be a read-only memory map. `classes`:
-    int64 (N,) or None, numbered in the order of `Description.class_names`. `notes`: sentences the user should see that
-    only reading could tell.
+    int64 (N,) or None, numbered in the order of `Description.class_names`. `notes`: sentences for the user about what
+    reading has found.
     """
 
     samples: np.ndarray
@@ -72,14 +72,15 @@ class Source:
         self.config = config
 
     def describe(self) -> Description:
-        """Look quickly, decode nothing: `gantricks check` calls this."""
+        """Describe the data without decoding it. `gantricks check` calls this."""
         raise NotImplementedError
 
     def load(self, progress: Progress = silent) -> Dataset:
-        """Read everything that training will need."""
+        """Read all samples for training."""
         raise NotImplementedError
 
     def held_out(self, progress: Progress = silent) -> Dataset | None:
-        """Samples that training never sees, as many as `Description.held_out` says, with classes where the others have
-        some; None where there are none."""
+        """Return samples that training never sees, as many as `Description.held_out` says; None where there are none.
+        They have classes where the training data has.
+        """
         return None

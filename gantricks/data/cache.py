@@ -1,6 +1,6 @@
-"""The cache of decoded images: memory-mapped, checked by sums, and never needed: without it a run keeps them in memory.
+"""The cache of decoded images: memory-mapped and verified by checksums. Without it, a run keeps the images in memory.
 
-An entry is an `.npy` file of uint8 (N, H, W, C) with 32 bytes behind it, the SHA-256 of its name and of all before.
+An entry is an `.npy` file of uint8 (N, H, W, C), followed by 32 bytes: the SHA-256 of its name and all bytes before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gantricks.files import sweep, whole
 
 Shape = tuple[int, int, int, int]
 
-# part of every name: raise it whenever the same file would decode to other pixels than before
+# part of every name: increase it whenever the same file decodes to other pixels than before
 _FORMAT = 2
 _SUM_BYTES = 32
 _PART = 2**24
@@ -32,7 +32,9 @@ _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr
 
 
 def cache_name(kind: str, *parts: object) -> str:
-    """A name for the pixels that a `kind` of source makes of `parts`: all they depend on, as plain values."""
+    """Return a name for the pixels that a `kind` of source makes of `parts`. `parts` must contain all that the pixels
+    depend on, as plain values.
+    """
     digest = hashlib.sha256(f"{kind} {_FORMAT}".encode())
     for part in parts:
         digest.update(b"\n" + repr(part).encode())
@@ -40,14 +42,17 @@ def cache_name(kind: str, *parts: object) -> str:
 
 
 def glance(name: str, count: int) -> Shape | None:
-    """The shape of the entry with `count` images, as far as its header and size tell; None where there is none."""
+    """Return the shape of the entry with `count` images, judged by its header and size alone; None where there
+    is none.
+    """
     mapped = _mapped(name, count)
     return None if mapped is None else mapped[0].shape
 
 
 def recall(name: str, count: int, progress: Progress = silent) -> np.ndarray | None:
-    """The stored uint8 (count, H, W, 1 or 3), mapped read-only; None when absent, damaged, different or not ours to
-    read."""
+    """Return the stored uint8 (count, H, W, 1 or 3), mapped read-only; None when it is absent, damaged, different or
+    unreadable.
+    """
     mapped = _mapped(name, count)
     if mapped is None:
         return None
@@ -62,12 +67,12 @@ def recall(name: str, count: int, progress: Progress = silent) -> np.ndarray | N
 
 
 def store(name: str, shape: Shape, blocks: Callable[[], Iterator[np.ndarray]]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Keep the uint8 blocks that `blocks` makes, which together have `shape`: the whole, mapped read-only, and notes.
+    """Store the uint8 blocks of `blocks`, which together have `shape`. Returns the whole array, mapped read-only, and
+    notes.
 
-    Where the folder cannot be written or fills up, they are made again, held in memory, and a note says so. They are
-    written beside and renamed when complete, so an interrupted run leaves nothing that `recall` would take. What
-    `blocks` raises passes through, and nothing is kept. Raises `UserError` when neither the folder nor the memory has
-    room.
+    Where the folder cannot be written or is full, the blocks are made again and held in memory, and a note says so. The
+    file is written beside its place and renamed when complete, so that an interrupted run leaves no entry. Errors of
+    `blocks` pass through, and nothing is stored. Raises `UserError` when neither the folder nor the memory has room.
     """
     obstacle = _obstacle(shape)
     if obstacle is None:
@@ -88,7 +93,7 @@ _HINT = f"make room or make it writable, or set {CACHE_VARIABLE} to another fold
 
 
 def need_room(shape: Shape) -> None:
-    """Raise the `UserError` that `store` would raise for images of this shape, as far as can be known before."""
+    """Raise the `UserError` that `store` would raise for images of this shape, as far as that can be known before."""
     if obstacle := _obstacle(shape):
         _need_memory(shape, obstacle)
 
@@ -101,12 +106,12 @@ def _need_memory(shape: Shape, obstacle: str) -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can hold beside what it has, by what the system says; None where it does not say."""
+    """Return how many more bytes this process can hold, or None where the system does not report it."""
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    with contextlib.suppress(OSError, ValueError):  # "max" where a container has no bound
+    with contextlib.suppress(OSError, ValueError):  # "max" where a container has no limit
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     if not found:
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -115,7 +120,7 @@ def available_memory() -> int | None:
 
 
 def _mapped(name: str, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The images of an entry, and all its bytes."""
+    """Return the images of an entry, and all its bytes."""
     try:
         # a link may lead anywhere, and a pipe would wait for a writer
         handle = os.open(_entry(name), os.O_RDONLY | _NO_LINKS | getattr(os, "O_NONBLOCK", 0))
@@ -131,7 +136,7 @@ def _mapped(name: str, count: int) -> tuple[np.ndarray, np.ndarray] | None:
             if status.st_size != start + size + _SUM_BYTES:
                 return None
             whole = np.memmap(file, np.uint8, mode="r", shape=(status.st_size,))
-    except Exception:  # a foreign file may hold anything, and NumPy's parser raise anything
+    except Exception:  # a foreign file may hold anything, and NumPy's parser may raise anything
         return None
     return whole[start : start + size].reshape(shape), whole
 
@@ -149,7 +154,9 @@ def _written(name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> np.ndarra
 
 
 def _write(file: BinaryIO, name: str, shape: Shape, blocks: Iterator[np.ndarray]) -> None:
-    """Plain writes, not a writable map: on a full disk these raise where a map kills the process."""
+    """Write with plain writes, not through a writable map: on a full disk these raise, where a map kills the
+    process.
+    """
     digest = hashlib.sha256(name.encode())
 
     def write(data: bytes | memoryview) -> None:
@@ -165,7 +172,7 @@ def _write(file: BinaryIO, name: str, shape: Shape, blocks: Iterator[np.ndarray]
 
 
 def _obstacle(shape: Shape) -> str | None:
-    """Why the cache cannot take images of this shape, as far as can be known before they are written."""
+    """Return why the cache cannot store images of this shape, as far as that can be known before, or None."""
     folder = cache_folder()
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
@@ -182,7 +189,7 @@ def _obstacle(shape: Shape) -> str | None:
 
 def _bytes(shape: tuple[int, ...]) -> int:
     size = 1
-    for side in shape:  # whole numbers of any length: a damaged header holds any
+    for side in shape:  # Python integers, because a damaged header may hold numbers of any size
         size *= side
     return size
 

@@ -1,4 +1,4 @@
-"""The embedded images: real, small, and there without a download."""
+"""A small set of real images that comes with the package."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class FashionMnist(Source):
     config: Config
 
     def describe(self) -> Description:
-        """Known without opening the file."""
+        """Describe the images without opening the file."""
         return Description((1, self.config.image_size, self.config.image_size), _COUNT, _CLASS_NAMES)
 
     def load(self, progress: Progress = silent) -> Dataset:
-        """Read the images, and resize them where another size is asked for."""
+        """Read the images, and resize them to another size if wanted."""
         with np.load(_FILE, allow_pickle=False) as stored:
             samples, classes = stored["images"][..., None], stored["labels"].astype(np.int64)
         size = self.config.image_size

@@ -25,19 +25,19 @@ from gantricks.options import Options
 class Folder(Source):
     """A folder of PNG, JPEG and WebP images of any sizes and modes, searched through all its sub-folders.
 
-    Every image is turned upright (EXIF), laid on white where it is transparent, cropped to its central square
-    and resized with antialiasing. 16-bit grey is scaled to 8 bits. Only pixels and their orientation are read:
-    texts and colour profiles of any size are skipped. A picture of more than 2²⁸ pixels is refused; a JPEG counts
-    as large as it is decoded, at least at an eighth of its sides.
+    Every image is turned upright (EXIF), laid on white where it is transparent, cropped to its central square and
+    resized with antialiasing. 16-bit grey is scaled to 8 bits. Only pixels and their orientation are read: texts and
+    colour profiles of any size are skipped. A picture of more than 2²⁸ pixels is refused; a JPEG counts with its
+    decoded size, which is at least an eighth of its sides.
 
-    When all images lie in sub-folders, the first-level sub-folders that hold any are the classes, in the order of
-    their names; otherwise there are no classes. Hidden files are ignored; files of other kinds, and what a NAS, a
-    desktop or an archiver adds (`@eaDir`, `__MACOSX`, `._*` …), are passed over and mentioned. A folder that
-    several links lead to is read once.
+    When all images lie in sub-folders, the first-level sub-folders with images are the classes, in the order of their
+    names; otherwise there are no classes. Hidden files are ignored. Files of other kinds, and files that a NAS, a
+    desktop or an archiver adds (`@eaDir`, `__MACOSX`, `._*` …), are skipped and mentioned. A folder that several links
+    lead to is read once.
 
-    The images are decoded once, into `$GANTRICKS_CACHE` (else `$XDG_CACHE_HOME/gantricks`, else
-    `~/.cache/gantricks`), and mapped from there by later runs until a file or an option changes. The cache
-    may be deleted at any time. Where it cannot be written, the images are held in memory.
+    The images are decoded once, into `$GANTRICKS_CACHE` (else `$XDG_CACHE_HOME/gantricks`, else `~/.cache/gantricks`),
+    and mapped from there by later runs until a file or an option changes. The cache may be deleted at any time. Where
+    it cannot be written, the images are held in memory.
     """
 
     paths = ("path",)
@@ -53,14 +53,14 @@ class Folder(Source):
     config: Config
 
     def describe(self) -> Description:
-        """List the files and open their headers; pixels stay unread.
+        """List the files and read their headers, but no pixels.
 
-        Raises `UserError` for a path that is no folder, a folder without images, and every unreadable header.
+        Raises `UserError` for a path that is not a folder, a folder without images, and every unreadable header.
         """
         listing, size = self._listing(), self.config.image_size
         kept = cache.glance(self._cache_name(listing), len(listing.files))
         if kept is not None:
-            channels = kept[3]  # every file was decoded once, so every header is sound
+            channels = kept[3]  # every file was decoded before, so every header is valid
         else:
             channels, problems = self._headers(listing, silent)
             if problems:
@@ -69,15 +69,15 @@ class Folder(Source):
         return Description((channels, size, size), len(listing.files), listing.class_names, listing.notes)
 
     def load(self, progress: Progress = silent) -> Dataset:
-        """Decode every image, or map what an earlier run decoded.
+        """Decode every image, or map the images that an earlier run decoded.
 
-        Raises `UserError` with every file that cannot be decoded, and keeps nothing then.
+        Raises `UserError` with every file that cannot be decoded; nothing is stored then.
         """
         listing, notes = self._listing(), tuple[str, ...]()
         name, count, size = self._cache_name(listing), len(listing.files), self.config.image_size
         samples = cache.recall(name, count, progress)
         if samples is None:
-            # unreadable headers are met again by the decoder, which reports them with all the others
+            # the decoder meets unreadable headers again, and reports them with all other errors
             channels = self._headers(listing, progress)[0] if self.config.channels == "auto" else self.config.channels
             decoded = partial(_decoded, listing, size, channels, progress)
             samples, notes = cache.store(name, (count, size, size, channels), decoded)
@@ -87,7 +87,7 @@ class Folder(Source):
         root = images.at(self.config.path, folder=True, hint="set data.path to a folder of images")
         listing = _Listing.of(root)
         if not listing.files:
-            found = f"; passed over {listing.others}" if listing.others.count else ""
+            found = f"; skipped {listing.others}" if listing.others.count else ""
             what = f"no {images.KINDS} image in this folder or below it{found}"
             raise UserError(Problem(what, str(root), "set data.path to a folder of images, or convert the files"))
         return listing
@@ -97,7 +97,7 @@ class Folder(Source):
         return cache.cache_name("folder", str(listing.root.resolve()), options, *listing.files)
 
     def _headers(self, listing: _Listing, progress: Progress) -> tuple[int, list[Problem]]:
-        """The number of channels that the options and the headers lead to, and the headers' faults."""
+        """Return the number of channels, from the options and the headers, and the errors in headers."""
         all_grey, problems = True, []
         for done, file in enumerate(listing.files):
             if done % 256 == 0:
@@ -140,7 +140,7 @@ def _decoded(listing: _Listing, size: int, channels: int, progress: Progress) ->
 
 
 class _File(NamedTuple):
-    """An image file below the root, by its relative name; size and time tell whether it has changed."""
+    """An image file, by its name relative to the root. Size and time tell whether it has changed."""
 
     name: str
     size: int
@@ -148,7 +148,7 @@ class _File(NamedTuple):
 
 
 class _Names:
-    """How many names there are, and the first few: all that a sentence says of them."""
+    """A count of names and the first few of them, as a sentence shows them."""
 
     def __init__(self, names: Iterable[str] = (), thing: str = "file", few: int = 3) -> None:
         self.count, self._first, self._thing, self._few = 0, list[str](), thing, few
@@ -172,17 +172,17 @@ class _Listing:
     others: _Names
     litter: _Names
     first_level: frozenset[str]
-    """The sub-folders that were looked into."""
+    """The sub-folders that were searched."""
 
     @classmethod
     def of(cls, root: Path) -> _Listing:
-        """Everything below `root`, sorted by name. Raises `UserError` with every folder that stays closed."""
+        """List everything below `root`, sorted by name. Raises `UserError` with every folder that cannot be opened."""
         files: list[_File] = []
         others, litter = _Names(), _Names(thing="name")
         closed: list[Problem] = []
         seen: set[tuple[int, int]] = set()
         first_level: set[str] = set()
-        # links wait until every real folder was read, so that a folder goes by its own name where it has one
+        # links are followed last, so that a folder is listed under its own path where it has one
         real, links = deque([""]), deque[str]()
         while real or links:
             folder = real.popleft() if real else links.popleft()
@@ -204,10 +204,10 @@ class _Listing:
                         is_image = os.path.splitext(entry.name)[1].lower() in images.SUFFIXES
                         status = _status(entry)
                         if status is None and not entry.is_symlink():
-                            continue  # removed just now
+                            continue  # removed since it was listed
                         if status is not None and stat.S_ISDIR(status.st_mode):
                             (links if entry.is_symlink() else real).append(name)
-                        elif is_image and status is None:  # a link to nowhere: reported when it is opened
+                        elif is_image and status is None:  # a broken link is reported when it is opened
                             files.append(_File(name, -1, 0))
                         elif is_image and status is not None and stat.S_ISREG(status.st_mode):
                             files.append(_File(name, status.st_size, status.st_mtime_ns))
@@ -226,7 +226,7 @@ class _Listing:
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """As they are shown: a name that is no text has its odd bytes written out."""
+        """The names of the classes, printable: bytes that are not text are escaped."""
         return tuple(map(_shown, self._class_folders))
 
     @property
@@ -240,15 +240,15 @@ class _Listing:
     def notes(self) -> tuple[str, ...]:
         notes = []
         if self.others.count:
-            notes.append(f"passed over, being no {images.KINDS}: {self.others}")
+            notes.append(f"skipped, because they are not {images.KINDS}: {self.others}")
         if self.litter.count:
-            notes.append(f"passed over, being what a NAS, a desktop or an archiver adds: {self.litter}")
+            notes.append(f"skipped, because a NAS, a desktop or an archiver adds them: {self.litter}")
         outside = _Names(file.name for file in self.files if "/" not in file.name)
         if 0 < outside.count < len(self.files):
             notes.append(f"no classes: images lie outside the sub-folders: {outside}")
         empty = _Names(self.first_level.difference(self._class_folders), thing="sub-folder")
         if self._class_folders and empty.count:
-            notes.append(f"no class, being without an image: {empty}")
+            notes.append(f"not classes, because they hold no image: {empty}")
         return tuple(notes)
 
     @cached_property
@@ -261,7 +261,7 @@ class _Listing:
         return tuple(sorted(folders))
 
 
-# of a Synology, a QNAP, Linux desktops, macOS and its archiver, and Windows; in lower case
+# names in lower case, from Synology, QNAP, Linux desktops, macOS and its archiver, and Windows
 _LITTER = frozenset(
     {"@eadir", "#recycle", "#snapshot", "@recycle", ".@__thumb", ".thumbnails", ".appledouble", "__macosx"}
     | {"lost+found", ".trashes", "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
@@ -273,8 +273,9 @@ def _is_litter(name: str) -> bool:
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Of what an entry leads to; None where it leads nowhere. Raises OSError where the folder does not let it be
-    known."""
+    """Return the status of an entry's target, or None for a broken link. Raises OSError where the folder forbids
+    access.
+    """
     try:
         return os.stat(entry.path)
     except OSError as error:
@@ -288,5 +289,5 @@ def _first_level(name: str) -> str:
 
 
 def _shown(path: str | Path) -> str:
-    """A name fit for printing: file systems hold bytes that are no text."""
+    """Return a printable form of a name. File names may hold bytes that are not text."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

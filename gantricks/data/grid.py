@@ -13,11 +13,10 @@ from gantricks.options import Options
 
 
 class Grid(Source):
-    """Points in the plane from a square grid of narrow Gaussians: more modes than the ring has.
+    """Points in the plane from a square grid of narrow Gaussians, with more modes than the ring.
 
-    The grid is centred on the origin and its modes are equally likely. The defaults are the 2D-grid of PacGAN
-    (Lin et al. 2018): centres {−4, −2, 0, 2, 4}², standard deviation 0.05, 100,000 points. There are no
-    classes.
+    The grid is centred on the origin and its modes are equally likely. The defaults are the 2D-grid of PacGAN (Lin et
+    al. 2018): centres {−4, −2, 0, 2, 4}², standard deviation 0.05, 100,000 points. There are no classes.
     """
 
     class Config(Options):
@@ -35,7 +34,7 @@ class Grid(Source):
         return self.config.std
 
     def centres(self) -> np.ndarray:
-        """The means of the modes, float64 (side², 2), row by row from the lower left."""
+        """Return the means of the modes, float64 (side², 2), row by row from the lower left."""
         along = (np.arange(self.config.side) - (self.config.side - 1) / 2) * self.config.spacing
         x, y = np.meshgrid(along, along)
         return np.stack([x.ravel(), y.ravel()], axis=1)

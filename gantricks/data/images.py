@@ -1,4 +1,4 @@
-"""Image files to square uint8 arrays, and the folder that keeps what was decoded."""
+"""Decodes image files to square uint8 arrays, and finds the cache folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ ImageSize = Annotated[
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 
 MOST_PIXELS = 2**28
-"""Larger pictures are refused. A JPEG counts as large as it is decoded, at least at an eighth of its sides."""
+"""The largest number of pixels of a picture. A JPEG counts with its decoded size, which is at least an eighth of its
+sides.
+"""
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -61,7 +63,7 @@ _OTHERS = {
     b"version https://git-lfs": "a pointer of Git LFS",
 }
 
-# decoded, a picture of 2**24 pixels takes 64 MiB, and several copies are at work: larger ones wait for each other
+# a decoded picture of 2**24 pixels takes 64 MiB, with several copies at once, so larger ones are decoded one at a time
 _LARGE = 2**24
 _one_at_a_time = threading.Lock()
 
@@ -74,7 +76,7 @@ Result = TypeVar("Result")
 
 
 class Unfit(Exception):
-    """A file that is no picture, or none that can be decoded: what is the matter, and what to do."""
+    """A file that is not a picture or cannot be decoded: what is wrong, and what to do."""
 
     def __init__(self, what: str, hint: str) -> None:
         super().__init__(what)
@@ -82,10 +84,10 @@ class Unfit(Exception):
 
 
 def is_grey(path: str | os.PathLike[str]) -> bool:
-    """Whether the header of an image file says that it has no colour; no pixel is read.
+    """Return whether the header of an image file says that it has no colour. No pixel is read.
 
-    A palette counts as colour whatever its entries. Raises `Unfit`, or whatever Pillow raises, at a header that is
-    unreadable or tells of more than `MOST_PIXELS`.
+    A palette counts as colour whatever its entries. Raises `Unfit`, or any error of Pillow, at a header that is
+    unreadable or gives more than `MOST_PIXELS`.
     """
     with _lenient(), open(path, "rb") as file:
         if _signature(file) == "PNG":
@@ -99,16 +101,17 @@ def is_grey(path: str | os.PathLike[str]) -> bool:
 def decode(path: str | os.PathLike[str], size: int, channels: int) -> np.ndarray:
     """Read an image file as uint8 (size, size, channels): opaque on white, cropped, resized, upright.
 
-    Raises `Unfit`, or whatever Pillow raises, at a file that is corrupt, truncated, too large or no image;
-    `problem_of` puts it in words.
+    Raises `Unfit`, or any error of Pillow, at a file that is corrupt, truncated, too large or not an image;
+    `problem_of` describes it.
     """
     with _lenient(), open(path, "rb") as file:
-        # the checksums of a PNG are looked at as well: Pillow skips those of pixels, and a flipped bit would pass
+        # this also verifies the checksums of a PNG, because Pillow skips those of pixels
         source = png.pixels_alone(file) if _signature(file) == "PNG" else file
         with _picture(source) as image:
-            # a JPEG decodes fast at 1/2, 1/4 or 1/8 of its size; twice the wanted one leaves the filter its work
+            # a JPEG decodes fast at 1/2, 1/4 or 1/8 of its size; twice the final size leaves enough detail for the
+            # filter
             draft = image.draft(image.mode, (2 * size, 2 * size))
-            # the last row and column of a draft may be covered in part: its true extent is no whole number
+            # the last row and column of a draft may be partial, so its true extent is not an integer
             extent = draft[1][2:] if draft else image.size
             with _one_at_a_time if math.prod(image.size) > _LARGE else contextlib.nullcontext():
                 image.load()
@@ -124,7 +127,9 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def in_blocks(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
-    """`function` of each item, in order, some hundred at a time, on threads: Pillow frees the GIL."""
+    """Yield lists of `function` of each item, in order, some hundred at a time, computed in threads, since Pillow
+    releases the GIL.
+    """
     coming = iter(items)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         while block := list(itertools.islice(coming, _BLOCK)):
@@ -132,7 +137,7 @@ def in_blocks(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
 
 
 def problem_of(error: Exception, where: str) -> Problem:
-    """What a user is told of a file that `is_grey` or `decode` failed on."""
+    """Return the problem to report for a file that `is_grey` or `decode` has refused."""
     hint = "remove it, or replace it by a sound copy"
     if isinstance(error, Unfit):
         return Problem(error.what, where, error.hint)
@@ -147,13 +152,15 @@ def problem_of(error: Exception, where: str) -> Problem:
 
 
 def at(path: str, *, folder: bool, hint: str) -> Path:
-    """What a recipe's path leads to. Raises `UserError` where that is no folder, or no file, as `folder` says."""
+    """Return a recipe's path as a Path. Raises `UserError` where it is not a folder, or not a file, as `folder`
+    says.
+    """
     try:
         found = Path(path).expanduser()
         mode = os.stat(found).st_mode
     except FileNotFoundError as error:
         raise UserError(Problem(f"no such {'folder' if folder else 'file'}", path, hint)) from error
-    except (OSError, ValueError, RuntimeError) as error:  # names of any length, with any character, of any home
+    except (OSError, ValueError, RuntimeError) as error:  # names may have any length, any character, or an unknown home
         said = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(Problem(f"cannot be opened: {said}", path, hint)) from error
     if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
@@ -162,14 +169,16 @@ def at(path: str, *, folder: bool, hint: str) -> Path:
 
 
 def all_of(problems: Sequence[Problem], things: str = "files") -> UserError:
-    """One error for many problems: the first twenty in full, then a count of the `things` left unnamed."""
+    """Return one error for many problems: the first twenty in full, then a count of the other `things`."""
     rest = len(problems) - _LISTED
     more = [Problem(f"and {rest} more {things} with problems like these")] if rest > 0 else []
     return UserError(*problems[:_LISTED], *more)
 
 
 def _signature(file: BinaryIO) -> str:
-    """The format of an image file at its beginning, where it is left. Raises `Unfit` where it is none that is read."""
+    """Return the format of an image file at its beginning, and keep the position there. Raises `Unfit` for other
+    formats.
+    """
     start = file.read(32)
     file.seek(0)
     if start.startswith(png.SIGNATURE):
@@ -184,18 +193,18 @@ def _signature(file: BinaryIO) -> str:
     for other, name in _OTHERS.items():
         if start.startswith(other) or start[4:].startswith(other):
             raise Unfit(f"not an image: its content is {name}, no {KINDS}", f"convert it to PNG; or {hint}")
-    raise Unfit(f"not an image: its content is no {KINDS}", hint)
+    raise Unfit(f"not an image: its content is not {KINDS}", hint)
 
 
 def _picture(file: IO[bytes]) -> Image.Image:
-    """An opened image of at most `MOST_PIXELS`. Raises `Unfit`, or whatever Pillow raises."""
+    """Open an image of at most `MOST_PIXELS`. Raises `Unfit`, or any error of Pillow."""
     try:
         image = Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        # the signature was right; Pillow's own words name an object in memory
+        # the signature is right, and Pillow's own message names only an object in memory
         raise Unfit("its header is damaged or cut off", "replace it by a sound copy, or remove it") from error
     width, height = image.size
-    # a JPEG beyond the bound is decoded at an eighth of its sides, but a progressive one needs its whole size first
+    # a larger JPEG is decoded at an eighth of its sides, but a progressive one needs its whole size first
     shrinks = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
     if width * height > MOST_PIXELS * (64 if shrinks else 1):
         image.close()
@@ -208,9 +217,9 @@ def _picture(file: IO[bytes]) -> Image.Image:
 
 @contextlib.contextmanager
 def _lenient() -> Iterator[None]:
-    """Pillow without its bound of pixels, which is `MOST_PIXELS` here, and without warnings, which name no file.
+    """Switch off Pillow's limit of pixels (`MOST_PIXELS` applies here) and its warnings, which name no file.
 
-    Both are of the whole process: the first thread that reads changes them, and the last one restores them.
+    Both are settings of the whole process: the first thread that reads changes them, and the last one restores them.
     """
     global _readers
     with _readers_lock:
@@ -230,18 +239,18 @@ def _lenient() -> Iterator[None]:
 
 
 def _turn_upright(image: Image.Image) -> None:
-    # broken EXIF data beside sound pixels is common, and its parser raises anything: such images stay as is
+    # broken EXIF data beside valid pixels is common, and its parser raises anything: such images are not turned
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """An 8-bit image without transparency; what showed through becomes white."""
+    """Return an 8-bit image without transparency, laid on white."""
     if image.mode.startswith("I"):
         grey = np.array(image).astype(np.int32)
         clear = image.info.get("transparency")
         hidden = grey == clear if isinstance(clear, int) else None
-        # Pillow's own conversion clips at 255, which turns a 16-bit picture white; in place, for it may be large
+        # Pillow's own conversion clips at 255, which turns a 16-bit picture white; in place, because it may be large
         grey.clip(0, 65535, out=grey)
         grey += 128
         grey //= 257
@@ -259,15 +268,15 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _fit(image: Image.Image, size: int, extent: tuple[float, float], mode: str) -> Image.Image:
-    """The central square of an image that is `extent` wide and high, opaque, as `mode`, at (size, size)."""
+    """Return the central square of an image of size `extent`, opaque, in `mode`, resized to (size, size)."""
     width, height = extent
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    # half a pixel matters in a JPEG that was decoded at an eighth, so the exact square is cut by the filter
+    # the filter cuts the exact square, because half a pixel matters in a JPEG that was decoded at an eighth
     box = (math.floor(left), math.floor(top), math.ceil(left + side), math.ceil(top + side))
     if side == size:
         box = (int(left), int(top), int(left) + size, int(top) + size)
-    # cut first: a panorama is mostly outside
+    # cut first, because most of a panorama is outside the square
     image = _opaque(image if box == (0, 0, *image.size) else image.crop(box))
     image = image if image.mode == mode else image.convert(mode)
     if side == size:
@@ -282,20 +291,20 @@ def _as_array(image: Image.Image) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """The cache: $GANTRICKS_CACHE, else $XDG_CACHE_HOME/gantricks, else ~/.cache/gantricks; where there is no home
-    folder, one that is removed with the process.
+    """Return the cache: $GANTRICKS_CACHE, else $XDG_CACHE_HOME/gantricks, else ~/.cache/gantricks.
 
-    Raises UserError when $GANTRICKS_CACHE names the home of nobody.
+    Where there is no home folder, it is a temporary folder that is removed with the process. Raises UserError when
+    $GANTRICKS_CACHE names an unknown home folder.
     """
     return lasting_cache() or _passing_cache()
 
 
 def lasting_cache() -> Path | None:
-    """The cache that the next process has too, or None where nothing says where that would be."""
+    """Return the cache if later processes will find it too, or None where it would be temporary."""
     if own := os.environ.get(CACHE_VARIABLE):
         return expanded(own, CACHE_VARIABLE).absolute()
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # its specification has others ignored
+    if os.path.isabs(base):  # its specification says to ignore relative paths
         return Path(base) / "gantricks"
     try:
         return expanded("~/.cache/gantricks")
@@ -304,8 +313,7 @@ def lasting_cache() -> Path | None:
 
 
 def compiler_cache() -> Path:
-    """Where compiled steps are kept: in the cache or, where that cannot be written, in a folder that is removed with
-    the process, since a run can do without."""
+    """Return the folder for compiled steps: in the cache or, where that cannot be written, a temporary one."""
     folder = cache_folder() / "inductor"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -316,7 +324,7 @@ def compiler_cache() -> Path:
 
 @functools.cache
 def _passing_cache() -> Path:
-    # nobody else can write there, or has put anything there before: compiled steps are programs
+    # a new private folder, because compiled steps are programs that others must not replace
     folder, ours = tempfile.mkdtemp(prefix="gantricks-"), os.getpid()
     atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == ours else None)
     return Path(folder)

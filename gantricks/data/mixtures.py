@@ -1,4 +1,4 @@
-"""Mixtures of equally likely round Gaussians in the plane, which the ring and the grid are."""
+"""Mixtures of equally likely round Gaussians in the plane: the base of the ring and the grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Deviation = Annotated[
 
 @runtime_checkable
 class Mixture(Protocol):
-    """A data source of equally likely round Gaussians, whose modes can be counted."""
+    """A data source of equally likely round Gaussians, with countable modes."""
 
     @property
     def std(self) -> float:
@@ -29,7 +29,7 @@ class Mixture(Protocol):
 
 
 def draw(centres: np.ndarray, std: float, samples: int, seed: int) -> np.ndarray:
-    """Draw float32 (samples, D): around each of `centres`, (modes, D), equally often, N(centre, std² I).
+    """Draw float32 (samples, D), equally often around each of `centres`, (modes, D), from N(centre, std² I).
 
     The same arguments give the same points.
     """

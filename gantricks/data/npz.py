@@ -57,10 +57,10 @@ class Npz(Source):
     config: Config
 
     def describe(self) -> Description:
-        """Read the arrays' headers and the labels; the images stay unread.
+        """Read the arrays' headers and the labels, but no images.
 
         Raises `UserError` with everything that is wrong with the file, except values of more than 64 MiB of float
-        images. What is wrong with a test split that is only held out becomes a note: training does without it.
+        images. An error in a test split that is only held out becomes a note, since training does not need it.
         """
         with self._opened() as archive:
             layout, labels = self._examined(archive, floats=True)
@@ -73,7 +73,7 @@ class Npz(Source):
         return Description(shape, layout.count, tuple(map(str, range(classes))), notes, held_out)
 
     def load(self, progress: Progress = silent) -> Dataset:
-        """Read the images and bring them into shape, or map what an earlier run converted.
+        """Read and convert the images, or map the images that an earlier run converted.
 
         Raises `UserError` with everything that is wrong with the file.
         """
@@ -96,11 +96,11 @@ class Npz(Source):
         return Dataset(samples, labels, notes)
 
     def held_out(self, progress: Progress = silent) -> Dataset | None:
-        """The test split, where training has the other one."""
+        """Return the test split, where training uses the other one."""
         return self._test_split().load(progress) if self.describe().held_out else None
 
     def _held_out(self, shape: tuple[int, ...], classes: int) -> tuple[int, tuple[str, ...]]:
-        """How many images of these classes are held out, and why an `x_test` that is there is not."""
+        """Return the number of held-out images that fit these classes, and a note on an `x_test` that does not."""
         with self._opened() as archive:
             if self.config.split == "test" or "x_test.npy" not in archive.namelist():
                 return 0, ()
@@ -114,7 +114,7 @@ class Npz(Source):
         if classes and labels is None:
             errors.append("it has no labels, y_test")
         elif classes and _classes(labels) > classes:
-            errors.append(f"it has the class {_classes(labels) - 1}, which those for training have not")
+            errors.append(f"it has the class {_classes(labels) - 1}, which the images for training do not have")
         return (0 if errors else layout.count), tuple(f"x_test is left aside: {error}" for error in errors)
 
     def _test_split(self) -> Npz:
@@ -125,7 +125,7 @@ class Npz(Source):
         path = images.at(self.config.path, folder=False, hint="set data.path to an .npz file")
         try:
             return zipfile.ZipFile(path)
-        except Exception as error:  # a damaged directory of members raises anything
+        except Exception as error:  # a damaged directory of members may raise anything
             what = f"not an .npz archive: {_said(error)}"
             with contextlib.suppress(OSError), path.open("rb") as file:
                 if file.read(6) == np.lib.format.MAGIC_PREFIX:
@@ -134,7 +134,9 @@ class Npz(Source):
             raise UserError(Problem(what, str(path), hint)) from error
 
     def _examined(self, archive: zipfile.ZipFile, *, floats: bool = False) -> tuple[_Layout, np.ndarray | None]:
-        """The layout of the images, and the labels as int64 (N,). With `floats`, few float images are looked at too."""
+        """Return the layout of the images, and the labels as int64 (N,). With `floats`, the values of a small float
+        array are checked too.
+        """
         found = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         split = self.config.split
         images_name, labels_name = f"x_{split}", f"y_{split}"
@@ -181,7 +183,7 @@ class Npz(Source):
             raise UserError(Problem(f"float images must lie in [0, 1]; {values}", where, hint))
 
     def _as_stored(self, layout: _Layout) -> bool:
-        """Whether a view of the stored array is what training reads."""
+        """Return whether training can read a view of the stored array."""
         unscaled = self._shape(layout)[1:] == (layout.height, layout.width)
         return unscaled and layout.dtype == np.uint8 and layout.channel != 1
 
@@ -217,7 +219,7 @@ class Npz(Source):
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the images lie in their array; `channel` is the axis of the channels, None when there is none."""
+    """The layout of the images in their array. `channel` is the axis of the channels, or None."""
 
     name: str
     labels: str
@@ -237,7 +239,7 @@ class _Layout:
 
 
 def _layout(archive: zipfile.ZipFile, name: str, path: Path, problems: list[Problem]) -> _Layout | None:
-    """How the images lie in an array; None where they cannot be read, and `problems` say why."""
+    """Return the layout of the images in an array, or None where they cannot be read; `problems` gets the reasons."""
     where = f"{path}, array {name}"
     try:
         shape, dtype = _header(archive, name)
@@ -278,7 +280,7 @@ def _layout(archive: zipfile.ZipFile, name: str, path: Path, problems: list[Prob
 
 
 def _numbers(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> tuple[str, str]:
-    """How the values of an array that is not read as it is lie, and what to save instead."""
+    """Describe the values of an array of an unsupported type, and return a hint on what to save instead."""
     if dtype.kind != "c":
         values = _values(archive, name, dtype)
         return str(values), advice.for_images(name, dtype, values)
@@ -297,7 +299,9 @@ def _values(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> advice.Valu
 def _labels(
     archive: zipfile.ZipFile, name: str, path: Path, count: int | None, problems: list[Problem]
 ) -> np.ndarray | None:
-    """The labels of `count` images as int64 (N,); None where there are none, or where `problems` say what is wrong."""
+    """Return the labels of `count` images as int64 (N,); None where there are none, or they are wrong; `problems` gets
+    the reasons.
+    """
     where = f"{path}, array {name}"
     try:
         shape, dtype = _header(archive, name)
@@ -344,7 +348,7 @@ def _classes(labels: np.ndarray | None) -> int:
 
 
 def _axes(shape: tuple[int, ...]) -> tuple[int | None, int, int] | None:
-    """The axes of channels, rows and columns."""
+    """Return the axes of channels, rows and columns."""
     if len(shape) == 3:
         return None, 1, 2
     if len(shape) == 4 and shape[3] in (1, 3):
@@ -355,7 +359,7 @@ def _axes(shape: tuple[int, ...]) -> tuple[int | None, int, int] | None:
 
 
 def _gaps(labels: np.ndarray | None, name: str) -> tuple[str, ...]:
-    """What to say of class numbers that no image has."""
+    """Return a note about class numbers that no image has."""
     if labels is None:
         return ()
     missing = np.flatnonzero(np.bincount(labels) == 0)
@@ -367,13 +371,16 @@ def _gaps(labels: np.ndarray | None, name: str) -> tuple[str, ...]:
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array, from its first bytes. Raises ValueError where they promise more or less than the
-    archive holds: nothing is allocated for a promise."""
+    """Return shape and dtype of an array, from its first bytes.
+
+    Raises ValueError where they do not match the size of the array's file, so that nothing is allocated for a wrong
+    header.
+    """
     with archive.open(f"{name}.npy") as file:
         shape, dtype = _read_header(file)
         held = archive.getinfo(f"{name}.npy").file_size - file.tell()
     if not dtype.hasobject and (min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held):
-        raise ValueError(f"its header tells of an array of shape {shape} and {dtype}, its {held:,} bytes are no such")
+        raise ValueError(f"its header gives the shape {shape} and {dtype}, which does not fit its {held:,} bytes")
     return shape, dtype
 
 
@@ -385,13 +392,13 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
             with _quietly():
                 shape, _, dtype = read[version](file)
             return shape, dtype
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:  # NumPy's words are of its parser
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:  # NumPy's message is about its parser
         raise ValueError("its header is damaged") from error
     raise ValueError(f"its format, version {version[0]}.{version[1]} of .npy, is unknown")
 
 
 def _parts(archive: zipfile.ZipFile, name: str, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The numbers of an array in the order they are stored, some at a time."""
+    """Yield the numbers of an array in stored order, in parts."""
     with archive.open(f"{name}.npy") as file:
         _read_header(file)
         while part := file.read(_PART - _PART % dtype.itemsize):
@@ -405,7 +412,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without NumPy's warning of a header that Python 2 wrote, which is read all the same."""
+    """Hide NumPy's warning about a header that Python 2 wrote, which is read correctly."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""PNG files without what beside pixels is in them: prompts, profiles and texts of any size are common, and unread."""
+"""Reads only the pixels of PNG files. Prompts, profiles and texts of any size are common in them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LONGEST_TEXT = 2**20 - 1
 
 
 def pixels_alone(file: BinaryIO) -> io.BytesIO:
-    """The same picture with its pixels, palette, transparency and orientation only, all checksums found right.
+    """Return the same picture with only its pixels, palette, transparency and orientation. All checksums are verified.
 
-    `file` stands at its beginning. Raises ValueError where the file is cut off or a checksum is wrong.
+    `file` must be at its beginning. Raises ValueError where the file is truncated or a checksum is wrong.
     """
     kept = io.BytesIO()
     kept.write(file.read(len(SIGNATURE)))
@@ -32,7 +32,7 @@ def pixels_alone(file: BinaryIO) -> io.BytesIO:
 
 
 def header_alone(file: BinaryIO) -> tuple[io.BytesIO, bool]:
-    """As `pixels_alone`, without the pixels; and whether the picture is grey, transparency aside."""
+    """Return the same without pixels, and whether the picture is grey, apart from transparency."""
     kept, grey = io.BytesIO(), False
     kept.write(file.read(len(SIGNATURE)))
     for kind, body in _chunks(file, until=b"IDAT"):
@@ -45,7 +45,7 @@ def header_alone(file: BinaryIO) -> tuple[io.BytesIO, bool]:
 
 
 def _chunks(file: BinaryIO, until: bytes = b"IEND") -> Iterator[tuple[bytes, bytes]]:
-    """The chunks that matter. The one named `until` is the last; its pixels stay unread where it holds some."""
+    """Yield the chunks that matter. The one named `until` is the last; if it holds pixels, they are not read."""
     end = os.fstat(file.fileno()).st_size
     while True:
         head = file.read(8)
@@ -70,7 +70,7 @@ def _chunks(file: BinaryIO, until: bytes = b"IEND") -> Iterator[tuple[bytes, byt
 
 
 def _turns(kind: bytes, body: bytes) -> bool:
-    """Whether a text may say how the picture is turned, and is of a length that Pillow reads."""
+    """Return whether a text chunk may hold the orientation, and is short enough for Pillow to read."""
     keyword, _, text = body.partition(b"\0")
     if keyword not in _TURNING_TEXTS:
         return False

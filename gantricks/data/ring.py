@@ -13,11 +13,10 @@ from gantricks.options import Options
 
 
 class Ring(Source):
-    """Points in the plane from a ring of narrow Gaussians: how many of its modes a GAN covers can be counted.
+    """Points in the plane from a ring of narrow Gaussians. The modes that a GAN covers can be counted.
 
-    The modes sit evenly on a circle, the first at (radius, 0), and are equally likely. The defaults are the
-    2D-ring of PacGAN (Lin et al. 2018): 8 modes, radius 1, standard deviation 0.01, 100,000 points. There are
-    no classes.
+    The modes sit evenly on a circle, the first at (radius, 0), and are equally likely. The defaults are the 2D-ring of
+    PacGAN (Lin et al. 2018): 8 modes, radius 1, standard deviation 0.01, 100,000 points. There are no classes.
     """
 
     class Config(Options):
@@ -35,7 +34,7 @@ class Ring(Source):
         return self.config.std
 
     def centres(self) -> np.ndarray:
-        """The means of the modes, float64 (modes, 2), counter-clockwise."""
+        """Return the means of the modes, float64 (modes, 2), counter-clockwise."""
         angles = 2 * np.pi * np.arange(self.config.modes) / self.config.modes
         return self.config.radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 

@@ -1,4 +1,4 @@
-"""Stacked digits: a thousand modes that can be counted."""
+"""Stacked digits: images with a thousand modes that can be counted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Stacked(Source):
     def describe(self) -> Description:
         """Read the archive's headers and labels.
 
-        Raises `UserError` with what is wrong with the file, or with digits in it that are not ten kinds of grey image.
+        Raises `UserError` with everything that is wrong with the file, or when its digits are not grey images of ten
+        classes.
         """
         digits = self._npz.describe()
         problems = []
@@ -60,7 +61,7 @@ class Stacked(Source):
         return Description((3, _SIDE, _SIDE), self.config.count, names)
 
     def load(self, progress: Progress = silent) -> Dataset:
-        """Stack the digits: the same archive, count and seed give the same stacks."""
+        """Stack the digits. The same archive, count and seed give the same stacks."""
         digits = self.digits(progress)
         assert digits.classes is not None
         chosen = np.random.default_rng(self.config.seed).integers(len(digits.samples), size=(self.config.count, 3))
@@ -72,7 +73,7 @@ class Stacked(Source):
         return Dataset(samples, digits.classes[chosen] @ np.array([100, 10, 1]))
 
     def digits(self, progress: Progress = silent) -> Dataset:
-        """The single digits: uint8 (N, 28, 28, 1), classes 0 to 9.
+        """Return the single digits: uint8 (N, 28, 28, 1), classes 0 to 9.
 
         Raises `UserError` as `describe` does, and where one of the ten is missing.
         """

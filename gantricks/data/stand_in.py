@@ -1,4 +1,4 @@
-"""Made-up samples in the place of data that is not opened."""
+"""Made-up samples in place of data that is not opened."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from numpy.lib.stride_tricks import as_strided
 from gantricks.data.base import Dataset, Description
 
 POINTS = 2500
-"""How many points a scatter plot shows of each distribution."""
+"""The number of points of each distribution in a scatter plot."""
 
 
 @dataclass(frozen=True)
 class StandIn(Dataset):
-    """Samples that nothing is learnt from. `points`: the first real ones (n, D), where the data is vectors."""
+    """Made-up samples, not for training. `points` are the first real ones (n, D), where the data is vectors."""
 
     points: np.ndarray | None = None
 
 
 def stand_in(description: Description, points: np.ndarray | None = None) -> StandIn:
-    """As many samples as the data has, of its shape and with its classes in turn, which take next to no memory: each is
-    a window on one row of random numbers. Give `Game` a budget of 0 with them, or it makes copies.
+    """Return as many samples as the data has, of its shape and with its classes in turn.
+
+    They take hardly any memory: each is a view of one row of random numbers. Give `Game` a budget of 0 with them, or it
+    copies them.
     """
     count, shape = description.count, description.shape
     draw, length = np.random.default_rng(0), count + int(np.prod(shape)) - 1
@@ -40,7 +42,7 @@ def stand_in(description: Description, points: np.ndarray | None = None) -> Stan
 
 
 def reference_points(dataset: Dataset) -> np.ndarray | None:
-    """The real points (n, D) that pictures of vectors are drawn over."""
+    """Return the real points (n, D) in the background of pictures of vectors."""
     if isinstance(dataset, StandIn):
         return dataset.points
     return np.asarray(dataset.samples[:POINTS])

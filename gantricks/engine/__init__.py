@@ -1,1 +1,1 @@
-"""The training step and everything that plays, records, saves and samples it."""
+"""The training step, and the modules that play, capture, save and sample it."""

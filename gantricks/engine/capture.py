@@ -1,9 +1,9 @@
-"""The captured step: D and G step, tricks, draws and optimizers as one call that is replayed.
+"""The captured step: a whole training step as one call that can be replayed.
 
-A step is rehearsed on the side, with its draws and its batches in tensors that stay (`StaticDraws`, `StaticBatches`).
-Then it is captured: on a GPU as a CUDA graph; on the CPU as one graph of operations (`make_fx`), in which every tensor
-that was not made within the step is an input, by identity, and which inductor compiles. The graph is replayed against
-the eager step before it is trusted, so that what a trick decides on the host cannot freeze unnoticed.
+A step is rehearsed first, with its draws and batches in tensors at fixed addresses (`StaticDraws`, `StaticBatches`).
+Then it is captured. On a GPU it becomes a CUDA graph. On the CPU it becomes one graph of operations (`make_fx`), which
+inductor compiles; every tensor that exists before the step is an input of this graph. The replay is compared with the
+eager step before it is trusted, so that a host value which a trick changes is not frozen unnoticed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ from gantricks.rng import StaticDraws
 
 INDUCTOR, CUDA_GRAPH, INTERPRETER = "inductor", "cuda-graph", "interpreter"
 COMPILING_PAYS = {"fp32": 30_000, "bf16": 10_000, "vectors": 60_000}
-"""Steps from which on compiling for the CPU saves more time than it takes: convolutions in a precision, or vectors."""
+"""The number of steps from which compiling for the CPU saves more time than it takes: by the precision of a run on
+images, or for vectors.
+"""
 
 REHEARSED = 2
-"""Steps that the traced graph is compared with the eager step for, bit by bit."""
+"""The number of steps over which the traced graph is compared with the eager step, bit by bit."""
 
 
 def backend(plan: Plan, placement: Placement) -> str | None:
-    """How the step of this recipe is captured, or None where it is to be played eagerly: a matter of the recipe and the
-    device alone, so that a recipe that is run twice is played in one way.
+    """Return how the step of this recipe is captured, or None where it is played eagerly.
+
+    This depends on the recipe and the device alone, so that a recipe is played in the same way each time it is run.
     """
     wanted, steps = plan.recipe.train.capture, plan.recipe.train.length
     if placement.device.type == "cuda":
@@ -47,14 +50,15 @@ def backend(plan: Plan, placement: Placement) -> str | None:
 
 
 class CannotCapture(Exception):
-    """The message says what stands in the way."""
+    """Raised when a step cannot be captured. The message is the reason."""
 
 
 class Capturing:
-    """Plays a game's steps captured, by `backend`: captures the first one, and anew where the structure of the step
-    changes. Where the first cannot be captured, it warns, and plays eagerly from then on: `backend` is None then.
+    """Plays the steps of a game captured, by `backend`.
 
-    `announce` is told before a capture, which can take a minute. Raises UserError where a later capture fails.
+    The first step is captured, and another one whenever the structure of the step changes. Where the first capture
+    fails, a warning is given, the run is played eagerly, and `backend` becomes None. `announce` is called before a
+    capture, which can take a minute. Raises UserError where a later capture fails.
     """
 
     def __init__(
@@ -90,12 +94,10 @@ class Capturing:
 
 
 class CapturedStep:
-    """One step of `game` as one call, for as long as what it does stays the same.
+    """One step of `game` as one call, valid as long as the structure of the step stays the same.
 
-    `backend`: INDUCTOR compiles for the CPU; CUDA_GRAPH records the kernels; INTERPRETER runs the traced graph as it
-    is, operation by operation, as the laws do.
-
-    Raises CannotCapture with the reason where the step cannot be captured.
+    `backend`: INDUCTOR compiles for the CPU; CUDA_GRAPH records the kernels; INTERPRETER runs the traced graph
+    operation by operation, for the laws. Raises CannotCapture with the reason where the step cannot be captured.
     """
 
     def __init__(self, game: Game, backend: str) -> None:
@@ -119,7 +121,7 @@ class CapturedStep:
 
         side = torch.cuda.Stream() if backend == CUDA_GRAPH else None
         try:
-            # what is made once and kept is made in the first step; on a GPU aside of the stream that is captured
+            # the first step makes what is made once and kept; on a GPU this must happen outside the captured stream
             with torch.cuda.stream(side):
                 self._rehearse(game.step)
             moving, start = _with_new(moving, start, state.moving(game))
@@ -138,13 +140,13 @@ class CapturedStep:
             traced = self._play(self.replay)
             if not all(map(_same, eager, traced)):
                 raise CannotCapture(
-                    "replayed, it is not the step that was traced: a number or a choice on the host changes"
+                    "the replayed step differs from the eager one: a number or a choice on the host changes"
                 )
             if backend == INDUCTOR:
                 rewind()
                 self._run = self._compiled(graph)
-                if name := _astray(game, start, first, self._play(self.replay, 1)):
-                    raise CannotCapture(f"compiled, it is another step than the eager one: {name} moves otherwise")
+                if name := _difference(game, start, first, self._play(self.replay, 1)):
+                    raise CannotCapture(f"the compiled step differs from the eager one in {name}")
         finally:
             rewind()
             game.feed.static = game.clock.static = None
@@ -152,7 +154,7 @@ class CapturedStep:
                 player.take_part()
 
     def __call__(self) -> None:
-        """Play the step after those that are finished."""
+        """Play the next step."""
         self._fill()
         self.replay()
 
@@ -165,7 +167,7 @@ class CapturedStep:
         step()
 
     def _play(self, step: Callable[[], None], steps: int = REHEARSED) -> list[Tensor]:
-        """What so many steps make of everything that moves."""
+        """Play this many steps and return copies of all tensors that they change."""
         game, first = self.game, self.game.finished
         for number in range(first, first + steps):
             game.move_to(number)
@@ -183,7 +185,7 @@ class CapturedStep:
         self.batches.rewind()
 
     def _record(self) -> Replay:
-        """The kernels of a step as a CUDA graph. Rehearsal has warmed up what is made once."""
+        """Record the kernels of a step as a CUDA graph, after a rehearsal that has made what is made once."""
         graph = torch.cuda.CUDAGraph()
         self._rewind()
         try:
@@ -232,20 +234,20 @@ def _first_line(error: Exception) -> str:
 
 
 def _with_new(tensors: list[Tensor], copies: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """`now`, with the copies that there are; tensors that the first step made start from zero."""
+    """Return `now` and `copies`, with zeros as the start of the tensors that the first step has made."""
     known = {tensor.data_ptr(): copy for tensor, copy in zip(tensors, copies, strict=True)}
     return now, [known.get(tensor.data_ptr(), torch.zeros_like(tensor)) for tensor in now]
 
 
-STRAYS = {"fp64": 1e-6, "fp32": 0.05, "bf16": 0.3}
-"""How far a compiled step may end from the eager one, in parts of the way: what Adam makes of rounding."""
+TOLERANCES = {"fp64": 1e-6, "fp32": 0.05, "bf16": 0.3}
+"""How far a compiled step may end from the eager one, relative to the length of the change. Adam amplifies rounding."""
 
 
-def _astray(game: Game, start: list[Tensor], eager: list[Tensor], compiled: list[Tensor]) -> str:
-    """What one compiled step moves otherwise than the eager one does, or "".
+def _difference(game: Game, start: list[Tensor], eager: list[Tensor], compiled: list[Tensor]) -> str:
+    """Return what a compiled step changes differently from the eager step, or "".
 
-    Adam turns a gradient that should be 0 and is rounded to 1e-9 into a whole step, so weights are compared all
-    together, and the gradients closely by the optimizer's means of them.
+    Adam turns a gradient that should be 0 and is rounded to 1e-9 into a full update. So weights are compared all
+    together, and gradients are compared closely through the optimizer's running means.
     """
     precision, position = game.placement.precision, {t.data_ptr(): i for i, t in enumerate(state.moving(game))}
     for name, tensors in _groups(game).items():
@@ -253,14 +255,15 @@ def _astray(game: Game, start: list[Tensor], eager: list[Tensor], compiled: list
         difference = _norm(eager[i].double() - compiled[i] for i in here)
         moved, size = _norm(eager[i].double() - start[i] for i in here), _norm(eager[i].double() for i in here)
         rounding = 1e-14 if precision == "fp64" else 1e-6
-        if not difference <= STRAYS[precision] * moved + rounding * (size + 1):
+        if not difference <= TOLERANCES[precision] * moved + rounding * (size + 1):
             return name
     return ""
 
 
 def _groups(game: Game) -> dict[str, list[Tensor]]:
-    """What moves: a network's weights and buffers, what an optimizer keeps of one kind, a trick's tensors; a trick's
-    single numbers each alone."""
+    """Return the tensors that a step changes, in groups: the weights and buffers of a network, each kind of state of an
+    optimizer, the tensors of a trick. Each scalar of a trick is a group of its own.
+    """
     groups: dict[str, list[Tensor]] = {}
     for group, tensors in state.tensors(game).items():
         for name, tensor in tensors.items():

@@ -1,4 +1,6 @@
-"""A traced step as compiled code for the CPU: every tensor that it holds an input, optimizers written out."""
+"""Compiles a traced step for the CPU: all tensors become inputs, and fused optimizers are written out as plain
+operations.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 INDUCTOR_SETTINGS = {
-    # a small network's step is over in half a millisecond, of which calls from Python would be a quarter
+    # a small network's step takes half a millisecond, and calls from Python would take a quarter of that
     "cpp_wrapper": True,
     "size_asserts": False,
 }
@@ -18,8 +20,10 @@ Replay = Callable[[list[Tensor]], list[Any]]
 
 
 def lifted(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
-    """The graph with every tensor that it holds as an input, and these tensors. One that is seen twice, as itself and
-    as an alias of the same memory, becomes one input."""
+    """Return the graph with every tensor that it holds turned into an input, and these tensors.
+
+    A tensor that occurs twice, as itself and as an alias of the same memory, becomes one input.
+    """
     nodes = graph.graph
     first = next(node for node in nodes.nodes if node.op != "get_attr")
     inputs: dict[Any, fx.Node] = {}
@@ -43,7 +47,7 @@ def lifted(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[Tensor]]:
 
 
 def compiled(graph: fx.GraphModule, live: list[Tensor]) -> Replay:
-    """The graph, whose inputs these are, compiled by inductor."""
+    """Compile the graph with inductor. `live` are its inputs."""
     from torch._inductor.compile_fx import compile_fx
 
     _write_out(graph)
@@ -59,7 +63,9 @@ def compiled(graph: fx.GraphModule, live: list[Tensor]) -> Replay:
 
 
 def _write_out(graph: fx.GraphModule) -> None:
-    """Write fused optimizers and the operations on lists that inductor cannot fuse with the rest out in ones it can."""
+    """Replace fused optimizers and operations on lists, which inductor cannot fuse with the rest, by operations that it
+    can.
+    """
     aten = torch.ops.aten
     map_arg: Any = fx.node.map_arg
     formulas: dict[Any, Callable[..., None]] = {
@@ -88,7 +94,7 @@ def _write_out(graph: fx.GraphModule) -> None:
 
 
 def _open_norms(node: fx.Node) -> None:
-    """The norms of a list of tensors as one norm for each, which fuse with what comes after."""
+    """Replace the norms of a list of tensors by one norm for each, which can be fused with later operations."""
     graph, tensors = node.graph, node.args[0]
     order = node.args[1] if len(node.args) > 1 else 2
     assert isinstance(tensors, list | tuple)
@@ -122,7 +128,7 @@ def _adam(
             decayed, g = p, g + weight_decay * p if weight_decay else g
         mean = m + (1 - beta1) * (g - m)
         square = beta2 * v + (1 - beta2) * g * g
-        t = t.double()  # as the fused kernel has it: in float32, β₂^t leaves few digits of 1 - β₂^t
+        t = t.double()  # like the fused kernel: in float32, β₂^t leaves few digits of 1 - β₂^t
         correction1, correction2 = 1 - beta1**t, 1 - beta2**t
         moved = decayed - lr / correction1 * mean / (square.sqrt() / correction2.sqrt() + eps)
         _update(found_inf, (p, moved), (m, mean), (v, square))
@@ -142,7 +148,7 @@ def _sgd(
         g = g + weight_decay * p if weight_decay else g
         if momentum:
             buffer = momentum * buffers[i] + (1 - dampening) * g
-            step = g + momentum * buffer if nesterov else buffer
-            _update(found_inf, (p, p - lr * step), (buffers[i], buffer))
+            change = g + momentum * buffer if nesterov else buffer
+            _update(found_inf, (p, p - lr * change), (buffers[i], buffer))
         else:
             _update(found_inf, (p, p - lr * g))

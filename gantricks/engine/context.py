@@ -1,4 +1,4 @@
-"""The context of a trick: a view of the game."""
+"""The context of a trick: its view of the game."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class _InStep(Generic[T]):
-    """A part of the step's frame, readable from the moment the step has produced it."""
+    """An entry of the step's frame. It can be read once the step has produced it."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -46,7 +46,7 @@ class _InStep(Generic[T]):
 
 
 class TrickContext(Context):
-    """One trick's view of a game. `Context` says what each member is."""
+    """One trick's view of a game. Members are documented in `gantricks.context.Context`."""
 
     __slots__ = ("_frame", "_game", "name", "rng")
 

@@ -1,4 +1,4 @@
-"""The hooks of one run, frozen, and the four verbs that call them: one for each kind of hook."""
+"""The hooks of one run, and the four functions that call them: one for each kind of hook."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Named(Protocol):
-    """The context of a trick, as far as a call needs it."""
+    """The part of a trick's context that a call needs."""
 
     name: str
 
@@ -31,17 +31,18 @@ class Named(Protocol):
 T = TypeVar("T")
 C = TypeVar("C", bound=Named)
 Fold = tuple[tuple[Callable[..., T], Any], ...]
-"""Implementations of a fold of values of type T, each with the context of its trick, in recipe order."""
+"""The implementations of a fold over values of type T, each with the context of its trick, in recipe order."""
 Choice = tuple[tuple[Callable[..., T], Any], ...]
-"""One implementation that returns a T, or none."""
+"""The one implementation of a choice that returns a T, or an empty tuple."""
 Term = tuple[tuple[Callable[..., "Mapping[str, Tensor]"], Any], ...]
 Event = tuple[tuple[Callable[..., None], Any], ...]
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """Every hook of one run: a field for each, in the order of `gantricks.hooks`. A hook that no trick of the recipe
-    implements is an empty tuple, which costs nothing.
+    """Every hook of one run: a field for each, in the order of `gantricks.hooks`.
+
+    A hook that no trick of the recipe implements is an empty tuple, which costs nothing.
     """
 
     d_stem: Choice[nn.Module] = ()
@@ -82,10 +83,10 @@ class Hooks:
 
 
 def freeze(tricks: Collection[PlannedTrick], contexts: Mapping[str, Named]) -> Hooks:
-    """Register the tricks with pluggy, which validates them against the specs, and freeze each hook to a plain tuple.
+    """Register the tricks with pluggy, which checks them against the specs, and make each hook a plain tuple.
 
-    pluggy's own calls run last registered first, drop None and cannot feed one result to the next, so they are used
-    for the contract and not for the calls.
+    pluggy's own calls are not used: they run the last registered trick first, drop None and cannot pass one result on
+    to the next trick.
     """
     manager = pluggy.PluginManager("gantricks")
     manager.add_hookspecs(HookSpecs)
@@ -106,7 +107,9 @@ def freeze(tricks: Collection[PlannedTrick], contexts: Mapping[str, Named]) -> H
 def _with_all_arguments(
     function: Callable[..., Any], taken: Collection[str], specified: tuple[str, ...]
 ) -> Callable[..., Any]:
-    """`function` itself when it takes every argument in order, otherwise a version that passes on those it takes."""
+    """Return `function` itself when it takes every argument in order, otherwise a version that passes on those it
+    takes.
+    """
     if tuple(taken) == specified:
         return function
     positions = [specified.index(name) for name in taken]
@@ -118,17 +121,17 @@ def _with_all_arguments(
     return adapted
 
 
-# ---------------------------------------------------------------- the verbs
+# ---------------------------------------------------------------- calling hooks
 
 
 def notify(hooks: Event) -> None:
-    """Run an event."""
+    """Call an event."""
     for hook, ctx in hooks:
         hook(ctx)
 
 
 def fold(hooks: Fold[T], value: T, *about: Any) -> T:
-    """Hand a value through every trick in recipe order. `about`: further arguments, the same for all.
+    """Pass a value through every trick in recipe order. `about` are further arguments, the same for all tricks.
 
     Raises TrickError where a trick returns None.
     """
@@ -142,16 +145,15 @@ def fold(hooks: Fold[T], value: T, *about: Any) -> T:
 
 
 def choose(hooks: Choice[T], *about: Any) -> T | None:
-    """What the one provider makes of these arguments, or None where there is none."""
+    """Return the result of the one provider, or None where there is no provider."""
     for hook, ctx in hooks:
         return hook(*about, ctx)
     return None
 
 
 def collect(hooks: Term, joint: str = ".") -> dict[str, Tensor]:
-    """All terms, each under `<trick><joint><name>`.
-
-    Raises TrickError where one is no scalar.
+    """Return the terms of all tricks, each under `<trick><joint><name>`. Raises TrickError where a term is not a
+    scalar.
     """
     terms = {}
     for hook, ctx in hooks:

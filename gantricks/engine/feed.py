@@ -1,4 +1,4 @@
-"""The real data as training sees it: in an order that is a function of (seed, epoch), on the device."""
+"""Feeds training with real data, on the device. The order of the samples is a function of seed and epoch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gantricks.records import Batch
 from gantricks.rng import permutation
 
 Raw = tuple[Tensor, Tensor | None]
-"""Samples as they are stored, and their classes."""
+"""Samples in their stored form, and their classes."""
 
 
 class StaticBatches:
-    """The raw batches of a step, each in tensors that stay, so that a captured step finds them where they were.
+    """The raw batches of a step in tensors that keep their memory, so that a captured step can read them.
 
-    The first step played with them records them; further ones, after `rewind`, are given the same tensors, which `fill`
-    has brought to the batches of the step at hand.
+    The first step that is played with them records its batches. After `rewind`, later steps get the same tensors, into
+    which `fill` has copied the new batches.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class StaticBatches:
         self._position = 0
 
     def fill(self, feed: Feed) -> None:
-        """Draw the step's batches from `feed`, in place."""
+        """Copy the batches of the next step from `feed` into the tensors."""
         for batch in self._batches:
             for kept, drawn in zip(batch, feed.draw(), strict=True):
                 if kept is not None and drawn is not None:
@@ -47,11 +47,11 @@ class StaticBatches:
 
 
 class Feed:
-    """Batches of real samples.
+    """Draws batches of real samples.
 
-    The samples form one endless sequence: epoch after epoch, each in its own order. `cursor` is the position in it,
-    and all that a checkpoint needs. Images are uint8 until they are drawn, then real numbers in [-1, 1]; they stay on
-    the device when they fit `budget` bytes, and are otherwise gathered from the memory map one batch ahead.
+    The samples form one endless sequence: epoch after epoch, each in its own order. `cursor` is the position in this
+    sequence, and all that a checkpoint needs. Images are stored as uint8 and drawn as real numbers in [-1, 1]. They
+    stay on the device when they fit `budget` bytes. Otherwise they are gathered from the memory map one batch ahead.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Feed:
 
     @property
     def class_of_each(self) -> Tensor | None:
-        """The class of every sample, int64 (count,) on the device, or None."""
+        """The class of every sample, int64 (count,) on the device, or None where the data has no classes."""
         return self._classes
 
     @property
@@ -100,7 +100,7 @@ class Feed:
         return self._batch(*(self.static.next(self) if self.static else self.draw()))
 
     def draw(self) -> Raw:
-        """The next `batch_size` samples of the sequence, on the device, as they are stored."""
+        """The next `batch_size` samples of the sequence, on the device, in their stored form."""
         start, size = self.cursor, self.batch_size
         self.cursor += size
         indices = self._indices(start, size)
@@ -124,7 +124,9 @@ class Feed:
         return self._batch(raw, self._classes_of(indices))
 
     def subset(self, indices: Tensor) -> Subset:
-        """The samples with these indices, int64 (n,), to draw from in the step: on the device whatever they take."""
+        """The samples with these indices, int64 (n,), for draws within the step. They are put on the device whatever
+        their size.
+        """
         indices = indices.to(self._device)
         if self._samples is not None:
             return Subset(self, self._samples, indices, self._classes_of(indices))
@@ -137,7 +139,7 @@ class Feed:
     def _batch(self, raw: Tensor, classes: Tensor | None) -> Batch:
         if not self.is_images:
             return Batch(raw.to(self._dtype), classes)
-        # (B, H, W, C) in memory seen as (B, C, H, W): the channels_last layout, without a copy
+        # a view (B, C, H, W) of memory (B, H, W, C): the channels_last layout, without a copy
         return Batch(raw.permute(0, 3, 1, 2).to(self._dtype).div_(127.5).sub_(1.0), classes)
 
     def _gather(self, indices: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ class Feed:
 
 
 class Data:
-    """What tricks may read of a feed: `gantricks.context.Data` says what each member is."""
+    """The part of a feed that tricks may read. Members are documented in `gantricks.context.Data`."""
 
     __slots__ = ("_feed",)
 
@@ -198,9 +200,9 @@ class Data:
 
 
 class Subset:
-    """Some of the samples of a `Feed`. Taking them waits for nothing on the host.
+    """A selection of the samples of a `Feed`. `take` does not wait for the host.
 
-    `classes`: theirs, int64 (n,), or None.
+    `classes` are the classes of the selection, int64 (n,), or None.
     """
 
     def __init__(self, feed: Feed, stored: Tensor, rows: Tensor, classes: Tensor | None) -> None:

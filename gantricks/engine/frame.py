@@ -9,14 +9,15 @@ from torch import Tensor
 from gantricks.records import Batch, Out
 
 MADE = ("real", "fake", "real_in", "fake_in", "real_out", "fake_out", "real_labels", "fake_labels")
-"""What a phase produces, in that order."""
+"""The tensors that a phase produces, in this order."""
 
 
 class Frame:
-    """What the present step has produced so far. The step writes it; tricks read it through their contexts.
+    """The tensors that the present step has produced so far. The step writes them, and tricks read them through their
+    contexts.
 
-    `updated` is 1 on the device where the phase's player was updated, `updates` holds the same for each player that
-    has been updated in this step. `logits` are D's for reals and fakes in the last D step, for the log.
+    `updated` is 1 on the device where the phase's player was updated. `updates` holds the same for each player that was
+    updated in this step. `logits` are D's outputs for reals and fakes in the last D step, for the log.
     """
 
     __slots__ = (*MADE, "logits", "updated", "updates")
@@ -37,7 +38,7 @@ class Frame:
         self.clear()
 
     def clear(self) -> None:
-        """A step or a D step begins: what it has not produced yet cannot be read in it."""
+        """Forget the previous step or D step, so that a trick cannot read a tensor before it is produced."""
         self.real = None
         self.clear_all_but_real()
 
@@ -51,11 +52,11 @@ class Frame:
         self.fake_labels = None
 
     def contents(self) -> tuple[Any, ...]:
-        """What a step leaves to be looked at."""
+        """The contents of the frame after a step."""
         return tuple(getattr(self, name) for name in MADE), self.updated, self.logits
 
     def fill(self, contents: tuple[Any, ...]) -> None:
-        """Stand as a step leaves it that had these contents."""
+        """Set the contents of the frame to those of an earlier step."""
         made, self.updated, self.logits = contents
         for name, value in zip(MADE, made, strict=True):
             setattr(self, name, value)

@@ -1,4 +1,4 @@
-"""A game: two players, the tricks' state and the step that moves them, and playing it."""
+"""The game: two players, the state of the tricks, and the step that trains them."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ Tensors = dict[str, Tensor]
 
 @dataclass
 class Snapshot:
-    """A state to come back to: its tensors by group and name, and its host numbers."""
+    """A state that a trick can restore: its tensors by group and name, and its host numbers."""
 
     tensors: Tensors
     numbers: dict[str, Any]
 
 
 class Game:
-    """Everything that one run moves. `gantricks.engine.start` makes it ready to be played.
+    """The whole state of one run. `gantricks.engine.start` builds it.
 
-    `play` plays one step: the eager `Step`, unless a session has put a captured one in its place. `snapshot` is the
-    state that a trick has kept, `restored_step` the step that the present state is from where it was brought back,
-    which does not change how far the run is.
+    `play` plays one step: the eager `Step`, unless a session has replaced it by a captured step. `snapshot` is the
+    state that a trick has saved. `restored_step` is the step of the snapshot that was restored, or None; the number of
+    finished steps does not go back.
     """
 
     generator: Generator
@@ -64,32 +64,32 @@ class Game:
         self.stop_reason: str | None = None
         self.warnings: list[str] = []
         self.cursors: dict[int, int] = {}
-        """Where the data stood before each step since the last look for a non-finite value."""
+        """The cursor of the data before each step since the last check for non-finite values."""
         self.snapshot: Snapshot | None = None
         self.restored_step: int | None = None
 
     def stream(self, name: str) -> Rng:
-        """The random draws of this name."""
+        """Return the random stream of this name."""
         return Rng(self.seed, name, self.clock, self.placement.device, self.placement.dtype)
 
     @property
     def finished(self) -> int:
-        """Number of steps done."""
+        """The number of finished steps."""
         return self.schedules.finished
 
     @property
     def structure(self) -> tuple[int, ...]:
-        """What a captured step has in it for good; where it changes, the step is captured anew."""
+        """The settings that a captured step has frozen. Where they change, the step is captured anew."""
         return self.feed.batch_size, self.step.n_critic, self.restructurings
 
     def move_to(self, finished: int) -> None:
-        """So many steps are done."""
+        """Set the number of finished steps."""
         self.clock.step = finished
         self.schedules.move_to(finished)
         self.guard.step.fill_(finished + 1)
 
     def restructured(self) -> None:
-        """Other weights than before take part from the next step on."""
+        """Collect the weights anew that are trained from the next step on."""
         self.restructurings += 1
         for player in self.players.values():
             player.take_part()
@@ -98,7 +98,7 @@ class Game:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """What happens within is training: tricks are told of its start and, however it ends, of its end."""
+        """Tell the tricks that training starts, and, however it ends, that it has ended."""
         starts = {ctx.name: hook for hook, ctx in self.hooks.on_run_start}
         ends = {ctx.name: hook for hook, ctx in self.hooks.on_run_end}
         self.clock.enter("boundary")
@@ -106,13 +106,13 @@ class Game:
             for name, ctx in self.contexts.items():
                 if name in starts:
                     starts[name](ctx)
-                if name in ends:  # those whose start has failed did not start
+                if name in ends:  # a trick whose start has failed has not started
                     stack.callback(ends[name], ctx)
             stack.callback(self.clock.enter, "boundary")
             yield
 
     def advance(self) -> bool:
-        """Play one step. False when a trick has stopped the run instead."""
+        """Play one step. Returns False where a trick has stopped the run before it."""
         self.clock.enter("boundary")
         notify(self.hooks.on_boundary)
         if self.stop_reason:
@@ -123,21 +123,21 @@ class Game:
         return True
 
     def finish(self) -> None:
-        """The last step is done, or a trick has stopped the run."""
+        """Tell the tricks that the last step is done, or that a trick has stopped the run."""
         self.clock.enter("boundary")
         notify(self.hooks.on_finish)
 
-    # ------------------------------------------------------------------ what it says of itself
+    # ------------------------------------------------------------------ reports
 
     def non_finite(self) -> NonFinite | None:
-        """The first non-finite value so far. Waits for the device."""
+        """Return the first non-finite value so far. Waits for the device."""
         found = self.guard.report()[1]
         if not found:
             self.cursors.clear()
         return found
 
     def scalars(self) -> tuple[dict[str, float], NonFinite | None]:
-        """What a log line holds, and the first non-finite value if there was one. Waits for the device."""
+        """Return the scalars of a log line, and the first non-finite value if there was one. Waits for the device."""
         terms, non_finite = self.guard.report()
         scalars: dict[str, float] = {}
         for player, values in terms.items():

@@ -1,4 +1,6 @@
-"""The guard: from the first non-finite loss or gradient on, nothing moves, and no one asks the host."""
+"""The guard: from the first non-finite loss or gradient on, it keeps every tensor unchanged, without waiting for the
+host.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +14,22 @@ from torch import Tensor
 from gantricks.errors import TrickError
 
 GRADIENT_OF, WEIGHTS_OF = "gradient of ", "weights of "
-"""What comes before a trick's name, for what is looked at of the weights that it trains itself."""
+"""The prefixes of a trick's name in the names of values: the gradients and the weights that the trick trains itself."""
 
 
 @dataclass(frozen=True)
 class NonFinite:
-    """The first non-finite value of a run: in which player's update, at which step, of which quantities. `player` is
-    "" where a trick's own weights were found so after their update."""
+    """The first non-finite value of a run: the player that was updated, the step, and the names of the quantities.
+
+    `player` is "" where the weights of a trick were non-finite after their own update.
+    """
 
     player: str
     step: int
     names: tuple[str, ...]
 
     def in_words(self, name: str) -> str:
-        """One of `names` in words."""
+        """Describe one of `names` for a message."""
         if name == "gradient_norm":
             return f"the norm of {self.player.upper()}'s gradient"
         if name.startswith(GRADIENT_OF):
@@ -36,8 +40,9 @@ class NonFinite:
 class Guard:
     """A flag on the device that masks every later update.
 
-    Players do not step while it is up; tricks that declare `fault_safe` scale their updates by `healthy`; every watched
-    tensor is put back to its value at the start of the phase. The host looks at log intervals only.
+    While it is raised, players are not updated, tricks that declare `fault_safe` scale their updates by `healthy`, and
+    every watched tensor is put back to its value at the start of the phase. The host reads the flag at log intervals
+    only.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -53,32 +58,32 @@ class Guard:
         self._weights_seen: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
-        """What it remembers from step to step."""
+        """The tensors that the guard keeps from step to step."""
         seen = [] if self._weights_seen is None else [self._weights_seen]
         return [self.flag, self._up, self.healthy, *self.latest.values(), *seen]
 
     def watch(self, tensors: Iterable[Tensor]) -> None:
-        """Put these back at the end of a phase in which, or before which, the flag was raised."""
-        # .data: putting a buffer back to the value it has must not void a graph that is still to be walked
+        """Put these tensors back at the end of a phase if the flag is raised by then."""
+        # .data: writing the value that a buffer has must not invalidate a graph whose backward is still to come
         self._watched = [tensor.data for tensor in tensors]
         self._copies = [torch.empty_like(tensor) for tensor in self._watched]
 
     def watch_weights(self, weights: dict[str, list[Tensor]]) -> None:
-        """Look at these too, weights that tricks train themselves, by trick: at their gradients beside the player's,
-        and at the weights at the end of each phase.
+        """Check the weights that tricks train themselves, by trick: their gradients together with the player's, and the
+        weights at the end of each phase.
         """
         self._weights = weights
         self._weights_seen = torch.zeros(1 + len(weights), device=self.flag.device, dtype=self.step.dtype)
 
     @torch.no_grad()
     def begin(self) -> None:
-        """A phase starts."""
+        """Start a phase: copy the watched tensors."""
         if self._watched:
             torch._foreach_copy_(self._copies, self._watched)
 
     @torch.no_grad()
     def end(self) -> None:
-        """A phase is over."""
+        """End a phase: check the weights of tricks, and put the watched tensors back if the flag is raised."""
         if self._weights_seen is not None:
             norms = [_largest(weights) for weights in self._weights.values()]
             self._raise_if_not_finite(
@@ -90,8 +95,9 @@ class Guard:
 
     @torch.no_grad()
     def inspect(self, player: str, terms: dict[str, Tensor], gradients: list[Tensor]) -> None:
-        """Look at a player's loss terms and gradients, raise the flag if any is not finite, and remember the values:
-        those of the last healthy update, or those that raised the flag.
+        """Check a player's loss terms and gradients, and raise the flag if any is not finite.
+
+        The values are kept: those of the last healthy update, or those that raised the flag.
         """
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         values, names = [self.step, *terms.values(), norm], ["step", *terms, "gradient_norm"]
@@ -107,20 +113,22 @@ class Guard:
                 f"the terms of {player}'s loss were {', '.join(_terms(self._names[player]))} and are now "
                 f"{', '.join(terms)}; a trick returns the same names at every step"
             )
-        # a trick's term may be of another type than the run's
+        # a trick's term may have another dtype than the run
         self._raise_if_not_finite(torch.stack(values).to(self.step.dtype), self.latest[player])
 
     def _raise_if_not_finite(self, values: Tensor, latest: Tensor) -> None:
         torch.where(self._up, latest, values, out=latest)
-        # the largest of the magnitudes is NaN where one of them is, and a compiler can't fold the question away
+        # the largest magnitude is NaN where one value is NaN; unlike isfinite, a compiler cannot optimize this check
+        # away
         finite = torch.linalg.vector_norm(values, math.inf) < math.inf
         torch.logical_or(self.flag, torch.logical_not(finite), out=self.flag)
         torch.logical_or(self.flag, self.flag, out=self._up)
         torch.logical_not(self.flag, out=self.healthy)
 
     def report(self) -> tuple[dict[str, dict[str, float]], NonFinite | None]:
-        """Bring everything across to the host: each player's latest terms and gradient norm, and the first non-finite
-        value, if any."""
+        """Copy the guard's values to the host. Returns each player's latest terms and gradient norm, and the first
+        non-finite value, if any.
+        """
         terms: dict[str, dict[str, float]] = {}
         for player, latest in self.latest.items():
             named = zip(self._names[player], latest.tolist(), strict=True)
@@ -145,6 +153,6 @@ def _terms(names: list[str]) -> list[str]:
 
 
 def _largest(tensors: list[Tensor]) -> Tensor:
-    """The largest magnitude in any of these; not finite where one is."""
+    """The largest magnitude in these tensors; not finite where one value is not finite."""
     found: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, math.inf)), math.inf)
     return found

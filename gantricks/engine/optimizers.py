@@ -1,4 +1,4 @@
-"""Optimizers: fused, with their state allocated at once, and stepped directly where that is possible."""
+"""Builds fused optimizers whose state exists from the start, and calls their kernels directly where possible."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def build(config: Any, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
-    """The fused optimizer that `config` describes, its state allocated at once.
+    """Build the fused optimizer that `config` describes, with its state allocated.
 
-    Fused kernels take a device flag that skips the update (`found_inf`), which is how the guard holds them back. State
-    that exists from the start can be saved and restored at any step, the first included.
+    Fused kernels take a flag on the device that skips the update (`found_inf`); the guard uses it. State that exists
+    from the start can be saved and restored at any step, the first included.
     """
     import torch
 
@@ -21,7 +21,7 @@ def build(config: Any, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimi
     family = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[config.name]
     weights = list(parameters)
     if config.name != "sgd" and weights[0].is_cuda:
-        arguments["capturable"] = True  # steps are counted on the device, as a CUDA graph needs it
+        arguments["capturable"] = True  # a CUDA graph needs the count of steps on the device
     optimizer: torch.optim.Optimizer = family(weights, fused=True, **arguments)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -31,21 +31,21 @@ def build(config: Any, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimi
                 state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             elif config.momentum:
-                # from zero, the first update m·0 + g is the one that SGD makes from no buffer
+                # with a buffer of zeros, the first update m·0 + g equals the one that SGD makes without a buffer
                 state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     return optimizer
 
 
-def direct_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], None] | None:
-    """The update of a fused Adam or AdamW as a function of `held` (0-dim, 1 where it must not happen), or None.
+def direct_update(optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], None] | None:
+    """Return the update of a fused Adam or AdamW as a function of `held` (0-dim, 1 to skip the update), or None.
 
-    It calls torch's kernel without what `Optimizer.step` does around it (hooks, profiling, grouping by device), which
-    for a small network takes as long as the kernel itself. The result is the same to the bit.
+    The function calls torch's kernel without the work of `Optimizer.step` around it (hooks, profiling, grouping by
+    device), which takes as long as the kernel for a small network. The result is the same to the bit.
     """
     import torch
 
     kernels = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}
-    kernel: Any = kernels.get(type(optimizer))  # a subclass may do something else, and so may a step that was wrapped
+    kernel: Any = kernels.get(type(optimizer))  # a subclass or a wrapped `step` may do something else
     if kernel is None or "step" in vars(optimizer) or optimizer._optimizer_step_pre_hooks:
         return None
     if optimizer._optimizer_step_post_hooks or not all(map(_plain, optimizer.param_groups)):
@@ -54,7 +54,7 @@ def direct_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], No
         return None
 
     @torch.no_grad()
-    def step(held: torch.Tensor) -> None:
+    def update(held: torch.Tensor) -> None:
         for group in optimizer.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
@@ -80,7 +80,7 @@ def direct_step(optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], No
             )
             torch._foreach_sub_(steps, [held] * len(steps))
 
-    return step
+    return update
 
 
 def _plain(group: dict[str, Any]) -> bool:

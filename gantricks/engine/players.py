@@ -1,4 +1,4 @@
-"""The players: a network each, and what trains it."""
+"""The players: each is a network with its optimizer."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gantricks.engine.optimizers import direct_step
+from gantricks.engine.optimizers import direct_update
 from gantricks.networks.base import Discriminator, Generator
 
 ROLES = {"d": "discriminator", "g": "generator"}
-"""The players' short names, and those of recipes and files."""
+"""The full name of each player, as recipes and files write it, by its short name."""
 
 
 @dataclass
 class Player:
-    """One side of the game: its network and what trains it.
+    """One side of the game: a network and its optimizer.
 
-    `name` is "d" or "g"; `parameters` are the weights that take part at present; `held` is 1 on the device where an
-    update must not happen, 0 where it may.
+    `name` is "d" or "g". `parameters` are the weights that are trained at present. `held` is 1 on the device where an
+    update must be skipped, else 0.
     """
 
     name: str
@@ -32,19 +32,19 @@ class Player:
 
     def __post_init__(self) -> None:
         self.reads_held = getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        self.direct = direct_step(self.optimizer)
-        if self.reads_held:  # fused optimizers skip a step by themselves
+        self.direct = direct_update(self.optimizer)
+        if self.reads_held:  # fused optimizers skip an update by themselves
             self.optimizer.found_inf = self.held  # type: ignore[attr-defined]
 
     def take_part(self) -> None:
-        """Look anew at which weights take part: those that want a gradient."""
+        """Collect the weights that are trained: those that require a gradient."""
         for parameter in self.network.parameters():
-            parameter.grad = None  # an optimizer would follow the last gradient of a weight that has left
+            parameter.grad = None  # an optimizer would apply the last gradient of a weight that is no longer trained
         self.parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     @torch.no_grad()
     def move(self) -> None:
-        """One optimizer step, or none where `held`."""
+        """Update the weights once, unless `held` is 1."""
         if self.direct:
             self.direct(self.held)
             return
@@ -61,7 +61,9 @@ class Player:
 
 @contextmanager
 def frozen(parameters: list[torch.nn.Parameter]) -> Iterator[None]:
-    """No gradient for these weights: the G step goes through D without paying for D's weight gradients."""
+    """Compute no gradients for these weights. The G step passes through D, and gradients of D's weights would be
+    wasted.
+    """
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

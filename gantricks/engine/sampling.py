@@ -1,4 +1,4 @@
-"""Samples of a game at its present state, and D's word on samples; nothing of the game is changed by any of it."""
+"""Samples a game at its present state, and classifies images with its D. The game is not changed."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from gantricks.records import Out
 from gantricks.rng import Clock, Rng
 
 CHUNK = 64
-"""How many samples go through G at once: a sample's last bits may depend on it."""
+"""The number of samples in each pass of G. It is fixed, because the last bits of a sample may depend on it."""
 
 
 def sample(game: Game, count: int, seed: int) -> np.ndarray:
-    """`count` samples of the generator that the recipe samples with, float32 (count, C, H, W) or (count, D)."""
+    """Return `count` samples of the recipe's sampling generator, float32 (count, C, H, W) or (count, D)."""
     return np.concatenate([images for images, _ in samples(game, count, seed)])
 
 
 def samples(game: Game, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """`count` samples, float32 (n, C, H, W) or (n, D) at a time, and their classes, int64 (n,), where G has any.
+    """Yield `count` samples in parts, float32 (n, C, H, W) or (n, D), with their classes, int64 (n,), or None.
 
-    Sample i is a function of the networks' state, `seed` and i. Where G is conditional, it is of class i modulo the
-    number of classes.
+    Sample i is a function of the networks' state, `seed` and i. Where G is conditional, the class of sample i is i
+    modulo the number of classes.
     """
     network = sampling_generator(game, seed)
     rng = _latent_stream(game, "sampling", seed)
 
     def parts() -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, count, CHUNK):
-            # a whole chunk each time, so that it is the same however many are asked for
+            # always a full chunk, so that a sample does not depend on `count`
             numbers = torch.arange(start, start + CHUNK, device=game.placement.device)
             yield rng.normal((CHUNK, network.latent_dim)), _classes(network, numbers)
 
@@ -48,11 +48,11 @@ def samples(game: Game, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.
 
 
 def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
-    """Samples along great circles between Gaussian latents: float32 (rows, columns, C, H, W) or (rows, columns, D).
+    """Return samples along great circles between Gaussian latents: float32 (rows, columns, C, H, W) or (rows, columns,
+    D).
 
-    A function of the networks' state and `seed`. The tricks make of the latents what they do in sampling, so that
-    those of a trick that draws from a sphere or a cube stay there. Where G is conditional, row i is of class i modulo
-    the number of classes.
+    They are a function of the networks' state and `seed`. The hook `latents` is applied as in sampling, so that latents
+    on a sphere or in a cube stay there. Where G is conditional, the class of row i is i modulo the number of classes.
     """
     network = sampling_generator(game, seed)
     rng, shape = _latent_stream(game, "interpolation", seed), (rows, network.latent_dim)
@@ -66,7 +66,7 @@ def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
 def _generated(
     game: Game, network: Generator, seed: int, parts: Iterable[tuple[Tensor, Tensor | None]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """What `network` makes of each part's latents and classes."""
+    """Yield the samples of `network` for the latents and classes of each part."""
     for number, (z, classes) in enumerate(parts, 1):
         with aside(game, seed, number), eval_mode(network):
             images = network(fold(game.hooks.latents, z), classes).float().cpu().contiguous().numpy()
@@ -74,7 +74,7 @@ def _generated(
 
 
 def _latent_stream(game: Game, name: str, seed: int) -> Rng:
-    # a clock of its own: the same seed gives the same latents at every step
+    # a separate clock: the same seed gives the same latents at every step
     return Rng(seed, f"{name}/latents", Clock(), game.placement.device, game.placement.dtype)
 
 
@@ -83,27 +83,30 @@ def _classes(network: Generator, numbers: Tensor) -> Tensor | None:
 
 
 def draw_latents(game: Game, count: int, latent_rng: Rng, class_rng: Rng) -> tuple[Tensor, Tensor | None]:
-    """Latents (count, latent_dim) as training draws them, N(0, 1) through the hook `latents`, and uniform classes
-    (count,) for a conditional G."""
+    """Draw latents (count, latent_dim) as in training: N(0, 1), passed through the hook `latents`. A conditional G also
+    gets uniform classes (count,).
+    """
     generator = game.generator
     z = fold(game.hooks.latents, latent_rng.normal((count, generator.latent_dim)))
     return z, class_rng.randint(count, generator.classes) if generator.conditional else None
 
 
 def sampling_generator(game: Game, seed: int) -> Generator:
-    """The generator that the recipe samples with."""
+    """Return the generator that the recipe samples with."""
     with aside(game, seed):
         return fold(game.hooks.sampling_generator, game.generator)
 
 
 def evaluated_discriminator(game: Game) -> Discriminator:
-    """The discriminator that evaluation uses."""
+    """Return the discriminator that evaluation uses."""
     with aside(game, 0):
         return fold(game.hooks.evaluation_discriminator, game.discriminator)
 
 
 def class_logits(game: Game, network: Discriminator, images: np.ndarray) -> np.ndarray | None:
-    """What `network` says of the classes of `images`, (n, C, H, W) or (n, D): float32 (n, K), None when nothing."""
+    """Return the class logits of `network` for `images` (n, C, H, W) or (n, D): float32 (n, K), or None without class
+    logits.
+    """
     shown = torch.from_numpy(images).to(game.placement.device, game.placement.dtype)
     if game.feed.is_images:
         shown = shown.contiguous(memory_format=torch.channels_last)
@@ -113,13 +116,13 @@ def class_logits(game: Game, network: Discriminator, images: np.ndarray) -> np.n
 
 
 def aside(game: Game, seed: int, chunk: int = 0) -> AbstractContextManager[None]:
-    """Where the tricks' streams, too, are a function of the seed and not of how far the run is."""
+    """Make the draws of the tricks a function of `seed` and not of the step, as long as the context lasts."""
     return game.clock.aside(seed, "sample", chunk)
 
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """In eval mode and without gradient; afterwards every module is in the mode in which it was."""
+    """Put the network in eval mode and switch gradients off. Afterwards every module has its former mode."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

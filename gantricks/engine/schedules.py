@@ -1,4 +1,4 @@
-"""How far the run is, and the value that every number and schedule of the options has there."""
+"""The progress of the run, and the present value of each number and schedule in the options."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from gantricks.options import Schedule
 
 
 class Schedules:
-    """`finished` steps of `length` are done; `progress` is 0 in the first step and 1 in step number `length` and after,
-    as a host number and, `elapsed`, as a 0-dim tensor on the device.
+    """Values at the present step of a run of `length` steps, of which `finished` are done.
+
+    `progress` is 0 in the first step and 1 from step number `length` on. It is a host number; `elapsed` is the same as
+    a 0-dim tensor on the device.
     """
 
     def __init__(self, length: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -36,7 +38,7 @@ class Schedules:
             if option not in self._scheduled:
                 weight = self.elapsed  # never above 1
                 if option.until < 1:
-                    # tensors on both sides: torch takes longer to wrap a number than to divide
+                    # tensors on both sides, because torch takes longer to wrap a number than to divide
                     weight = torch.minimum(weight / self._constant(option.until), self._constant(1.0))
                 # lerp meets both ends exactly
                 self._scheduled[option] = torch.lerp(self._constant(option.start), self._constant(option.end), weight)
@@ -44,7 +46,7 @@ class Schedules:
         return self._constant(option)
 
     def prepare(self, options: Iterable[object]) -> None:
-        """Bring the tricks' numbers to the device now: the step copies nothing from the host."""
+        """Copy the numbers of the tricks' options to the device now, so that the step copies nothing from the host."""
         for option in options:
             if isinstance(option, Schedule):
                 for number in (option.start, option.end, option.until, 1.0):

@@ -1,7 +1,7 @@
-"""Makes a game ready to be played: contexts and hooks, networks and surgery, players, the tricks' tensors.
+"""Builds a game: contexts and hooks, networks and surgery, players, the tensors of the tricks.
 
-The order is that of the contract: networks, the tricks' surgery, optimizers, `on_setup`. State is loaded afterwards
-into the tensors that exist then, in place.
+The order is part of the contract: networks, the tricks' surgery, optimizers, `on_setup`. Saved state is copied into
+these tensors afterwards, in place.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ from gantricks.rng import Rng
 
 
 def start(plan: Plan, dataset: Dataset, placement: Placement, budget: int | None = None) -> Game:
-    """The game of a plan before its first step. `budget`: the most bytes of data that stay on the device."""
+    """Build the game of a plan before its first step. `budget` is the largest number of bytes of data to keep on the
+    device.
+    """
     game = assemble(plan, dataset, placement, budget)
     build(game)
     return game
 
 
 def assemble(plan: Plan, dataset: Dataset, placement: Placement, budget: int | None = None) -> Game:
-    """A game with its hooks, and without anything that a hook has a say in."""
+    """Build a game with its hooks, but without the parts that hooks can change."""
     game = Game(plan, dataset, placement, budget)
     game.contexts = {
         planned.name: TrickContext(game, planned.name, game.stream(f"tricks/{planned.name}")) for planned in plan.tricks
@@ -48,7 +50,7 @@ def assemble(plan: Plan, dataset: Dataset, placement: Placement, budget: int | N
 
 
 def build(game: Game) -> None:
-    """The rest, in the order of the contract."""
+    """Build the rest of the game, in the order of the contract."""
     build_networks(game, lambda role: game.stream(f"initialise/{role}"))
     game.players = {name: _player(game, name) for name in ROLES}
     game.step = game.play = _step(game)
@@ -56,7 +58,7 @@ def build(game: Game) -> None:
     game.move_to(0)
     game.clock.enter("setup")
     notify(game.hooks.on_setup)
-    game.schedules.move_to(0)  # what schedules gave before the tricks' tensors were there
+    game.schedules.move_to(0)  # drop values that were computed before the tensors of the tricks existed
     game.trick_tensors = {
         f"{planned.name}/{name}": tensor
         for planned in game.plan.tricks
@@ -68,9 +70,9 @@ def build(game: Game) -> None:
 
 
 def build_networks(game: Game, stream: Callable[[str], Rng]) -> None:
-    """Both networks, initialised from `stream(role)`, and the tricks' surgery.
+    """Build both networks, initialised from `stream(role)`, and apply the tricks' surgery.
 
-    Raises UserError with what a trick refuses when it sees them, at the line of the recipe that names it.
+    Raises UserError where a trick refuses a network, at the line of the recipe that names the trick.
     """
     plan, placement = game.plan, game.placement
     stem: Any = choose(game.hooks.d_stem, plan.shapes.sample)
@@ -102,7 +104,7 @@ def build_networks(game: Game, stream: Callable[[str], Rng]) -> None:
 
 
 def _placed(plan: Plan, problem: Problem) -> Problem:
-    """A problem at `tricks.<name>`, at the line of the recipe that names the trick."""
+    """Place a problem of `tricks.<name>` at the line of the recipe that names the trick."""
     for planned in plan.tricks:
         if problem.where == f"tricks.{planned.name}" and planned.place:
             place = plan.recipe.places.about(problem.what, ("tricks", planned.name))
@@ -111,7 +113,7 @@ def _placed(plan: Plan, problem: Problem) -> Problem:
 
 
 def _player(game: Game, name: str) -> Player:
-    from gantricks.engine import optimizers  # torch takes half a second to import its own, which `check` does without
+    from gantricks.engine import optimizers  # takes half a second to import torch's optimizers, and `check` needs none
 
     role = ROLES[name]
     network = getattr(game, role)
@@ -144,7 +146,7 @@ def _step(game: Game) -> Step:
 
 
 def _unmasked(game: Game) -> Iterable[Tensor]:
-    """Every tensor whose updates nothing else holds back after a non-finite value."""
+    """The tensors whose updates nothing but the guard can undo after a non-finite value."""
     safe = {planned.name for planned in game.plan.tricks if planned.trick.fault_safe}
     watched = [tensor for name, tensor in game.trick_tensors.items() if name.partition("/")[0] not in safe]
     for player in game.players.values():
@@ -159,14 +161,16 @@ def _trained(game: Game) -> Iterable[tuple[str, list[Tensor]]]:
         yield planned.name, [tensor for tensor in tensors if tensor.requires_grad and tensor.is_leaf]
 
 
-# ---------------------------------------------------------------- looking at surgery without training
+# ---------------------------------------------------------------- trying surgery without training
 
 LARGE = 1 << 22
-"""Weights from which on drawing them, and a pass of a whole batch, take so long that `check` does without."""
+"""The number of weights from which `check` does not initialise networks nor pass a whole batch through them, to save
+time.
+"""
 
 
 class _Repeating(Rng):
-    """Draws of which every row is the same: made in no time, and enough to see what surgery makes of a network."""
+    """Random draws whose rows are all the same. They are fast, and enough to try surgery."""
 
     def fork(self, name: str) -> Rng:
         return self
@@ -180,9 +184,9 @@ class _Repeating(Rng):
 
 
 def try_surgery(plan: Plan) -> None:
-    """Build the networks on the CPU, beside a few made-up samples, for what tricks refuse when they see them.
+    """Build the networks on the CPU and apply the tricks' surgery to them, beside a few made-up samples.
 
-    Raises UserError with what the first of them says.
+    Raises UserError with what the first trick refuses.
     """
     most, large = 64, sum(plan.parameters().values()) >= LARGE
     if large:

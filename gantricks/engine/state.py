@@ -1,4 +1,4 @@
-"""The state of a game: what a checkpoint holds, loading it, and a snapshot to come back to."""
+"""The state of a game: the contents of a checkpoint, loading it, and snapshots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gantricks.errors import TrickError
 
 
 def tensors(game: Game) -> dict[str, Tensors]:
-    """Every tensor that a checkpoint holds, by file name and key. They are the live ones, not copies."""
+    """Return every tensor of a checkpoint, by group and name. These are the live tensors, not copies."""
     state = {"tricks": game.trick_tensors}
     for name, player in game.players.items():
         role = ROLES[name]
@@ -25,14 +25,14 @@ def tensors(game: Game) -> dict[str, Tensors]:
 
 
 def counters(game: Game) -> dict[str, Any]:
-    """Every host number that a checkpoint holds."""
+    """Return every host number of a checkpoint."""
     found = {"step": game.finished, "images_seen": game.feed.cursor, **_numbers(game)}
     found |= {"kept": game.snapshot.numbers} if game.snapshot else {}
     return found | ({"state_from_step": game.restored_step} if game.restored_step is not None else {})
 
 
 def moving(game: Game) -> list[Tensor]:
-    """Every tensor that a step changes and a later one reads, each once."""
+    """Return every tensor that a step changes and a later step reads, each once."""
     found = [tensor for name, group in tensors(game).items() if name != "kept" for tensor in group.values()]
     found += game.guard.tensors()
     found += [player.held for player in game.players.values()]
@@ -40,9 +40,9 @@ def moving(game: Game) -> list[Tensor]:
 
 
 def load(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]) -> None:
-    """Take up a saved state, in place.
+    """Load a saved state, in place.
 
-    Raises KeyError or ValueError when the saved tensors and numbers are not those of this game.
+    Raises KeyError or ValueError when the saved tensors and numbers do not fit this game.
     """
     _refuse_unfit(game, saved, numbers)
     game.feed.cursor = numbers["images_seen"]
@@ -52,14 +52,14 @@ def load(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]) -> None
         copies = {name: tensor.to(game.placement.device, copy=True) for name, tensor in saved["kept"].items()}
         game.snapshot = Snapshot(copies, numbers["kept"])
     game.restored_step = numbers.get("state_from_step")
-    _take_up(game, saved, numbers)
+    _apply(game, saved, numbers)
 
 
 # ---------------------------------------------------------------- snapshots
 
 
 def snapshot(game: Game, trick: str) -> None:
-    """Copy the present state into the one to come back to: all but the tensors of `trick`, which asks for it."""
+    """Save the present state as the snapshot, without the tensors of `trick`, which asks for it."""
     own = {f"tricks/{name}" for name in _tensors_of(game, trick)}
     live = {
         f"{group}/{name}": tensor
@@ -77,7 +77,9 @@ def snapshot(game: Game, trick: str) -> None:
 
 
 def restore(game: Game, trick: str) -> None:
-    """Make the snapshot the present state, in place, but for the tensors of `trick` and how far the run is."""
+    """Copy the snapshot into the present state, in place. The tensors of `trick` and the number of finished
+    steps stay.
+    """
     if not game.snapshot:
         raise TrickError(f"{trick}: ctx.restore() was called before ctx.snapshot()")
     phase = game.clock.phase
@@ -85,7 +87,7 @@ def restore(game: Game, trick: str) -> None:
     for name, tensor in game.snapshot.tensors.items():
         group, _, key = name.partition("/")
         state.setdefault(group, {})[key] = tensor
-    _take_up(game, state, game.snapshot.numbers)
+    _apply(game, state, game.snapshot.numbers)
     game.restored_step = game.snapshot.numbers["step"]
     game.clock.enter(phase)
 
@@ -98,7 +100,7 @@ def _tensors_of(game: Game, trick: str) -> Tensors:
 
 
 def _numbers(game: Game) -> dict[str, Any]:
-    """The host numbers that belong to a state, however far the run is."""
+    """Return the host numbers of a state, without the number of finished steps."""
     groups = {
         name: [
             {
@@ -113,7 +115,7 @@ def _numbers(game: Game) -> dict[str, Any]:
     return {"batch_size": game.feed.batch_size, "n_critic": game.step.n_critic, "optimizers": groups}
 
 
-def _take_up(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]) -> None:
+def _apply(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]) -> None:
     for name, player in game.players.items():
         role = ROLES[name]
         _copy_into(player.network.state_dict(), saved[role], role)
@@ -145,7 +147,9 @@ def _optimizer_tensors(player: Player) -> Tensors:
 
 
 def _load_optimizer(player: Player, saved: Tensors, what: str) -> None:
-    """Copy saved state in place; an optimizer that makes its state at its first step is given it."""
+    """Copy saved state in place. An optimizer that makes its state in its first update gets copies of the saved
+    state.
+    """
     live = _optimizer_tensors(player)
     for name, parameter in player.network.named_parameters():
         for key in [key.removeprefix(f"{name}.") for key in saved.keys() - live.keys()]:
@@ -168,33 +172,33 @@ def _copy_into(live: Tensors, saved: Tensors, what: str) -> None:
         tensor.copy_(saved[name])
 
 
-# ---------------------------------------------------------------- what does not fit
+# ---------------------------------------------------------------- refusing states that do not fit
 
 
 def _refuse_unfit(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]) -> None:
-    """Raise ValueError where a saved state holds what no game of this recipe does, and copying would not notice."""
+    """Raise ValueError for differences between a saved state and this game that copying would not notice."""
     live = tensors(game)
     if differing := ", ".join(sorted((live.keys() ^ saved.keys()) - {"kept"})):
         raise ValueError(f"it holds other groups of tensors than this recipe makes: {differing}")
     if ("kept" in saved) != ("kept" in numbers):
-        raise ValueError("of the state to come back to it holds a half")
+        raise ValueError("it holds the tensors or the numbers of the kept state, but not both")
     for given in (numbers, numbers.get("kept", numbers)):
         _refuse_other_numbers(_numbers(game)["optimizers"], given["optimizers"])
     flat = {f"{group}/{name}": tensor for group, named in live.items() for name, tensor in named.items()}
     for name, tensor in saved.get("kept", {}).items():
         if name not in flat:
-            # what an optimizer makes at its first step is there only after loading
+            # state that an optimizer makes in its first update exists only after loading
             if not name.partition("/")[0].endswith("_optimizer"):
-                raise ValueError(f"the state to come back to holds {name}, which this recipe does not make")
+                raise ValueError(f"the kept state holds {name}, which this recipe does not make")
         elif (tensor.shape, tensor.dtype) != (flat[name].shape, flat[name].dtype):
-            raise ValueError(f"the state to come back to: {name} is {tuple(tensor.shape)} of {tensor.dtype}")
+            raise ValueError(f"the kept state: {name} is {tuple(tensor.shape)} of {tensor.dtype}")
     networks = {name for name in flat if name.partition("/")[0] in ROLES.values()}
     if "kept" in saved and (missing := networks - saved["kept"].keys()):
-        raise ValueError(f"the state to come back to lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"the kept state lacks {', '.join(sorted(missing))}")
 
 
 def _refuse_other_numbers(live: dict[str, list[dict[str, Any]]], saved: dict[str, list[dict[str, Any]]]) -> None:
-    """Raise ValueError where the settings of optimizers are not of the kind that these optimizers have."""
+    """Raise ValueError where the settings of a saved optimizer have other kinds of values than those of this game."""
     if live.keys() != saved.keys() or any(len(live[name]) != len(saved[name]) for name in live):
         raise ValueError("it has other optimizers than this recipe makes")
     for name, groups in live.items():

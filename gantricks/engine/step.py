@@ -27,9 +27,12 @@ from gantricks.rng import Clock
 
 @dataclass(frozen=True)
 class Rules:
-    """How the recipe plays. `separate`: reals and fakes never meet in one pass of D. `mixes`: D mixes samples, so that
-    in joint mode the G step must score the fakes beside a real batch. `input_grad`: a trick wants D's inputs as leaves
-    with gradient. `compares`: G's loss reads D's scores of reals.
+    """How the recipe plays.
+
+    * `separate`: reals and fakes never share a pass of D.
+    * `mixes`: D mixes samples, so that in joint mode the G step must score the fakes together with a real batch.
+    * `input_grad`: a trick needs gradients with respect to D's inputs.
+    * `compares`: G's loss uses D's scores of reals.
     """
 
     reuse_fakes: bool
@@ -41,10 +44,10 @@ class Rules:
 
 @dataclass
 class Step:
-    """The D step and the G step, frozen for one recipe.
+    """The D step and the G step of one recipe.
 
-    `latents` draws so many latents and classes; `loss` is the objective, and `loss_ctx` the context of the trick that
-    provides it.
+    `latents` draws a number of latents and classes. `loss` is the objective, and `loss_ctx` the context of the trick
+    that provides it.
     """
 
     hooks: Hooks
@@ -123,8 +126,8 @@ class Step:
     def update(
         self, player: Player, terms: dict[str, Tensor], more: Term, after_backward: Event, gates: Fold[Tensor]
     ) -> None:
-        """One backward through the sum of all terms, one optimizer step: none from the first non-finite value on, and
-        none where a gate is closed.
+        """Run one backward through the sum of all terms, and update the player once. The update is skipped after the
+        first non-finite value, and where a gate is closed.
         """
         terms |= collect(more)
         for parameter in player.parameters:
@@ -135,7 +138,7 @@ class Step:
                 f"no term of {player.name.upper()}'s loss has a gradient ({', '.join(terms)}): it was detached, or "
                 "computed without the network's output"
             )
-        torch.autograd.backward(with_gradient)  # the gradient of their sum, which nobody needs to compute
+        torch.autograd.backward(with_gradient)  # the gradient of their sum, without computing the sum
         notify(after_backward)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         self.guard.inspect(player.name, terms, gradients)
@@ -147,18 +150,20 @@ class Step:
         player.move()
 
     def generate(self, count: int, attached: bool) -> Batch:
-        """Fakes, in their graph (`attached`) or without one."""
+        """Generate fakes, with their graph if `attached`."""
         z, classes = self.latents(count)
         with torch.set_grad_enabled(attached):
             return Batch(self.g.network(z, classes), classes)
 
     def score(self, real: Batch, fake: Batch) -> tuple[Out, Out]:
-        """D on both batches: as the recipe's `d_scores` has it, or jointly in one pass."""
+        """Score both batches with D: through the recipe's `d_scores`, or jointly in one pass."""
         return choose(self.hooks.d_scores, real, fake) or score_jointly(self.d.network, real, fake)  # type: ignore[arg-type]
 
     def score_attached(self, fake: Batch) -> Out:
-        """D on the G step's fakes. Where D mixes samples and reals and fakes share a pass in the D step, they share one
-        here too: alone, the same fakes would be scored differently, and G would learn against another D.
+        """Score the fakes of the G step with D.
+
+        Where D mixes samples and the D step scores reals and fakes in one pass, the G step does so too. Alone, the same
+        fakes would get other scores, and G would learn against another D.
         """
         if self.rules.separate or not self.rules.mixes:
             out: Out = self.d.network(*fake)
@@ -169,7 +174,9 @@ class Step:
         return fake_out
 
     def real_out(self) -> Out:
-        """In the G step, the D step's real batch through the updated D without gradient, scored once."""
+        """Return the scores of the D step's real batch under the updated D, without gradient. They are computed once in
+        a G step.
+        """
         if self.frame.real_out is None:
             self.frame.real_out = self.score_reals()
         return self.frame.real_out
@@ -179,7 +186,7 @@ class Step:
             return self.discriminate(self.real_batch(), True)
 
     def real_batch(self) -> Batch:
-        """The last D step's; one for itself where no D step came first in this step."""
+        """Return the real batch of the last D step, or a new one where no D step has been played in this step."""
         if self.frame.real is None:
             self.frame.real = self.feed.next()
         return self.frame.real
@@ -189,7 +196,9 @@ class Step:
         return out
 
     def d_labels(self, logits: Tensor, is_real: bool) -> Tensor:
-        """First which samples are called real, then, from that alone, the value of each target."""
+        """Return the targets of D. The first hook decides which samples are called real; the second gives each target
+        its value, from that alone.
+        """
         called_real = fold(self.hooks.d_assignment, torch.full_like(logits, is_real, dtype=torch.bool))
         return fold(self.hooks.d_labels, called_real.to(logits.dtype), called_real)
 
@@ -198,7 +207,7 @@ class Step:
 
 
 def score_jointly(discriminator: Discriminator, real: Batch, fake: Batch) -> tuple[Out, Out]:
-    """Both batches in one pass of D, reals first."""
+    """Score both batches in one pass of D, reals first."""
     classes = None
     if real.classes is not None and fake.classes is not None:
         classes = torch.cat([real.classes, fake.classes])
@@ -208,7 +217,7 @@ def score_jointly(discriminator: Discriminator, real: Batch, fake: Batch) -> tup
 
 
 def means(terms: dict[str, Tensor], weights: Tensor | None = None) -> dict[str, Tensor]:
-    """The mean of each term over its samples, weighted where there are `weights` (B, 1).
+    """Return the mean of each term over its samples, weighted by `weights` (B, 1) if given.
 
     Raises TrickError where a term is not one number a sample.
     """

@@ -1,4 +1,4 @@
-"""Measuring a game at its present state: the subject that metrics see, and the main figure of a recipe's metric."""
+"""Measures a game at its present state: the subject that metrics see, and the main figure of a metric."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from gantricks.metrics.base import Direction, Metric, Samples, Subject, as_gener
 from gantricks.networks.base import Discriminator
 
 BATCH = 256
-"""How many samples go through at once, where their number is ours to choose."""
+"""The number of samples in a batch, where the metric does not choose it."""
 
 
 class GameSubject(Subject):
-    """A live game. It is to stand still as long as it is looked at, and is left as it was. `dataset` is the data that
-    it is measured against, the game's own when left out.
+    """A live game as the subject of metrics. The game must not be trained meanwhile, and is not changed.
+
+    `dataset` is the data to compare with; the game's own data by default.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class GameSubject(Subject):
                 )
             done += len(images)
             self.progress("generating", done, count)
-            # the networks that ship end in tanh; another one need not
+            # the networks that ship end in tanh, but a network of a user may not
             yield images.clip(-1, 1) if self.description.is_images else images, classes
 
     def reals(self, count: int, which: int = 0) -> Samples:
@@ -63,12 +64,12 @@ class GameSubject(Subject):
 
     def classify(self, images: np.ndarray) -> np.ndarray:
         if self._discriminator.conditional:
-            raise UserError(Problem("the discriminator is told which class it sees, and cannot be asked for it"))
+            raise UserError(Problem("the discriminator is given the class, and cannot predict it"))
         found = []
         for start in range(0, len(images), BATCH):
             logits = sampling.class_logits(self._game, self._discriminator, images[start : start + BATCH])
             if logits is None:
-                raise UserError(Problem("the discriminator does not say which class it sees"))
+                raise UserError(Problem("the discriminator does not predict classes"))
             found.append(logits)
         return np.concatenate(found)
 
@@ -85,10 +86,10 @@ class GameSubject(Subject):
 
 
 def evaluate(game: Game, metric: str, stream: str = "") -> float:
-    """The main figure of a metric of the recipe, for the present state, on the samples of the run's seed, or on those
-    of a seed made of it and of `stream`.
+    """Return the main figure of one of the recipe's metrics for the present state.
 
-    Raises TrickError where the recipe has no metric of that name, UserError where it cannot be measured.
+    The samples are those of the run's seed, or, where `stream` is given, of a seed made of both. Raises TrickError
+    where the recipe has no metric of that name, UserError where it cannot be measured.
     """
     measured = _metric(game, metric)
     seed = game.seed
@@ -99,7 +100,7 @@ def evaluate(game: Game, metric: str, stream: str = "") -> float:
 
 
 def better(game: Game, metric: str) -> Direction:
-    """Which direction of that figure is better. Raises TrickError as `evaluate` does."""
+    """Return which direction of the main figure is better. Raises TrickError as `evaluate` does."""
     return next(iter(_metric(game, metric).figures.values()))
 
 

@@ -1,1 +1,1 @@
-"""Metrics of what a run has learned, found by name: one module per metric."""
+"""Metrics of trained generators and discriminators, found by name: one module per metric."""

@@ -1,4 +1,4 @@
-"""What a metric is, and what it looks at. Nothing here imports torch."""
+"""The base class of metrics, and the subject that they measure. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ NEEDS: dict[str, str] = {
     "classes": "data with classes",
     "mixture": 'a mixture whose modes are known; the sources "ring" and "grid" are such',
     "held_out": "a part of the data that training never sees; an .npz archive with x_test and y_test has one",
-    "class_logits": "a D that says which class it sees; add [tricks.auxiliary_classifier], for one",
+    "class_logits": "a D that predicts classes; add [tricks.auxiliary_classifier], for one",
 }
-"""What a metric can need, and what provides it."""
+"""What a metric can need, and how to provide it."""
 
 
 @dataclass(frozen=True)
 class EvaluationFacts:
-    """What is known before anything is generated, for `Metric.problems`.
+    """Facts that are known before anything is generated, for `Metric.problems`.
 
-    `samples` is the number of generated samples asked for, `provided` those of `NEEDS`, and of the capabilities of
-    tricks and networks, that the recipe has.
+    `samples` is the number of generated samples. `provided` are those of `NEEDS`, and of the capabilities of tricks and
+    networks, that the recipe has.
     """
 
     samples: int
@@ -45,17 +45,17 @@ class EvaluationFacts:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a metric found: `values` by the name of the figure, and the `facts` that they cannot be read without."""
+    """The result of a metric: `values` by the name of the figure, and `facts` that are needed to interpret them."""
 
     values: dict[str, float]
     facts: dict[str, str | int | float] = field(default_factory=dict)
 
 
 class Subject:
-    """What is evaluated: a generator, a discriminator and the data that they play about, frozen at one state.
+    """The object of an evaluation: a generator, a discriminator and their data, at one fixed state.
 
-    `samples` is the number of generated samples asked for. Everything is a function of the state and of `seed`, and
-    nothing of it changes the state.
+    `samples` is the number of generated samples. All methods are functions of the state and of `seed`, and none changes
+    the state.
     """
 
     seed: int
@@ -71,27 +71,29 @@ class Subject:
         raise NotImplementedError
 
     def generated(self, count: int) -> Samples:
-        """`count` generated samples, in batches. Sample i depends on (state, seed, i) only.
+        """Yield `count` generated samples, in batches. Sample i depends on (state, seed, i) only.
 
         Raises UserError when a sample is not finite.
         """
         raise NotImplementedError
 
     def reals(self, count: int, which: int = 0) -> Samples:
-        """`count` samples of the data, in batches, none of them twice, in an order that is a function of the seed.
+        """Yield `count` distinct samples of the data, in batches, in an order that is a function of the seed.
 
-        `which` = 1 takes them from the other end of that order: disjoint from those of `which` = 0 as long as the two
-        counts together are at most the number of samples. Raises UserError when there are fewer than `count`.
+        `which` = 1 takes them from the other end of that order: they are disjoint from those of `which` = 0 as long as
+        both counts together are at most the number of samples. Raises UserError when there are fewer than `count`.
         """
         raise NotImplementedError
 
     def classify(self, images: np.ndarray) -> np.ndarray:
-        """Class logits, float32 (n, K), of the discriminator that evaluation uses, in eval mode; `images` as those of
-        `generated`, any number of them. Raises UserError where D does not classify."""
+        """Return class logits, float32 (n, K), of the discriminator for evaluation, in eval mode.
+
+        `images` have the form of those of `generated`, any number of them. Raises UserError where D does not classify.
+        """
         raise NotImplementedError
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Tell whoever waits how far a longer piece of work is."""
+        """Report the progress of a longer computation to the user."""
 
 
 class Metric:
@@ -100,9 +102,9 @@ class Metric:
     """
 
     figures: ClassVar[Mapping[str, Direction]] = {}
-    """Every figure it yields and which direction is better. The first is its main figure."""
+    """The figures and their better directions. The first is the main figure."""
     needs: ClassVar[Collection[str]] = frozenset()
-    """What the data and the recipe must have, of `NEEDS`."""
+    """What the data and the recipe must provide, from `NEEDS`."""
 
     class Config(Options):
         """The metric's options: its keys in the recipe."""
@@ -111,28 +113,31 @@ class Metric:
         self.config = config
 
     def problems(self, facts: EvaluationFacts) -> list[str]:
-        """Sentences saying why it cannot be measured here, each with the hint; before anything is generated."""
+        """Return sentences saying why it cannot be measured here, each with the hint. Called before anything is
+        generated.
+        """
         return []
 
     def measure(self, subject: Subject) -> Measurement:
-        """Every figure of `figures`, for the state that `subject` holds."""
+        """Return every figure of `figures` for the state of `subject`."""
         raise NotImplementedError
 
     def floor(self, subject: Subject) -> Measurement | None:
-        """The same figures for real samples in place of generated ones: what a perfect generator would score. None
-        where that has no meaning."""
+        """Return the figures of real samples in place of generated ones: those of a perfect generator. None where that
+        has no meaning.
+        """
         return None
 
 
 def obstacles(metric: Metric, facts: EvaluationFacts) -> list[str]:
-    """Why `metric` cannot be measured, in sentences: what it needs and is not there, and what it says itself."""
+    """Return sentences saying why `metric` cannot be measured: its unmet needs, and its own `problems`."""
     missing = sorted(set(metric.needs) - facts.provided)
     lacking = [f"it needs {need}: {NEEDS.get(need, 'no trick of this recipe provides it')}" for need in missing]
     return lacking or metric.problems(facts)
 
 
 def as_generated(dataset: Dataset, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Those samples, and their classes, in the form of generated ones: images float32 (n, C, H, W) in [-1, 1]."""
+    """Return these samples and their classes in the form of generated ones: images float32 (n, C, H, W) in [-1, 1]."""
     samples = dataset.samples[indices].astype(np.float32)
     if samples.ndim == 4:
         samples = np.ascontiguousarray(samples.transpose(0, 3, 1, 2)) / np.float32(127.5) - np.float32(1)

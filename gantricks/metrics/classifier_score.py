@@ -13,15 +13,15 @@ from gantricks.options import Options
 
 
 def classifier_score(probabilities: np.ndarray, splits: int = 10) -> np.ndarray:
-    """exp(E KL(p(y|x) ‖ p(y))) of each of `splits` consecutive parts of probabilities (N, K): float64 (splits,).
+    """Return exp(E KL(p(y|x) ‖ p(y))) of each of `splits` consecutive parts of probabilities (N, K): float64 (splits,).
 
-    p(y) is the mean of its own part. From 1, where every sample is judged alike, to K, where each is surely of one
-    class and all classes are equally frequent.
+    p(y) is the mean of its own part. The score is 1 where all samples have the same probabilities, and K where each
+    surely has one class and all classes are equally frequent.
     """
     scores = []
     for part in np.array_split(probabilities.astype(np.float64), splits):
         marginal = part.mean(0)
-        # 0 log 0 = 0; where the marginal is 0, so is every p
+        # 0 log 0 = 0; where the marginal is 0, every p is 0
         ratio = np.divide(part, marginal, out=np.ones_like(part), where=part > 0)
         scores.append(np.exp((part * np.log(ratio)).sum(1).mean()))
     return np.array(scores)
@@ -63,7 +63,7 @@ class ClassifierScore(Metric):
         return self._measured(probabilities, extracted)
 
     def floor(self, subject: Subject) -> Measurement | None:
-        """The score of real images."""
+        """Return the score of real images."""
         count = min(subject.samples, len(subject.dataset.samples))
         if count < self.config.splits:
             return None

@@ -1,4 +1,4 @@
-"""The features that metrics compare: which extractor a recipe chose, and what it makes of a subject, computed once."""
+"""The features that metrics compare: the choice of an extractor, and its features of a subject, computed once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kind = Literal["features", "probabilities"]
 
 
 class Chosen(NamedTuple):
-    """An extractor by name, with its options."""
+    """The name of an extractor, with its options."""
 
     name: str
     options: Options
@@ -37,7 +37,7 @@ class Chosen(NamedTuple):
 def choose(value: Any) -> Chosen:
     """Read `"classifier"`, or a table such as `{ name = "inception", weights = "…" }`.
 
-    Raises (on validation): a name that is unknown, options that the extractor does not have.
+    Raises (on validation): an unknown name, or options that the extractor does not have.
     """
     if isinstance(value, Chosen):
         return value
@@ -92,7 +92,7 @@ ExtractorChoice = Annotated[
 
 
 def extractor_problems(chosen: Chosen, facts: EvaluationFacts, kind: Kind = "features") -> list[str]:
-    """Why the chosen extractor cannot serve here, in sentences."""
+    """Return sentences saying why the chosen extractor cannot be used here."""
     extractor = chosen.extractor()
     missing = sorted(set(extractor.needs) - facts.provided)
     found = [f"the extractor {chosen.name!r} needs {need}: {NEEDS.get(need, need)}" for need in missing]
@@ -102,7 +102,7 @@ def extractor_problems(chosen: Chosen, facts: EvaluationFacts, kind: Kind = "fea
 
 
 def too_few(facts: EvaluationFacts, least: int, reason: str) -> list[str]:
-    """A sentence where fewer than `least` samples, or reals, would be compared; `reason` is what they do not do."""
+    """Return a sentence where fewer than `least` samples, or reals, would be compared. `reason` completes it."""
     if facts.samples < least:
         return [f"{facts.samples} samples {reason}: ask for {least} or more"]
     if facts.description.count < least:
@@ -112,7 +112,7 @@ def too_few(facts: EvaluationFacts, least: int, reason: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Compared:
-    """The features of `reals` (N, A) and of `others` (M, A), and where they are from."""
+    """The features of `reals` (N, A) and of `others` (M, A), and the extraction that they come from."""
 
     reals: np.ndarray
     others: np.ndarray
@@ -124,15 +124,17 @@ class Compared:
 
 
 def generated_and_real(subject: Subject, chosen: Chosen) -> Compared:
-    """As many generated samples as asked for, and as many reals, or all where there are fewer."""
+    """Return features of the generated samples, and of as many reals, or of all where there are fewer."""
     extracted = Extracted(subject, chosen)
     count = min(subject.samples, len(subject.dataset.samples))
     return Compared(extracted.reals(count), extracted.generated(subject.samples), extracted)
 
 
 def real_and_real(subject: Subject, chosen: Chosen, least: int = 2) -> Compared | None:
-    """Two disjoint parts of the reals, each as large as the samples would be, or half of the data where there is not
-    enough of it; None where that is fewer than `least`."""
+    """Return features of two disjoint parts of the reals, each as large as the number of samples.
+
+    Where the data is too small for that, they are its halves. None where those have fewer than `least` images.
+    """
     count = min(subject.samples, len(subject.dataset.samples) // 2)
     if count < least:
         return None
@@ -141,8 +143,9 @@ def real_and_real(subject: Subject, chosen: Chosen, least: int = 2) -> Compared 
 
 
 class Extracted:
-    """Features (n, A), or probabilities (n, K), that one extractor finds in the samples of one subject; float32 where
-    the extractor's are. They are kept while the subject lives, for all metrics that look through the same extractor.
+    """Features (n, A), or probabilities (n, K), of the samples of one subject from one extractor, in its dtype.
+
+    They are kept while the subject exists, and shared by all metrics with the same extractor.
     """
 
     def __init__(self, subject: Subject, chosen: Chosen) -> None:
@@ -157,15 +160,17 @@ class Extracted:
         self.facts = {"extractor": chosen.name, **self.extractor.facts, "seed": subject.seed}
 
     def generated(self, count: int, kind: Kind = "features") -> np.ndarray:
-        """Of `count` generated samples. Raises UserError where one is not finite."""
+        """Return the features of `count` generated samples. Raises UserError where one is not finite."""
         return self._of(kind, "generated images", self.subject.generated, count)
 
     def reals(self, count: int, which: int = 0, kind: Kind = "features") -> np.ndarray:
-        """Of `count` samples of the data, `which` as in `Subject.reals`. Raises UserError where one is not finite."""
+        """Return the features of `count` samples of the data, `which` as in `Subject.reals`. Raises UserError where one
+        is not finite.
+        """
         return self._of(kind, "real images", self.subject.reals, count, which)
 
     def called(self, figure: str) -> dict[str, str]:
-        """The fact under which published name, if any, `figure` is known when it comes from these features."""
+        """Return the fact that gives the published name of `figure` with these features, or no fact."""
         name = self.extractor.names.get(figure)
         return {"called": name} if name else {}
 
@@ -193,5 +198,5 @@ class Extracted:
         return np.concatenate(parts)
 
 
-# weakly, so that a subject's features go when it does
+# weak references, so that a subject's features are freed with it
 _KEPT: WeakKeyDictionary[Subject, dict[str, tuple[Extractor, dict[tuple[Any, ...], np.ndarray]]]] = WeakKeyDictionary()

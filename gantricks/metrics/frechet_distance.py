@@ -1,4 +1,4 @@
-"""Fréchet distance between Gaussians fitted to features: what FID is when the features are Inception's."""
+"""Fréchet distance between Gaussians fitted to features. With Inception's features it is FID."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gantricks.options import Options
 
 @dataclass(frozen=True)
 class Moments:
-    """`count` vectors' `mean` (A,) and `covariance` (A, A), unbiased (divided by count − 1), in float64."""
+    """The `mean` (A,) and `covariance` (A, A) of `count` vectors, unbiased (divided by count − 1), in float64."""
 
     count: int
     mean: np.ndarray
@@ -29,7 +29,7 @@ class Moments:
 
 
 def moments(batches: Iterable[np.ndarray]) -> Moments:
-    """Mean and covariance of vectors that come in batches (n, A); each batch is looked at once.
+    """Return mean and covariance of vectors that come in batches (n, A). Each batch is read once.
 
     Batches are merged by their means and scatter matrices (Chan, Golub and LeVeque 1979): sums of squares are never
     subtracted from each other, so a mean far from 0 costs no precision. Raises ValueError for fewer than two vectors.
@@ -51,11 +51,12 @@ def moments(batches: Iterable[np.ndarray]) -> Moments:
 
 
 def distance_of_moments(first: Moments, second: Moments) -> float:
-    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), the squared Fréchet distance of two Gaussians (Dowson and Landau 1982).
+    """Return ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), the squared Fréchet distance of two Gaussians (Dowson and Landau
+    1982).
 
     (Σ₁Σ₂)^½ has the trace of ((Σ₁^½)ᵀ Σ₂ Σ₁^½)^½, a symmetric matrix whose eigenvalues' roots are the singular values
-    of (Σ₁^½)ᵀ Σ₂^½. Taking those keeps all digits where a covariance is nearly singular: nothing is squared, and no
-    root is taken of a rounding error.
+    of (Σ₁^½)ᵀ Σ₂^½. Computing those keeps full precision where a covariance is nearly singular: nothing is squared, and
+    no root is taken of a rounding error.
     """
     shift = first.mean - second.mean
     overlap = np.linalg.svd(_root(first.covariance).T @ _root(second.covariance), compute_uv=False).sum()
@@ -63,7 +64,7 @@ def distance_of_moments(first: Moments, second: Moments) -> float:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """The squared Fréchet distance of the Gaussians fitted to features (N, A) and (M, A)."""
+    """Return the squared Fréchet distance of the Gaussians fitted to features (N, A) and (M, A)."""
     return distance_of_moments(moments(_in_blocks(first)), moments(_in_blocks(second)))
 
 
@@ -72,7 +73,7 @@ def _in_blocks(features: np.ndarray, block: int = 4096) -> Iterator[np.ndarray]:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """R with R Rᵀ = covariance."""
+    """Return R with R Rᵀ = covariance."""
     values, vectors = np.linalg.eigh(covariance)
     root: np.ndarray = vectors * np.sqrt(values.clip(min=0))
     return root
@@ -101,7 +102,7 @@ class FrechetDistance(Metric):
     config: Config
 
     def problems(self, facts: EvaluationFacts) -> list[str]:
-        """Whatever the extractor lacks, and too few images for a covariance of full rank."""
+        """Return the problems of the extractor, and one for too few images for a covariance of full rank."""
         dimension = self.config.extractor.extractor().dimension
         return extractor_problems(self.config.extractor, facts) or too_few(
             facts, dimension + 1, f"do not determine a covariance of {dimension} features"
@@ -111,7 +112,7 @@ class FrechetDistance(Metric):
         return _measured(generated_and_real(subject, self.config.extractor))
 
     def floor(self, subject: Subject) -> Measurement | None:
-        """Real against real; None where half of the data does not determine a covariance."""
+        """Compare reals with reals; None where half of the data does not determine a covariance."""
         dimension = self.config.extractor.extractor().dimension
         compared = real_and_real(subject, self.config.extractor, least=dimension + 1)
         return None if compared is None else _measured(compared)

@@ -1,4 +1,4 @@
-"""How often the discriminator mistakes the class of samples that training never sees."""
+"""How often the discriminator predicts the wrong class for samples that training never sees."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HeldOutError(Metric):
 
     def problems(self, facts: EvaluationFacts) -> list[str]:
         if "discriminator_conditional" in facts.provided:
-            return ["the discriminator is told the class that it should tell; set conditional = false in it"]
+            return ["the discriminator is given the class that it should predict; set conditional = false in it"]
         return []
 
     def measure(self, subject: Subject) -> Measurement:

@@ -1,4 +1,4 @@
-"""Kernel distance: the squared maximum mean discrepancy of features, KID when they are Inception's."""
+"""Kernel distance: the squared maximum mean discrepancy of features. With Inception's features it is KID."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from gantricks.options import Options
 
 
 def polynomial_kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """k(x, y) = (x·y / A + 1)³ for features (N, A) and (M, A): float64 (N, M)."""
+    """Return k(x, y) = (x·y / A + 1)³ for features (N, A) and (M, A): float64 (N, M)."""
     inner: np.ndarray = first.astype(np.float64) @ second.astype(np.float64).T / first.shape[1] + 1
     found: np.ndarray = inner * inner * inner
     return found
 
 
 def squared_mmd(first: np.ndarray, second: np.ndarray) -> float:
-    """The unbiased estimate of MMD² between features (N, A) and (M, A), N, M ≥ 2 (Gretton et al. 2012, lemma 6).
+    """Return the unbiased estimate of MMD² between features (N, A) and (M, A), N, M ≥ 2 (Gretton et al. 2012, lemma 6).
 
-    No feature is compared with itself, so it is 0 on average for samples of one distribution, and often below.
+    No feature is compared with itself. So for samples of one distribution it is 0 on average, and often negative.
     """
     within = 0.0
     for features in (first, second):
@@ -39,7 +39,7 @@ def squared_mmd(first: np.ndarray, second: np.ndarray) -> float:
 
 
 class Estimate(NamedTuple):
-    """`value`: the mean over `blocks` disjoint blocks of `block_size` features each; `standard_error`: that mean's."""
+    """The mean `value` over `blocks` disjoint blocks of `block_size` features each, and its `standard_error`."""
 
     value: float
     standard_error: float
@@ -48,10 +48,10 @@ class Estimate(NamedTuple):
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray, block_size: int = 1000) -> Estimate:
-    """The mean of `squared_mmd` over disjoint blocks of features (N, A) and (M, A), and its standard error.
+    """Return the mean of `squared_mmd` over disjoint blocks of features (N, A) and (M, A), and its standard error.
 
-    Blocks share no feature, so their estimates are independent and the error of their mean can be told from how they
-    differ; overlapping subsets differ less than fresh samples would. Where there are not two whole blocks they are
+    Blocks share no feature, so their estimates are independent, and the error of their mean follows from their spread;
+    overlapping subsets differ less than fresh samples would. With too few features for two full blocks, the blocks are
     halves: the estimate is unbiased at any size. Raises ValueError for fewer than four features on a side.
     """
     count = min(len(first), len(second))

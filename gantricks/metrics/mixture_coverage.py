@@ -14,11 +14,11 @@ from gantricks.metrics.base import Measurement, Metric, Subject
 from gantricks.options import Options
 
 REACH = 3.0
-"""How many standard deviations from the nearest mode a point of high quality is at most."""
+"""The largest distance of a high-quality point from the nearest mode, in standard deviations."""
 
 
 def tally(batches: Iterable[np.ndarray], centres: np.ndarray, std: float) -> tuple[np.ndarray, int]:
-    """How many points of high quality each mode has, int64 (modes,), and how many points there are of any quality.
+    """Return the number of high-quality points of each mode, int64 (modes,), and the number of all points.
 
     `batches`: points (n, D) each. A point is of high quality when its Euclidean distance from the nearest of `centres`,
     (modes, D), is less than 3 `std`.
@@ -33,9 +33,9 @@ def tally(batches: Iterable[np.ndarray], centres: np.ndarray, std: float) -> tup
 
 
 def reverse_kl(counts: np.ndarray) -> float:
-    """KL(q ‖ uniform) = Σ q_k log(q_k K) in nats, of the shares q_k of `counts`, (K,); 0 log 0 is 0.
+    """Return KL(q ‖ uniform) = Σ q_k log(q_k K) in nats, of the shares q_k of `counts`, (K,); 0 log 0 is 0.
 
-    Without any count there is no q; the answer is then log K, the most that it can be.
+    Where all counts are 0, q is undefined, and the result is log K, the largest possible value.
     """
     total, modes = counts.sum(), len(counts)
     if not total:

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: how sharp samples are, and how varied, as two questions apart."""
+"""Precision, recall, density and coverage: separate figures for the sharpness and the variety of samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gantricks.metrics.features import (
 )
 from gantricks.options import Options
 
-_BLOCK = 2**22  # distances held at a time: 32 MiB
+_BLOCK = 2**22  # distances in memory at a time: 32 MiB
 
 
 class Fidelity(NamedTuple):
@@ -34,16 +34,17 @@ class Fidelity(NamedTuple):
 
 
 def neighbour_radii(features: np.ndarray, ks: Sequence[int]) -> np.ndarray:
-    """The distance from each of the features (N, A) to its k-th nearest other one, for each of `ks`: (len(ks), N).
+    """Return the distance from each of the features (N, A) to its k-th nearest other one, for each of `ks`: (len(ks),
+    N).
 
-    A feature is no neighbour of its own; equal ones are of each other. Raises ValueError where N ≤ k.
+    A feature is not its own neighbour, but an equal feature is one. Raises ValueError where N ≤ k.
     """
     if len(features) <= max(ks):
         raise ValueError(f"{len(features)} features have no {max(ks)}-th neighbour")
     radii = torch.empty((len(ks), len(features)), dtype=torch.float64)
     for start, distances in _distances(features, features):
         rows = torch.arange(len(distances))
-        # by its place, not as the smallest: a copy of the feature is at the distance 0 too
+        # by index, not as the smallest distance, because a copy of the feature has distance 0 too
         distances[rows, start + rows] = torch.inf
         nearest = distances.topk(max(ks), largest=False, sorted=True).values
         for which, k in enumerate(ks):
@@ -52,14 +53,15 @@ def neighbour_radii(features: np.ndarray, ks: Sequence[int]) -> np.ndarray:
 
 
 def precision_recall(reals: np.ndarray, fakes: np.ndarray, k: int = 3, density_k: int = 5) -> Fidelity:
-    """The four figures of features `fakes` (M, A) beside `reals` (N, A), from balls that reach to the k-th neighbour.
+    """Return the four figures of features `fakes` (M, A) and `reals` (N, A), from balls with the distance to the k-th
+    neighbour as radius.
 
     precision: share of fakes within the ball of any real; recall: share of reals within the ball of any fake
     (Kynkäänniemi et al. 2019, eq. 1 and 2, with `≤`: the edge is part of the ball). With balls of `density_k`: density,
-    the mean number of reals whose balls hold a fake, over `density_k`; coverage, the share of reals whose ball holds
-    any fake (Naeem et al. 2020, eq. 3 and 6). Their balls are open, as in the authors' code: a ball holds its centre
-    and `density_k` − 1 neighbours, which makes the density of copied reals 1. A real that has `density_k` copies among
-    the reals has an empty ball.
+    the mean number of reals whose balls contain a fake, over `density_k`; coverage, the share of reals whose ball
+    contains any fake (Naeem et al. 2020, eq. 3 and 6). Their balls are open, as in the authors' code: a ball contains
+    its centre and `density_k` − 1 neighbours, which makes the density of copied reals 1. A real that has `density_k`
+    copies among the reals has an empty ball.
     """
     radii, density_radii = torch.from_numpy(neighbour_radii(reals, (k, density_k)))
     fake_radii = torch.from_numpy(neighbour_radii(fakes, (k,))[0])
@@ -80,16 +82,15 @@ def precision_recall(reals: np.ndarray, fakes: np.ndarray, k: int = 3, density_k
 
 
 def _distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of Euclidean distances (n, N), each with the index of its first row.
+    """Yield blocks of Euclidean distances (n, N), each with the index of its first row.
 
-    Differences are squared one by one, never expanded to |x|² + |y|² − 2xy: that way a pair has the same distance to
-    the bit wherever it is met, and a sample exactly on the edge of a ball, such as a copy of a neighbour, is known to
-    lie there.
+    Differences are squared one by one, and not expanded to |x|² + |y|² − 2xy. So a pair has the same distance to the
+    bit in every block, and a sample exactly on the edge of a ball, such as a copy of a neighbour, is found to be there.
     """
     first, second = (torch.from_numpy(np.ascontiguousarray(side, np.float64)) for side in (rows, columns))
-    step = max(1, _BLOCK // len(second))
-    for start in range(0, len(first), step):
-        block = first[start : start + step]
+    rows_each = max(1, _BLOCK // len(second))
+    for start in range(0, len(first), rows_each):
+        block = first[start : start + rows_each]
         yield start, torch.cdist(block, second, compute_mode="donot_use_mm_for_euclid_dist")
 
 

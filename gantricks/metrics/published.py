@@ -1,4 +1,4 @@
-"""The names by which papers know the metrics: what somebody who asks for one of them is told."""
+"""Hints for users who ask for a metric by its name in papers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _INCEPTION = {
 
 
 def advice(name: str, cards: Mapping[str, Mapping[str, Any]]) -> str:
-    """Which metric of `cards`, by name, a published name or the name of a figure means, and what it needs; "" for a
-    name that is neither.
+    """Return which metric of `cards` a published name or the name of a figure means, and what it needs; "" for other
+    names.
     """
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     if plain in _INCEPTION:
@@ -32,6 +32,6 @@ def advice(name: str, cards: Mapping[str, Mapping[str, Any]]) -> str:
     for metric, card in cards.items():
         if plain in card["figures"]:
             extractor = card["options"].get("properties", {}).get("extractor")
-            needs = f', whose extractor is "{extractor["default"]}" unless it is told another' if extractor else ""
+            needs = f', whose extractor is "{extractor["default"]}" unless another is set' if extractor else ""
             return f"{plain} is a figure of the metric {metric}{needs}: write {metric}"
     return ""

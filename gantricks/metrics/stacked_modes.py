@@ -15,12 +15,14 @@ from gantricks.options import Options
 
 
 def modes_covered(modes: np.ndarray) -> int:
-    """How many different ones there are among `modes`, int (n,)."""
+    """Return the number of distinct values in `modes`, int (n,)."""
     return len(np.unique(modes))
 
 
 def divergence_from_uniform(modes: np.ndarray, total: int) -> float:
-    """KL(p ‖ uniform) in nats, p being the frequencies of `modes`, int (n,), among `total`: from 0 to log(total)."""
+    """Return KL(p ‖ uniform) in nats, p being the frequencies of `modes`, int (n,), among `total`: from 0 to
+    log(total).
+    """
     shares = np.bincount(modes, minlength=total) / len(modes)
     there = shares[shares > 0]
     return float((there * np.log(there * total)).sum())
@@ -60,7 +62,7 @@ class StackedModes(Metric):
         return self._measured(subject, subject.generated(self.config.samples), self.config.samples)
 
     def floor(self, subject: Subject) -> Measurement | None:
-        """What as many of the data's own stacks score, or all where there are fewer."""
+        """Return the figures of the data's own stacks, as many as samples, or all where there are fewer."""
         count = min(self.config.samples, len(subject.dataset.samples))
         return self._measured(subject, subject.reals(count), count)
 

@@ -1,4 +1,4 @@
-"""What the core, and every trick that does surgery, may rely on in a network."""
+"""The base classes of networks: the parts that the core, and every trick that does surgery, may rely on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gantricks.rng import Rng
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a network must fit. `sample`: (C, H, W) or (D,); `classes`: 0 when the data has none."""
+    """The sizes that a network must fit. `sample`: (C, H, W) or (D,); `classes`: 0 when the data has none."""
 
     sample: tuple[int, ...]
     latent_dim: int
@@ -26,35 +26,32 @@ class Shapes:
 
 
 class ClassEmbedding(nn.Embedding):
-    """A class as coordinates beside the latents, and therefore ~ N(0, 1) at the start, as they are."""
+    """An embedding of the class, appended to the latents. It starts ~ N(0, 1), like the latents."""
 
     def initialise(self, rng: Rng) -> None:
         self.weight.copy_(rng.normal(self.weight.shape))
 
 
 class SummedLayers(nn.Module):
-    """One layer in parts: it gives the sum of what several linear or convolutional layers give.
+    """A layer that returns the sum of several linear or convolutional layers.
 
-    Surgery that gives a layer further inputs puts one of these in the layer's place. What a unit gives before its norm
-    and activation is then the sum, and whoever looks at units (weight norm's start from data) looks at that.
+    Surgery that gives a layer further inputs puts one of these in its place. The pre-activation of a unit is then this
+    sum, and code that reads pre-activations (weight norm's initialisation from data) reads the sum.
     """
 
     def summands(self) -> Iterable[nn.Module]:
-        """The layers that are added up."""
+        """Return the layers whose outputs are added."""
         raise NotImplementedError
 
 
 class Generator(nn.Module):
-    """Latents (B, latent_dim) and, when conditional, classes (B,) to images of `shape`.
+    """A network from latents (B, latent_dim) and, when conditional, classes (B,) to images of `shape`.
 
-    `body` is an `nn.Sequential` of blocks from `inputs(latents, classes)` to the last hidden layer; `head`
-    turns that into images. A block is an `nn.Sequential` with children named `linear` or `conv`, `norm`
-    (where there is one) and `activation`. Surgery replaces parts of `body` or `head`; `forward` stays as it
-    is.
-
-    A conditional generator whose `embedding_dim` is not 0 appends an embedding of the class to the latents,
-    so that `body` receives (B, `input_dim`), `input_dim` = `latent_dim` + `embedding_dim`. `initialise`
-    reads `init_std`.
+    `body` is an `nn.Sequential` of blocks from `inputs(latents, classes)` to the last hidden layer; `head` turns that
+    into images. A block is an `nn.Sequential` with children named `linear` or `conv`, `norm` (where there is one) and
+    `activation`. Surgery replaces parts of `body` or `head`; `forward` stays the same. A conditional generator whose
+    `embedding_dim` is not 0 appends an embedding of the class to the latents, so that `body` receives (B, `input_dim`),
+    `input_dim` = `latent_dim` + `embedding_dim`. `initialise` reads `init_std`.
     """
 
     body: nn.Sequential
@@ -62,7 +59,7 @@ class Generator(nn.Module):
     embedding: ClassEmbedding | None
     init_std: float | None = 0.02
     autocast: torch.dtype | None = None
-    """The type to compute in, set by the core; what goes in and out keeps its own."""
+    """The type to compute in, set by the core. Inputs and outputs keep their own type."""
 
     def __init__(self, shapes: Shapes, conditional: bool = False, embedding_dim: int = 0) -> None:
         super().__init__()
@@ -75,7 +72,7 @@ class Generator(nn.Module):
         self.input_dim = shapes.latent_dim + (embedding_dim if embeds else 0)
 
     def inputs(self, latents: Tensor, classes: Tensor | None) -> Tensor:
-        """What the first block of `body` receives: (B, `input_dim`)."""
+        """Return the input of the first block of `body`: (B, `input_dim`)."""
         if self.embedding is None:
             return latents
         return torch.cat([latents, self.embedding(classes)], 1)
@@ -87,17 +84,15 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images of `shape` and, when conditional, classes (B,) to an `Out`.
+    """A network from images of `shape` and, when conditional, classes (B,) to an `Out`.
 
-    What a trick gives it as `stem` comes first and turns images into what `body` was built for. Where that puts
-    samples together, `group` of them for each row, an `Out` has B / `group` rows, of consecutive samples.
-
-    `body` is an `nn.Sequential` of blocks, as in a `Generator`, and one `nn.Flatten`, from images to the
-    features (B, A), A = `feature_dim`; `head` turns features into logits (B, 1). A conditional discriminator
-    adds the projection ⟨embedding(class), features⟩ to the logit (Miyato & Koyama 2018, eq. 3). `class_head`,
-    when a trick sets it, turns features into class logits (B, K), and with `head_reads` = "class_logits" those
-    are what `head` is given. `neck` stands between the features and whatever reads them, and is empty unless a
-    trick puts something there. `initialise` reads `init_std`.
+    A `stem` that a trick provides comes first and turns images into the input of `body`. Where it combines samples,
+    `group` of them for each row, an `Out` has B / `group` rows, of consecutive samples. `body` is an `nn.Sequential` of
+    blocks, as in a `Generator`, and one `nn.Flatten`, from images to the features (B, A), A = `feature_dim`; `head`
+    turns features into logits (B, 1). A conditional discriminator adds the projection ⟨embedding(class), features⟩ to
+    the logit (Miyato & Koyama 2018, eq. 3). `class_head`, when a trick sets it, turns features into class logits (B,
+    K); with `head_reads` = "class_logits", these are the input of `head`. `neck` is between the features and the heads,
+    and is empty unless a trick adds layers to it. `initialise` reads `init_std`.
     """
 
     stem: nn.Module | None
@@ -109,7 +104,7 @@ class Discriminator(nn.Module):
     projection: nn.Embedding | None
     init_std: float | None = 0.02
     autocast: torch.dtype | None = None
-    """The type to compute in, set by the core; what goes in and out keeps its own."""
+    """The type to compute in, set by the core. Inputs and outputs keep their own type."""
 
     def __init__(self, shapes: Shapes, feature_dim: int, conditional: bool = False) -> None:
         super().__init__()
@@ -139,12 +134,12 @@ def _precision(tensor: Tensor, dtype: torch.dtype | None) -> AbstractContextMana
 
 
 class Network:
-    """A pair of architectures, found by name.
+    """Base class of every pair of architectures, found by name.
 
-    One module in `gantricks/networks`, or an entry point in the group `gantricks.networks`. The class
-    docstring is its card. Either player's half may be missing: leave its Config None. Builders may run
-    under `torch.device("meta")`, so they only lay modules out; `initialise` fills every parameter and
-    buffer from a random stream.
+    It is one module in `gantricks/networks`, or an entry point in the group `gantricks.networks`. The class docstring
+    is its card. A network may have a generator or a discriminator alone: the other's Config stays None. Builders may
+    run under `torch.device("meta")`, so they only lay modules out; `initialise` fills every parameter and buffer from a
+    random stream.
     """
 
     GeneratorConfig: ClassVar[type[Options] | None] = None
@@ -152,17 +147,19 @@ class Network:
 
     @staticmethod
     def problems(role: str, config: Any, shapes: Shapes) -> list[str]:
-        """Sentences saying why this cannot be built so; `role` is "generator" or "discriminator"."""
+        """Return sentences saying why this network cannot be built; `role` is "generator" or "discriminator"."""
         return []
 
     @staticmethod
     def capabilities(role: str, config: Any, shapes: Shapes) -> set[str]:
-        """What tricks may count on, such as "batch_norm"; seen by them as "generator_batch_norm"."""
+        """Return what tricks may rely on, such as "batch_norm". Tricks see it as "generator_batch_norm"."""
         return set()
 
     @staticmethod
     def maps(role: str, config: Any, shapes: Shapes) -> list[tuple[int, int]]:
-        """Height and width of the maps between blocks, the image first and the smallest last; without maps, none."""
+        """Return height and width of the maps between blocks, from the image to the smallest map; an empty list without
+        maps.
+        """
         return []
 
     @staticmethod
@@ -174,7 +171,7 @@ class Network:
         raise NotImplementedError
 
 
-# Layers whose own reset_parameters() is a constant: it draws nothing from the global generator.
+# Layers whose own reset_parameters() sets constants and draws nothing from the global generator.
 _CONSTANT_START = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
@@ -228,17 +225,17 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
 
 
 def _fan_in(layer: nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) -> float:
-    """How many weighted inputs meet in one output, on average where a transposed convolution strides."""
+    """Return the number of weighted inputs in one output; for a transposed convolution with a stride, the average."""
     weight = layer.weight
     if isinstance(layer, nn.Embedding):
-        return weight.shape[1]  # its products with the features are what is summed
+        return weight.shape[1]  # its products with the features are summed
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         return weight[:, 0].numel() / layer.groups / math.prod(layer.stride)
     return weight[0].numel()
 
 
 def mixes_samples(network: nn.Module) -> bool:
-    """Whether, in training, what the network says of one sample depends on the rest of its batch.
+    """Return whether, in training, the network's output for one sample depends on the rest of its batch.
 
     True for batch norm and for any module with an attribute `mixes_samples = True`.
     """

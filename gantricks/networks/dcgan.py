@@ -16,7 +16,7 @@ from gantricks.options import Options
 
 
 class _Layout(Options):
-    """What shapes either player."""
+    """Options of either player."""
 
     channels: Annotated[int, Field(ge=1, le=1024, description="feature maps of the block next to the images")] = 64
     depth: Annotated[
@@ -62,7 +62,7 @@ class DCGAN(Network):
     @staticmethod
     def capabilities(role: str, config: Any, shapes: Shapes) -> set[str]:
         able = {"convolutions"}
-        # D's first block has none, and there may be no other
+        # D's first block has no batch norm, and may be the only block
         blocks = len(halvings(shapes.sample[-2:], config.depth)) - 1 if len(shapes.sample) == 3 else 0
         if config.batch_norm and (role == "generator" or blocks > 1):
             able.add("batch_norm")
@@ -118,26 +118,30 @@ class DCGAN(Network):
 
 
 def _widths(config: _Layout, depth: int) -> list[int]:
-    """Feature maps of each block, the one next to the images first."""
+    """Return the feature maps of each block, the one next to the images first."""
     growth = 2 if config.width == "doubling" else 1
     return [config.channels * growth**d for d in range(depth)]
 
 
 def _padding(kernel: int, size: Size) -> Size:
-    """What makes stride 2 take a side n to ceil(n / 2): an even kernel needs one more where n is odd."""
+    """Return the padding with which stride 2 takes a side n to ceil(n / 2). An even kernel needs one more where n is
+    odd.
+    """
     height, width = ((kernel - 1 + side % 2) // 2 for side in size)
     return height, width
 
 
 def _halving(inner: int, outer: int, kernel: int, size: Size, bias: bool) -> nn.Conv2d:
-    """(B, inner, H, W) to (B, outer, ceil(H / 2), ceil(W / 2)), (H, W) = `size`."""
+    """Return a convolution (B, inner, H, W) to (B, outer, ceil(H / 2), ceil(W / 2)), (H, W) = `size`."""
     return nn.Conv2d(inner, outer, kernel, stride=2, padding=_padding(kernel, size), bias=bias)
 
 
 def _doubling(inner: int, outer: int, kernel: int, size: Size, target: Size, bias: bool) -> nn.ConvTranspose2d:
-    """(B, inner, *size) to (B, outer, *target): the adjoint of the halving of `target` to `size`."""
+    """Return a transposed convolution (B, inner, *size) to (B, outer, *target), the adjoint of the halving of `target`
+    to `size`.
+    """
     padding = _padding(kernel, target)
-    # what the plain formula (n - 1) · 2 - 2 · padding + kernel is short of
+    # the difference to the plain formula (n - 1) · 2 - 2 · padding + kernel
     height, width = (t - (2 * (s - 1) - 2 * p + kernel) for s, t, p in zip(size, target, padding, strict=True))
     return nn.ConvTranspose2d(
         inner, outer, kernel, stride=2, padding=padding, output_padding=(height, width), bias=bias
@@ -145,6 +149,6 @@ def _doubling(inner: int, outer: int, kernel: int, size: Size, target: Size, bia
 
 
 def _block(layers: dict[str, nn.Module], channels: int, norm: bool, activation: nn.Module) -> nn.Sequential:
-    """The layers given, batch norm where wanted, the activation."""
+    """Return a block of these layers, batch norm if wanted, and the activation."""
     norms: dict[str, nn.Module] = {"norm": nn.BatchNorm2d(channels)} if norm else {}
     return nn.Sequential(OrderedDict(layers | norms | {"activation": activation}))

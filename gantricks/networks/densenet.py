@@ -48,7 +48,7 @@ class DenseNet(Network):
     @staticmethod
     def capabilities(role: str, config: Any, shapes: Shapes) -> set[str]:
         able = {"convolutions"}
-        # the first block has none, and there may be no other
+        # the first block has no batch norm, and may be the only block
         blocks = len(halvings(shapes.sample[-2:], config.depth)) - 1 if len(shapes.sample) == 3 else 0
         if config.batch_norm and blocks > 1:
             able.add("batch_norm")
@@ -88,7 +88,9 @@ class DenseNet(Network):
 
 
 class Dense(nn.Sequential):
-    """(B, C, H, W) to (B, C + layers · growth, H, W): x and, after it, what each layer makes of all that precedes."""
+    """(B, C, H, W) to (B, C + layers · growth, H, W): the input, followed by each layer's maps, which are computed from
+    all maps before them.
+    """
 
     def __init__(self, channels: int, growth: int, layers: int, norm: bool) -> None:
         widths = [channels + number * growth for number in range(layers)]
@@ -108,7 +110,7 @@ class Dense(nn.Sequential):
 def _layer(
     inner: int, outer: int, kernel: int, norm: bool, pool: nn.Module | None = None
 ) -> OrderedDict[str, nn.Module]:
-    """Convolution, pooling where given, batch norm where wanted, ReLU."""
+    """Return convolution, pooling if given, batch norm if wanted, and ReLU."""
     layers = OrderedDict[str, nn.Module](conv=nn.Conv2d(inner, outer, kernel, padding=kernel // 2, bias=not norm))
     if pool is not None:
         layers["pool"] = pool

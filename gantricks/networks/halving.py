@@ -1,4 +1,4 @@
-"""What networks share that halve an image until little is left of it."""
+"""Sizes of maps in networks that halve an image several times."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Size = tuple[int, int]
 
 
 def halvings(image: Size, depth: int | None = None) -> list[Size]:
-    """The sizes that an image passes through, itself first: `depth` halvings that round up.
+    """Return the sizes of an image under `depth` halvings that round up, from its own size on.
 
-    Left out, the depth is the least, and no less than 1, that brings the smaller side to 5 or below.
+    By default the depth is the smallest, and at least 1, that brings the smaller side to 5 or below.
     """
     if depth is None:
         depth = next(d for d in count(1) if min(image) <= 5 * 2**d)
@@ -23,7 +23,9 @@ def halvings(image: Size, depth: int | None = None) -> list[Size]:
 
 
 def misfits(name: str, config: Any, shapes: Shapes) -> list[str]:
-    """Sentences saying why the network `name`, which halves images `config.depth` times, does not fit these data."""
+    """Return sentences saying why the network `name`, which halves images `config.depth` times, does not fit these
+    data.
+    """
     found = []
     if len(shapes.sample) != 3:
         found.append(
@@ -31,7 +33,7 @@ def misfits(name: str, config: Any, shapes: Shapes) -> list[str]:
         )
     else:
         height, width = shapes.sample[1:]
-        # ceil(side / 2^depth) ≥ 2: a map one pixel wide has nothing left to halve
+        # ceil(side / 2^depth) ≥ 2, because a map one pixel wide cannot be halved
         deepest = (min(height, width) - 1).bit_length() - 1
         if deepest < 1:
             found.append(f"{name} cannot halve images of {height}x{width}; each side needs 3 pixels or more")

@@ -22,11 +22,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
 }
-"""Activations that take each number by itself; "maxout" is the one that does not."""
+"""Elementwise activations. "maxout" is not elementwise."""
 
 
 class Maxout(nn.Module):
-    """The largest of each `pieces` numbers in a row, (B, A · pieces) to (B, A): Goodfellow et al. 2013, §3."""
+    """The maximum of each group of `pieces` consecutive numbers, (B, A · pieces) to (B, A): Goodfellow et al.
+    2013, §3.
+    """
 
     def __init__(self, pieces: int) -> None:
         super().__init__()
@@ -41,7 +43,7 @@ class Maxout(nn.Module):
 
 
 class _Layout(Options):
-    """What shapes either player."""
+    """Options of either player."""
 
     hidden: Annotated[
         tuple[Annotated[int, Field(ge=1, le=8192)], ...],
@@ -138,21 +140,21 @@ class MLP(Network):
 
 
 class FullRangeSigmoid(nn.Module):
-    """A sigmoid brought from [0, 1] to [-1, 1]: 2 σ(x) - 1 = tanh(x / 2), half as steep as tanh (any shape)."""
+    """A sigmoid scaled from [0, 1] to [-1, 1]: 2 σ(x) - 1 = tanh(x / 2), half as steep as tanh (any shape)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x / 2)
 
 
 class UnitRange(nn.Module):
-    """Numbers in [-1, 1] to [0, 1]: (x + 1) / 2 (any shape)."""
+    """Maps numbers in [-1, 1] to [0, 1]: (x + 1) / 2 (any shape)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x + 1) / 2
 
 
 def _blocks(inputs: int, config: _Layout, first_norm: bool) -> OrderedDict[str, nn.Module]:
-    """The hidden layers, (B, inputs) to (B, hidden[-1])."""
+    """Return the hidden layers, (B, inputs) to (B, hidden[-1])."""
     blocks = OrderedDict[str, nn.Module]()
     maxout = config.activation == "maxout"
     for number, (inner, outer) in enumerate(pairwise((inputs, *config.hidden))):

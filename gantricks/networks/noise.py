@@ -9,12 +9,12 @@ from gantricks.rng import Rng
 
 
 def add_noise(x: Tensor, sigma: float, rng: Rng) -> Tensor:
-    """Noisy activations: x + sigma · ε, ε ~ N(0, 1) afresh for every number (any shape)."""
+    """Return x + sigma · ε with fresh ε ~ N(0, 1) for every number (any shape)."""
     return torch.add(x, rng.normal(x.shape).to(x.dtype), alpha=sigma)
 
 
 class LayerNoise(nn.Module):
-    """`add_noise` in training, nothing in eval."""
+    """`add_noise` in training mode, the identity in eval mode."""
 
     def __init__(self, sigma: float, rng: Rng) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2
 
 
 class _Layout(Options):
-    """What shapes either player."""
+    """Options of either player."""
 
     channels: Annotated[int, Field(ge=1, le=1024, description="feature maps of the block next to the images")] = 64
     depth: Annotated[
@@ -66,7 +66,7 @@ class ResNet(Network):
     @staticmethod
     def capabilities(role: str, config: Any, shapes: Shapes) -> set[str]:
         able = {"convolutions"}
-        # D's first block has none, and there may be no other
+        # D's first block has no batch norm, and may be the only block
         blocks = len(halvings(shapes.sample[-2:], config.depth)) - 1 if len(shapes.sample) == 3 else 0
         if config.batch_norm and (role == "generator" or blocks > 1):
             able.add("batch_norm")
@@ -115,7 +115,7 @@ class ResNet(Network):
         blocks = OrderedDict[str, nn.Module]()
         for number, (inner, outer) in enumerate(pairwise(widths)):
             norm = config.batch_norm and number > 0
-            # averages may be taken after the sum as well as in each of its parts, as the paper does it
+            # averaging after the sum equals averaging in each summand, as the paper does it
             down = {"residual": _residual(inner, outer, norm), "pool": pooling(config.pool)}
             blocks[f"down{number + 1}"] = _block(down, outer, norm)
         blocks["flatten"] = nn.Flatten()
@@ -128,7 +128,7 @@ class ResNet(Network):
 
 
 class Residual(nn.Module):
-    """(B, C, H, W) to (B, C', H, W): what a branch makes of x, added to x itself or its `shortcut`, over √2."""
+    """(B, C, H, W) to (B, C', H, W): the sum of a branch and its input, or the `shortcut` of the input, over √2."""
 
     def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -140,18 +140,20 @@ class Residual(nn.Module):
 
 
 def pooling(kind: str) -> nn.Module:
-    """(B, C, H, W) to (B, C, ceil(H / 2), ceil(W / 2)); a window that sticks out counts only the pixels inside."""
+    """Return a pooling (B, C, H, W) to (B, C, ceil(H / 2), ceil(W / 2)). A window beyond the edge counts only the
+    pixels inside.
+    """
     return POOLS[kind](2, ceil_mode=True)
 
 
 def _widths(config: Any, depth: int) -> list[int]:
-    """Feature maps of each block, the one next to the images first."""
+    """Return the feature maps of each block, the one next to the images first."""
     growth = 2 if config.width == "doubling" else 1
     return [config.channels * growth**d for d in range(depth)]
 
 
 def _residual(inner: int, outer: int, norm: bool) -> Residual:
-    """The residual part of a block: (B, inner, H, W) to (B, outer, H, W)."""
+    """Return the residual part of a block: (B, inner, H, W) to (B, outer, H, W)."""
     branch = OrderedDict[str, nn.Module](conv1=nn.Conv2d(inner, outer, 3, padding=1, bias=not norm))
     if norm:
         branch["norm"] = nn.BatchNorm2d(outer)
@@ -162,6 +164,6 @@ def _residual(inner: int, outer: int, norm: bool) -> Residual:
 
 
 def _block(layers: dict[str, nn.Module], channels: int, norm: bool) -> nn.Sequential:
-    """The layers given, batch norm where wanted, ReLU."""
+    """Return a block of these layers, batch norm if wanted, and ReLU."""
     norms: dict[str, nn.Module] = {"norm": nn.BatchNorm2d(channels)} if norm else {}
     return nn.Sequential(OrderedDict(layers | norms | {"activation": nn.ReLU()}))

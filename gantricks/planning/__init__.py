@@ -1,1 +1,1 @@
-"""From a recipe to a plan: what its names mean, what cannot work together, where it computes."""
+"""From a recipe to a plan: finding what its names refer to, checking that it fits together, and choosing the device."""

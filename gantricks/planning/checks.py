@@ -1,4 +1,4 @@
-"""What is wrong with a recipe whose every key is right: all that can be known before a tensor exists."""
+"""Checks of a recipe whose keys are all valid: everything that can be known before a tensor exists."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gantricks.planning.recipe import Part, Recipe
 from gantricks.planning.recipe_files import Places
 from gantricks.trick import CAPABILITIES
 
-# ---------------------------------------------------------------- tricks among themselves
+# ---------------------------------------------------------------- checks of tricks
 
 
 def hooks_in_use(tricks: Iterable[PlannedTrick]) -> dict[str, tuple[str, ...]]:
-    """The names of the tricks on each hook, in order."""
+    """Return the names of the tricks on each hook, in recipe order."""
     on: dict[str, list[str]] = {hook: [] for hook in KINDS}
     for planned in tricks:
         for hook in hooks_of(type(planned.trick)):
@@ -28,7 +28,7 @@ def hooks_in_use(tricks: Iterable[PlannedTrick]) -> dict[str, tuple[str, ...]]:
 
 
 def of_tricks(tricks: Sequence[PlannedTrick], on: Mapping[str, Sequence[str]], places: Places) -> Iterator[Problem]:
-    """Tricks that break the contract, or that want to be the only one of their kind."""
+    """Yield a problem for each trick that breaks the contract, and for tricks that cannot share a hook or a part."""
     for planned in tricks:
         for problem in contract_problems(type(planned.trick)):
             yield Problem(f"the trick {planned.use!r} breaks the contract: {problem}", planned.place)
@@ -44,7 +44,7 @@ def of_tricks(tricks: Sequence[PlannedTrick], on: Mapping[str, Sequence[str]], p
 
 
 def conflicts(tricks: Sequence[PlannedTrick], places: Places, provided: Collection[str]) -> Iterator[Problem]:
-    """Tricks that do not go with another one, or with what the recipe provides."""
+    """Yield a problem for each trick that conflicts with another one, or with what the recipe provides."""
     reported = set()
     for planned in tricks:
         rest = [other for other in tricks if other is not planned]
@@ -58,7 +58,7 @@ def conflicts(tricks: Sequence[PlannedTrick], places: Places, provided: Collecti
 
 
 def cautions(tricks: Sequence[PlannedTrick], provided: Collection[str]) -> Iterator[str]:
-    """Sentences about tricks that go together, but not well."""
+    """Yield a sentence for each pair of tricks that work badly together."""
     for planned in tricks:
         others = _others([other for other in tricks if other is not planned], provided)
         for other, reason in planned.trick.cautions.items():
@@ -67,8 +67,10 @@ def cautions(tricks: Sequence[PlannedTrick], provided: Collection[str]) -> Itera
 
 
 def unknown_names(tricks: Sequence[PlannedTrick], known: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Names in a trick's `conflicts` or `cautions` that stand for nothing, each with the trick's: no trick, of those
-    that are `known` and those of the recipe, and no capability."""
+    """Yield each name in a trick's `conflicts` or `cautions` that refers to nothing, with the trick's own name.
+
+    It refers to nothing if it is neither a `known` trick, nor one of the recipe, nor a capability.
+    """
     meant = {*known, *CAPABILITIES}
     for planned in tricks:
         meant |= {*_names(planned), *planned.trick.provides}
@@ -81,12 +83,12 @@ def unknown_names(tricks: Sequence[PlannedTrick], known: Collection[str]) -> Ite
 
 
 def _names(planned: PlannedTrick) -> tuple[str, ...]:
-    """By what others can mean a trick."""
+    """Return the names by which other tricks can refer to this one."""
     return planned.use, planned.name, *planned.trick.needs
 
 
 def _others(rest: Iterable[PlannedTrick], provided: Collection[str]) -> set[str]:
-    # always at hand, so it says nothing of the recipe that it is provided
+    # "input_grad" is always provided, so a conflict with it means a trick that needs it
     return {name for other in rest for name in _names(other)} | (set(provided) - {"input_grad"})
 
 
@@ -99,11 +101,11 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-# ---------------------------------------------------------------- the parts and the data
+# ---------------------------------------------------------------- checks of networks and data
 
 
 def of_parts(facts: Facts, to_train: bool) -> Iterator[Problem]:
-    """Networks, tricks and metrics that cannot work with each other or with the data."""
+    """Yield problems of networks, tricks and metrics with each other and with the data."""
     yield from _networks(facts)
     yield from _batch_size(facts)
     yield from _single_samples(facts)
@@ -144,12 +146,16 @@ def _batch_size(facts: Facts) -> Iterator[Problem]:
 
 
 def _named_in(part: Part[DataKeys]) -> list[str]:
-    """The keys of [data] that decide how many samples there are, as far as that is known: all of the source's own."""
+    """Return the keys of [data] that decide the number of samples. Which of the source's keys do is unknown, so all are
+    named.
+    """
     return ["source", *type(part.options).model_fields]
 
 
 def _single_samples(facts: Facts) -> Iterator[Problem]:
-    """Batch norm over one vector has no statistics; over one image it has those of its pixels."""
+    """Yield a problem where batch norm meets batches of one vector, which have no statistics. A single image has those
+    of its pixels.
+    """
     if 1 not in facts.setting.batch_sizes:
         return
     places = facts.recipe.places
@@ -177,17 +183,19 @@ def _needs(facts: Facts) -> Iterator[Problem]:
             yield Problem(f"{planned.name} needs {need}", place, f"it is {meaning}")
 
 
-# ---------------------------------------------------------------- the machine
+# ---------------------------------------------------------------- checks of the machine
 
 
 def memory(facts: Facts, to_train: bool) -> Iterator[Problem]:
-    """What this machine cannot hold: Linux promises any amount of memory, and kills whoever uses it."""
+    """Yield a problem where this machine lacks the memory. Linux grants any amount at first, and later kills the
+    process.
+    """
     import torch
 
     from gantricks.planning.device import machine_memory
 
     recipe, held = facts.recipe, machine_memory()
-    # a GPU says by itself what does not fit; networks are made on the CPU first all the same
+    # a GPU reports its own errors, but networks are made on the CPU first in any case
     trains = to_train and (recipe.train.device == "cpu" or not torch.cuda.is_available())
     number, batch_size = 8 if recipe.train.precision == "fp64" else 4, recipe.data.keys.batch_size
     counts = parameters(recipe, facts.shapes)
@@ -210,6 +218,6 @@ def memory(facts: Facts, to_train: bool) -> Iterator[Problem]:
 
 
 def _copies(recipe: Recipe, role: str) -> int:
-    """How many numbers training holds for each weight: itself, its gradient and what the optimizer keeps."""
+    """Return how many numbers training holds for each weight: the weight, its gradient and the optimizer's state."""
     optimizer = getattr(recipe, role).keys.optimizer
     return 4 if optimizer.name != "sgd" else 3 if optimizer.momentum else 2

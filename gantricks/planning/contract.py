@@ -1,4 +1,4 @@
-"""What a trick class says of itself, held against the hooks that there are. Nothing here imports torch."""
+"""Checks a trick class against the hooks. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from gantricks.hooks import KINDS, HookSpecs
 
 
 def hooks_of(trick: type) -> list[str]:
-    """The names of the methods of a trick class that are marked with `@hookimpl`."""
+    """Return the names of the methods of a trick class that are marked with `@hookimpl`."""
     return [name for name in dir(trick) if hasattr(getattr(trick, name, None), "gantricks_impl")]
 
 
 def contract_problems(trick: type) -> Iterator[str]:
-    """Every way in which a trick class breaks the contract of `gantricks.hooks`, in sentences."""
+    """Yield a sentence for every way in which a trick class breaks the contract of `gantricks.hooks`."""
     for name in hooks_of(trick):
         if name not in KINDS:
             yield f"there is no hook {name!r}; {nearest(name, KINDS) or 'gantricks.hooks lists them'}"

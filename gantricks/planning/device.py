@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, precision, memory format."""
+"""The device, precision and threads of a run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from gantricks.errors import Problem, UserError
 
 @dataclass(frozen=True)
 class Placement:
-    """`dtype` is the type of parameters, losses and everything hooks see; `autocast` the type inside the networks;
-    `threads` how many of them the CPU's part is computed with.
+    """Where and how a run computes.
+
+    `dtype` is the type of parameters, losses and all tensors in hooks; `autocast` is the type inside the networks;
+    `threads` is the number of CPU threads.
     """
 
     device: torch.device
@@ -39,7 +41,7 @@ class Placement:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Meanwhile torch computes with `threads`."""
+        """Make torch compute with `threads` within this context."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -53,15 +55,15 @@ def place(
 ) -> Placement:
     """Resolve a recipe's `device` and `precision`.
 
-    A device "auto" is the first CUDA device when there is one. A precision "auto" is bf16 where the hardware computes
-    in it and both networks have `convolutions`: for small matrices the casts cost more than they save, and points a few
-    hundredths apart fall between the numbers that bf16 has near 1. fp32 on a GPU is multiplied in TF32. `threads`
-    follow from `multiply_adds`, the number of them in a network's pass over a batch, as far as it is known. Raises
-    UserError when the device is not there.
+    A device "auto" is the first CUDA device when there is one. A precision "auto" is bf16 where the hardware supports
+    it and both networks have `convolutions`. For small matrices the casts cost more than they save, and bf16 cannot
+    distinguish points a few hundredths apart near 1. fp32 on a GPU is multiplied in TF32. `threads` depends on
+    `multiply_adds`, the number of them in a network's pass over a batch, if it is known. Raises UserError when the
+    device does not exist.
     """
     chosen = _device(device, where)
     if chosen.type == "cuda":
-        # the same kernels in the same order at every run; without it resume is not bit-identical
+        # the same kernels in the same order in every run; otherwise resume would not be bit-identical
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     if precision == "auto":
@@ -78,16 +80,16 @@ def place(
 
 
 WORTH_THREADS = 1 << 25
-"""Multiplications in a pass from which on it is shared among threads: about a millisecond of one core."""
+"""The number of multiply-adds in a pass from which several threads share it: about a millisecond of one core."""
 
 
 def threads_for(multiply_adds: int | None) -> int:
-    """How many threads to compute with: as many as torch would use, but one for a pass of few `multiply_adds`.
+    """Return the number of threads to compute with: torch's default, but one for a pass of few `multiply_adds`.
 
-    A small step is thousands of kernels of a few microseconds, and threads have to meet after each: on idle cores that
-    gains little, and where one of the cores is at work for somebody else all threads wait for it. What the user has
-    said in OMP_NUM_THREADS is done. Otherwise it depends on the recipe and on the number of cores alone, so that a
-    recipe that is run twice on a machine gives the same numbers.
+    A small step consists of thousands of kernels of a few microseconds, and threads wait for each other after each. On
+    idle cores more threads gain little, and where a core is busy all threads wait for it. OMP_NUM_THREADS takes
+    precedence. Otherwise the number depends only on the recipe and the number of cores, so that running a recipe twice
+    on a machine gives the same numbers.
     """
     if multiply_adds is None or multiply_adds >= WORTH_THREADS or os.environ.get("OMP_NUM_THREADS"):
         return torch.get_num_threads()
@@ -95,13 +97,13 @@ def threads_for(multiply_adds: int | None) -> int:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that this process has held so far: of the GPU's memory, or of the machine's. None where the system
-    does not say.
+    """Return the largest number of bytes that this process has held: of the GPU's memory, or of the machine's. None
+    where the system does not report it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     status = Path("/proc/self/status")
-    if status.exists():  # what `getrusage` says on Linux includes the process that started this one
+    if status.exists():  # on Linux, `getrusage` includes the process that started this one
         peak = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), flags=re.MULTILINE)
         return int(peak[1]) * 1024 if peak else None
     try:
@@ -112,7 +114,9 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def machine_memory() -> int | None:
-    """How many bytes of memory this machine has, or the container that this process is in. None where nobody says."""
+    """Return the number of bytes of memory of this machine, or of the container of this process. None where it is
+    unknown.
+    """
     found = []
     with contextlib.suppress(AttributeError, OSError, ValueError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -123,7 +127,9 @@ def machine_memory() -> int | None:
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """How much was asked for in vain ("2.00 GiB", "" where that is not said), or None where `error` is another."""
+    """Return the amount in an out-of-memory error ("2.00 GiB", "" where it is not given), or None for any other
+    error.
+    """
     words = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in words:
         asked = re.search(r"to allocate ([\d.]+ \w+)", words)
@@ -154,7 +160,9 @@ def _device(device: str, where: str) -> torch.device:
 
 
 def resident_budget(device: torch.device) -> int:
-    """How many bytes of samples may live on the device; more is read from the memory map, a batch at a time."""
+    """Return the number of bytes of samples that may stay on the device. Larger data is read from the memory map in
+    batches.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free // 4

@@ -1,4 +1,4 @@
-"""The parts of a recipe, made, and what is known of them together before a tensor exists."""
+"""The instances of a recipe's parts, and facts about them that are known before a tensor exists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROLES = ("generator", "discriminator")
 
 @dataclass(frozen=True)
 class PlannedTrick:
-    """An instance of a trick in a recipe; `place` is where the recipe names it."""
+    """An instance of a trick in a recipe. `place` is the line or override that names it."""
 
     name: str
     use: str
@@ -33,7 +33,7 @@ class PlannedTrick:
 
 @dataclass(frozen=True)
 class PlannedMetric:
-    """An instance of a metric in a recipe; `place` is where the recipe names it."""
+    """An instance of a metric in a recipe. `place` is the line or override that names it."""
 
     name: str
     use: str
@@ -43,7 +43,7 @@ class PlannedMetric:
 
 @dataclass(frozen=True)
 class Facts:
-    """A recipe, its parts and what its data is like."""
+    """A recipe, the instances of its parts, and the description of its data."""
 
     recipe: Recipe
     source: Source
@@ -65,7 +65,7 @@ class Facts:
 
     @cached_property
     def provided(self) -> frozenset[str]:
-        """The capabilities that the recipe provides; tricks may need them."""
+        """The capabilities that the recipe provides to tricks."""
         provided = {"input_grad"}
         if not any("adversarial_loss" in hooks_of(type(planned.trick)) for planned in self.tricks):
             from gantricks.losses import NonSaturating
@@ -84,7 +84,7 @@ class Facts:
 
     @cached_property
     def evaluation(self) -> EvaluationFacts:
-        """What metrics can know of it."""
+        """The facts that metrics may use."""
         provided = set(self.provided)
         if not self.description.is_images:
             provided.add("vectors")
@@ -96,7 +96,7 @@ class Facts:
 
     @cached_property
     def setting(self) -> Setting:
-        """What tricks can know of it."""
+        """The facts that tricks may use."""
         recipe, description = self.recipe, self.description
         setting = Setting(
             shape=description.shape,
@@ -119,13 +119,13 @@ class Facts:
 
     def _maps(self, role: str) -> tuple[tuple[int, int], ...]:
         part = getattr(self.recipe, role)
-        # a network that does not fit the data is complained of elsewhere
+        # a network that does not fit the data is reported elsewhere
         fits = not part.found.cls.problems(role, part.options, self.shapes)
         return tuple(part.found.cls.maps(role, part.options, self.shapes)) if fits else ()
 
 
 def parameters(recipe: Recipe, shapes: Shapes) -> dict[str, int]:
-    """How many parameters each network has; nothing is allocated."""
+    """Return the number of parameters of each network. Nothing is allocated."""
     import torch
 
     from gantricks.networks.base import count_parameters
@@ -139,5 +139,5 @@ def parameters(recipe: Recipe, shapes: Shapes) -> dict[str, int]:
 
 
 def group(tricks: Collection[PlannedTrick]) -> int:
-    """How many samples D judges at once."""
+    """Return the number of samples that D judges at once."""
     return max((planned.trick.group for planned in tricks), default=1)

@@ -1,4 +1,4 @@
-"""The tables of a recipe and the keys in them that are the core's own. Nothing here imports torch."""
+"""The tables of a recipe and the core's own keys. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_STEPS = 1_000_000_000
 
 
 def _in_words(pattern: str, refusal: Callable[[str], str]) -> AfterValidator:
-    """A text of this form; of any other, `refusal` says what is wrong."""
+    """Return a validator for texts that match `pattern`. `refusal` returns the message for any other text."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -70,14 +70,14 @@ class Top(Options):
 
 
 class DataKeys(Options):
-    """`[data]`; further keys are the source's own."""
+    """`[data]`. The source's own keys stand in it too."""
 
     source: Annotated[str, Field(description="name of a data source")]
     batch_size: Annotated[int, Field(ge=1, le=65536, description="real samples per D step")] = 64
 
 
 class GeneratorKeys(Options):
-    """`[generator]`; further keys are the network's own."""
+    """`[generator]`. The network's own keys stand in it too."""
 
     network: Annotated[str, Field(description="name of a network")]
     latent_dim: Annotated[int, Field(ge=1, le=65536, description="dimension of z")] = 100
@@ -85,7 +85,7 @@ class GeneratorKeys(Options):
 
 
 class DiscriminatorKeys(Options):
-    """`[discriminator]`; further keys are the network's own."""
+    """`[discriminator]`. The network's own keys stand in it too."""
 
     network: Annotated[str, Field(description="name of a network")]
     optimizer: Annotated[Optimizer, Field(description="what trains D")] = Adam()
@@ -98,7 +98,9 @@ class TrainKeys(Options):
     schedule_steps: Annotated[
         int | None,
         Field(
-            ge=1, le=MOST_STEPS, description="steps that schedules run over, to rest then at their end; left out: all"
+            ge=1,
+            le=MOST_STEPS,
+            description="steps that schedules run over, before they stay at their end; left out: all",
         ),
     ] = None
     n_critic: Annotated[int, Field(ge=1, le=1000, description="D steps per G step")] = 1
@@ -125,12 +127,12 @@ class TrainKeys(Options):
 
     @property
     def length(self) -> int:
-        """Steps that schedules run over."""
+        """The number of steps that schedules run over."""
         return self.schedule_steps or self.steps
 
 
 class EvaluateKeys(Options):
-    """`[evaluate]`; every table in it is a metric."""
+    """`[evaluate]`. Every table in it is a metric."""
 
     samples: Annotated[
         int, Field(ge=1, le=10_000_000, description="generated samples per metric, unless it has a number of its own")
@@ -146,4 +148,4 @@ SECTIONS: dict[str, type[Options]] = {
 
 
 SELECTORS = {"data": "source", "generator": "network", "discriminator": "network"}
-"""Which key of a table says whose the further keys are."""
+"""The key of each table that says to which part its other keys belong."""

@@ -1,4 +1,4 @@
-"""The optimizers that a recipe can name, as options. Nothing here imports torch until one is built."""
+"""The optimizers that a recipe can name, as options. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="name")]
 
 
 def remembered(config: Any) -> int:
-    """How many numbers the optimizer that `config` describes remembers of each parameter."""
+    """Return how many numbers of state an optimizer with these options holds for each parameter."""
     return int(config.momentum > 0) if config.name == "sgd" else 2

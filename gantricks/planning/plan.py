@@ -1,4 +1,4 @@
-"""From a recipe to a plan: which trick acts on which hook, in which order, and everything that cannot work together."""
+"""From a recipe to a plan: which tricks act on which hook, in which order, and every conflict between parts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe whose tricks are known to fit together. `on` lists, for each hook in use, the tricks on it in order;
-    `facts` are what `metrics` can know of it.
+    """A recipe whose parts are known to fit together.
+
+    `on` lists the tricks on each hook in use, in order. `facts` are the facts that metrics may use.
     """
 
     recipe: Recipe
@@ -45,22 +46,22 @@ class Plan:
 
     @property
     def group(self) -> int:
-        """How many samples D judges at once."""
+        """The number of samples that D judges at once."""
         return group(self.tricks)
 
     def parameters(self) -> dict[str, int]:
-        """How many parameters each network has before any trick's surgery; nothing is allocated."""
+        """Return the number of parameters of each network before the tricks' surgery. Nothing is allocated."""
         return parameters(self.recipe, self.shapes)
 
     @property
     def multiply_adds(self) -> int | None:
-        """How many multiply–adds the larger network's pass over a batch takes: one for each weight and sample. None
-        with convolutions, which use a weight many times.
+        """Return the number of multiply-adds in the larger network's pass over a batch: one for each weight and sample.
+        None with convolutions, which use a weight many times.
         """
         return None if self.convolutions else max(self.parameters().values()) * self.recipe.data.keys.batch_size
 
     def any_trick(self, fact: str, value: str) -> bool:
-        """Whether any trick's `needs`, `provides` or `replaces` (`fact`) holds `value`."""
+        """Return whether any trick's `needs`, `provides` or `replaces` (`fact`) contains `value`."""
         return any(value in getattr(planned.trick, fact) for planned in self.tricks)
 
 
@@ -69,9 +70,9 @@ def make_plan(
 ) -> Plan:
     """Instantiate the recipe's tricks and metrics and check everything that can be known before a tensor exists.
 
-    A run that is only to be looked at (`to_train` is false) is not refused for a metric that nobody asks for. `trained`
-    describes the data that a run was trained on, in place of the source, which is not asked then. Raises UserError with
-    every problem found.
+    With `to_train` false, problems of metrics are ignored, since a run that is only sampled or measured may not use
+    them. `trained` describes the data that a run was trained on; with it, the source is not asked. Raises UserError
+    with every problem found.
     """
     places = recipe.places
     tricks = tuple(
@@ -106,7 +107,9 @@ def make_plan(
 
 
 def describe(source: Source, places: Places) -> Description:
-    """What the source says of its data. Raises UserError, with the key of the recipe that says where the data is."""
+    """Return the source's description of its data. Raises UserError, placed at the key of the recipe that says where
+    the data is.
+    """
     try:
         return source.describe()
     except UserError as error:
@@ -116,8 +119,10 @@ def describe(source: Source, places: Places) -> Description:
 
 
 def on_data(plan: Plan, description: Description) -> Plan:
-    """The plan of a run that is to be measured on this data. Raises UserError where samples or classes are not of the
-    form of those that the run was trained on."""
+    """Return the plan of a run that is measured on this data.
+
+    Raises UserError where samples or classes have another form than those that the run was trained on.
+    """
     trained, problems = plan.description, []
     where = plan.recipe.places.of("data", *plan.source.paths[:1])
     if description.shape != trained.shape:

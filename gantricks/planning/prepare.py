@@ -1,4 +1,4 @@
-"""From a recipe and a registry to what is going to be trained and where."""
+"""From a recipe and a registry to a plan and a device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def plan_recipe(
 ) -> tuple[Plan, Placement]:
     """Load a recipe and plan it.
 
-    Raises UserError with every problem: those of the keys, and those of what the right keys ask for.
+    Raises UserError with every problem: those of the keys, and those of the parts that the valid keys name.
     """
     try:
         return prepare(load_recipe(recipe, overrides, registry), registry)
@@ -41,8 +41,10 @@ def plan_recipe(
 def prepare(
     recipe: Recipe, registry: Registry, *, to_train: bool = True, trained: Description | None = None
 ) -> tuple[Plan, Placement]:
-    """The plan of a recipe and where it computes. `trained` describes the data that a run was trained on, where nothing
-    is to be opened. Raises UserError with the problems of both.
+    """Return the plan of a recipe and its placement.
+
+    `trained` describes the data that a run was trained on, where no data is to be opened. Raises UserError with the
+    problems of both.
     """
     problems = list(_unwritable(recipe)) if to_train else []
     plan = placement = None
@@ -66,7 +68,7 @@ def prepare(
 
 
 def _unwritable(recipe: Recipe) -> Iterator[Problem]:
-    """Paths that no recipe can hold, which is UTF-8."""
+    """Yield a problem for each path that is not UTF-8, which a recipe file cannot hold."""
     for key in getattr(recipe.data.found.cls, "paths", ()):
         path = str(Path(getattr(recipe.data.options, key)).absolute())
         if path != legible(path):
@@ -74,10 +76,10 @@ def _unwritable(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _foreign_names(plan: Plan, registry: Registry) -> Iterator[str]:
-    """What tricks of others say they do not go with, where nothing of that name is at hand."""
+    """Yield a warning for each unknown name in the conflicts and cautions of tricks that do not ship with gantricks."""
     others = [planned for planned in plan.tricks if planned.origin != "gantricks"]
     known = registry.names("tricks") if others else {}
     for trick, name in unknown_names(others, {*known, *(planned.name for planned in plan.tricks)}):
         advice = nearest(name, {*known, *CAPABILITIES})
-        told = f"{trick} names {name!r} among its conflicts and cautions, which is no known trick"
+        told = f"{trick} names {name!r} among its conflicts and cautions, which is not a known trick"
         yield f"{told}: {advice}" if advice else f"{told}; its package may not be installed"

@@ -1,4 +1,4 @@
-"""A validated recipe as data, and as the file that says the same."""
+"""A validated recipe as data, and its text as a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ K = TypeVar("K", bound=Options)
 
 @dataclass(frozen=True)
 class Part(Generic[K]):
-    """A section of a recipe: the core's keys, what it names, and that one's own options."""
+    """A section of a recipe: the core's keys, the class that it names, and the options of that class."""
 
     keys: K
     found: Found
@@ -28,7 +28,7 @@ class Part(Generic[K]):
 
 @dataclass(frozen=True)
 class TrickPart:
-    """A trick of a recipe. `name` is its instance's, `found.name` the trick's."""
+    """A trick of a recipe. `name` is the name of the instance, `found.name` that of the trick."""
 
     name: str
     found: Found
@@ -37,7 +37,7 @@ class TrickPart:
 
 @dataclass(frozen=True)
 class MetricPart:
-    """A metric of a recipe. `name` is its instance's, `found.name` the metric's."""
+    """A metric of a recipe. `name` is the name of the instance, `found.name` that of the metric."""
 
     name: str
     found: Found
@@ -46,7 +46,7 @@ class MetricPart:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A validated recipe; every default is filled in."""
+    """A validated recipe with all defaults filled in."""
 
     name: str
     seed: int
@@ -60,7 +60,7 @@ class Recipe:
     places: Places = field(default_factory=lambda: Places(), compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as plain data, in the order and shape of a recipe file; paths are absolute."""
+        """Return the recipe as plain data, in the order and shape of a recipe file. Paths are absolute."""
 
         def table(part: Part[Any]) -> dict[str, Any]:
             plain = _plain(part.keys) | _plain(part.options)
@@ -85,12 +85,12 @@ class Recipe:
         } | ({"tricks": instances(self.tricks)} if self.tricks else {})
 
     def as_toml(self) -> str:
-        """The recipe as a file that `load_recipe` reads back to an equal one."""
+        """Return the recipe as TOML, which `load_recipe` reads back to an equal recipe."""
         return tomli_w.dumps(self.as_dict())
 
 
 class RecipeError(UserError):
-    """A recipe with problems. `rest` is the recipe without the wrong keys, where there is enough left of it."""
+    """A recipe with problems. `rest` is the recipe without the wrong keys, or None where too little is left."""
 
     def __init__(self, problems: list[Problem], rest: Recipe | None) -> None:
         super().__init__(*problems)

@@ -1,4 +1,4 @@
-"""From recipe files and `KEY=VALUE` overrides to one table, and where each of its keys was written."""
+"""Reads recipe files and `KEY=VALUE` overrides into one table, and records the place of each key."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ KeyPath = tuple[str, ...]
 
 NAME_IT_ANEW = "rename the file or folder, or make a link to it whose name is UTF-8"
 LONGEST = 256 * 1024
-"""Bytes of a recipe and all that it extends; those that ship have a few thousand."""
+"""The largest size in bytes of a recipe with all that it extends. The shipped ones have a few thousand."""
 PARENTS = 32
-"""How many recipes may extend one another."""
+"""The largest number of recipes that extend one another."""
 
 _ENCODINGS = (
-    # the mark of UTF-32 begins with that of UTF-16
+    # UTF-32 first, because its byte order mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -36,7 +36,7 @@ _ENCODINGS = (
 
 
 class Places:
-    """Where each key came from: a line of a file, or an override."""
+    """The place of each key: a line of a file, or an override."""
 
     def __init__(self) -> None:
         self._of: dict[KeyPath, str] = {}
@@ -45,38 +45,39 @@ class Places:
         self.file = ""
 
     def copy(self) -> Places:
-        """The same places, to which overrides can be added."""
+        """Return a copy, to which overrides can be added."""
         other = Places()
         other._of, other._given, other._texts = dict(self._of), dict(self._given), dict(self._texts)
         other.file = self.file
         return other
 
     def add_file(self, label: str, text: str, table: Mapping[str, Any]) -> None:
-        """Take down the lines of a recipe whose keys go over those that are known so far."""
+        """Record the lines of a recipe. Its keys replace those that are recorded already."""
         lines = key_lines(text)
         self.file = label
         for path in _paths(table):
             self._of[path] = f"{label}:{line_of(lines, path)}"
 
     def add_override(self, path: KeyPath, value: Any, label: str, text: str) -> None:
-        """Take down an override, and the `text` that was written for its value."""
+        """Record an override, and the `text` of its value."""
         for below in [path, *((*path, *rest) for rest in _paths(value))]:
             self._of[below] = self._given[below] = label
         self._texts[path] = text
         for table in (path[:depth] for depth in range(1, len(path))):
-            if self._of.setdefault(table, label) == label:  # a table that no file has is where its first key was set
+            if self._of.setdefault(table, label) == label:  # a table that no file has gets the place of its first key
                 self._given[table] = label
 
     def of(self, *path: str) -> str:
-        """The place of this key, or of its nearest parent."""
+        """Return the place of this key, or of its nearest parent."""
         while path and path not in self._of:
             path = path[:-1]
         return self._of.get(path, self.file)
 
     def of_any(self, *paths: KeyPath) -> str:
-        """The place of an error that several keys share: of the first that an override gave, else of the first.
+        """Return the place of an error that several keys share: that of the first key that an override gave, else of
+        the first key.
 
-        A recipe that ships is right by itself, so that an error in it comes from an override, if there are any.
+        A shipped recipe is valid by itself, so that an error in it comes from an override, if there are any.
         """
         if given := [self._given[path] for path in paths if path in self._given]:
             return given[0]
@@ -88,18 +89,22 @@ class Places:
         return labels[0] if len(labels) == 1 else near[-1] if near else place
 
     def about(self, sentence: str, *tables: KeyPath) -> str:
-        """The place of the key that `sentence` speaks of: of the first of `tables`, or of any that an override gave."""
+        """Return the place of the key that `sentence` mentions: in the first of `tables`, or in any if an override gave
+        it.
+        """
         words = set(re.findall(r"[A-Za-z_]\w*", sentence))
         own = [path for path in self._of if path[:-1] == tables[0] and path[-1] in words]
         elsewhere = [path for path in self._given if len(path) > 1 and path[-1] in words]
         return self.of_any(*own, *tables, *elsewhere)
 
     def text_of(self, *path: str) -> str | None:
-        """What an override has for this key as it was written, or None where a file has it."""
+        """Return the text of an override's value for this key, or None where the key comes from a file."""
         return self._texts.get(path)
 
     def to_set(self, value: str, *path: str) -> str:
-        """How to give this key a value: where it was given, or by an override where no file of the user's has it."""
+        """Return how to give this key a value: in the file that has it, or with an override where the user's files do
+        not have it.
+        """
         place = self.of(*path)
         if path in self._given or not place or _ships(place):
             return f"--set {'.'.join(path)}={value}"
@@ -108,10 +113,10 @@ class Places:
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe that was read with those that it extends, before overrides are laid on it and before it is validated.
+    """A recipe that was read with those that it extends, without overrides and not validated.
 
-    It is read once, and `under` makes of it whatever is wanted. `name`: how it was asked for; `places`: the lines of
-    its keys.
+    It is read once, and `under` applies overrides to it. `name` is the name or path it was read by; `places` are the
+    lines of its keys.
     """
 
     name: str
@@ -119,10 +124,10 @@ class RecipeFile:
     places: Places
 
     def under(self, overrides: Iterable[str]) -> Read:
-        """The recipe under `overrides`, `KEY=VALUE` strings.
+        """Return the recipe with `overrides`, `KEY=VALUE` strings.
 
-        They are gathered before they are laid on the recipe, so that their order matters only where two give one key:
-        the last wins.
+        They are merged before they are applied to the recipe. So their order matters only where two set the same key:
+        the last one wins.
         """
         places = self.places.copy()
         overlay, problems = _overlay(overrides, places)
@@ -131,8 +136,8 @@ class RecipeFile:
 
 @dataclass(frozen=True)
 class Read:
-    """A recipe under overrides, not validated: its `table`, the `places` of its keys, and the `problems` of overrides
-    that were left out.
+    """A recipe with overrides, not validated: its `table`, the `places` of its keys, and the `problems` of invalid
+    overrides.
     """
 
     table: dict[str, Any]
@@ -141,7 +146,7 @@ class Read:
 
 
 def read_recipe(recipe: str | Path) -> RecipeFile:
-    """The recipe of this file, or the shipped recipe of that name. Raises UserError where a file cannot be read."""
+    """Read a recipe file, or the shipped recipe of that name. Raises UserError where a file cannot be read."""
     places = Places()
     table: dict[str, Any] = {}
     for path, text, raw in reversed(_family(find_recipe(recipe))):
@@ -151,7 +156,7 @@ def read_recipe(recipe: str | Path) -> RecipeFile:
 
 
 def find_recipe(recipe: str | Path) -> Path:
-    """The file that `recipe` names: a path, or the name of a shipped recipe with or without `.toml`."""
+    """Return the file for `recipe`: a path, or the name of a shipped recipe with or without `.toml`."""
     path = Path(recipe)
     if path.is_file():
         return path
@@ -186,7 +191,7 @@ def _ships(place: str) -> bool:
 
 
 def _family(path: Path) -> list[tuple[Path, str, dict[str, Any]]]:
-    """A recipe, the one that it extends, and so on: each with its text and its table."""
+    """Return a recipe, the one that it extends, and so on, each with its text and its table."""
     family: list[tuple[Path, str, dict[str, Any]]] = []
     seen: set[Path] = set()
     room = LONGEST
@@ -225,7 +230,7 @@ def _find_parent(parent: str, path: Path) -> Path:
 
 
 def _text(path: Path, room: int) -> str:
-    """The text of a file, in any encoding that it declares, with line feeds at the ends of lines."""
+    """Return the text of a file, in any encoding that it declares, with line feeds as line ends."""
     try:
         with path.open("rb") as file:
             raw = file.read(room + 1)
@@ -243,7 +248,7 @@ def _text(path: Path, room: int) -> str:
         what, hint = f"it is not {name} text", "save it as UTF-8"
         raise UserError(Problem(what, f"{path}:{line}" if name == "UTF-8" else str(path), hint)) from error
     if "\0" in text[:100]:
-        # UTF-16 without its mark: every second byte of plain text is 0
+        # this may be UTF-16 without a byte order mark, in which every second byte of plain text is 0
         raise UserError(Problem("it is not UTF-8 text: it holds NUL characters", str(path), "save it as UTF-8"))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -254,19 +259,19 @@ def _table(text: str, path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise UserError(_toml_problem(text, path, str(error))) from error
     except RecursionError as error:
-        raise UserError(Problem("no TOML that can be read: it is nested too deep", where=str(path))) from error
+        raise UserError(Problem("not readable as TOML: it is nested too deep", where=str(path))) from error
     except ValueError as error:
         long = re.search(r"\d[\d_]{4000,}", text)
         where = f"{path}:{text.count(chr(10), 0, long.start()) + 1}" if long else str(path)
         what = "a whole number of thousands of digits" if long else str(error)
-        raise UserError(Problem(f"no TOML that can be read: {what}", where=where)) from error
+        raise UserError(Problem(f"not readable as TOML: {what}", where=where)) from error
     if _depth(table) > DEEPEST:
         raise UserError(Problem(f"tables stand in each other more than {DEEPEST} deep", where=str(path)))
     return table
 
 
 def _depth(table: Mapping[str, Any]) -> int:
-    """How deep tables stand in each other, as far as it matters."""
+    """Return how deep tables are nested, up to the largest depth that is allowed."""
     depth, level = 0, [table]
     while level and depth <= DEEPEST:
         depth += 1
@@ -275,7 +280,7 @@ def _depth(table: Mapping[str, Any]) -> int:
 
 
 def _toml_problem(text: str, path: Path, error: str) -> Problem:
-    """What stops tomllib, with the key that it does not name."""
+    """Return the problem for an error of tomllib, with the key that tomllib does not name."""
     found = re.search(r"\(at line (\d+), column (\d+)\)", error)
     lines = text.split("\n")
     line = int(found[1]) if found else len(lines)
@@ -293,7 +298,9 @@ def _toml_problem(text: str, path: Path, error: str) -> Problem:
 
 
 def _given_twice(text: str) -> tuple[int, str, str] | None:
-    """The line, what is wrong, and the hint, where the last statement of `text` gives what an earlier one has given."""
+    """Return the line, the mistake and the hint where the last statement of `text` repeats an earlier one, else
+    None.
+    """
     try:
         *earlier, last = statements(text)
     except (AssertionError, IndexError, ValueError):
@@ -317,13 +324,13 @@ def _given_twice(text: str) -> tuple[int, str, str] | None:
 
 
 def _value(written: str) -> Any:
-    """What stands after the = of an override: a TOML value, or else a text."""
+    """Return the value of an override: TOML if it is valid, otherwise a text."""
     try:
         table = tomllib.loads(f"value = {written}")
     except (ValueError, RecursionError):
         return written.strip()
     value = table["value"]
-    # a second line would be a second key, and no option is a date
+    # a line break could add a second key, and no option is a date
     is_value = len(table) == 1 and not isinstance(value, datetime.date | datetime.time)
     return value if is_value else written.strip()
 
@@ -343,7 +350,7 @@ def _lay(overlay: dict[str, Any], keys: KeyPath, value: Any) -> None:
 
 
 def _paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
-    """The path of every table and every key in a table that is not nested too deep."""
+    """Yield the path of every table and every key in a table that is not nested too deeply."""
     if isinstance(value, Mapping) and len(path) <= DEEPEST:
         for key, entry in value.items():
             yield (*path, key)
@@ -354,7 +361,7 @@ def _paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def _overlay(overrides: Iterable[str], places: Places) -> tuple[dict[str, Any], list[Problem]]:
-    """What all overrides say together, later over earlier, and the problems of those that say nothing."""
+    """Return the merged overrides, later over earlier, and the problems of invalid ones."""
     overlay: dict[str, Any] = {}
     problems: list[Problem] = []
     for override in overrides:
@@ -378,8 +385,10 @@ def _overlay(overrides: Iterable[str], places: Places) -> tuple[dict[str, Any], 
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath = ()) -> dict[str, Any]:
-    """Lay `over` on `base`, table by table. Naming another source, network, optimizer, trick or metric starts its
-    own options afresh, since those of the former one mean nothing to it.
+    """Merge `over` into `base`, table by table.
+
+    Where another source, network, optimizer, trick or metric is named, its options start afresh: those of the former
+    one do not apply.
     """
     merged = dict(base)
     selector = _selector(path)
@@ -400,7 +409,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath = ()) ->
 
 
 def _switched(path: KeyPath, value: Any) -> Any:
-    """A trick or a metric that is on or off in a word."""
+    """Return the value for a trick or a metric that is switched on or off with one word."""
     instance = len(path) == 2 and path[0] in ("tricks", "evaluate")
     if not instance or (path[0] == "evaluate" and path[1] in EvaluateKeys.model_fields):
         return value

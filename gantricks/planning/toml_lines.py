@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands. `tomllib` reads the values; error messages need the lines."""
+"""Finds the line of each key in a TOML text, for error messages. `tomllib` reads the values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _KEY_PART = re.compile(r'\s*("(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|[A-Za-z0-9_-]+)\s*
 
 
 class Statement(NamedTuple):
-    """A table's header, or a key with its value: the path of what it is about, whole and as it is written here, and
-    its line, counted from 1.
+    """A table's header, or a key with its value.
+
+    `path` is the full path, `written` the path in this statement's text, and `line` its line, counted from 1.
     """
 
     path: Path
@@ -24,7 +25,9 @@ class Statement(NamedTuple):
 
 
 def statements(text: str) -> Iterator[Statement]:
-    """Every statement of a valid TOML `text`, in order. Keys inside inline tables and arrays are no statements."""
+    """Yield every statement of a valid TOML `text`, in order. Keys inside inline tables and arrays are not
+    statements.
+    """
     table: Path = ()
     at = counted = 0
     line = 1
@@ -50,8 +53,8 @@ def statements(text: str) -> Iterator[Statement]:
 def key_lines(text: str) -> dict[Path, int]:
     """Map the path of every table and every key of a valid TOML `text` to its line, counted from 1.
 
-    A table without a header of its own begins with the first one within it. Keys inside inline tables and arrays
-    are not listed; they stand in the statement of their nearest listed parent.
+    A table without a header begins with the first table within it. Keys inside inline tables and arrays are not listed;
+    they belong to the statement of their nearest listed parent.
     """
     lines: dict[Path, int] = {}
     for path, written, line, is_table in statements(text):
@@ -62,7 +65,7 @@ def key_lines(text: str) -> dict[Path, int]:
 
 
 def line_of(lines: dict[Path, int], path: Path) -> int | None:
-    """The line of `path`, or of its nearest parent that is listed."""
+    """Return the line of `path`, or of its nearest parent that is listed."""
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path)

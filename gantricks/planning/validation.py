@@ -1,4 +1,4 @@
-"""From the table of a recipe to a `Recipe`: every mistake is reported with its file and line, all of them at once."""
+"""From the table of a recipe to a `Recipe`. All mistakes are reported together, each with its file and line."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ KeyPath = tuple[str, ...]
 K = TypeVar("K", bound=Options)
 
 LISTED = 20
-"""How many unknown names of one table are told one by one."""
+"""The number of unknown names in one table that are reported one by one."""
 
 
 INSTANCES = 100
-"""How many tricks, and how many metrics, a recipe may have."""
+"""The largest number of tricks, and of metrics, in a recipe."""
 
 
 class _Validation:
@@ -66,9 +66,9 @@ class _Validation:
             self._leave_out(path)
         self.all_found = True
         self.models: dict[KeyPath, type[Options]] = {}
-        """What the keys of each table are read as, as far as that is known."""
+        """The model of each table's keys, as far as it is known."""
         self.misspelt: list[tuple[int, KeyPath, str]] = []
-        """Unknown keys: which problem they are, and the advice that their own table gives."""
+        """Unknown keys: the index of their problem, and the hint from their own table."""
 
     def recipe(self) -> Recipe:
         tables = (*SECTIONS, "tricks", "evaluate")
@@ -98,7 +98,7 @@ class _Validation:
         self.problems.append(Problem(f"{dotted}: {what}" if dotted else what, place or self.places.of(*path), hint))
 
     def _leave_out(self, path: KeyPath) -> None:
-        """Take a key out of the recipe, or the list that it is in, and leave the caller's table as it is."""
+        """Remove a key, or the list that contains it, from the recipe. The caller's table is not changed."""
         table = self.raw
         for key in path[:-1]:
             inner = table.get(key)
@@ -138,7 +138,7 @@ class _Validation:
         keys = self._options(model, core, (section,))
         name = self._text(table.get(selector), section, selector)
         if not isinstance(name, str):
-            return None  # its absence is among the problems of the core keys
+            return None  # the missing key is reported with the core keys
         found = self._find("data" if section == "data" else "networks", name, (section, selector))
         config = found and self._config_of(section, found)
         if not found or not config:
@@ -149,7 +149,7 @@ class _Validation:
         return Part(keys, found, options) if keys and options is not None else None
 
     def _homes(self, found: Found, options: Options, section: str) -> bool:
-        """Whether every path that begins with ~ names a home folder that there is."""
+        """Return whether every path that begins with ~ names an existing home folder."""
         known = True
         for key in getattr(found.cls, "paths", ()):
             try:
@@ -178,7 +178,7 @@ class _Validation:
         return evaluate, tuple(MetricPart(*parts) for parts in self._instances("metrics", "evaluate"))
 
     def _instances(self, kind: str, section: str = "tricks") -> Iterator[tuple[str, Found, Options]]:
-        """The name of each table of `section`, what it is an instance of, and its options."""
+        """Yield the name of each table of `section`, the class that it is an instance of, and its options."""
         if section not in self.raw:
             return
         table = self._table(section)
@@ -223,7 +223,7 @@ class _Validation:
             return None
 
     def _text(self, value: Any, *path: str) -> Any:
-        """A value whose key is a text: what an override has for it is taken as it is written."""
+        """Return the value of a key that takes a text: the written text where it comes from an override."""
         written = self.places.text_of(*path)
         return value if isinstance(value, str) or value is None or written is None else written
 
@@ -243,13 +243,15 @@ class _Validation:
                 self._report((*path, *keys), what, hint, "" if keys or not path else self.places.about(what, path))
         if unknown > LISTED:
             self._report(path, f"and {unknown - LISTED:,} more unknown keys")
-        # without the wrong keys, the rest can still be looked at for further problems
+        # without the wrong keys, the rest can still be checked for further problems
         wrong = {keys[0] for keys, _, _ in errors if keys}
         rest = {key: value for key, value in table.items() if key not in wrong}
         return validated(model, rest) if wrong and not any(check_options(model, rest)) else None
 
     def _with_texts(self, model: type[Options], table: dict[str, Any], path: KeyPath) -> dict[str, Any]:
-        """The table with the written text of each override whose key is a text, whatever TOML makes of it."""
+        """Return the table with the written text of each override whose key takes a text, whatever value TOML
+        gives it.
+        """
         written = {key: text for key in table if (text := self.places.text_of(*path, key)) is not None}
         if not any(not isinstance(table[key], str) for key in written):
             return table
@@ -257,12 +259,14 @@ class _Validation:
         return {key: written[key] if key in written and (key,) in wanted else value for key, value in table.items()}
 
 
-# ---------------------------------------------------------------- advice on names that stand in the wrong table
+# ---------------------------------------------------------------- hints on keys in the wrong table
 
 
 def _advised(problem: Problem, path: KeyPath, advice: str, elsewhere: Mapping[str, Sequence[str]]) -> Problem:
-    """The problem of an unknown key at `path`, which may have been meant in another table. `advice` is that of its own
-    table, `elsewhere` the full names of every key that this recipe could have."""
+    """Return the problem of an unknown key at `path` with a hint, since the key may belong to another table.
+
+    `advice` is the hint from its own table. `elsewhere` maps every key that this recipe could have to its full names.
+    """
     exact = [dotted for dotted in elsewhere.get(path[-1], ()) if dotted != ".".join(path)]
     if not exact and not advice.startswith("did you mean"):
         exact = [*elsewhere.get(closest(path[-1][:100], elsewhere) or "", ())]
@@ -270,8 +274,9 @@ def _advised(problem: Problem, path: KeyPath, advice: str, elsewhere: Mapping[st
 
 
 def _known_keys(models: Mapping[KeyPath, type[Options]], registry: Registry) -> dict[str, list[str]]:
-    """Every key that a recipe with these models could have below its top, with its full names; tricks and metrics are
-    such."""
+    """Return every key that a recipe with these models could have below its top level, with its full names. Tricks and
+    metrics are included.
+    """
     found: dict[str, list[str]] = {}
 
     def add(model: type[Any], path: KeyPath, depth: int = 0) -> None:
@@ -295,7 +300,7 @@ def _known_keys(models: Mapping[KeyPath, type[Options]], registry: Registry) -> 
 
 
 def _is_instance(name: str, value: Any) -> bool:
-    """Whether a key of [evaluate] names a metric: its value is a table, or switches one off."""
+    """Return whether a key of [evaluate] names a metric: its value is a table, or switches one off."""
     return name not in EvaluateKeys.model_fields and (isinstance(value, Mapping) or value == "off")
 
 
@@ -304,13 +309,13 @@ def load_recipe(
 ) -> Recipe:
     """Read, merge and validate a recipe.
 
-    `recipe` is a file, the name of a shipped recipe, or what `read_recipe` has read of either. `overrides` are
-    `KEY=VALUE` strings as for `--set`. Raises UserError with every problem found.
+    `recipe` is a file, the name of a shipped recipe, or the result of `read_recipe`. `overrides` are `KEY=VALUE`
+    strings as for `--set`. Raises UserError with every problem found.
     """
     read = (recipe if isinstance(recipe, RecipeFile) else read_recipe(recipe)).under(overrides)
     return _Validation(read.table, registry or Registry(), read.places, read.problems).recipe()
 
 
 def validate_recipe(raw: Mapping[str, Any], registry: Registry, places: Places | None = None) -> Recipe:
-    """Validate plain data against the core's keys and the options of everything it names."""
+    """Validate plain data against the core's keys and the options of every part that it names."""
     return _Validation(raw, registry, places or Places()).recipe()

@@ -1,4 +1,4 @@
-"""One page about one run, or about several side by side. Reads what runs have written, without torch."""
+"""An HTML page about one run, or about several side by side, from the files of the runs. It needs no torch."""
 
 from gantricks.report.page import page
 from gantricks.report.records import Record, read_run

@@ -1,4 +1,6 @@
-"""Curves as SVG that stands in a page: colours and type are the page's, so that it can be read on white and on dark."""
+"""Charts of curves as SVG in a page. They use the page's colours and fonts, so that they are readable on white and on
+dark.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from gantricks.report.records import Curve
 WIDTH, HEIGHT = 460, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 30
 _POINTS = 600
-"""More than these are not seen apart: of neighbours the lowest and the highest are kept."""
+"""The largest number of points in a curve. Of more, only the lowest and the highest of neighbours are kept."""
 
 
 def chart(title: str, curves: Sequence[tuple[str, int, Curve]]) -> str:
-    """One picture of several curves: (name, number of its colour, points). What is not finite is a gap."""
+    """Return a chart of several curves: (name, number of its colour, points). Non-finite values are gaps."""
     points = [(step, value) for _, _, curve in curves for step, value in curve if value is not None]
     if not points:
         return ""
@@ -70,13 +72,13 @@ def _thinned(curve: Curve) -> Curve:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, the first at or below `low`, the last at or above `high`."""
-    # of a span that floats hardly resolve, ticks would fall together
+    """Return round numbers, the first at or below `low`, the last at or above `high`."""
+    # ticks would coincide on a span that floats hardly resolve
     span = max(high - low, 1e-12 * abs(high), 1e-12 * abs(low), 1e-300) if high > low else abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 4 >= span * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [number * step for number in range(first, max(last, first + 1) + 1)]
+    spacing = next(factor * power for factor in (1, 2, 5, 10) if factor * power * 4 >= span * (1 - 1e-9))
+    first, last = math.floor(low / spacing + 1e-9), math.ceil(high / spacing - 1e-9)
+    return [number * spacing for number in range(first, max(last, first + 1) + 1)]
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The page: self-contained HTML, nothing loaded from anywhere, no scripts."""
+"""The page: self-contained HTML that loads nothing and has no scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gantricks.report.records import Curve, Record, differing
 from gantricks.runs.manifest import Manifest
 
 COLOURS = 8
-"""How many curves of one chart have colours of their own; after them the first comes again."""
+"""The number of colours for the curves of one chart. Further curves repeat them."""
 
 GROUPS = {
     "Losses": {"D": "loss/d", "G": "loss/g"},
@@ -22,11 +22,11 @@ GROUPS = {
     "Norms of gradients": {"D": "gradient_norm/d", "G": "gradient_norm/g"},
     "Learning rates": {"D": "learning_rate/d", "G": "learning_rate/g"},
 }
-"""Scalars that one chart shows together, where there is one run."""
+"""Scalars that share a chart on the page of a single run."""
 
 
 def page(records: Sequence[Record]) -> str:
-    """The page about these runs: what they are, how they differ, what they made, how they went."""
+    """Return the page about these runs: facts, differences, samples, evaluations and curves."""
     title = " · ".join(dict.fromkeys(record.recipe.name or record.folder.name for record in records))
     body = [_heading(records, title), _differences(list(records)), _pictures(records), _evaluations(records)]
     body += [_curves(records), _recipes(records), _environments(records)]
@@ -83,7 +83,7 @@ def _pictures(records: Sequence[Record]) -> str:
 
 
 def _evaluations(records: Sequence[Record]) -> str:
-    """A row per figure, a column per run, and what real samples score against real ones."""
+    """Return a table with a row per figure and a column per run, with the figures of real samples."""
     rows: dict[str, list[str]] = {}
     floors: dict[str, str] = {}
     for number, record in enumerate(records):
@@ -125,7 +125,9 @@ def _curves(records: Sequence[Record]) -> str:
 
 
 def _charts(records: Sequence[Record]) -> Iterator[tuple[str, list[tuple[str, int, Curve]]]]:
-    """Title and curves of every chart: of one run what belongs together, of several runs the same scalar of each."""
+    """Yield title and curves of every chart: for one run the groups of scalars, for several runs the same scalar of
+    each.
+    """
     names = dict.fromkeys(name for record in records for name in record.curves)
     if len(records) == 1:
         curves, grouped = records[0].curves, set()

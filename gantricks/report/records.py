@@ -1,4 +1,4 @@
-"""What a run has written down, read back for a page about it."""
+"""Reads the files of a run for a page about it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from gantricks.runs.manifest import Manifest, read_manifest
 M = TypeVar("M", bound=BaseModel)
 
 Curve = list[tuple[int, float | None]]
-"""(step, value); None where the value was not finite."""
+"""Points (step, value). The value is None where it was not finite."""
 
 LARGEST = 1e300
-"""Values from here on are as good as infinite: no axis reaches from one to another."""
+"""Values from here on count as infinite, because no axis could hold them."""
 
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-"""What a Windows shell writes in front of a text, by the encoding that it writes."""
+"""The byte order marks that a Windows shell writes at the start of a text, by encoding."""
 
 
 class _File(BaseModel):
-    """A file of a run, or a part of one, as far as the page reads it; what else is in it is let be."""
+    """A file of a run, or a part of one. Further keys are ignored."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
 
 class Figure(_File):
-    """One number of a metric, None where it is not finite, and the same for real samples."""
+    """One figure of a metric, None where it is not finite, and the same figure of real samples."""
 
     value: float | None
     better: str
@@ -44,20 +44,20 @@ class Figure(_File):
 
 
 class Measured(_File):
-    """One metric's figures."""
+    """The figures of one metric."""
 
     metric: str
     figures: dict[str, Figure]
 
 
 class Evaluation(_File):
-    """What `gantricks evaluate RUN --json` prints."""
+    """The output of `gantricks evaluate RUN --json`."""
 
     metrics: list[Measured] = []
 
 
 class _Line(_File):
-    """A line of metrics.jsonl: a step, and every other key a scalar."""
+    """A line of metrics.jsonl: a step; every other key is a scalar."""
 
     __pydantic_extra__: dict[str, float | None] = Field(init=False)
 
@@ -73,7 +73,7 @@ class _Train(_File):
 
 
 class RecipeFacts(_File):
-    """Those keys of a recipe that the page says in its own words."""
+    """The keys of a recipe that the page describes in words."""
 
     name: str | None = None
     seed: int = 0
@@ -84,9 +84,11 @@ class RecipeFacts(_File):
 
 @dataclass(frozen=True)
 class Record:
-    """A run's folder as data. `recipe` is the resolved one, `text` its file and `settings` its keys in dotted form;
-    `curves` are the scalars of metrics.jsonl by name, `picture` is the last one of its samples and the step it was
-    drawn at, `evaluation` what `gantricks evaluate RUN --json > RUN/evaluation.json` has left there.
+    """A run's folder as data.
+
+    `recipe` is the resolved one, `text` its file and `settings` its keys in dotted form. `curves` are the scalars of
+    metrics.jsonl by name. `picture` is the last picture of samples with its step. `evaluation` is the content of
+    RUN/evaluation.json, the output of `gantricks evaluate RUN --json`.
     """
 
     folder: Path
@@ -100,12 +102,12 @@ class Record:
 
     @property
     def steps(self) -> int:
-        """How far the run is, as far as it has said."""
+        """The last step that the run has logged."""
         return max((curve[-1][0] for curve in self.curves.values() if curve), default=0)
 
 
 def read_run(folder: Path) -> Record:
-    """Read a run's folder. Raises UserError when it is none, or when a file in it is damaged."""
+    """Read a run's folder. Raises UserError when it is not a run, or when a file in it is damaged."""
     path = require_run(folder)
     text = _text(path)
     try:
@@ -115,8 +117,8 @@ def read_run(folder: Path) -> Record:
         raise UserError(Problem(f"not valid TOML: {error}", str(path))) from error
     except ValidationError as error:
         raise UserError(Problem(f"the file is damaged: {first_error(error)}", str(path))) from error
-    except (ValueError, RecursionError) as error:  # numbers and tables that nothing can show
-        raise UserError(Problem(f"no TOML that can be read: {error}", str(path))) from error
+    except (ValueError, RecursionError) as error:  # numbers and tables that are too large to show
+        raise UserError(Problem(f"not readable as TOML: {error}", str(path))) from error
     return Record(
         folder,
         recipe,
@@ -130,7 +132,7 @@ def read_run(folder: Path) -> Record:
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A recipe's keys, dotted, with their values as they are written in TOML."""
+    """Return a recipe's keys, dotted, with their values in TOML."""
     found: dict[str, str] = {}
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
@@ -141,9 +143,9 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def differing(records: list[Record]) -> dict[str, list[str | None]]:
-    """The keys in which recipes differ, each with its value in every one; None where one does not have it.
+    """Return the keys in which recipes differ, with the value in each recipe, or None where a recipe lacks the key.
 
-    Names and seeds of runs are among them, and a trick that has no keys is there under its own name.
+    Names and seeds of runs are included, and a trick without keys appears under its own name.
     """
     tables = [record.settings for record in records]
     keys = dict.fromkeys(key for table in tables for key in table)
@@ -152,7 +154,7 @@ def differing(records: list[Record]) -> dict[str, list[str | None]]:
 
 
 def _text(path: Path) -> str:
-    """The text of a file. Raises UserError when it is none."""
+    """Return the text of a file. Raises UserError when it is not text."""
     content = path.read_bytes()
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     try:
@@ -177,7 +179,7 @@ def _curves(path: Path) -> dict[str, Curve]:
     if not path.exists():
         return curves
     text = _text(path)
-    whole = text[: text.rfind("\n") + 1]  # a run that is at work, or was killed, has not written its last line yet
+    whole = text[: text.rfind("\n") + 1]  # the last line of a running or killed run may be incomplete
     for number, text in enumerate(whole.splitlines(), 1):
         try:
             line = _Line.model_validate_json(text)
@@ -191,7 +193,7 @@ def _curves(path: Path) -> dict[str, Curve]:
 
 
 def _last_picture(folder: Path) -> tuple[int, bytes] | None:
-    # a step has no more digits than this, and Python reads no more than some thousands
+    # a step never has 20 digits, and Python refuses to read thousands of digits
     there = (path for path in folder.glob("*.png") if path.stem.isdecimal() and len(path.stem) < 20 and path.is_file())
     found = sorted((int(path.stem), path) for path in there)
     return (found[-1][0], found[-1][1].read_bytes()) if found else None

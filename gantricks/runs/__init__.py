@@ -1,1 +1,1 @@
-"""Runs: the loop around the step and what it leaves on the disk."""
+"""Runs: the loop around the step, and the files that it writes."""

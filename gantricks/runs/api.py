@@ -1,4 +1,4 @@
-"""Training, resuming and sampling: what a program or the command line asks for."""
+"""Training, resuming and sampling, for programs and for the command line."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def train(
     plugins: Sequence[str | Path] = (),
     reporter: Reporter | None = None,
 ) -> Result:
-    """Train a recipe in a new folder, `runs/<name>` unless `run_dir` says otherwise.
+    """Train a recipe in a new folder: `runs/<name>`, or `run_dir` where it is given.
 
-    `overrides` are `KEY=VALUE` strings, `plugins` files that hold one trick each. Raises UserError with everything
+    `overrides` are `KEY=VALUE` strings; `plugins` are files that hold one trick each. Raises UserError with everything
     that is wrong with the recipe, the data, the device or the folder.
     """
     reporter = reporter or Reporter()
@@ -51,7 +51,7 @@ def train(
     reporter.planned(plan, placement)
     run, made = folders.new_run(Path(run_dir) if run_dir else None, plan.recipe.name)
     if not made:
-        _may_begin(run)  # before a lock is left there
+        _may_begin(run)  # before a lock file is made there
     with signals.heard() as ending, folders.locked(run, TRAINING, reporter.warn):
         try:
             left = _may_begin(run)
@@ -81,9 +81,10 @@ def resume(
     """Continue a run from its newest checkpoint, or from the one at `step`; from the beginning when it has none.
 
     The result is bit-identical to a run that was never stopped, on the same machine, torch version, device and number
-    of threads. `steps` lengthens the run, or ends it earlier: schedules run over as many steps as before, and rest at
-    their end. `overrides` are `KEY=VALUE` strings that say where the data is now. Both are written into the run's
-    recipe. Raises UserError when the folder is not a run, when its recipe was edited, or the checkpoint is damaged.
+    of threads. `steps` makes the run longer or shorter. Schedules still run over as many steps as before and then keep
+    their last value. `overrides` are `KEY=VALUE` strings that say where the data is now. Both are written into the
+    run's recipe. Raises UserError when the folder is not a run, when its recipe was edited, or the checkpoint is
+    damaged.
     """
     reporter = reporter or Reporter()
     opened = open_run(Path(run), plugins)
@@ -124,7 +125,8 @@ def resume(
             checkpoint.set_aside_after(folder, done)
         if not (folder / REFERENCE).exists():
             keep_reference(folder, dataset)
-        # first the recipe: until the manifest follows, the run has the same schedules and data as before
+        # the recipe first: if the process is killed before the manifest is written, schedules and data are still the
+        # same
         _rewrite(folder, found, recipe)
         given = [*overrides, *([f"train.steps={steps}"] if steps is not None else [])]
         session = {"set": given} if given else {}
@@ -144,7 +146,7 @@ def sample(
     device: str = "cpu",
     plugins: Sequence[str | Path] = (),
 ) -> Image:
-    """A picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`."""
+    """Return a picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`."""
     game = load_game(run, step=step, device=device, plugins=plugins)
     return picture(game, count, seed)
 
@@ -152,16 +154,19 @@ def sample(
 def load_game(
     run: str | Path, *, step: int | None = None, device: str = "cpu", plugins: Sequence[str | Path] = ()
 ) -> Game:
-    """The game of a run at its newest checkpoint, or the one at `step`; nothing is written, and no data is opened.
+    """Return the game of a run at its newest checkpoint, or at the one at `step`. Nothing is written, and no data is
+    opened.
 
-    Raises UserError when the folder is not a run, or its checkpoint is damaged or not there.
+    Raises UserError when the folder is not a run, or its checkpoint is damaged or missing.
     """
     return open_run(Path(run), plugins).view(device).game(step)
 
 
 def _may_begin(run: Path) -> list[Path]:
-    """What an earlier attempt has left in the folder of a run that is to begin. Raises UserError where there is a run
-    to be continued, or anything that is not a run's."""
+    """Return the files that an earlier attempt has left in the folder of a new run.
+
+    Raises UserError where the folder holds a run that can be continued, or files that are not a run's.
+    """
     if checkpoint.checkpoints(run):
         raise UserError(
             Problem(
@@ -174,20 +179,20 @@ def _may_begin(run: Path) -> list[Path]:
 
 
 def _with_all_kept(recipe: Recipe) -> Recipe:
-    """The recipe of a run that was begun when all checkpoints were kept keeps them."""
+    """Set `keep` to "all" for a run that began when all checkpoints were kept."""
     if "keep" in recipe.train.model_fields_set:
         return recipe
     return replace(recipe, train=recipe.train.model_copy(update={"keep": "all"}))
 
 
 def _same_form(plan: Plan, trained: Description | None) -> None:
-    """Raises UserError where the samples are not of the shape of those that the run was begun with."""
+    """Raise UserError where the samples have another shape than those that the run began with."""
     if trained and trained.shape != plan.description.shape:
         on_data(replace(plan, description=replace(plan.description, shape=trained.shape)), plan.description)
 
 
 def _rewrite(run: Path, former: Recipe, recipe: Recipe) -> None:
-    """Write the run's recipe anew where it has changed. One that the user has written in is kept beside it."""
+    """Write the run's recipe anew where it has changed. A file that the user has edited is kept beside it."""
     if recipe.as_dict() == former.as_dict():
         return
     path = run / RECIPE

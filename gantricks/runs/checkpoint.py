@@ -1,4 +1,4 @@
-"""Checkpoints of a run: what they hold, writing them beside the training, and which of them are kept."""
+"""Checkpoints of a run: their contents, writing them in the background, and removing old ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Few = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Numbers(BaseModel):
-    """The host numbers that belong to a state."""
+    """The host numbers of a state."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -36,8 +36,11 @@ class Numbers(BaseModel):
 
 
 class State(Sealed, Numbers):
-    """What a checkpoint of a run says. `run` is the run's own id; `phase` is there where a fault has stopped the run at
-    the step after `step`, `kept` where there is a state to come back to, `state_from_step` where it was come back to.
+    """The contents of a checkpoint's `state.json`.
+
+    `run` is the run's id. `phase` is set where a non-finite value has stopped the run in the step after `step`. `kept`
+    holds the numbers of a snapshot, if there is one. `state_from_step` is the step of the snapshot that was restored,
+    if one was.
     """
 
     images_seen: Count
@@ -50,12 +53,12 @@ class State(Sealed, Numbers):
     def _earlier_states_are_earlier(self) -> State:
         for earlier in (self.kept.step if self.kept else None, self.state_from_step):
             if earlier is not None and earlier > self.step:
-                raise PydanticCustomError("later", "a state of a later step is kept in it")
+                raise PydanticCustomError("later", "it holds a snapshot of a later step")
         return self
 
 
 REPLACED = r"[0-9]{6,18}\.replaced(-[0-9]+)?"
-"""Names of checkpoints that are no longer the run's own."""
+"""The names of checkpoints that no longer belong to the run."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -63,10 +66,10 @@ def checkpoint_name(step: int) -> str:
 
 
 class Writer:
-    """Writes checkpoints in a thread of its own, so that training stands still for a copy in memory and no longer.
+    """Writes checkpoints in a thread, so that training waits only for a copy in memory.
 
-    One is written at a time: the next waits for the one before it. Whoever leaves the `with` statement finds the last
-    one on the disk. What goes wrong while writing is raised by the next call, or on leaving.
+    One checkpoint is written at a time: the next waits for the one before it. When the `with` statement ends, the last
+    one is on the disk. An error while writing is raised by the next call, or at the end of the `with` statement.
     """
 
     def __init__(self) -> None:
@@ -81,8 +84,11 @@ class Writer:
         first: Callable[[], None] | None = None,
         then: Callable[[], None] | None = None,
     ) -> None:
-        """`store.save` of the state as it is now, after `first`, which flushes what a checkpoint promises beside
-        itself. `then` follows when the checkpoint is whole and on the disk."""
+        """Copy the present state and write it as `store.save` does.
+
+        `first` is called before that; it flushes the files that the checkpoint relies on. `then` is called when the
+        whole checkpoint is on the disk.
+        """
         self.wait()
         copies = {
             name: {key: value.detach().to("cpu", copy=True) for key, value in group.items()}
@@ -99,12 +105,12 @@ class Writer:
         self._pending = self._thread.submit(write)
 
     def check(self) -> None:
-        """Raise what went wrong, without waiting for what is still being written."""
+        """Raise the error of an earlier save, if there was one, without waiting for a save that is still running."""
         if self._pending and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """The last checkpoint is on the disk. Raises what went wrong."""
+        """Wait until the last checkpoint is on the disk. Raises the error of a save, if there was one."""
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
@@ -114,15 +120,15 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._thread.shutdown()
-        if error is None:  # else it is what the user should hear of
+        if error is None:  # otherwise that error is the one to report
             self.wait()
 
 
 def load(folder: Path, run: str | None = None) -> tuple[Tensors, dict[str, Any]]:
-    """Read a checkpoint of a run back: (tensors by group, counters). `run` is the run's id, where it has one.
+    """Read a checkpoint of a run: (tensors by group, counters). `run` is the run's id, if it has one.
 
-    Raises UserError naming every file that is missing or whose bytes are not those that were written, and where the
-    checkpoint is not that of this run and of the step that its folder is named for.
+    Raises UserError naming every file that is missing or whose bytes have changed, and where the checkpoint belongs to
+    another run or to another step than its folder's name says.
     """
     advice = _advice(folder)
     state = store.read_facts(folder, State, advice)
@@ -141,12 +147,12 @@ def load(folder: Path, run: str | None = None) -> tuple[Tensors, dict[str, Any]]
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The counters of a checkpoint. Raises UserError when `state.json` is missing or damaged."""
+    """Return the counters of a checkpoint. Raises UserError when `state.json` is missing or damaged."""
     return store.read_facts(folder, State, _advice(folder)).model_dump(exclude_unset=True)
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
-    """The checkpoints of a run by step, oldest first; unfinished ones are passed over."""
+    """Return the checkpoints of a run by step, oldest first, without unfinished ones."""
     found = {
         int(path.name): path
         for path in (run / "checkpoints").glob("*")
@@ -156,16 +162,19 @@ def checkpoints(run: Path) -> dict[int, Path]:
 
 
 def set_aside_after(run: Path, step: int) -> None:
-    """Rename the checkpoints of `run` later than `step`: the run goes on from there, and they are no longer its own."""
+    """Rename the checkpoints of `run` later than `step`. The run continues from `step`, and they no longer belong to
+    it.
+    """
     for later, folder in checkpoints(run).items():
         if later > step:
             set_aside(folder)
 
 
 def keep_newest(run: Path, count: int) -> None:
-    """Remove all checkpoints of `run` but the newest `count`, and of those that have been set aside all but the `count`
-    that were written last: whoever goes back to an earlier step again and again fills no disk. One that cannot be
-    removed stays.
+    """Remove all but the newest `count` checkpoints of `run`.
+
+    Of those that were set aside, the `count` that were written last stay, so that going back again and again does not
+    fill the disk. A checkpoint that cannot be removed stays.
     """
     replaced = [path for path in (run / "checkpoints").glob("*.replaced*") if re.fullmatch(REPLACED, path.name)]
     for folder in [*list(checkpoints(run).values())[:-count], *sorted(replaced, key=_written)[:-count]]:

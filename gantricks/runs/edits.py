@@ -1,4 +1,4 @@
-"""What may change in a run's recipe between two of its sessions, and what may not. Nothing here imports torch."""
+"""Which keys of a run's recipe may change between two of its sessions. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gantricks.runs.folder import MANIFEST
 
 
 def edits(recipe: Recipe, begun: Mapping[str, Any], registry: Registry, run: Path) -> list[Problem]:
-    """Every key in which `recipe`, the one that stands in `run`, trains something else than `begun`, the resolved one
-    that the run was begun with.
+    """Return a problem for every key whose change makes the run train something else.
 
-    Where the data is may change, and how long the run is, as long as its schedules run over the same steps. Raises
-    UserError where `begun` is no recipe.
+    `recipe` is the recipe in `run` now, `begun` the resolved one that the run began with. The place of the data may
+    change, and so may the length of the run, as long as its schedules run over the same steps. Raises UserError where
+    `begun` is not a recipe.
     """
     places = Places()
     places.file = str(run / MANIFEST)
     before = validate_recipe(begun, registry, places)
-    # what schedules run over, under the name that the user knows it by
+    # the number of steps of the schedules, under the key that the user has written
     length = "schedule_steps" if before.train.schedule_steps or recipe.train.schedule_steps else "steps"
     then, now = _compared(before, length), _compared(recipe, length)
     problems = []
@@ -44,7 +44,7 @@ def edits(recipe: Recipe, begun: Mapping[str, Any], registry: Registry, run: Pat
 
 
 def lengthened(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe with so many steps, and schedules that run over as many as before."""
+    """Return the recipe with this number of steps, and schedules over as many steps as before."""
     keys: dict[str, Any] = recipe.train.model_dump(mode="json", exclude_none=True) | {"steps": steps}
     keys |= {"schedule_steps": recipe.train.length}
     if recipe.train.length == steps:
@@ -55,7 +55,10 @@ def lengthened(recipe: Recipe, steps: int) -> Recipe:
 
 
 def not_places(overrides: Collection[str], paths: Collection[str]) -> Iterator[Problem]:
-    """Overrides of a run to be resumed that say more than where its data is; `paths`: the source's options that do."""
+    """Yield a problem for each override of a resumed run that changes more than the place of its data.
+
+    `paths` are the options of the source that say where the data is.
+    """
     allowed = [f"data.{key}" for key in paths]
     for override in overrides:
         key = override.partition("=")[0].strip()
@@ -63,12 +66,12 @@ def not_places(overrides: Collection[str], paths: Collection[str]) -> Iterator[P
             hint = f"{allowed[0]} can be set" if allowed else "this source has no such key"
             if key in ("train.steps", "train.device"):
                 hint = f"say it with --{key.partition('.')[2]}"
-            what = "a run goes on as it was begun: only where its data is can be set"
+            what = "a run cannot be changed when it is resumed: only the place of its data can be set"
             yield Problem(what, f"--set {override}", hint)
 
 
 def _compared(recipe: Recipe, length: str) -> dict[str, Any]:
-    """The keys that a run's numbers depend on, dotted, with their values."""
+    """Return the keys that a run's numbers depend on, dotted, with their values."""
     table = recipe.as_dict()
     for key in getattr(recipe.data.found.cls, "paths", ()):
         table["data"].pop(key, None)

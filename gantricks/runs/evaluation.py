@@ -1,4 +1,4 @@
-"""Evaluating a run: its recipe's metrics, or others, on one of its checkpoints. Nothing is written into the run."""
+"""Evaluates a checkpoint of a run with its recipe's metrics, or with others. Nothing is written into the run."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ DEFAULTS: tuple[tuple[set[str], str, dict[str, Any]], ...] = (
     ({"images", "classes"}, "kernel_distance", {"extractor": "classifier"}),
     ({"held_out", "class_logits"}, "held_out_error", {}),
 )
-"""What a recipe must have for each metric that is measured without being named, and that metric's options."""
+"""For each metric that is measured by default: what the recipe must have for it, and the metric's options."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What one metric found.
+    """The result of one metric.
 
-    `metric` is the name of the instance, `use` that of the metric. `better` says by figure which direction is; its
-    first is the main figure. `floor` holds the same figures for real samples, None where they have no meaning or were
-    not asked for. `seconds` is how long both took, `step` that of the checkpoint.
+    `metric` is the name of the instance, `use` that of the metric. `better` gives the better direction of each figure;
+    the first figure is the main one. `floor` holds the same figures for real samples, None where they have no meaning
+    or were not asked for. `seconds` is the time that both took, `step` the step of the checkpoint.
     """
 
     metric: str
@@ -61,13 +61,13 @@ def evaluate(
     progress: Progress = silent,
     warn: Callable[[str], None] = lambda sentence: None,
 ) -> list[Evaluated]:
-    """Measure a run at its newest checkpoint, or the one at `step`.
+    """Measure a run at its newest checkpoint, or at the one at `step`.
 
-    `metrics` name instances of the recipe, or any metric at its defaults; without them, all of the recipe's are
-    measured, and where it has none, those that suit its data. `samples` goes over the recipe's number, and `overrides`,
-    `KEY=VALUE` strings, over its keys in [evaluate] and in [data], as long as samples and classes keep their form. The
-    same arguments give the same figures. `warn` is told what stops nothing. Raises UserError with everything that
-    stands in the way, before anything is generated.
+    `metrics` name instances of the recipe, or any metric at its defaults. Without them, all metrics of the recipe are
+    measured, and where it has none, those that suit its data. `samples` replaces the recipe's number. `overrides`,
+    `KEY=VALUE` strings, replace its keys in [evaluate] and in [data], as long as samples and classes keep their form.
+    The same arguments give the same figures. `warn` is called with sentences about problems that do not stop the
+    evaluation. Raises UserError with every problem that does, before anything is generated.
     """
     ours = [override for override in overrides if override.startswith(("evaluate.", "data."))]
     what = (
@@ -95,13 +95,13 @@ def evaluate(
     game = replace(view, plan=plan).game(step, dataset)
     if changed := view.other_data(dataset, plan.description):
         warn(changed)
-    # one for all: what is computed of it once need not be computed again by another metric
+    # one subject for all metrics, so that they share what is computed from it
     subject = GameSubject(game, plan.facts.samples, seed, progress, dataset)
     return [_evaluated(planned, subject, floor, game.finished) for planned in chosen]
 
 
 def default_metrics(plan: Plan, registry: Registry) -> list[PlannedMetric]:
-    """Those metrics that suit the data, where a recipe names none."""
+    """Return the metrics that suit the data of a recipe that names none."""
     return [
         _at(registry.load("metrics", name), options, "the metrics that suit the data")
         for needs, name, options in DEFAULTS
@@ -110,7 +110,7 @@ def default_metrics(plan: Plan, registry: Registry) -> list[PlannedMetric]:
 
 
 def _chosen(plan: Plan, registry: Registry, names: Sequence[str], warn: Callable[[str], None]) -> list[PlannedMetric]:
-    """The metrics to measure. Raises UserError with what stands in the way of those that were asked for, or of all."""
+    """Return the metrics to measure. Raises UserError where one that was asked for cannot be measured, or none can."""
     problems: list[Problem] = []
     asked_for = list(_named(plan, registry, names, problems)) if names else list(plan.metrics)
     chosen = asked_for or ([] if problems else default_metrics(plan, registry))
@@ -126,7 +126,7 @@ def _chosen(plan: Plan, registry: Registry, names: Sequence[str], warn: Callable
         problems.append(Problem(what, plan.recipe.places.file, f"name one with --metric: {known}"))
     if problems and (asked_for or not measurable):
         raise UserError(*problems)
-    for problem in problems:  # nobody asked for these: the others are worth having
+    for problem in problems:  # these are defaults: one that cannot be measured does not stop the others
         warn(f"left out, {problem.what}")
     return measurable
 

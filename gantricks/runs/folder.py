@@ -1,4 +1,4 @@
-"""Folders that a process works in: the lock, a name for a new run, and what an earlier attempt has left there."""
+"""Folders of runs and studies: the lock, the name of a new run, and the files that an earlier attempt has left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _INSIDE = {
     "checkpoints": r"\d{6,}(\.replaced(-\d+)?)?",
     "fault": r"\d{6,}(\.replaced(-\d+)?)?",
 }
-"""A run's own folders, and the names of what a run leaves in them."""
+"""The subfolders of a run, and a pattern for the names in each."""
 
 _RECIPES = r"recipe\.toml(\.replaced(-\d+)?)?"
 _FILES = "|".join(
@@ -36,13 +36,13 @@ _FILES = "|".join(
     ]
 )
 _WRITTEN = (_RECIPES, r"reference\.safetensors", r"manifest\.json", r"metrics(\.jsonl)?", r"result\.json")
-"""What is written in a run's folder by whoever holds its lock."""
+"""Files that the holder of the lock writes in a run's folder."""
 
 _TOLERATED = ("*.out", "*.log", "lost+found")
-"""What queues write, and what a file system has of its own."""
+"""Files that batch queues and file systems write."""
 
 _ELSEWHERE = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
-"""How a system says that another process has the lock; anything else says that it cannot lock."""
+"""The errors by which a system says that another process holds the lock. Any other error means that it cannot lock."""
 
 
 # ---------------------------------------------------------------- the lock
@@ -52,12 +52,12 @@ _ELSEWHERE = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 def locked(
     folder: Path, work: str, warn: Callable[[str], None] = lambda sentence: None, patience: float = 0.0
 ) -> Iterator[tuple[int, ...]]:
-    """One process at a time; the lock goes with the process, however it ends.
+    """Hold the lock of a folder. It is released when the process ends, however it ends.
 
-    `work` is the end of "another process is …", `patience` how many seconds to wait for it. The file `.lock` is made,
-    never written to. Yields the descriptors that hold the lock, for processes that are to inherit it; none, after
-    `warn` is told, where the file system cannot lock. Raises UserError when another process has the lock, and where
-    the folder cannot be written or `.lock` is no file of its own.
+    `work` completes the sentence "another process is …". `patience` is the number of seconds to wait for the lock. The
+    file `.lock` is created and never written to. Yields the file descriptors that hold the lock, for child processes to
+    inherit. Where the file system cannot lock, `warn` is called and there are none. Raises UserError when another
+    process holds the lock, and where the folder cannot be written or `.lock` is not a regular file of its own.
     """
     until = time.monotonic() + patience
     path = folder / LOCK
@@ -65,7 +65,7 @@ def locked(
         descriptor = _open_lock(path)
         try:
             _lock(descriptor)
-            # whoever gives a folder back removes the lock, which may have been open here already
+            # the former holder may have removed the folder and its lock after this process had opened the lock
             if os.fstat(descriptor).st_ino == path.lstat().st_ino:
                 break
         except FileNotFoundError:
@@ -96,19 +96,19 @@ def _lock(descriptor: int) -> None:
     try:
         import fcntl
     except ImportError as error:
-        raise OSError(errno.ENOSYS, "this system has none such") from error
+        raise OSError(errno.ENOSYS, "this system has no locks") from error
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _open_lock(path: Path) -> int:
-    """The file, which may be the user's own: nothing is written to it."""
+    """Open the lock file. Nothing is written to it, because it may be a file of the user's."""
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         if path.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
-        except PermissionError:  # that of another user, which can be locked all the same
+        except PermissionError:  # a file of another user can be locked all the same
             descriptor = os.open(path, os.O_RDONLY | flags)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
@@ -116,15 +116,15 @@ def _open_lock(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
             raise UserError(Problem(f"the folder cannot be written: {error.strerror}", str(path.parent))) from error
-    what = "a link" if path.is_symlink() else "no regular file"
-    raise UserError(Problem(f"it is {what}, and the folder's lock is a file of its own", str(path), "remove it"))
+    what = "a link" if path.is_symlink() else "not a regular file"
+    raise UserError(Problem(f"it is {what}, and the lock of the folder must be a regular file", str(path), "remove it"))
 
 
 # ---------------------------------------------------------------- a run's folder
 
 
 def require_run(folder: Path) -> Path:
-    """The recipe of the run in a folder. Raises UserError where there is no run."""
+    """Return the recipe file of the run in a folder. Raises UserError where there is no run."""
     path = folder / RECIPE
     if not path.is_file():
         what = f"the folder is not a run: it has no {RECIPE}" if folder.is_dir() else "there is no such folder"
@@ -134,8 +134,11 @@ def require_run(folder: Path) -> Path:
 
 
 def new_run(wanted: Path | None, name: str) -> tuple[Path, bool]:
-    """A folder for a new run, and whether it was made: `wanted`, or the first free one in `runs/` for a run of this
-    name. Raises UserError where it cannot be."""
+    """Return a folder for a new run, and whether it was created.
+
+    It is `wanted`, or the first free name in `runs/` for a run of this name. Raises UserError where the folder cannot
+    be used.
+    """
     try:
         if wanted is None:
             Path("runs").mkdir(exist_ok=True)
@@ -148,7 +151,7 @@ def new_run(wanted: Path | None, name: str) -> tuple[Path, bool]:
             wanted.mkdir(parents=True)
             return wanted, True
         if not wanted.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(wanted))
+            raise NotADirectoryError(errno.ENOTDIR, "it is not a folder", str(wanted))
         return wanted, False
     except OSError as error:
         raise UserError(
@@ -161,7 +164,7 @@ def new_run(wanted: Path | None, name: str) -> tuple[Path, bool]:
 
 
 def give_back(run: Path) -> None:
-    """Remove the folder that was made for a run which did not come about, unless it holds something."""
+    """Remove the folder that was created for a run that did not start, unless it holds something."""
     with contextlib.suppress(OSError):
         if [path.name for path in run.iterdir()] == [LOCK]:
             (run / LOCK).unlink()
@@ -169,9 +172,10 @@ def give_back(run: Path) -> None:
 
 
 def sweep(run: Path) -> None:
-    """Remove what killed processes have left half written in a run's folder. For whoever holds its lock.
+    """Remove the half-written files that killed processes have left in a run's folder. The caller must hold its lock.
 
-    Raises UserError when one of the run's own folders is none: a run writes inside of its folder alone.
+    Raises UserError when one of the run's subfolders is not a folder of its own, since a run writes only inside its
+    folder.
     """
     problems = []
     for name, pattern in _INSIDE.items():
@@ -191,21 +195,21 @@ def sweep(run: Path) -> None:
 
 
 def leavings(run: Path) -> list[Path]:
-    """What an attempt that has no checkpoint has left in a folder where a run is to begin.
+    """Return the files that an attempt without a checkpoint has left in the folder of a new run.
 
-    Raises UserError when there is anything else: it is the user's, or another program's.
+    Raises UserError when there is any other file: it belongs to the user or to another program.
     """
     entries = sorted(path for path in run.iterdir() if not _is_tolerated(path))
-    # a recipe alone is what a run leaves that is killed before its first step; the user's own do not look like it
+    # a run that is killed before its first step leaves only a recipe; a recipe that a user wrote looks different
     begun = (run / MANIFEST).is_file() or _is_resolved(run / RECIPE)
-    # a run that is killed when it has just set all of it aside leaves nothing else
+    # a run that is killed just after it has set everything aside leaves nothing else
     ours = [path for path in entries if (_is_of_a_run(path) if begun else _is_set_aside(path))]
     others = [path.name for path in entries if path not in ours]
     if others:
         named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
         raise UserError(
             Problem(
-                f"the folder holds what no run of gantricks has left there: {named}",
+                f"the folder holds files that no run of gantricks has written: {named}",
                 f"--run-dir {run}",
                 "name another folder",
             )
@@ -214,12 +218,12 @@ def leavings(run: Path) -> list[Path]:
 
 
 def set_aside(run: Path, left: list[Path]) -> None:
-    """Move what an earlier attempt has left into a folder of its own, `earlier-1` …"""
+    """Move the files of an earlier attempt into a new folder `earlier-1`, `earlier-2` …"""
     if not left:
         return
     aside = files.free_name(run / "earlier", first="-1")
     aside.mkdir()
-    # these two last: they say that the rest is a run's, if the process is killed meanwhile
+    # these two last: if the process is killed meanwhile, they still show that the rest is a run's
     for path in sorted(left, key=lambda path: (path.name == RECIPE, path.name == MANIFEST)):
         path.rename(aside / path.name)
 
@@ -242,13 +246,15 @@ def _is_of_a_run(path: Path) -> bool:
 
 
 def _is_set_aside(path: Path) -> bool:
-    """Whether this is a folder `earlier-1` … of what an attempt had left."""
+    """Return whether this is a folder `earlier-1` … that holds an earlier attempt."""
     named = re.fullmatch(r"earlier-\d+", path.name) and path.is_dir() and not path.is_symlink()
     return bool(named) and all(map(_is_of_a_run, path.iterdir())) and _is_resolved(path / RECIPE)
 
 
 def _is_resolved(recipe: Path) -> bool:
-    """Whether a recipe is written as a run writes it: every section, not a blank more or less, no comment."""
+    """Return whether a recipe has the exact form in which runs write it: every section, the same spacing, no
+    comment.
+    """
     try:
         text = recipe.read_text(encoding="utf-8")
         table = tomllib.loads(text)

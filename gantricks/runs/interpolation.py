@@ -1,4 +1,4 @@
-"""Walks through the latents of a trained generator, and pictures of what it makes on the way."""
+"""Pictures of walks through the latents of a trained generator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gantricks.runs.opening import open_run
 from gantricks.runs.samples import drawn
 
 IMAGES, VECTORS = 10, 250
-"""How many samples a path has, of images and of points."""
+"""The number of samples on a path, for images and for points."""
 
 
 def interpolate(
@@ -25,9 +25,9 @@ def interpolate(
     device: str = "cpu",
     plugins: Sequence[str | Path] = (),
 ) -> Image:
-    """A picture of `rows` paths of `columns` samples, from a run's newest checkpoint or the one at `step`.
+    """Return a picture of `rows` paths of `columns` samples, from a run's newest checkpoint or the one at `step`.
 
-    Images stand in a grid, a row for each path; points are drawn over the real ones.
+    Images are laid out in a grid with a row for each path. Points are drawn over the real ones.
     """
     game = open_run(Path(run), plugins).view(device).game(step)
     samples = walk(game, rows, columns or (IMAGES if game.feed.is_images else VECTORS), seed)

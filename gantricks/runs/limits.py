@@ -1,4 +1,4 @@
-"""What the user hears where the machine is too small for a run."""
+"""Messages for a machine whose memory or disk is too small for a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 @contextlib.contextmanager
 def memory(run: Path, device: torch.device, batch_size: Callable[[], int]) -> Iterator[None]:
-    """Where it does not, the user hears of a batch size that may fit."""
+    """Turn an out-of-memory error into a UserError that suggests a smaller batch size."""
     try:
         yield
     except Exception as error:
@@ -43,13 +43,15 @@ def memory(run: Path, device: torch.device, batch_size: Callable[[], int]) -> It
 
 @contextlib.contextmanager
 def disk(run: Path) -> Iterator[None]:
-    """Where it does not, the user hears of the file, of how far the run is saved and of how to go on."""
+    """Turn an error of the disk into a UserError that names the file, the last saved step, and the command to
+    continue.
+    """
     try:
         yield
     except OSError as error:
         where = Path(error.filename) if isinstance(error.filename, str) else run
         named = where != run or error.errno in _OF_A_DISK
-        # what fails elsewhere, such as a data set that has gone, is told as it is
+        # errors outside the run's folder, such as a missing data set, are not about the disk
         if not named or not where.is_relative_to(run):
             raise
         step = max(checkpoint.checkpoints(run), default=None)

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: metrics.jsonl, TensorBoard events and pictures."""
+"""The logs of a run: metrics.jsonl, TensorBoard events and pictures."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from gantricks.planning.recipe import Recipe
 from gantricks.runs.folder import EVENTS, METRICS
 
 BETWEEN_FLUSHES = 30.0
-"""Seconds after which TensorBoard sees what was written."""
+"""The number of seconds after which new events become visible to TensorBoard."""
 
 
 class Log:
-    """Writers for one run. `after` is the step that the run continues from: later lines of an earlier attempt are
-    dropped from both files, so curves continue without tangling. Raises OSError that names the file."""
+    """The log files of one run.
+
+    `after` is the step from which the run continues. Later lines of an earlier attempt are dropped from both files, so
+    that curves do not overlap. Raises OSError that names the file.
+    """
 
     def __init__(self, run: Path, recipe: Recipe, after: int) -> None:
         self.run = run
@@ -48,9 +51,11 @@ class Log:
             raise
 
     def scalars(self, step: int, scalars: dict[str, float], steps_per_second: float) -> None:
-        """One line of metrics.jsonl, and the same for TensorBoard beside the speed. The line holds nothing that depends
-        on the clock, so that a resumed run writes the same bytes."""
-        # JSON has no NaN; a scalar that is not finite is null
+        """Write a line of metrics.jsonl, and the same scalars with the speed for TensorBoard.
+
+        The line does not depend on the clock, so that a resumed run writes the same bytes.
+        """
+        # JSON has no NaN, so a non-finite scalar is null
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         with naming(self.metrics):
             self._file.write(json.dumps({"step": step, **finite}, allow_nan=False).encode() + b"\n")
@@ -59,14 +64,14 @@ class Log:
             self._board.add(summary.scalar(name, value), step)
 
     def picture(self, step: int, image: Image) -> Path:
-        """samples/<step>.png, and the same for TensorBoard."""
+        """Write samples/<step>.png, and the same picture for TensorBoard."""
         path = self.run / "samples" / f"{step:06d}.png"
         pictures.save_png(image, path)
         self._board.add(summary.image("samples", np.asarray(image.convert("RGB")), dataformats="HWC"), step)
         return path
 
     def flush(self) -> None:
-        """Everything so far is on the disk when a checkpoint says that it is. Another thread may go on writing."""
+        """Flush everything so far to the disk, before a checkpoint relies on it. Another thread may go on writing."""
         with naming(self.metrics):
             flush(self._file.fileno())
         self._board.flush()
@@ -77,11 +82,11 @@ class Log:
 
 
 class Events:
-    """An event file of TensorBoard. `first` is the step of the first event: what earlier files hold from there on is
-    hidden.
+    """An event file of TensorBoard.
 
-    TensorBoard reads a folder's files in the order of their names, which begin with the time: this one comes last,
-    whatever the clock says. Raises OSError that names the file.
+    `first` is the step of the first event; TensorBoard hides the events of earlier files from there on. TensorBoard
+    reads the files of a folder in the order of their names, which begin with the time. The name of this file sorts
+    last, whatever the clock says. Raises OSError that names the file.
     """
 
     def __init__(self, folder: Path, first: int) -> None:
@@ -97,11 +102,11 @@ class Events:
         self._write(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, what: Any, step: int | None = None) -> None:
-        """Write a summary down, as of `step`."""
+        """Write a summary for `step`."""
         self._write(Event(summary=what, step=step))
 
     def flush(self) -> None:
-        """Everything so far is on the disk."""
+        """Flush everything so far to the disk."""
         with naming(self.path):
             self._file.flush()
             flush(self._file.fileno())
@@ -113,7 +118,9 @@ class Events:
     def _write(self, event: Event) -> None:
         now = event.wall_time = time.time()
         with naming(self.path):
-            self._records.write(event.SerializeToString())  # one write: it is whole beside a flush in another thread
+            self._records.write(
+                event.SerializeToString()
+            )  # one write, so that a flush in another thread sees the whole record
             if not 0 <= now - self._flushed < BETWEEN_FLUSHES:
                 self._file.flush()
                 self._flushed = now
@@ -123,7 +130,7 @@ _TIME = re.compile(re.escape(EVENTS) + r"(\d{1,10})\.")
 
 
 def _lines_until(path: Path, step: int) -> bytes:
-    """The lines up to `step`, without those that are no lines of ours, and without a last line that was cut off."""
+    """Return the lines up to `step`, without lines of another form and without a truncated last line."""
     kept = []
     for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):

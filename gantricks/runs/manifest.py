@@ -1,4 +1,4 @@
-"""manifest.json: what a run says of itself, which run it is, and what has changed since. Reading it needs no torch."""
+"""manifest.json: facts about a run, its id, and what has changed since it began. Reading it needs no torch."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from gantricks.planning.plan import Plan
 
 FORMAT = 1
-"""The format of a run's folder. Runs without this number are read as well; they do not hold what sampling needs of the
-data."""
+"""The format of a run's folder. Runs without this number can be read too, but lack the facts about the data that
+sampling needs.
+"""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 LARGEST = 1 << 26
-"""Numbers that a sample can have."""
+"""The largest number of values in a sample."""
 
 
 def _no_larger(shape: tuple[int, ...]) -> tuple[int, ...]:
     if math.prod(shape) > LARGEST:
-        raise ValueError("there are no samples as large as that")
+        raise ValueError("no sample is that large")
     return shape
 
 
@@ -44,22 +45,23 @@ Shape = Annotated[
 
 
 class _Facts(BaseModel):
-    """Facts beyond those named here are kept as they are."""
+    """A table of facts. Facts that are not named here are kept."""
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
 
 class TrickFacts(_Facts):
-    """An instance of a trick: which trick it is, and where that came from."""
+    """An instance of a trick: the name of the trick and where it was found."""
 
     use: str
     origin: str
 
 
 class DataFacts(_Facts):
-    """The data that a run began with, so that it can be sampled without, and known again.
+    """Facts about the data that a run began with, so that the run can be sampled without the data, and changed data is
+    noticed.
 
-    `fingerprint` is a sum over the samples, `labels` one over their classes.
+    `fingerprint` is a hash of the samples, `labels` one of their classes.
     """
 
     count: Count | None = None
@@ -71,14 +73,14 @@ class DataFacts(_Facts):
 
     @property
     def description(self) -> Description | None:
-        """None where a run of an earlier format does not say what its data was like."""
+        """The description of the data, or None for a run of an earlier format that lacks it."""
         if not self.count or self.shape is None or len(self.shape) == 2 or self.class_names is None:
             return None
         return Description(self.shape, self.count, self.class_names, held_out=self.held_out)
 
 
 class Session(_Facts):
-    """One process's part of a run; `set` are the keys that it was given beside the recipe."""
+    """One process's part of a run. `set` holds the keys that were given on the command line."""
 
     argv: list[str] = []
     began: str | None = None
@@ -88,7 +90,7 @@ class Session(_Facts):
 
 
 class Manifest(_Facts):
-    """Those facts of a manifest that are read back. `recipe` is the resolved recipe that the run was begun with."""
+    """The facts of a manifest that are read back. `recipe` is the resolved recipe that the run began with."""
 
     format: Count = 0
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
@@ -117,9 +119,9 @@ class _Format(BaseModel):
 
 
 def read_manifest(run: Path) -> Manifest:
-    """What a run's manifest says; nothing where a run has not got as far as writing one.
+    """Return a run's manifest, or an empty one where it is not written yet.
 
-    Raises UserError when the file is damaged, or when the run has a format of the future.
+    Raises UserError when the file is damaged, or has a later format than this version reads.
     """
     path = run / MANIFEST
     try:
@@ -142,22 +144,22 @@ def read_manifest(run: Path) -> Manifest:
             Problem(
                 f"the file is damaged: {first_error(error)}",
                 str(path),
-                "without it the run can be resumed, but not with the certainty of the same numbers: rename it",
+                "rename it: the run can be resumed without it, but changes since the run began are not noticed then",
             )
         ) from error
 
 
 def write_manifest(run: Path, facts: dict[str, Any]) -> None:
-    """Replace the run's manifest by `facts`, beside those it holds that nothing here knows."""
+    """Replace the run's manifest by `facts`. Facts in the file that this version does not know are kept."""
     there = read_manifest(run).model_dump(mode="json", exclude_unset=True)
     write_whole(run / MANIFEST, json.dumps({"format": FORMAT, **there, **facts}, indent=1) + "\n")
 
 
-# ---------------------------------------------------------------- what a run depends on
+# ---------------------------------------------------------------- facts that a run's numbers depend on
 
 
 def versions() -> dict[str, str]:
-    """Of what a run is computed with."""
+    """Return the versions of the software that a run is computed with."""
     import numpy
     import torch
 
@@ -173,7 +175,7 @@ def versions() -> dict[str, str]:
 
 
 def data_facts(dataset: Dataset, description: Description) -> dict[str, Any]:
-    """The manifest's account of the data."""
+    """Return the manifest's facts about the data."""
     return {
         "count": len(dataset.samples),
         "shape": list(description.shape),
@@ -185,11 +187,11 @@ def data_facts(dataset: Dataset, description: Description) -> dict[str, Any]:
 
 
 FINGERPRINTED = 1 << 28
-"""Bytes of samples up to which the manifest's fingerprint covers all of them."""
+"""The number of bytes of samples up to which the fingerprint covers all of them."""
 
 
 def _fingerprint(rows: np.ndarray) -> str:
-    """A sum over the samples: all of them, or a thousand spread over a set that is large."""
+    """Return a hash of the samples: of all of them, or of a thousand spread over a large set."""
     if rows.nbytes > FINGERPRINTED:
         rows = rows[np.linspace(0, len(rows) - 1, 1000).astype(int)]
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
@@ -199,8 +201,11 @@ _INTERVALS = ("log_every", "sample_every", "checkpoint_every")
 
 
 def identity(plan: Plan, placement: Placement, fingerprint: str) -> str:
-    """The id of a run that begins, which its manifest and its checkpoints bear: a sum over what its numbers depend on,
-    so that two runs of one id make the same checkpoints. `fingerprint`: that of the data."""
+    """Return the id of a new run, which is stored in its manifest and its checkpoints.
+
+    It is a hash of everything that the run's numbers depend on, so that two runs with one id make the same checkpoints.
+    `fingerprint` is that of the data.
+    """
     recipe = plan.recipe.as_dict()
     data, train = recipe["data"], recipe["train"]
     recipe["data"] = {key: data[key] for key in data.keys() - set(plan.source.paths)}
@@ -213,7 +218,7 @@ def identity(plan: Plan, placement: Placement, fingerprint: str) -> str:
 
 
 def differences(manifest: Manifest, plan: Plan, placement: Placement, data: Mapping[str, Any]) -> Iterator[str]:
-    """What has changed since the run began and may change its numbers."""
+    """Yield a sentence for each change since the run began that may change its numbers."""
     if not manifest.format and manifest.gantricks:
         yield "the run began with the random draws of an earlier version; it goes on with others"
     for planned in plan.tricks:
@@ -231,7 +236,9 @@ def differences(manifest: Manifest, plan: Plan, placement: Placement, data: Mapp
 
 
 def other_data(then: DataFacts, now: Mapping[str, Any]) -> str:
-    """A sentence where the data is not that with which the run began, as far as that is known."""
+    """Return a sentence where the data differs from the data that the run began with, as far as that is
+    known, or "".
+    """
     if then.fingerprint not in (None, now["fingerprint"]):
         return f"the data is not that of the beginning: {then.count} samples then, {now['count']} now"
     if then.class_names is not None and list(then.class_names) != now["class_names"]:
@@ -243,5 +250,5 @@ def other_data(then: DataFacts, now: Mapping[str, Any]) -> str:
 
 
 def _content(origin: str) -> str:
-    """What makes a trick of this origin the same: of a file its content, wherever it is."""
+    """Return the part of a trick's origin that identifies its code: for a file its hash, whatever its path."""
     return origin.rpartition(" sha256:")[2]

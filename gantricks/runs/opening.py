@@ -1,4 +1,4 @@
-"""A run's folder, opened: to go on with, to be sampled, or to be measured."""
+"""Opens a run's folder to continue, sample or measure the run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from gantricks.runs import checkpoint
 from gantricks.runs.folder import require_run
 from gantricks.runs.manifest import Manifest, data_facts, other_data, read_manifest
 from gantricks.runs.reference import read_reference
-from gantricks.runs.restore import take_up
+from gantricks.runs.restore import load_state
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in its folder: what it says of itself, its recipe, and what the names in that were found in."""
+    """A run in its folder: its manifest, its recipe, and the registry in which the recipe's names are looked up."""
 
     folder: Path
     manifest: Manifest
@@ -36,11 +36,13 @@ class Run:
     file: RecipeFile
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe as it stands in the folder, under `overrides`. Raises UserError with what is wrong with it."""
+        """Return the recipe in the folder with `overrides`. Raises UserError with everything that is wrong with it."""
         return load_recipe(self.file, overrides, self.registry)
 
     def as_begun(self, device: str | None, overrides: Sequence[str] = ()) -> Recipe:
-        """The same with what "auto" was resolved to when the run began, perhaps on another machine."""
+        """Return the same recipe, with "auto" replaced by what it was resolved to when the run began, perhaps on
+        another machine.
+        """
         begun, manifest = [f"train.device={device}"] if device else [], self.manifest
         if manifest.precision:
             begun.append(f"train.precision={manifest.precision}")
@@ -49,7 +51,7 @@ class Run:
         return self.recipe([*overrides, *begun])
 
     def checkpoint(self, step: int | None = None) -> Path:
-        """The folder of the newest checkpoint, or of the one at `step`. Raises UserError where there is none."""
+        """Return the folder of the newest checkpoint, or of the one at `step`. Raises UserError where there is none."""
         found = checkpoint.checkpoints(self.folder)
         if not found:
             hint = f"continue it with: gantricks resume {self.folder}"
@@ -62,9 +64,10 @@ class Run:
         return found[step]
 
     def view(self, device: str, overrides: Sequence[str] = ()) -> View:
-        """The run to be looked at; no data is opened, unless the run does not say what its data was like.
+        """Prepare the run for sampling or measuring. No data is opened, unless the manifest lacks the description of
+        the data.
 
-        Raises UserError when what its recipe names is not there.
+        Raises UserError when something that its recipe names is missing.
         """
         recipe = self.as_begun(device, overrides)
         plan, placement = prepare(recipe, self.registry, to_train=False, trained=self.manifest.data.description)
@@ -72,7 +75,7 @@ class Run:
 
     @contextlib.contextmanager
     def where_data_is(self, recipe: Recipe, command: str) -> Iterator[None]:
-        """Where the data is not found meanwhile, the user hears how to say where it is now."""
+        """Add to an error about missing data how to say where the data is now."""
         try:
             yield
         except UserError as error:
@@ -93,9 +96,9 @@ class Run:
 
 @dataclass(frozen=True)
 class View:
-    """A run that is to be looked at and not trained: its plan, and where to compute.
+    """A run prepared for sampling or measuring: its plan, and where to compute.
 
-    The plan's description is that of the data it was trained on.
+    The plan's description is that of the data that the run was trained on.
     """
 
     run: Run
@@ -103,20 +106,20 @@ class View:
     placement: Placement
 
     def describe(self) -> Description:
-        """What the data is like that the recipe names now. Raises UserError where it cannot be opened."""
+        """Describe the data that the recipe names now. Raises UserError where it cannot be opened."""
         with self.run.where_data_is(self.plan.recipe, "evaluate"):
             return describe(self.plan.source, self.plan.recipe.places)
 
     def other_data(self, dataset: Dataset, description: Description) -> str:
-        """A sentence where this is not the data that the run was trained on."""
+        """Return a sentence where this is not the data that the run was trained on, or ""."""
         return other_data(self.run.manifest.data, data_facts(dataset, description))
 
     def game(self, step: int | None = None, dataset: Dataset | None = None) -> Game:
-        """The game at the newest checkpoint, or at the one of `step`; nothing is written.
+        """Return the game at the newest checkpoint, or at the one of `step`. Nothing is written.
 
-        It has made-up samples in the place of the data, which no state depends on. `dataset` is the data, for runs that
-        do not hold what is needed of it; where it is left out, those load it. Raises UserError when there is no such
-        checkpoint, when it is damaged, or when it does not fit the recipe.
+        Made-up samples take the place of the data, on which no state depends. `dataset` is the data for runs whose
+        folder lacks what sampling needs of it; where it is left out, those runs load it. Raises UserError when the
+        checkpoint is missing or damaged, or does not fit the recipe.
         """
         folder, manifest = self.run.folder, self.run.manifest
         saved = checkpoint.load(self.run.checkpoint(step), manifest.id)
@@ -130,14 +133,16 @@ class View:
                 raise
             what = f"the memory of {self.placement.device} does not suffice for the networks of this run"
             raise UserError(Problem(what, str(folder))) from error
-        take_up(game, saved, folder)
+        load_state(game, saved, folder)
         return game
 
 
 def open_run(folder: Path, plugins: Sequence[str | Path] = ()) -> Run:
-    """Open the run in a folder. Raises UserError where there is none, or where a file that it needs is not named."""
+    """Open the run in a folder. Raises UserError where there is none, or where a plugin file that it needs is not
+    named.
+    """
     recipe = require_run(folder)
-    if legible(str(folder)) != str(folder):  # safetensors opens no such file
+    if legible(str(folder)) != str(folder):  # safetensors cannot open files in such a folder
         hint = "rename it, or change into it and name it from there"
         raise UserError(Problem("the folder's name is not UTF-8", legible(str(folder)), hint))
     manifest = read_manifest(folder)

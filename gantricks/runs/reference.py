@@ -1,4 +1,4 @@
-"""The real points that a run keeps for its pictures, so that these need no data."""
+"""The real points that a run stores, so that its pictures can be drawn without the data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ REFERENCE = "reference.safetensors"
 
 
 def keep_reference(run: Path, dataset: Dataset) -> None:
-    """Leave in the run's folder what its pictures need of the data."""
+    """Store the part of the data that the run's pictures need in its folder."""
     if dataset.samples.ndim == 2:
         write_whole(run / REFERENCE, save({"points": np.ascontiguousarray(dataset.samples[:POINTS])}))
 
 
 def read_reference(run: Path, description: Description) -> np.ndarray | None:
-    """The real points that a run keeps, or None where it keeps none. Raises UserError when the file is damaged."""
+    """Return the real points that a run stores, or None. Raises UserError when the file is damaged."""
     path = run / REFERENCE
     try:
         points = load(path.read_bytes())["points"]
@@ -37,4 +37,4 @@ def read_reference(run: Path, description: Description) -> np.ndarray | None:
 
 
 def _damaged(path: Path) -> Problem:
-    return Problem("the file is damaged: it is not as it was written", str(path), "rename it; the data is opened then")
+    return Problem("the file is damaged: its content has changed", str(path), "rename it; the data is opened then")

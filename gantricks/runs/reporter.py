@@ -1,4 +1,4 @@
-"""What a run tells as it goes, and how it ended."""
+"""The listener of a run, and its result."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """Listens to a run. Every method may be overridden; these do nothing."""
+    """Listens to a run, to show its progress. The methods of this base class do nothing; override those you need."""
 
     def planned(self, plan: Plan, placement: Placement) -> None:
-        """The recipe fits together."""
+        """The recipe has been planned without an error."""
 
     def reading(self, what: str, done: int, total: int) -> None:
         """A data source is scanning or decoding."""
 
     def started(self, game: Game, run: Path, parameters: dict[str, int]) -> None:
-        """The first step is next."""
+        """The run is about to play its first step."""
 
     def capturing(self, what: str) -> None:
-        """The step is compiled or captured, which can take a minute; then the run goes on."""
+        """The step is about to be compiled or captured, which can take a minute."""
 
     def stepped(self, finished: int) -> None:
         """A step is done."""
@@ -36,19 +36,19 @@ class Reporter:
         """A log line was written."""
 
     def warn(self, sentence: str) -> None:
-        """Something the user should know."""
+        """Something has happened that the user should know."""
 
     def close(self) -> None:
-        """The loop is over, for whatever reason."""
+        """The loop has ended, for whatever reason."""
 
 
 @dataclass(frozen=True)
 class Result:
     """How a run ended.
 
-    `signal` is the one that interrupted it, `stopped` the reason of the trick that ended it early, `memory` the most
-    bytes that the process has held: of the GPU's memory, or of the machine's; `state_from` the step that its last state
-    is from, where a trick has brought an earlier one back.
+    `signal` is the number of the signal that interrupted it. `stopped` is the reason of the trick that ended it early.
+    `memory` is the largest number of bytes that the process has held, of the GPU's memory or of the machine's.
+    `state_from` is the step of the snapshot that a trick has restored, if any.
     """
 
     run: Path

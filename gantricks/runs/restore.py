@@ -1,4 +1,4 @@
-"""A checkpoint taken up by a game, or refused where it does not fit."""
+"""Loads a checkpoint into a game."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gantricks.runs.folder import RECIPE
 from gantricks.store import Tensors
 
 Saved = tuple[Tensors, dict[str, Any]]
-"""What a checkpoint holds: tensors by group, and numbers."""
+"""The contents of a checkpoint: tensors by group, and numbers."""
 
 
-def take_up(game: Game, saved: Saved, run: Path) -> None:
-    """Go on from a checkpoint. Raises UserError where it is not one of this recipe."""
+def load_state(game: Game, saved: Saved, run: Path) -> None:
+    """Load a checkpoint into the game. Raises UserError where it does not fit the recipe."""
     try:
         state.load(game, *saved)
     except (KeyError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Pictures of what a generator makes."""
+"""Pictures of a generator's samples."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from gantricks.engine.game import Game
 from gantricks.engine.sampling import sample
 
 GRID = 64
-"""How many samples a picture has, where nothing else is said."""
+"""The default number of samples in a picture."""
 
 
 def picture(game: Game, count: int, seed: int) -> Image:
-    """A grid of samples, or a scatter plot over the real points for vector data."""
+    """Return a grid of samples, or for vector data a scatter plot over the real points."""
     classes = game.generator.classes
-    # a column holds one class, and the grid is as near to a square as that allows
+    # each column holds one class, and the grid is as nearly square as that allows
     columns = classes * max(1, round(math.sqrt(count) / classes)) if 0 < classes <= count else None
     return drawn(game, sample(game, count, seed), columns)
 
 
 def drawn(game: Game, samples: np.ndarray, columns: int | None = None) -> Image:
-    """Samples (N, …) of this run: images in a grid, points over the real ones."""
+    """Draw samples (N, …) of this run: images in a grid, points over the real ones."""
     if game.feed.is_images:
         return pictures.image_grid(pictures.to_pixels(samples), columns=columns)
     return pictures.scatter(samples, reference=reference_points(game.dataset))

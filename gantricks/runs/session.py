@@ -1,4 +1,4 @@
-"""The loop around the step: what is logged, drawn and saved as a run goes, and how it ends."""
+"""The loop around the step: logging, pictures, checkpoints and the end of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gantricks.planning.plan import Plan
 from gantricks.runs import checkpoint, limits, signals
 from gantricks.runs.manifest import identity, read_manifest, versions, write_manifest
 from gantricks.runs.reporter import Reporter, Result
-from gantricks.runs.restore import Saved, take_up
+from gantricks.runs.restore import Saved, load_state
 from gantricks.runs.samples import GRID, picture
 
 
@@ -45,7 +45,7 @@ class Session:
         facts: Mapping[str, Any],
         session: Mapping[str, Any] | None = None,
     ) -> None:
-        """`facts` go into the manifest as they are, `session` into its account of this session."""
+        """`facts` are written into the manifest, and `session` into its entry for this session."""
         self.run, self.plan, self.dataset, self.reporter = run, plan, dataset, reporter
         self.facts, self.session = facts, session or {}
         self.train = plan.recipe.train
@@ -58,14 +58,14 @@ class Session:
     def play(self, saved: Saved | None) -> Result:
         backend = capture.backend(self.plan, self.placement)
         if backend == capture.INDUCTOR and "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-            # before an optimizer is made: torch imports its compiler there and chooses
+            # before an optimizer is made, because torch then imports its compiler, which reads this variable
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiler_cache())
         with self.ending.patiently(), self.placement.computing(), self._memory(), limits.disk(self.run):
             self.game = game = start(self.plan, self.dataset, self.placement)
             if backend:
                 game.play = self.capturing = Capturing(game, backend, self.reporter.capturing)
             if saved:
-                take_up(game, saved, self.run)
+                load_state(game, saved, self.run)
             self._play(game, saved)
         return Result(
             self.run,
@@ -78,12 +78,12 @@ class Session:
         )
 
     def _play(self, game: Game, saved: Saved | None) -> None:
-        from gantricks.runs.logs import Log  # imports TensorBoard, which only a run needs
+        from gantricks.runs.logs import Log  # imports TensorBoard, which nothing else needs
 
         parameters = {role: count_parameters(getattr(game, role)) for role in ("generator", "discriminator")}
         began, first = time.time(), game.finished
         known = read_manifest(self.run).id or (saved[1].get("run") if saved else None)
-        # a run that has checkpoints from before there were ids has none
+        # a run with checkpoints from before ids were introduced has none
         own = known if known or saved else identity(self.plan, self.placement, self.facts["data"]["fingerprint"])
         self._own = {"run": own} if own else {}
         self._write_manifest(parameters, first, None, began)
@@ -95,7 +95,7 @@ class Session:
             with checkpoint.Writer() as self.writer, game.training():
                 self._loop(game, log)
         except BaseException:
-            # what has gone wrong is told, and not what goes wrong because of it
+            # the original error is reported, not one that follows from it
             with contextlib.suppress(OSError):
                 log.close()
             with contextlib.suppress(OSError):
@@ -127,10 +127,12 @@ class Session:
             self.reporter.stepped(step)
             self.writer.check()
             if last:
-                break  # a signal that comes now finds a run that ends anyway
+                break  # the run ends anyway, with or without a signal
             if step % train.sample_every == 0:
                 self._picture(game, log)
-            interrupted = self.ending.number is not None  # looked at once: a signal that comes later has its own step
+            interrupted = (
+                self.ending.number is not None
+            )  # read once: a signal that comes later is handled after the next step
             if step % train.checkpoint_every == 0 or interrupted:
                 self._save(game, log)
             if interrupted:
@@ -160,7 +162,7 @@ class Session:
             checkpoint.keep_newest(self.run, self.train.keep)
 
     def _stop_at(self, found: NonFinite, game: Game) -> None:
-        """Leave the state from before a non-finite value where it can be looked at, and say what happened."""
+        """Save the state from before a non-finite value in a folder of its own, and report the value."""
         folder = self.run / "fault" / checkpoint.checkpoint_name(found.step)
         before = {"step": found.step - 1, "phase": found.player, "images_seen": game.cursors[found.step - 1]}
         store.save(folder, state.tensors(game), self._own | state.counters(game) | before)

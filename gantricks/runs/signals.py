@@ -1,4 +1,4 @@
-"""The signals that ask a process to end: one handler for all of them."""
+"""The handler for signals that ask the process to end."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from types import FrameType
 
 ALWAYS = (signal.SIGINT, signal.SIGTERM)
 IF_DEFAULT = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1") if hasattr(signal, name))
-"""The terminal is gone, and a queue's warning that time is running out. Ignored ones (nohup) stay ignored, and those
-for which the program has a handler of its own are left to it."""
+"""Signals for a closed terminal, and for a batch queue's warning that time is running out. They are handled only where
+they have their default action: ignored signals (nohup) stay ignored, and a program's own handlers stay.
+"""
 
 
 class Ending:
-    """What has been asked so far: `number` is that of the last signal, None where none has come."""
+    """The signals that have asked the process to end. `number` is that of the last one, or None."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -23,7 +24,7 @@ class Ending:
 
     @contextlib.contextmanager
     def patiently(self) -> Iterator[None]:
-        """Meanwhile the first signal is noted and nothing more: whoever looks at `number` ends in good time."""
+        """Within this context, the first signal only sets `number`. The caller checks it and ends soon."""
         self._patient = True
         try:
             yield
@@ -31,8 +32,9 @@ class Ending:
             self._patient = False
 
     def caught(self, number: int, frame: FrameType | None) -> None:
-        """The handler. A second signal, and every one outside of `patiently`, ends the process at once, cleaning up
-        on the way: KeyboardInterrupt for SIGINT, otherwise SystemExit with 128 + `number`."""
+        """Handle a signal. A second signal, and every one outside `patiently`, ends the process at once, with cleanup:
+        KeyboardInterrupt for SIGINT, otherwise SystemExit with 128 + `number`.
+        """
         first, self.number = self.number is None, number
         if self._patient and first:
             return
@@ -43,7 +45,7 @@ class Ending:
 
 @contextlib.contextmanager
 def heard() -> Iterator[Ending]:
-    """Meanwhile signals that ask the process to end are caught; in the main thread, for no other can."""
+    """Catch the signals that ask the process to end, within this context. Only the main thread can catch them."""
     ending = Ending()
     if threading.current_thread() is not threading.main_thread():
         yield ending
@@ -54,5 +56,5 @@ def heard() -> Iterator[Ending]:
         yield ending
     finally:
         for number, handler in former.items():
-            if handler is not None:  # one that was not set from Python cannot be set from it
+            if handler is not None:  # a handler that was not set from Python cannot be restored from it
                 signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Studies: what does each trick of a recipe do? The same seeds with it and without it, a difference, a verdict."""
+"""Studies of the effect of each trick: the same seeds with and without it, the difference, and a verdict."""
 
 from gantricks.study.study import Reporter, ablate
 from gantricks.study.table import Comparison, Mean, Table

@@ -28,18 +28,18 @@ from gantricks.runs.folder import LOCK
 FORMAT = 1
 STUDY, RESULT = "study.json", "result.json"
 PATIENCE = 15.0
-"""Seconds to wait for the workers of a study that was killed: they save their runs and end."""
+"""The number of seconds to wait for the workers of a killed study, which save their runs and end."""
 
 
 @dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False, extra="forbid"))
 class Outcome:
     """How one run of a study ended.
 
-    `status`: "done"; "diverged", a loss, a gradient or the figure was not finite; "refused", with what the user can
-    mend, or "failed", by a fault of ours: neither of the two is kept, and the run is made again. `value`: the study's
-    figure of a run that is done, `values` every figure of its metric, `facts` how it was measured, `floor` the metric's
-    figures of real samples against real ones, where it was asked for. `stopped`: why a trick ended the run early.
-    `collapsed`: the samples of a run that is done are one point.
+    `status` is "done"; "diverged", where a loss, a gradient or the figure was not finite; "refused", for an error that
+    the user can correct; or "failed", for an error in gantricks. A run that was refused or failed is repeated by the
+    next call. `value` is the study's figure of a run that is done, `values` every figure of its metric, and `facts` how
+    it was measured. `floor` holds the metric's figures of real samples, if they were asked for. `stopped` says why a
+    trick ended the run early. `collapsed` is true where all samples of a run that is done are one point.
     """
 
     variant: str
@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def kept(self) -> bool:
-        """Whether it is a result: the run is not made again."""
+        """Whether this is a result, so that the run is not repeated."""
         return self.status in ("done", "diverged")
 
 
@@ -65,7 +65,7 @@ _OUTCOME = TypeAdapter(Outcome)
 
 
 class _Study(BaseModel):
-    """What of study.json is read back."""
+    """The part of study.json that is read back."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -74,14 +74,14 @@ class _Study(BaseModel):
 
 
 def write_outcome(run: Path, outcome: Outcome) -> None:
-    """Leave it in the run's folder."""
+    """Write the outcome into the run's folder."""
     write_whole(run / RESULT, json.dumps(asdict(outcome), indent=1, allow_nan=False) + "\n")
 
 
 def read_outcome(run: Path, of: tuple[str, int] | None = None) -> Outcome | None:
-    """The outcome of a run that has one. `of`: the variant and the seed that it must be of.
+    """Return the outcome of a run, or None. `of` is the variant and the seed that the outcome must have.
 
-    Raises UserError where the file is not as it was written.
+    Raises UserError where the file is damaged.
     """
     path = run / RESULT
     advice = "remove it to measure the run anew"
@@ -93,12 +93,12 @@ def read_outcome(run: Path, of: tuple[str, int] | None = None) -> Outcome | None
         if of and of != (outcome.variant, outcome.seed):
             raise ValueError(f"it is of {outcome.variant}, seed {outcome.seed}")
         if not outcome.kept or (outcome.status == "done") != (outcome.value is not None):
-            raise ValueError("a run that is done has a figure, and one that diverged has none")
+            raise ValueError("a finished run must have a figure, and a diverged one must not")
     return outcome
 
 
 def _text(path: Path, advice: str) -> str | None:
-    """What a file of a study says; None where there is none."""
+    """Return the text of a file of a study, or None where the file does not exist."""
     with _damaged(path, advice):
         try:
             return path.read_text(encoding="utf-8")
@@ -108,7 +108,7 @@ def _text(path: Path, advice: str) -> str | None:
 
 @contextlib.contextmanager
 def _damaged(path: Path, advice: str) -> Iterator[None]:
-    """What cannot be read, or says something else than was written, is the user's to remove."""
+    """Turn an error about an unreadable or damaged file into a UserError that tells the user to remove it."""
     try:
         yield
     except OSError as error:
@@ -121,7 +121,7 @@ def _damaged(path: Path, advice: str) -> Iterator[None]:
 
 
 class Folder:
-    """The folder of one study, new or taken up again."""
+    """The folder of a study, new or existing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -133,7 +133,7 @@ class Folder:
         return self.path / "runs" / variant / "recipe.toml"
 
     def study(self) -> dict[str, Any] | None:
-        """What study.json says; None where there is none."""
+        """Return the content of study.json, or None where it does not exist."""
         path = self.path / STUDY
         advice = "name another folder with --dir"
         text = _text(path, advice)
@@ -148,7 +148,7 @@ class Folder:
         return study.model_dump()
 
     def write(self, study: Mapping[str, Any], recipes: Mapping[str, str]) -> None:
-        """What is going to be done; `recipes`: the TOML text of each variant."""
+        """Write the plan of the study. `recipes` holds the TOML text of each variant."""
         for variant, text in recipes.items():
             self.recipe(variant).parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.recipe(variant), text)
@@ -156,10 +156,10 @@ class Folder:
 
 
 def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Folder:
-    """The folder of the study that `definition` describes.
+    """Return the folder of the study that `definition` describes.
 
-    A study that is there with the same definition is gone on with; nothing that is there is overwritten. `wanted`: the
-    folder itself; left out, it is in `studies/` under `name`.
+    An existing study with the same definition is continued. Nothing existing is overwritten. `wanted` is the folder; by
+    default it is in `studies/` under `name`.
     """
     plain: dict[str, Any] = json.loads(json.dumps(definition))
     if wanted is None:
@@ -171,7 +171,7 @@ def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Fol
         folder = Folder(wanted)
         differing = _differences(folder, plain) if _holds_something(wanted) else []
         if differing is None:
-            raise UserError(Problem("the folder is no study of gantricks", f"--dir {wanted}", "name another folder"))
+            raise UserError(Problem("the folder is not a study of gantricks", f"--dir {wanted}", "name another folder"))
         if differing:
             raise UserError(
                 Problem(
@@ -191,8 +191,11 @@ def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Fol
 
 @contextlib.contextmanager
 def locked(folder: Folder) -> Iterator[tuple[int, ...]]:
-    """One study at a time in a folder. Yields the descriptors that workers must inherit: the lock is theirs as well,
-    and lasts until the last of them has ended. What killed processes have left half written is removed."""
+    """Hold the lock of a study's folder, and remove half-written files of killed processes.
+
+    Yields the file descriptors of the lock. Workers inherit them, so that the lock lasts until the last worker has
+    ended.
+    """
     with folders.locked(folder.path, "at work on this study", patience=PATIENCE) as descriptors:
         sweep(folder.path, r"study\.json", r"results\.(json|md|png)")
         for variant in (folder.path / "runs").glob("*/"):
@@ -207,7 +210,7 @@ def _holds_something(path: Path) -> bool:
 
 
 def _differences(folder: Folder, definition: Mapping[str, Any]) -> list[str] | None:
-    """The keys in which a study that is there differs from `definition`; None where there is no study."""
+    """Return the keys in which an existing study differs from `definition`, or None where there is no study."""
     study = folder.study()
     if study is None:
         return None

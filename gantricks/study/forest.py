@@ -1,4 +1,4 @@
-"""The picture of a study: a forest plot, a row per trick with its difference and the interval, beside the zero line."""
+"""The picture of a study: a forest plot with a row per trick, its difference and interval, and a line at zero."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, ROW, PLOT = 1200, 44, 520
-"""Pixels: the picture's width, the height of a row, the width of the part with the intervals."""
+"""In pixels: the width of the picture, the height of a row, the width of the part with the intervals."""
 
 _LARGEST = 1e300
-"""Beyond it a scale has no room for round ticks."""
+"""The largest value on the scale. Beyond it, floating point has no room for round ticks."""
 _MARGIN, _VERDICTS = 40, 190
 _HEAD, _FOOT = 126, 84
 _INK, _FAINT, _RULE, _BAND = "#1c2430", "#5b6470", "#c9ced6", "#f5f6f8"
@@ -28,9 +28,10 @@ _COLOURS = {"good": _GOOD, "bad": _BAD, "open": _OPEN}
 
 
 def forest(table: Table) -> Image.Image:
-    """Draw a study's comparisons, the best trick on top, then its interactions.
+    """Draw a study's comparisons, the best trick first, then its interactions.
 
-    Green and red are verdicts, grey is no evidence. Bars are 95 % intervals; where there is none only the dot is drawn.
+    Verdicts are green or red, and grey means no evidence. Bars are 95 % intervals; without an interval only the dot is
+    drawn.
     """
     groups = [_sorted(group, table.better) for group in (table.comparisons, table.interactions) if group]
     rows: list[Comparison | None] = []
@@ -75,7 +76,9 @@ def _within(value: float) -> float:
 
 
 def _scale(bars: Axes, found: Sequence[Comparison], rows: int) -> None:
-    """Where differences lie: round ticks, 0 among them, and room beyond the longest bars. Row 0 is on top."""
+    """Set the scale of differences: round ticks that include 0, and room beyond the longest bars. Row 0 is at
+    the top.
+    """
     from matplotlib.ticker import MaxNLocator
 
     ends = [0.0] + [_within(v) for c in found for v in (c.low, c.high, c.difference) if v is not None]

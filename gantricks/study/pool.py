@@ -1,4 +1,4 @@
-"""Worker processes that stay alive from run to run: importing torch takes longer than many a run."""
+"""Worker processes that play one run after another, because importing torch takes longer than many a run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from gantricks.study.folder import Outcome
 
 WORKER = (sys.executable, "-P", "-m", "gantricks.study.worker")
 ENDING = 60.0
-"""Seconds that a worker has to save its run when the study is interrupted."""
+"""The number of seconds that a worker has to save its run when the study is interrupted."""
 
 Task = dict[str, Any]
 _OUTCOME = TypeAdapter(Outcome)
 
 
 class Worker:
-    """One process. `threads`: how many of torch's it computes with; `descriptors` it inherits."""
+    """One worker process. It computes with `threads` of torch's threads and inherits `descriptors`."""
 
     def __init__(self, command: Sequence[str], threads: int, descriptors: Sequence[int]) -> None:
         limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
@@ -41,14 +41,14 @@ class Worker:
             text=True,
             encoding="utf-8",
             pass_fds=tuple(descriptors),
-            start_new_session=True,  # a Ctrl-C in the terminal is for the study alone
+            start_new_session=True,  # a Ctrl-C in the terminal must reach the study only
         )
 
     def play(self, task: Task, stepped: Callable[[int], None]) -> Outcome | None:
-        """Have a run played. None when the process has ended instead of answering."""
+        """Let the process play a run. Returns None when it has ended without an outcome."""
         assert self.process.stdin
         assert self.process.stdout
-        with contextlib.suppress(OSError):  # what has ended does not listen
+        with contextlib.suppress(OSError):  # the process may have ended
             self.process.stdin.write(json.dumps(task) + "\n")
             self.process.stdin.flush()
         for line in self.process.stdout:
@@ -59,7 +59,7 @@ class Worker:
         return None
 
     def last_words(self) -> str:
-        """How the process ended, with the last line that it complained in."""
+        """Describe how the process ended, with the last line of its standard error."""
         try:
             status = self.process.wait(ENDING)
         except subprocess.TimeoutExpired:
@@ -72,7 +72,7 @@ class Worker:
         return f"{how}: {said}" if said else how
 
     def end(self) -> None:
-        """Let it save what it is at, and end; without patience when interrupted once more."""
+        """Let the process save its run and end. When interrupted once more, kill it."""
         assert self.process.stdin
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -87,7 +87,7 @@ class Worker:
 
 
 class Pool:
-    """`jobs` workers, alive until the block that holds the pool ends; each may be at one run."""
+    """`jobs` workers, each of which plays one run at a time. They end with the block that holds the pool."""
 
     def __init__(
         self, jobs: int, threads: int, command: Sequence[str] = WORKER, descriptors: Sequence[int] = ()
@@ -102,7 +102,7 @@ class Pool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._closing = True
         for worker in self._workers:
-            # all of them first: they save side by side
+            # close the input of all workers first, so that they save their runs at the same time
             if worker.process.stdin:
                 with contextlib.suppress(OSError):
                     worker.process.stdin.close()
@@ -110,10 +110,10 @@ class Pool:
             worker.end()
 
     def play(self, next_task: Callable[[], Task | None]) -> Iterator[tuple[Task, int | Outcome]]:
-        """Play what `next_task` gives until it gives None. Yields steps and outcomes as they come.
+        """Play the tasks of `next_task` until it returns None. Yields steps and outcomes as they arrive.
 
-        A worker is given its next task when the caller has seen the outcome of the last. One that ends costs the run
-        that it was at, and another takes its place.
+        A worker gets its next task after the caller has received the outcome of the last. When a worker ends, its run
+        has failed, and a new worker takes its place.
         """
         news: queue.Queue[tuple[int, Task, int | Outcome]] = queue.Queue()
 
@@ -137,7 +137,7 @@ class Pool:
         worker = self._workers[number]
         try:
             outcome = worker.play(task, stepped)
-        except (OSError, ValueError):  # an answer that nobody can read
+        except (OSError, ValueError):  # an answer that cannot be read
             worker.process.kill()
             outcome = None
         if outcome is None:
@@ -149,6 +149,6 @@ class Pool:
 
 
 def threads_each(jobs: int, images: bool) -> int:
-    """How many threads a worker computes with: small matrices gain nothing from a second one."""
+    """Return the number of threads of each worker. Small matrices gain nothing from a second thread."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // jobs) if images else 1

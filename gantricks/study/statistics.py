@@ -1,4 +1,4 @@
-"""Comparisons: Student's t for pairs, exact tests of ranks and of shares, and Holm's correction for many tests."""
+"""Statistics of comparisons: Student's t for pairs, exact tests of ranks and of shares, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of paired differences and how well it is known.
+    """The mean of paired differences and its precision.
 
     `n`: number of pairs. `sd`: standard deviation of the differences (n - 1 below the root), None for fewer than two.
-    `interval`: of `CONFIDENCE`, by Student's t. `p`: two-sided, of the hypothesis that the mean is 0.
-
-    Where all differences are the same, or all but one, nothing or one pair alone would say how far differences spread:
-    there is no interval and no p (`spread` is false).
+    `interval`: of `CONFIDENCE`, by Student's t. `p`: two-sided, of the hypothesis that the mean is 0. Where all
+    differences are equal, or all but one, their spread cannot be estimated: then there is no interval and no p, and
+    `spread` is false.
     """
 
     n: int
@@ -32,34 +31,34 @@ class Estimate:
 
 
 def total(values: Sequence[float]) -> float:
-    """Their sum, rounded once; the largest number there is where it would be larger."""
+    """Return the sum, rounded once; the largest finite number where the sum would be larger."""
     by = _scale(values)
     return _enlarged(math.fsum(math.ldexp(value, -by) for value in values), by)
 
 
 def mean(values: Sequence[float]) -> float:
-    """Their sum over their number, rounded once."""
+    """Return the mean, rounded once."""
     by = _scale(values)
     return _enlarged(math.fsum(math.ldexp(value, -by) for value in values) / len(values), by)
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """The standard deviation of a sample, n - 1 below the root; None for fewer than two values."""
+    """Return the standard deviation of a sample, n - 1 below the root; None for fewer than two values."""
     if len(values) < 2:
         return None
     by = _scale(values)
     small = [math.ldexp(value, -by) for value in values]
     centre = math.fsum(small) / len(small)
     squares, by_squares = [value - centre for value in small], 0
-    by_squares = _scale(squares)  # squares of very small differences would be 0
+    by_squares = _scale(squares)  # otherwise squares of very small differences would be 0
     squares = [math.ldexp(value, -by_squares) ** 2 for value in squares]
     return _enlarged(math.sqrt(math.fsum(squares) / (len(small) - 1)), by + by_squares)
 
 
 def estimate(differences: Sequence[float], magnitude: float = 0.0, confidence: float = CONFIDENCE) -> Estimate:
-    """What `differences`, one per pair, say of their mean.
+    """Estimate the mean of `differences`, one per pair.
 
-    `magnitude`: the largest number that they are differences of; what lies within its rounding counts as no spread.
+    `magnitude` is the largest number in the pairs. A spread within its rounding error counts as none.
     """
     n, sd = len(differences), deviation(differences)
     if sd is None:
@@ -76,7 +75,7 @@ def estimate(differences: Sequence[float], magnitude: float = 0.0, confidence: f
 
 
 def _same(values: Sequence[float], rounding: float) -> int:
-    """How many of them, at most, are one number and what lies within its rounding."""
+    """Return the size of the largest group of values that are equal up to `rounding`."""
     ordered = sorted(values)
     first, most = 0, 0
     for last, value in enumerate(ordered):
@@ -87,7 +86,7 @@ def _same(values: Sequence[float], rounding: float) -> int:
 
 
 def _scale(values: Sequence[float]) -> int:
-    """The power of two that brings them to at most 1, where squares and sums are sure to be finite."""
+    """Return the power of two that scales the values to at most 1, so that squares and sums stay finite."""
     return math.frexp(max(map(abs, values), default=0.0))[1]
 
 
@@ -99,14 +98,15 @@ def _enlarged(value: float, by: int) -> float:
 
 
 def rank_sum(a: Sequence[float], b: Sequence[float], rounding: float = 0.0) -> float:
-    """The two-sided p of Wilcoxon's rank-sum test that `a` and `b` are of one distribution, exact, ties or not.
+    """Return the two-sided p of Wilcoxon's rank-sum test that `a` and `b` have one distribution. It is exact, also with
+    ties.
 
-    It is the share, among all ways to choose len(a) of the values, of those whose sum of ranks is as far from what is
-    expected, or farther. Equal values, and those within `rounding`, share the mean of their ranks. Source: Wilcoxon
-    1945, "Individual comparisons by ranking methods"; Lehmann 1975, Nonparametrics, §1.4 (ties).
+    It is the share, among all choices of len(a) of the values, of those whose sum of ranks is at least as far from its
+    expectation. Equal values, and those within `rounding`, share the mean of their ranks. Source: Wilcoxon 1945,
+    "Individual comparisons by ranking methods"; Lehmann 1975, Nonparametrics, §1.4 (ties).
     """
     ordered = sorted([*((value, True) for value in a), *((value, False) for value in b)])
-    ranks: list[int] = []  # doubled, and so whole
+    ranks: list[int] = []  # doubled, so that they are integers
     start = 0
     for place, (value, _) in enumerate(ordered):
         if place + 1 == len(ordered) or ordered[place + 1][0] - value > rounding:
@@ -124,9 +124,10 @@ def rank_sum(a: Sequence[float], b: Sequence[float], rounding: float = 0.0) -> f
 
 
 def fisher(hits_a: int, runs_a: int, hits_b: int, runs_b: int) -> float:
-    """The two-sided p of Fisher's exact test that hits are as likely in both: the probability, given their number in
-    all, of every division that is no more likely than the one at hand. Source: Fisher 1935, "The logic of inductive
-    inference".
+    """Return the two-sided p of Fisher's exact test that both groups have the same rate of hits.
+
+    It is the probability, given the total number of hits, of all divisions that are no more likely than this one.
+    Source: Fisher 1935, "The logic of inductive inference".
     """
     hits = hits_a + hits_b
     ways = [math.comb(runs_a, k) * math.comb(runs_b, hits - k) for k in range(hits + 1)]
@@ -134,13 +135,15 @@ def fisher(hits_a: int, runs_a: int, hits_b: int, runs_b: int) -> float:
 
 
 def least_fisher(hits: int, runs_a: int, runs_b: int) -> float:
-    """The p of the most unequal division of so many hits: a test that cannot be below a level tests nothing at it."""
+    """Return the p of the most unequal division of this many hits. If it is above a level, the test can never reach
+    that level.
+    """
     divisions = {min(hits, runs_a), hits - min(hits, runs_b)}
     return min(fisher(k, runs_a, hits - k, runs_b) for k in divisions)
 
 
 def t_within(t: float, freedom: int) -> float:
-    """P(|T| <= t) for Student's T with `freedom` degrees of freedom, t >= 0.
+    """Return P(|T| <= t) for Student's T with `freedom` degrees of freedom, t >= 0.
 
     The sums are exact, with θ = atan(t / √freedom). Source: Abramowitz & Stegun 1964, 26.7.3 (odd) and 26.7.4 (even).
     """
@@ -148,7 +151,7 @@ def t_within(t: float, freedom: int) -> float:
 
 
 def t_quantile(share: float, freedom: int) -> float:
-    """The t at which P(|T| <= t) is `share`, 0 <= share < 1."""
+    """Return the t at which P(|T| <= t) is `share`, 0 <= share < 1."""
     low, high = 0.0, math.pi / 2
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if _within(middle, freedom) < share else (low, middle)
@@ -168,10 +171,10 @@ def _within(angle: float, freedom: int) -> float:
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Each p adjusted for their number, so that among all those below α a false one is as rare as α.
+    """Return each p adjusted for the number of tests, so that the chance of any false one below α is at most α.
 
-    None, a test that could not be made, counts for nothing. Source: Holm 1979, "A simple sequentially rejective
-    multiple test procedure".
+    None stands for a test that could not be made, and does not count. Source: Holm 1979, "A simple sequentially
+    rejective multiple test procedure".
     """
     order = sorted((p, index) for index, p in enumerate(ps) if p is not None)
     adjusted: list[float | None] = [None] * len(ps)

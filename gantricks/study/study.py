@@ -1,4 +1,4 @@
-"""A study from a recipe to its table: planned and written down, played by workers, summed up."""
+"""A study from a recipe to its table: planned, played by workers, and summarised."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from gantricks.study.words import as_markdown
 
 
 class Reporter:
-    """Told how a study goes; this one says nothing."""
+    """Listens to a study, to show its progress. The methods of this base class do nothing; override those you need."""
 
     def planned(self, folder: Path, design: Design, seeds: Sequence[int], done: int) -> None:
-        """The variants are known; `done` runs have been finished before."""
+        """The variants are known. `done` runs were finished before."""
 
     def stepped(self, runs: int, steps: float) -> None:
-        """So many runs are finished, and so many more runs' worth of steps are done."""
+        """`runs` runs are finished; the steps of the others add up to `steps` more runs."""
 
     def finished(self, outcome: Outcome, done: int, total: int) -> None:
         """A run has ended."""
 
     def warn(self, sentence: str) -> None:
-        """Something the user should know."""
+        """Something has happened that the user should know."""
 
     def close(self) -> None:
-        """No run is played any more, for whatever reason."""
+        """The last run has ended, for whatever reason."""
 
 
 class Interrupted(BaseException):
-    """A signal (`number`) has ended a study; `done` of `total` runs are finished."""
+    """A signal (`number`) has ended a study. `done` of `total` runs are finished."""
 
     def __init__(self, number: int, done: int, total: int) -> None:
         super().__init__(number)
@@ -56,7 +56,7 @@ class Interrupted(BaseException):
 
 @dataclass(frozen=True)
 class Figure:
-    """What is compared: a figure of a metric, of the recipe's or at its defaults, and which direction is better."""
+    """The compared figure: the metric, the name of the figure, and its better direction."""
 
     metric: str
     name: str
@@ -81,9 +81,9 @@ def ablate(
 ) -> tuple[Path, Table]:
     """Train the variants of a recipe, `seeds` runs each, and compare a figure of a metric.
 
-    The same call again goes on with a study that was stopped. `worker` is the command of a worker process. Returns the
-    study's folder and its table, which is also left there. Raises UserError with everything that is wrong with the
-    recipe, the metric or the folder; Interrupted, after the workers have saved their runs.
+    The same call continues a study that was stopped. `worker` is the command of a worker process. Returns the study's
+    folder and its table, which is also written there. Raises UserError with everything that is wrong with the recipe,
+    the metric or the folder; Interrupted, after the workers have saved their runs.
     """
     reporter = reporter or Reporter()
     files = [path.absolute() for path in plugins]
@@ -117,7 +117,7 @@ def ablate(
 
 
 class _Playing:
-    """The runs of a study: those that have an outcome, and those that are left."""
+    """The runs of a study: those with an outcome, and those that are left."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class _Playing:
         self.home, self.design, self.seeds, self.compared = home, planned, seeds, compared
         self.plugins, self.reporter = [str(path) for path in plugins], reporter
         self.device = planned.possible[planned.reference.name].train.device
-        # a seed after the other: whenever the study is stopped, most pairs are whole
+        # all variants of one seed before the next seed, so that most pairs are complete whenever the study is stopped
         every = [(variant, seed) for seed in seeds for variant in planned.possible]
         found = {run: read_outcome(home.run(*run), run) for run in every}
         self.outcomes = {run: outcome for run, outcome in found.items() if outcome}
@@ -142,11 +142,13 @@ class _Playing:
 
     @property
     def floor(self) -> dict[str, float | None] | None:
-        """The metric's figures of real samples against real ones, from the first run that measured them."""
+        """The metric's figures of real samples, from the first run that measured them."""
         return next((outcome.floor for outcome in self.outcomes.values() if outcome.floor), None)
 
     def play(self, pool: Pool) -> None:
-        """Play what is left. Raises UserError when the reference is refused: nothing can be compared with it."""
+        """Play the runs that are left. Raises UserError when the reference is refused, since nothing can be compared
+        with it.
+        """
         shares: dict[tuple[str, int], float] = {}
         left = deque(self.left)
 
@@ -175,7 +177,7 @@ class _Playing:
                 shares.pop(run, None)
                 self.outcomes[run] = news
                 if task["floor"] and not news.floor and news.status != "done":
-                    self._floor_asked = False  # the next run is asked instead
+                    self._floor_asked = False  # the next run measures it instead
                 self.reporter.finished(news, len(self.outcomes), self.total)
                 if news.status == "refused" and run[0] == self.design.reference.name:
                     raise UserError(Problem(f"a run of the recipe itself is refused: {news.reason}", task["run"]))
@@ -216,9 +218,9 @@ class _Playing:
 
 
 def _compared(plan: Plan, registry: Registry, metric: str | None, figure: str | None) -> tuple[Figure, list[str]]:
-    """The figure that is compared, and the overrides with which its metric is the recipe's own, and checked as such.
+    """Return the compared figure, and overrides that put its metric into the recipe, so that it is checked there.
 
-    Raises UserError when there is no such metric, or no such figure of it.
+    Raises UserError when the metric does not exist or has no such figure.
     """
     chosen = next((planned for planned in plan.metrics if planned.name == metric or metric is None), None)
     added = []
@@ -245,7 +247,7 @@ def _compared(plan: Plan, registry: Registry, metric: str | None, figure: str | 
 
 
 def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Figure) -> dict[str, Any]:
-    """What makes a study this one and no other."""
+    """Return the facts that distinguish this study from others."""
     return {
         "mode": mode,
         "metric": compared.metric,
@@ -267,7 +269,7 @@ def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Fig
 
 
 def _begin(home: Folder, planned: Design, definition: Mapping[str, Any], threads: int) -> Iterator[str]:
-    """Write down what is going to be done, unless it is written; what has changed since then, in sentences."""
+    """Write the plan of the study, unless it is written. Yields a sentence for each change since then."""
     now = versions() | {"threads": threads}
     study = home.study()
     if study is None:

@@ -1,4 +1,4 @@
-"""From the outcomes of a study's runs to its table: a mean per variant, a paired difference per contrast, a verdict."""
+"""From the outcomes of runs to a table: a mean per variant, a paired difference and a verdict per contrast."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from gantricks.study.statistics import Estimate, deviation, estimate, fisher, ho
 from gantricks.study.variants import Contrast
 
 LEVEL = 0.05
-"""A difference is evidence when its adjusted p is below."""
+"""A difference is evidence when its adjusted p is below this level."""
 
 HELPS, HURTS, TOGETHER, APART, OPEN = "helps", "hurts", "stronger together", "weaker together", "no evidence"
 
 MORE, LESS = "more often", "less often"
-"""A trick with which runs diverge or collapse more or less often than without it: "diverges more often: 5 of 5 …"."""
+"""Verdicts on a trick with which runs diverge or collapse more or less often: "diverges more often: 5 of 5 …"."""
 
 UNPAIRED = "its differences are the same but for one at most, so p is that of the exact rank-sum test, unpaired"
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]
-"""By variant and seed."""
+"""Outcomes by variant and seed."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The figure of one variant: over `n` runs, of which `collapsed` give one point; `diverged` and `failed` more have
-    none. `values` by seed; `figures`: likewise every figure of the metric, by its name.
+    """The figure of one variant, over `n` runs.
+
+    In `collapsed` of these runs all samples are one point. `diverged` and `failed` count further runs, without a
+    figure. `values` holds the figure by seed; `figures` holds every figure of the metric by name, then by seed.
     """
 
     variant: str
@@ -44,11 +46,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a trick does: the mean over seeds of the figure with it less the figure without it.
+    """The effect of a trick: the mean over seeds of the figure with it minus the figure without it.
 
-    `n`: pairs of runs that both have a figure; `lost`: pairs in which one has none. `low`, `high`: the 95 % interval.
-    `holm`: `p` adjusted for the number of comparisons of its kind. `note`: what p and the verdict rest on where it is
-    not the t test, or why a clear difference is no verdict.
+    `n`: pairs in which both runs have a figure; `lost`: other pairs. `low`, `high`: the 95 % interval. `holm`: `p`
+    adjusted for the number of comparisons of its kind. `note`: the basis of p and the verdict where it is not the t
+    test, or why a clear difference gets no verdict.
     """
 
     name: str
@@ -67,14 +69,15 @@ class Comparison:
 
     @property
     def tone(self) -> Literal["good", "bad", "open"]:
-        """Whether the verdict is in favour of the trick, or of two together, against them, or neither."""
+        """Whether the verdict is for the trick (or the two tricks together), against it, or neither."""
         return tone(self.verdict)
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a study found. `better`: "higher" or "lower". `floor`: the figure of real samples against real ones;
-    `floors`: every figure of theirs.
+    """The result of a study.
+
+    `better`: "higher" or "lower". `floor`: the figure of real samples; `floors`: all of their figures.
     """
 
     name: str
@@ -99,7 +102,9 @@ class Table:
 
 
 def tone(verdict: str) -> Literal["good", "bad", "open"]:
-    """Whether a verdict, with or without the trick's name before it, is in favour of the trick."""
+    """Return whether a verdict, with or without the trick's name before it, is for the trick, against it, or
+    neither.
+    """
     word = verdict.partition(":")[0]
     if word.endswith((HELPS, TOGETHER, LESS)):
         return "good"
@@ -107,10 +112,10 @@ def tone(verdict: str) -> Literal["good", "bad", "open"]:
 
 
 def compare(contrasts: Sequence[Contrast], outcomes: Outcomes, seeds: Sequence[int], better: str) -> list[Comparison]:
-    """Estimate contrasts of one kind; their p are adjusted for one another.
+    """Estimate the contrasts of one kind and adjust their p for one another.
 
-    The shares of runs that diverged or collapsed are compared beside the figures, and are a family of their own: those
-    contrasts in which enough runs did for the test to say something.
+    The shares of runs that diverged or collapsed are compared as well. Their tests are a family of their own, of those
+    contrasts in which enough runs diverged or collapsed for the test to reach the level.
     """
     estimates = [_estimate(contrast, outcomes, seeds) for contrast in contrasts]
     adjusted = holm([found.p for found in estimates])
@@ -135,13 +140,13 @@ def compare(contrasts: Sequence[Contrast], outcomes: Outcomes, seeds: Sequence[i
 
 
 class _Shares:
-    """How many runs diverged or collapsed on either side of a contrast of two variants."""
+    """The number of runs that diverged or collapsed on either side of a contrast of two variants."""
 
     def __init__(self, contrast: Contrast, outcomes: Outcomes) -> None:
         self.p: float | None = None
         self.differ = False
         if contrast.interaction:
-            return  # a difference of differences of shares is not what the test is of
+            return  # the test does not apply to a difference of differences
         kept = [
             [outcome for name in side for outcome in outcomes[name].values() if outcome.kept]
             for side in (contrast.plus, contrast.minus)
@@ -170,13 +175,13 @@ def _estimate(contrast: Contrast, outcomes: Outcomes, seeds: Sequence[int]) -> E
     found = estimate([total([*plus, *(-value for value in minus)]) for plus, minus in sides], magnitude)
     if found.spread or found.n < 2:
         return found
-    # without a spread of the differences a seed's two runs are no more alike than any two
+    # where differences have no spread, pairing by seed tells nothing, and an unpaired test is used
     plus_sums, minus_sums = ([total(side) for side in arm] for arm in zip(*sides, strict=True))
     return replace(found, p=rank_sum(plus_sums, minus_sums, 16 * math.ulp(1.0) * magnitude))
 
 
 def summarise(variant: str, outcomes: Mapping[int, Outcome]) -> Mean:
-    """The mean of one variant over the seeds that have a figure."""
+    """Return the mean of one variant over the seeds that have a figure."""
     values = {seed: outcome.value for seed, outcome in sorted(outcomes.items()) if outcome.value is not None}
     kinds = [outcome.status for outcome in outcomes.values()]
     diverged = kinds.count("diverged")
@@ -199,7 +204,7 @@ def summarise(variant: str, outcomes: Mapping[int, Outcome]) -> Mean:
 
 
 def _figures(names: Sequence[str], outcomes: Outcomes, seed: int) -> Iterator[float]:
-    """The figures of one seed, of those runs that have one."""
+    """Yield the figures of one seed, from those runs that have one."""
     for name in names:
         outcome = outcomes[name].get(seed)
         if outcome and outcome.value is not None:
@@ -207,10 +212,9 @@ def _figures(names: Sequence[str], outcomes: Outcomes, seed: int) -> Iterator[fl
 
 
 def _verdict(contrast: Contrast, found: Estimate, p: float | None, outcomes: Outcomes, better: str) -> tuple[str, str]:
-    """A word, and what it rests on where that is not the t test, or why it is not a stronger one.
+    """Return the verdict, and its basis where that is not the t test, or why it is not a stronger one.
 
-    Pairs of which a run has diverged are not in the difference, so it is not claimed to be in favour of a side that has
-    diverged.
+    Pairs with a diverged run are not in the difference. So the verdict never favours a side whose runs have diverged.
     """
     if p is None:
         return OPEN, "fewer than two pairs of runs have a figure"

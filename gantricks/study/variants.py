@@ -1,4 +1,4 @@
-"""What a study trains: the recipe and the same recipe with a trick less or a trick more, and what is compared."""
+"""The variants that a study trains, each the recipe with tricks removed or added, and the contrasts between them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from gantricks.planning.validation import load_recipe
 Mode = Literal["leave-one-out", "add-one", "pairs"]
 
 FULL, PLAIN, BARE = "full", "plain", "bare"
-"""The recipe where its own tricks are the question; the recipe to which tricks are added; the recipe without any."""
+"""Names of variants: the recipe with all its tricks; the recipe to which tricks are added; the recipe without
+tricks.
+"""
 
 LOG_LINES = 20
-"""About how many lines of metrics.jsonl a run of a study writes."""
+"""The approximate number of lines in metrics.jsonl for a run of a study."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe to train. `recipe` is None where it cannot be trained; `impossible` says why."""
+    """A recipe to train. `recipe` is None where it cannot be trained; `impossible` is the reason."""
 
     name: str
     recipe: Recipe | None
@@ -37,10 +39,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A sum of figures of runs with one seed, those of `plus` less those of `minus`: what is estimated, by variant.
+    """A quantity to estimate: the sum of figures of the variants `plus` minus those of `minus`, for runs with one seed.
 
-    `name` is what the estimate is the effect of: a trick, "the whole set", or two tricks. `interaction`: it is what two
-    tricks do together beyond what each does without the other.
+    `name` says whose effect it is: a trick, "the whole set", or two tricks. With `interaction`, it is the effect of two
+    tricks together beyond their separate effects.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Design:
-    """The variants of a study, the first one being the reference, and the contrasts between them."""
+    """The variants of a study and the contrasts between them. The first variant is the reference."""
 
     variants: tuple[Variant, ...]
     contrasts: tuple[Contrast, ...]
@@ -72,8 +74,9 @@ class Design:
 
 @dataclass(frozen=True)
 class Base:
-    """The recipe of a study, read once: every variant is made of `file` under `overrides`. `plan` is that without a
-    change."""
+    """The recipe of a study, read once. Every variant is `file` with `overrides` and a change. `plan` is that of the
+    recipe without a change.
+    """
 
     file: RecipeFile
     overrides: tuple[str, ...]
@@ -86,11 +89,11 @@ class Base:
 
 
 def base(file: RecipeFile, overrides: Sequence[str], registry: Registry, steps: int) -> Base:
-    """The recipe as a study trains it, for so many `steps`.
+    """Return the recipe in the form that a study trains for `steps` steps.
 
-    A study's runs keep little, where `overrides` say nothing else: one picture, a few log lines, one checkpoint. These
-    are written as often as in the recipe: a machine that is killed costs what a run has done since its last one. Raises
-    UserError with what is wrong with the recipe.
+    Unless `overrides` say otherwise, runs of a study store little: one picture, a few log lines, one checkpoint.
+    Checkpoints are written as often as in the recipe, so that a killed machine loses only the steps since the last one.
+    Raises UserError with everything that is wrong with the recipe.
     """
     sparing = [f"train.log_every={max(1, steps // LOG_LINES)}", f"train.sample_every={steps}", "train.keep=1"]
     given = (*sparing, *overrides)
@@ -99,11 +102,11 @@ def base(file: RecipeFile, overrides: Sequence[str], registry: Registry, steps: 
 
 
 def design(base: Base, mode: Mode, tricks: Sequence[str] = (), options: Sequence[str] = ()) -> Design:
-    """The variants of a recipe.
+    """Return the variants of a recipe.
 
-    `tricks`: those to try, of the recipe's or, in add-one, of all; every one when empty. `options`: overrides of
-    tricks that add-one adds, such as `tricks.ema.decay=0.99`. Raises UserError when there is nothing to compare;
-    variants that `check` refuses are among the answer, with its sentences.
+    `tricks` are those to compare, by default all: of the recipe, or in add-one, of all that exist. `options` are
+    overrides of tricks that add-one adds, such as `tricks.ema.decay=0.99`. Raises UserError when there is nothing to
+    compare. Variants that `check` refuses are included, with its sentences.
     """
     designing = _Designing(base)
     if mode == "add-one":
@@ -122,7 +125,7 @@ class _Designing:
         self.tricks = [trick.name for trick in base.recipe.tricks]
 
     def of_the_recipe(self, tricks: Sequence[str], least: int) -> list[str]:
-        """`tricks` in the recipe's order; all of them when there are none."""
+        """Return `tricks` in the recipe's order; all of its tricks where `tricks` is empty."""
         if problems := [
             Problem(
                 f"the recipe has no trick {name!r}",
@@ -207,7 +210,7 @@ def _feasible(variants: Sequence[Variant], contrasts: Sequence[Contrast]) -> Des
 
 
 def _added(tricks: Sequence[str], options: Sequence[str], registry: Registry) -> list[str]:
-    """The tricks that add-one tries: those named; otherwise those that have options; otherwise all that ship."""
+    """Return the tricks that add-one adds: the named ones; otherwise those with options; otherwise all that ship."""
     problems = [
         Problem("it is not about a trick", f"--with {option}", "write tricks.NAME.OPTION=VALUE or 'tricks.NAME={…}'")
         for option in options

@@ -1,4 +1,4 @@
-"""A study's table in words: what its cells say, and results.md."""
+"""A study's table as text: the cells of the table, and results.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = ("variant", "mean", "sd", "n", "with − without", "95 % interval", "p
 
 
 def headline(table: Table) -> str:
-    """What was compared, in a line."""
+    """Return one line on what was compared."""
     seeds = f"seed {table.seeds[0]}" if len(table.seeds) == 1 else f"seeds {table.seeds[0]} to {table.seeds[-1]}"
     return (
         f"{table.figure} of {table.metric}, {table.better} is better; {seeds}, {table.steps:,} steps a run; "
@@ -22,7 +22,7 @@ def headline(table: Table) -> str:
 
 
 def rows(table: Table) -> list[tuple[str, ...]]:
-    """The cells of `COLUMNS` for every variant, the reference first."""
+    """Return the cells of `COLUMNS` for every variant, the reference first."""
     write = writer(table)
     of = {(comparison.plus + comparison.minus): comparison for comparison in table.comparisons}
     reference = table.means[0].variant
@@ -35,13 +35,15 @@ def rows(table: Table) -> list[tuple[str, ...]]:
 
 
 def interactions(table: Table) -> list[tuple[str, ...]]:
-    """For every pair of tricks its name, the number of seeds and the cells of the last five `COLUMNS`."""
+    """Return the name, the number of seeds and the cells of the last five `COLUMNS` for every pair of tricks."""
     write = writer(table)
     return [(found.name, str(found.n), *_compared(found, write)) for found in table.interactions]
 
 
 def remarks(table: Table) -> list[str]:
-    """What the table does not show: what its difference is, lost pairs, verdicts withheld, variants not trained."""
+    """Return remarks below the table: how differences are computed, lost pairs, withheld verdicts, variants that were
+    not trained.
+    """
     first = (
         "with − without: the figure with the trick less the figure without it, paired by seed; Student's t; "
         f"p adjusted (Holm) for {counted(len(table.comparisons), 'comparison')}"
@@ -57,13 +59,13 @@ def remarks(table: Table) -> list[str]:
 
 
 def counted(number: int, what: str) -> str:
-    """ "1 comparison", "2 comparisons"."""
+    """Return "1 comparison", "2 comparisons" …"""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def figures(table: Table) -> list[tuple[str, ...]]:
-    """Every figure of the metric, mean ± standard error over the seeds: a line of names, one for each variant, one for
-    real samples against real ones. Empty where the metric has no figure but the one that is compared.
+    """Return every figure of the metric, mean ± standard error over the seeds: a row of names, one row for each
+    variant, one for real samples. Empty where the metric has only the compared figure.
     """
     names = list(dict.fromkeys(name for row in table.means for name in row.figures))
     if len(names) < 2:
@@ -77,7 +79,7 @@ def figures(table: Table) -> list[tuple[str, ...]]:
 
 
 def as_markdown(table: Table) -> str:
-    """The text of results.md."""
+    """Return the text of results.md."""
     parts = [f"# {table.name}: {table.mode}", headline(table) + ".", _grid(COLUMNS, rows(table))]
     if table.interactions:
         parts += ["What two tricks do together beyond what each does without the other:"]
@@ -90,7 +92,7 @@ def as_markdown(table: Table) -> str:
 
 
 class writer:
-    """Writes figures of a table with the digits that the smallest spread between seeds leaves a meaning."""
+    """Formats figures of a table with as many digits as the smallest spread between seeds makes meaningful."""
 
     def __init__(self, table: Table) -> None:
         spreads = [row.sd for row in table.means if row.sd] or [abs(row.mean) for row in table.means if row.mean]
@@ -104,7 +106,7 @@ class writer:
 
 
 def probability(p: float | None) -> str:
-    """A p in three decimals."""
+    """Format a p with three decimals."""
     if p is None:
         return NOTHING
     return "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -119,7 +121,7 @@ def _compared(found: Comparison, write: writer) -> tuple[str, ...]:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """A mean with its standard error, in the digits that the error leaves a meaning."""
+    """Format a mean with its standard error, with as many digits as the error makes meaningful."""
     sd = deviation(values)
     if not values or sd is None:
         return NOTHING if not values else f"{values[0]:.4g}"
@@ -129,7 +131,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _decimal(value: float, decimals: int, sign: str = "") -> str:
-    """In so many decimals; in powers of ten where that would be a row of digits that nobody reads."""
+    """Format with this many decimals, or with a power of ten where that would be too long to read."""
     return f"{value:{sign}.3e}" if abs(value) >= 1e12 else f"{value:{sign}.{decimals}f}"
 
 

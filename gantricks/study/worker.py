@@ -1,11 +1,11 @@
-"""A process that plays a study's runs one after another: told which by a line of JSON, it answers in lines of JSON.
+"""A process that plays runs of a study one after another. Tasks and answers are lines of JSON.
 
     {"run": "…/seed-0", "variant": "full", "seed": 0, "recipe": "…/recipe.toml", "metric": …, "figure": …, "floor": …,
      "device": "cpu", "plugins": […]}
     -> {"step": 120}                      now and then
     -> {"outcome": {…}}                   once, an `Outcome`
 
-It ends when its input does, having saved the run that it is at.
+When its input ends, it saves its run and ends.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ if TYPE_CHECKING:
     from gantricks.engine.game import Game
 
 LOOKED_AT = 256
-"""Samples, generated and real, that tell whether a generator has collapsed."""
+"""The number of samples, generated and real, for detecting a collapsed generator."""
 POINT = 0.01
 
 BETWEEN_REPORTS = 0.5
-"""Seconds between two lines on how far a run is."""
+"""The number of seconds between two reports on the progress of a run."""
 
 
 class Measured(Protocol):
-    """What one metric found, and what it finds for real samples; `gantricks.runs.evaluation.Evaluated` is such."""
+    """The result of one metric for generated and for real samples. `gantricks.runs.evaluation.Evaluated` has
+    this form.
+    """
 
     @property
     def measurement(self) -> Any: ...
@@ -58,11 +60,11 @@ class Measured(Protocol):
 
 
 Measure = Callable[[Mapping[str, Any]], Measured]
-"""Called with the task of a finished run."""
+"""A function that measures a finished run, called with its task."""
 
 
 def evaluate(task: Mapping[str, Any]) -> Measured:
-    """Measure a run with the metric of its task, which also tells whether the floor is wanted."""
+    """Measure a run with the metric of its task, which also says whether the floor is wanted."""
     from gantricks.runs.evaluation import evaluate as evaluation
 
     facts = {key: task[key] for key in ("floor", "device", "plugins")}
@@ -70,7 +72,7 @@ def evaluate(task: Mapping[str, Any]) -> Measured:
 
 
 def collapsed(task: Mapping[str, Any]) -> bool:
-    """Whether the samples of a finished run are one point, or one of each class where there are classes."""
+    """Return whether the samples of a finished run are one point, or one point for each class."""
     game = run.load_game(task["run"], device=task["device"], plugins=task["plugins"])
     subject = GameSubject(game, LOOKED_AT, 0)
     reals = np.concatenate([samples for samples, _ in subject.reals(min(LOOKED_AT, len(game.dataset.samples)))])
@@ -79,9 +81,9 @@ def collapsed(task: Mapping[str, Any]) -> bool:
 
 
 def one_point(fakes: np.ndarray, reals: np.ndarray, classes: int = 1) -> bool:
-    """Whether no number in `fakes` (n, …) varies by more than `POINT` of what those in `reals` vary by, all together.
+    """Return whether the spread of all numbers in `fakes` (n, …) is at most `POINT` of the spread in `reals`.
 
-    Where there are `classes`, sample i is of class i modulo their number, and each is looked at by itself.
+    With several `classes`, sample i has class i modulo their number, and each class is tested by itself.
     """
     groups = [group for first in range(classes) if len(group := fakes[first::classes]) > 1]
     spreads = [group.std(0).max() for group in groups]
@@ -89,9 +91,9 @@ def one_point(fakes: np.ndarray, reals: np.ndarray, classes: int = 1) -> bool:
 
 
 def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measure = evaluate) -> Outcome | None:
-    """Train, resume or only measure one run, as far as it is not done yet. None when a signal has interrupted it.
+    """Train, resume or only measure one run, whatever is left of it. Returns None when a signal has interrupted it.
 
-    An outcome that is a result is left in the run's folder. Nothing that goes wrong is raised.
+    A result is written into the run's folder. Errors are returned as outcomes and not raised.
     """
     folder, began = Path(task["run"]), time.monotonic()
 
@@ -128,7 +130,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
     except UserError as error:
         return outcome("refused", reason="; ".join(str(problem) for problem in error.problems))
     except SystemExit as error:
-        if not plugin_line(error):  # a signal, for the second time or too early to be noted
+        if not plugin_line(error):  # a second signal, or one before the handler was ready
             raise
         return outcome("refused", reason=str(ended_by_plugin(error)))
     except Exception as error:
@@ -137,7 +139,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
 
 
 def _train(task: Mapping[str, Any], folder: Path, reporter: Reporter) -> Result:
-    # one that was killed in its first seconds has a recipe and no checkpoint: it begins anew, in its place
+    # a run that was killed in its first seconds has a recipe and no checkpoint, and begins anew in the same folder
     if checkpoint.checkpoints(folder) or (folder / RECIPE).is_file():
         return run.resume(folder, plugins=task["plugins"], reporter=reporter)
     seed = f"seed={task['seed']}"
@@ -163,7 +165,7 @@ class _Reporter(Reporter):
 
 
 class _Tasks:
-    """Lines of the input, read by a thread, so that its end is noticed in the middle of a run."""
+    """Lines of the input, read by a thread, so that the end of the input is noticed during a run."""
 
     def __init__(self, source: IO[str]) -> None:
         self._source, self._lines = source, queue.Queue[str | None]()
@@ -176,7 +178,7 @@ class _Tasks:
             self._lines.put(line)
         self._lines.put(None)
         if self._unanswered:
-            # nobody waits for the answer any more: the run saves itself and ends
+            # the study has ended: let the run save itself and end
             os.kill(os.getpid(), signal.SIGTERM)
 
     def next(self) -> dict[str, Any] | None:
@@ -188,7 +190,7 @@ class _Tasks:
 
 
 def serve(source: IO[str], sink: IO[str], measure: Measure = evaluate) -> int:
-    """Play what `source` asks for and answer on `sink`. Returns the exit status."""
+    """Play the tasks of `source` and answer on `sink`. Returns the exit status."""
     tasks = _Tasks(source)
 
     def say(**line: Any) -> None:
@@ -199,14 +201,14 @@ def serve(source: IO[str], sink: IO[str], measure: Measure = evaluate) -> int:
         outcome = play(task, lambda step: say(step=step), measure)
         if outcome is None:
             return 128 + signal.SIGTERM
-        tasks.answered()  # before the answer, which may bring the next task
+        tasks.answered()  # before the answer, because the next task may follow it at once
         say(outcome=asdict(outcome))
-        gc.collect()  # what a run leaves in circles would be memory beside that of the next
+        gc.collect()  # free reference cycles of this run before the next one allocates
     return 0
 
 
 def main(measure: Measure = evaluate) -> int:
-    """Serve on this process's own input and output; what anything else prints goes to standard error."""
+    """Serve on this process's standard input and output. All other output goes to standard error."""
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return serve(sys.stdin, sink, measure)

@@ -1,4 +1,4 @@
-"""What a law is, and what it is asked about: a trick at some options, in a tiny run."""
+"""Laws, and the cases that they check: a trick at some options, in a tiny run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from gantricks.trick import Trick
 
 
 class NotApplicable(Exception):
-    """The law says nothing about this trick; the message says why."""
+    """Raised when the law does not apply to this trick. The message is the reason."""
 
 
 class Whole(NamedTuple):
-    """A recorded run of all steps: what was `played`, the `state` at its end, and `samples` of it. Laws share it, so
-    nobody plays it on.
+    """A recorded run of all steps: the calls and phases in `played`, the `state` at its end, and `samples` of it. Laws
+    share it, so it must not be played on.
     """
 
     played: Played
@@ -37,12 +37,12 @@ class Whole(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A trick class at settings where it does something, and the host it is tried in.
+    """A trick class at settings where it has an effect, and the host that it is tested in.
 
-    `options` are those settings; the host is the smallest that fits the trick unless another is given. `name` is what
-    the trick is called in the run, which is what other tricks' conflicts look at. `trace` is the trick's own law on a
-    recorded run, alone or with other tricks in it: given what was played and the trick's name in that run, it raises
-    AssertionError where the law is broken.
+    `options` are those settings. `host` is the smallest that fits the trick unless another is given. `name` is the
+    trick's name in the run, to which other tricks' conflicts refer. `trace` is the trick's own law on a recorded run,
+    alone or with other tricks: it receives the run and the trick's name in it, and raises AssertionError where the law
+    is broken.
     """
 
     trick: type[Trick]
@@ -54,7 +54,7 @@ class Case:
 
     @property
     def instance(self) -> Trick:
-        """The trick at these settings: what it needs and declares may depend on them."""
+        """An instance of the trick at these settings. Its needs and declarations may depend on them."""
         instance: Trick = self._once("instance", lambda: made(self.trick, self.options))
         return instance
 
@@ -65,7 +65,7 @@ class Case:
 
     @property
     def with_it(self) -> TrickHost:
-        """The host with the trick at its active settings."""
+        """The host with the trick at these settings."""
         return self.without.with_trick(self.trick, self.name, **self.options)
 
     @property
@@ -76,22 +76,24 @@ class Case:
 
     @property
     def plain(self) -> Whole:
-        """The run without it."""
+        """The run without the trick."""
         plain: Whole = self._once("plain", lambda: _whole(self.without))
         return plain
 
     def outcome(self, law: Law) -> Exception | None:
-        """What the law raises, asked once: AssertionError or any other where it is broken, NotApplicable, or None where
-        it holds.
+        """Check the law once and return what it raises: AssertionError or any other error where it is broken,
+        NotApplicable, or None where it holds.
         """
         outcome: Exception | None = self._once(f"law {law.id}", lambda: _outcome(law, self))
         return outcome
 
     def presumed(self, law: Law) -> str | None:
-        """The id of a law that must hold before this one says anything, and does not; or None."""
+        """Return the id of a presumed law that does not hold, or None. A law is checked only if those it
+        presumes hold.
+        """
         for identity in law.presumes:
             outcome = self.outcome(LAWS[identity])
-            # hooks that break the contract are not played, and then nothing is
+            # where hooks break the contract, "plays" does not apply, and nothing is played
             if outcome and (identity == "plays" or not isinstance(outcome, NotApplicable)):
                 return identity
         return None
@@ -110,13 +112,13 @@ def _whole(host: TrickHost) -> Whole:
 def _outcome(law: Law, case: Case) -> Exception | None:
     try:
         law.check(case)
-    except Exception as outcome:  # whatever a wrong trick raises is its failure
+    except Exception as outcome:  # any error of a wrong trick is a failure
         return outcome
     return None
 
 
 def told(broken: BaseException, trick: type[Trick]) -> str:
-    """What went wrong in words, with the line of the trick's own file where it did."""
+    """Describe an error, with the line of the trick's own file where it was raised."""
     if isinstance(broken, AssertionError):
         return str(broken)
     if isinstance(broken, UserError):
@@ -128,16 +130,16 @@ def told(broken: BaseException, trick: type[Trick]) -> str:
 
 
 def samples_of(game: Game) -> Tensor:
-    """A few samples, the same for the same state."""
+    """Return a few samples, the same for the same state."""
     return torch.from_numpy(sampling.sample(game, 6, seed=3))
 
 
 @dataclass(frozen=True)
 class Law:
-    """`check(case)` raises AssertionError where the law is broken and NotApplicable where it says nothing.
+    """A generic law. `check(case)` raises AssertionError where it is broken and NotApplicable where it does not apply.
 
-    A `convention` may be broken on purpose: by a trick that says so in `deliberate`. `presumes` names the laws that
-    must hold first: where one of them is broken, this one would only say the same in other words.
+    A `convention` may be broken on purpose, by a trick that says so in `deliberate`. `presumes` names the laws that
+    must hold first: where one of them is broken, checking this one would only repeat its failure.
     """
 
     id: str
@@ -160,7 +162,7 @@ Check = Callable[[Case], None]
 def law(
     identity: str, hint: str, convention: bool = False, presumes: tuple[str, ...] = ("plays",)
 ) -> Callable[[Check], Check]:
-    """Adds a check to the laws."""
+    """Return a decorator that adds a check to the laws."""
 
     def add(check: Check) -> Check:
         @functools.wraps(check)

@@ -1,7 +1,7 @@
-"""Another Python process, whose hashes are others, that plays the same tiny runs.
+"""Plays the same tiny runs in another Python process, where hashes differ.
 
-One is started where the first is asked for, and serves all that follow. What goes there and back are lines of JSON:
-classes and functions by the names under which they can be imported.
+One process is started on first use, and serves all further calls. Requests and answers are lines of JSON. Classes and
+functions are sent as the names under which they can be imported.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from torch import Tensor
 from gantricks.engine.game import Tensors
 
 PATIENCE = 300
-"""Seconds after which an answer is no longer waited for; the first has torch to import."""
+"""The number of seconds to wait for an answer. The first one includes the time to import torch."""
 
 _INSIDE = "GANTRICKS_ELSEWHERE"
 
 
 class CannotGoThere(Exception):
-    """The message says why the other process cannot play this run."""
+    """Raised when the other process cannot play this run. The message is the reason."""
 
 
 def digests(state: Mapping[str, Tensors], samples: Tensor, scalars: list[dict[str, float]]) -> dict[str, str]:
-    """A fingerprint of everything that a run has come to, by name."""
+    """Return a hash of each tensor, of the samples and of the scalars of a run, by name."""
     found = {f"{group}/{name}": _digest(t) for group, named in state.items() for name, t in named.items()}
     logged = json.dumps([sorted(line.items()) for line in scalars])
     return found | {"the samples": _digest(samples), "the logged values": hashlib.sha256(logged.encode()).hexdigest()}
@@ -51,9 +51,9 @@ def _digest(tensor: Tensor) -> str:
 
 
 def play_elsewhere(host: Any) -> dict[str, str]:
-    """The digests of this host's run in the other process.
+    """Play this host's run in the other process and return its digests.
 
-    Raises CannotGoThere where it cannot be told of this run, AssertionError where it fails there.
+    Raises CannotGoThere where the run cannot be sent there, AssertionError where it fails there.
     """
     global _other
     if _INSIDE in os.environ:
@@ -71,7 +71,7 @@ def play_elsewhere(host: Any) -> dict[str, str]:
 
 
 class _Other:
-    """The process, and the lines that it has answered."""
+    """The other process, and a queue of its answers."""
 
     def __init__(self) -> None:
         seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
@@ -123,11 +123,11 @@ class _Other:
 _other: _Other | None = None
 
 
-# ---------------------------------------------------------------- what is said
+# ---------------------------------------------------------------- requests and answers
 
 
 def _written(value: Any) -> Any:
-    """A value as JSON: what can be imported by the place where it is defined."""
+    """Return a value as JSON. A class or function is written as the place of its definition."""
     if isinstance(value, type) or inspect.isfunction(value):
         return {"import": _address(value)}
     if isinstance(value, Mapping):
@@ -163,7 +163,7 @@ def _read(told: Any) -> Any:
 
 def _imported(name: str, attribute: str, file: str) -> Any:
     module = None
-    if name != "__main__":  # which is this file here
+    if name != "__main__":  # __main__ is this file in the other process
         try:
             module = importlib.import_module(name)
         except ImportError:
@@ -202,9 +202,9 @@ def _answer(line: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer lines until there are no more."""
+    """Answer requests until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a trick prints is no answer
+    os.dup2(2, 1)  # output of a trick must not mix with the answers
     for line in sys.stdin:
         answers.write(json.dumps(_answer(line)) + "\n")
         answers.flush()

@@ -1,4 +1,6 @@
-"""A tiny run for one trick, or a few: small networks, made-up data, no files, everything recorded."""
+"""A tiny run for one trick, or a few: small networks, made-up data, no files. All hook calls and phases are
+recorded.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,11 @@ from gantricks.trick import Trick
 
 @dataclass(frozen=True)
 class TrickHost:
-    """Describes a tiny run; `with_trick` and `with_metric` add to it, `train` plays it.
+    """Describes a tiny run. `with_trick` and `with_metric` add to it; `train` plays it.
 
     `sample` is the shape of one sample: (D,) plays on vectors with the `mlp` network, (C, H, W) on images with `dcgan`.
     `generator` and `discriminator` are further options of the networks. `precision` is "fp64", "fp32" or "bf16".
-    `evaluated` is how many samples are generated for a metric.
+    `evaluated` is the number of samples that metrics use.
     """
 
     sample: tuple[int, ...] = (2,)
@@ -62,8 +64,8 @@ class TrickHost:
 
     @classmethod
     def for_trick(cls, *tricks: Trick | type[Trick], **changes: Any) -> TrickHost:
-        """The smallest host that provides what these tricks declare they need; classes are asked at their `trial`
-        options. They are not added to it.
+        """Return the smallest host that provides what these tricks need. The tricks are not added to it. Classes are
+        asked for their needs at their `trial` options.
         """
         instances = [made(trick, trick.trial) if isinstance(trick, type) else trick for trick in tricks]
         needs = {need for trick in instances for need in trick.needs}
@@ -74,12 +76,12 @@ class TrickHost:
         for role in ("generator", "discriminator"):
             options[role] = {"conditional": True} if f"{role}_conditional" in needs else {}
             if wants_images:
-                # two halvings: D's first block never has batch norm
+                # two halvings, because D's first block never has batch norm
                 options[role] |= {"batch_norm": f"{role}_batch_norm" in needs, "depth": 2}
         if "discriminator_conditional" in needs:
             options["generator"]["conditional"] = True
         if "discriminator_max_pool" in needs:
-            # with 4 channels, or at 8x8, a small D can be dead from the start
+            # with 4 channels, or at 8x8, all units of a small D can be dead at the start
             options["discriminator"] |= {"network": "resnet", "pool": "max", "channels": 8}
             options["sample"] = (1, 8, 12)
         host = cls(**(options | changes))
@@ -90,19 +92,19 @@ class TrickHost:
         return host
 
     def with_trick(self, trick: str | type[Trick], name: str | None = None, **options: Any) -> TrickHost:
-        """This host with one more trick, by name or by class, as the instance `name`."""
+        """Return this host with one more trick, by name or by class, as the instance `name`."""
         return replace(self, tricks=(*self.tricks, (name or name_of(trick), trick, options)))
 
     def with_metric(self, metric: str | type[Metric], name: str | None = None, **options: Any) -> TrickHost:
-        """This host with one more metric in `[evaluate]`, for `ctx.evaluate`."""
+        """Return this host with one more metric in `[evaluate]`, for `ctx.evaluate`."""
         return replace(self, metrics=(*self.metrics, (name or name_of(metric), metric, options)))
 
     def but(self, **changes: Any) -> TrickHost:
-        """This host with other settings."""
+        """Return this host with other settings."""
         return replace(self, **changes)
 
     def recipe(self) -> Recipe:
-        """The recipe of this run. Raises UserError where an option is wrong."""
+        """Return the recipe of this run. Raises UserError where an option is wrong."""
         network = "dcgan" if len(self.sample) == 3 else "mlp"
         tricks, given_tricks = _tables(self.tricks)
         metrics, given_metrics = _tables(self.metrics)
@@ -143,11 +145,13 @@ class TrickHost:
         return validate_recipe(raw, registry)
 
     def plan(self) -> Plan:
-        """The plan of this run. Raises UserError with everything that does not fit together."""
+        """Return the plan of this run. Raises UserError with every problem found."""
         return make_plan(self.recipe())
 
     def game(self, calls: dict[str, list[Call]] | None = None) -> Game:
-        """The run before its first step. Every hook call is noted in `calls`, by hook, where that is given."""
+        """Return the game before its first step. Every hook call is recorded in `calls`, by hook, where that is
+        given.
+        """
         plan = self.plan()
         train = plan.recipe.train
         game = assemble(plan, plan.source.load(), place(train.device, train.precision))
@@ -157,8 +161,8 @@ class TrickHost:
         return game
 
     def train(self, steps: int | None = None) -> Played:
-        """Play `steps` steps, all of them by default and fewer where a trick stops the run, and record every hook call
-        and every phase.
+        """Play `steps` steps, by default all, and record every hook call and every phase. A trick may stop the run
+        earlier.
         """
         calls: dict[str, list[Call]] = defaultdict(list)
         game = self.game(calls)
@@ -173,15 +177,17 @@ class TrickHost:
 
 
 def made(trick: type[Trick], options: Mapping[str, Any]) -> Trick:
-    """The trick at these options, as the core makes it. Raises UserError where an option is wrong."""
+    """Return an instance of the trick at these options, made as in a run. Raises UserError where an option is wrong."""
     (part,) = TrickHost().with_trick(trick, **options).recipe().tricks
     instance: Trick = part.found.cls(part.options)
     return instance
 
 
 def name_of(used: str | type) -> str:
-    """What a recipe calls this class: a shipped trick and one from a file of its own by the file's name, an installed
-    one by its entry point, any other by the class's name in snake case.
+    """Return the name of this class in a recipe.
+
+    A shipped trick or one in a file of its own has the file's name, an installed one that of its entry point, any other
+    the class's name in snake case.
     """
     if isinstance(used, str):
         return used
@@ -195,13 +201,13 @@ def name_of(used: str | type) -> str:
         if point.attr == used.__qualname__ and within:
             return point.name
     ordinary = stem.isidentifier() and not stem.startswith(("_", "test_", "conftest")) and module.__name__ != "__main__"
-    if ordinary and classes_of(kind, module) == [used]:  # a file that --plugin would take
+    if ordinary and classes_of(kind, module) == [used]:  # a file that --plugin would accept
         return stem
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", used.__name__).lower()
 
 
 def _small(role: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a tiny network that this one has."""
+    """Return options for a tiny network, of those that this network has."""
     try:
         network: Any = Registry().load("networks", options["network"]).cls
     except UserError:
@@ -215,13 +221,13 @@ def _small(role: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _tables(
     instances: Iterable[tuple[str, str | type, Mapping[str, Any]]],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, type]]:
-    """The tables of a recipe for these instances, and the classes among what they use, by the instance's name."""
+    """Return the recipe tables of these instances, and the classes that they use, by the instance's name."""
     given = {name: used for name, used, _ in instances if isinstance(used, type)}
     return {name: {"use": name if name in given else used, **options} for name, used, options in instances}, given
 
 
 class MadeUp(Source):
-    """Random samples, the same for the same options."""
+    """Random samples that are a function of the options."""
 
     class Config(Options):
         sample: tuple[int, ...] = (2,)
@@ -246,7 +252,7 @@ class MadeUp(Source):
 
 
 class Spread(Metric):
-    """How far samples lie from their mean, for tricks that need a metric."""
+    """The mean distance of samples from their mean, for tricks that need a metric."""
 
     figures: ClassVar = {"spread": "higher"}
 
@@ -256,7 +262,7 @@ class Spread(Metric):
 
 
 class SeparatePasses(Trick):
-    """Reals and fakes in two passes of D, for tricks that need it."""
+    """Scores reals and fakes in two passes of D, for tricks that need it."""
 
     provides = {"separate_passes"}
 

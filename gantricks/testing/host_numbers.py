@@ -1,4 +1,4 @@
-"""Numbers that a trick keeps on the host, wherever it has them."""
+"""Finds the host numbers of a trick, in any attribute, list, dict or variable."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from gantricks.trick import Trick
 
 @dataclass(frozen=True)
 class HostNumber:
-    """A number in an attribute, a list, a dict or a variable, or a tensor that nothing declares: its value (a tensor's
-    sum), how to `set` it, and how to `restore` it.
+    """A number in an attribute, a list, a dict or a variable, or an undeclared tensor.
+
+    `value` is the number, or the tensor's sum. `set` changes it and `restore` restores it.
     """
 
     value: float
@@ -32,8 +33,10 @@ class HostNumber:
 
 
 def host_numbers(game: Game, trick: Trick) -> dict[str, HostNumber]:
-    """The numbers that a trick keeps where no checkpoint has them, by where they lie: on itself and what it holds, on
-    its class, in its module, on optimizers of its own, and on the networks and their layers.
+    """Return the numbers of a trick that no checkpoint holds, by their path.
+
+    They may be on the trick and the objects it holds, on its class, in its module, on its own optimizers, and on the
+    networks and their layers.
     """
     declared = [tensor for tensors in state.tensors(game).values() for tensor in tensors.values()]
     return _Numbers({tensor.untyped_storage().data_ptr() for tensor in declared}).of(game, trick)
@@ -71,7 +74,7 @@ class _Numbers:
         self._seen.add(id(holder))
         is_layer = isinstance(holder, nn.Module)
         held = dict(getattr(holder, "__dict__", {}))
-        if _of_a_plugin(holder):  # what starts on the class and goes on in the object
+        if _of_a_plugin(holder):  # class attributes that an object may replace by its own
             classes = [cls for cls in type(holder).__mro__ if cls.__module__ == type(holder).__module__]
             started = {key: value for cls in classes for key, value in vars(cls).items() if type(value) in _PLAIN}
             held = started | held
@@ -121,7 +124,7 @@ class _Numbers:
         for name, cell in zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=False):
             try:
                 held = cell.cell_contents
-            except ValueError:  # nothing is in it yet
+            except ValueError:  # the variable has no value yet
                 continue
             self._value(held, f"{path}'s variable {name}", _setter(cell, "cell_contents"), depth - 1)
 
@@ -130,11 +133,11 @@ _PLAIN = (int, float, bool)
 
 
 _LARGE = 4096
-"""More numbers than this are data, and not how far a run is."""
+"""Arrays and tensors of more numbers than this are data, and not counters."""
 
 
 def _of_a_plugin(value: Any) -> bool:
-    """Whether it is an object of a class that a plugin has defined, not one of torch's or the core's."""
+    """Return whether the object's class is defined in a plugin, not in torch or the core."""
     home = type(value).__module__
     ours = home.startswith(("torch", "numpy", "gantricks.", "builtins", "pydantic", "collections", "functools"))
     return hasattr(value, "__dict__") and (not ours or home.startswith("gantricks.plugins."))
@@ -149,7 +152,7 @@ def _item_setter(holder: Any, key: Any) -> Callable[[Any], None]:
 
 
 def held_by(trick: Trick, kind: type | tuple[type, ...], depth: int = 4) -> list[Any]:
-    """The objects of a kind that a trick holds, in attributes and what they hold."""
+    """Return the objects of a kind that a trick holds, in its attributes or in what these hold."""
     found: list[Any] = []
     seen: set[int] = set()
 

@@ -1,4 +1,4 @@
-"""What the laws are made of: tricks that disturb, modes that watch, and a look at what lies on the host."""
+"""The instruments of the laws: tricks that disturb a run, and modes that watch operations."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gantricks.rng import Rng
 from gantricks.testing.record import same_bits
 from gantricks.trick import Setting, Trick
 
-# ---------------------------------------------------------------- tricks that stand beside the one that is tried
+# ---------------------------------------------------------------- tricks that run beside the tested one
 
 
 class Drawer(Trick):
-    """Draws a lot, everywhere, and changes nothing."""
+    """Draws random numbers in several hooks, and changes nothing."""
 
     @hookimpl
     def before_d_step(self, ctx: Any) -> None:
@@ -46,7 +46,7 @@ class Drawer(Trick):
 
 
 class Poison(Trick):
-    """A loss term that is not finite from step `at` on, counted from 1."""
+    """Adds a loss term that is not finite from step `at` on, counted from 1."""
 
     class Config(Trick.Config):
         at: int = 3
@@ -66,7 +66,7 @@ class Poison(Trick):
 
 
 class Shut(Trick):
-    """Neither player moves from step `at` on, counted from 1."""
+    """Closes both players' gates from step `at` on, counted from 1."""
 
     class Config(Trick.Config):
         at: int = 4
@@ -84,7 +84,7 @@ class Shut(Trick):
 
 
 class Resized(Trick):
-    """Batches of other sizes, one step after the other from step `at` on, counted from 1."""
+    """Changes the batch size at each step from step `at` on, counted from 1."""
 
     class Config(Trick.Config):
         to: tuple[int, ...] = (4,)
@@ -101,7 +101,7 @@ class Resized(Trick):
 
 
 class SecondPass(Trick):
-    """A second pass through each network in every step, before the backward."""
+    """Passes samples through each network a second time in every step, before the backward."""
 
     @hookimpl
     def d_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
@@ -118,21 +118,23 @@ class SecondPass(Trick):
 
 
 def boundary(game: Game) -> None:
-    """What `Game.advance` does before a step."""
+    """Do what `Game.advance` does before a step."""
     game.clock.enter("boundary")
     notify(game.hooks.on_boundary)
 
 
 @contextmanager
 def batches_unseen(game: Game) -> Iterator[None]:
-    """Real batches come as ever, and no mode sees how: that is the host's part of a step."""
+    """Hide the loading of real batches from modes, because it is the host's part of a step."""
     with mock.patch.object(game.feed, "draw", _unseen(game.feed.draw)):
         yield
 
 
 @contextmanager
 def host_unseen(game: Game, note: Callable[[Any], None] = lambda drawn: None) -> Iterator[None]:
-    """Real batches and random numbers come as ever, and no mode sees how. `note` is told of every draw."""
+    """Hide the loading of real batches and the drawing of random numbers from modes. `note` is called with
+    every draw.
+    """
 
     def noted(name: str, draw: Callable[..., Any]) -> Callable[..., Any]:
         unseen = _unseen(draw)
@@ -161,7 +163,9 @@ def _unseen(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RefusedGenerator(torch.Generator):
-    """In torch.Generator's place: still a type, because modules of torch imported meanwhile annotate with it."""
+    """Replaces torch.Generator, and raises when one is made. It is a type, because modules of torch may use it in
+    annotations.
+    """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> RefusedGenerator:
         raise AssertionError("a generator of its own was made")
@@ -169,10 +173,10 @@ class RefusedGenerator(torch.Generator):
 
 @contextmanager
 def global_generators_at_rest(what: str = "") -> Iterator[None]:
-    """What happens within neither draws from nor seeds torch's, numpy's or Python's global generator."""
+    """Raise AssertionError if the block draws from or seeds the global generator of torch, numpy or Python."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
-        # a place that no seed anybody would write leads to
+        # a state that no ordinary seed leads to
         torch.default_generator.manual_seed(0x9E3779B97F4A7C15)
         np.random.seed(0x9E3779B9)
         random.seed(0x9E3779B97F4A7C15)
@@ -190,7 +194,7 @@ def global_generators_at_rest(what: str = "") -> Iterator[None]:
 
 @contextmanager
 def global_settings_kept() -> Iterator[None]:
-    """What torch computes by for everybody is the same afterwards."""
+    """Raise AssertionError if the block changes torch's or numpy's global settings."""
     before = {name: read() for name, (read, _) in _SETTINGS.items()}
     try:
         yield
@@ -218,7 +222,7 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 @contextmanager
 def modes_kept(game: Game, by: str) -> Iterator[None]:
-    """Every layer of both networks is in the same mode afterwards, and the same weights take part."""
+    """Raise AssertionError if the block changes the mode of a layer, or which weights are trained."""
 
     def modes() -> dict[str, bool]:
         found: dict[str, bool] = {}
@@ -240,7 +244,7 @@ def _spoken(path: str) -> str:
 
 @contextmanager
 def never_asked_in_training_mode(game: Game, by: str) -> Iterator[None]:
-    """Whichever network is asked within is in eval mode."""
+    """Raise AssertionError if the block calls a network that is in training mode."""
 
     def check(player: str) -> Callable[..., None]:
         def asked(module: nn.Module, *_: Any) -> None:
@@ -260,7 +264,7 @@ def never_asked_in_training_mode(game: Game, by: str) -> Iterator[None]:
 
 
 class NoSync(TorchFunctionMode):
-    """Refuses every call that makes the host wait for a value."""
+    """Raises on every call that makes the host wait for a value on the device."""
 
     FORBIDDEN = frozenset(
         getattr(torch.Tensor, name)
@@ -273,7 +277,7 @@ class NoSync(TorchFunctionMode):
 
 
 class Made(TorchDispatchMode):
-    """Weak references to every tensor that an operation returns."""
+    """Holds weak references to every tensor that an operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -296,7 +300,7 @@ class OpTrace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "prim" not in str(func):
-            # a tensor made of a host's number: frozen like the number itself
+            # a tensor made from a host number is frozen in a captured step, like the number itself
             made = args[0].tolist() if "lift_fresh" in str(func) else None
             self.ops.append((str(func), shown(args), shown(sorted((kwargs or {}).items())), made))
         return func(*args, **(kwargs or {}))
@@ -312,13 +316,13 @@ def shown(value: Any) -> Any:
     return type(value).__name__
 
 
-# ---------------------------------------------------------------- D's scores at a place of one's choice
+# ---------------------------------------------------------------- D's scores shifted to the undecided point
 
 
 class Pointed:
-    """Has every loss of a game computed where D is undecided, give or take a little, through the graph as it is.
+    """Makes every loss of a game be computed near the point where D is undecided, through the real graph.
 
-    `slopes` sums, for "real" and "fake" in D's loss and "g" in G's, the derivative with respect to the mean logit.
+    `slopes` sums the derivative with respect to the mean logit: "real" and "fake" in D's loss, "g" in G's.
     """
 
     def __init__(self, game: Game) -> None:
@@ -350,18 +354,15 @@ class Pointed:
         spread = torch.linspace(-0.1, 0.1, logits.shape[0], dtype=logits.dtype, device=logits.device).unsqueeze(1)
         if logits.shape[0] == 1:
             spread = torch.zeros_like(spread)
-        # all logits of the side moved by one number: only the loss's own backward reaches its gradient
+        # one number shifts all logits of the side, so that its gradient comes from the loss alone
         shift = torch.zeros((), dtype=logits.dtype, device=logits.device, requires_grad=bool(side))
         if side:
             self._shifts[side] = shift
         return out._replace(logits=logits - logits.detach() + self._game.step.loss.undecided + spread + shift)
 
     def note(self) -> None:
-        """A phase is over: its backward has been done."""
+        """Add the slopes of a phase, after its backward."""
         for side, shift in self._shifts.items():
             if shift.grad is not None:
                 self.slopes[side] = self.slopes.get(side, 0.0) + float(shift.grad)
         self._shifts.clear()
-
-
-# ---------------------------------------------------------------- what lies on the host

@@ -28,39 +28,43 @@ from gantricks.records import Batch
 from gantricks.testing.record import Phase, Played
 
 ROLES = {"d": "discriminator", "g": "generator"}
-"""The network of each player."""
+"""The role of each player's network."""
 
 # ---------------------------------------------------------------- numbers
 
 
 def close(found: Tensor, expected: Tensor, what: str, rtol: float = 1e-9, atol: float = 1e-12) -> None:
-    """Two tensors have one shape and agree number by number, within `atol + rtol * |expected|`."""
+    """Check that two tensors have one shape and agree number by number, within `atol + rtol * |expected|`."""
     assert found.shape == expected.shape, f"{what} has shape {tuple(found.shape)}, not {tuple(expected.shape)}"
     off = (found - expected).abs()
     assert (off <= atol + rtol * expected.abs()).all(), f"{what} is off by {float(off.max()):.3g}"
 
 
 def progress(played: Played, step: int) -> float:
-    """How far the run is in a step: 0 in the first, 1 in the last."""
+    """Return the progress of the run in a step: 0 in the first, 1 in the last."""
     return step / (played.game.steps - 1)
 
 
 def value_at(played: Played, option: float | Schedule, step: int) -> float:
-    """The value of an option in a step, whether it is a number or a schedule."""
+    """Return the value of an option in a step, whether it is a number or a schedule."""
     if not isinstance(option, Schedule):
         return option
     return option.start + (option.end - option.start) * min(progress(played, step) / option.until, 1)
 
 
 def within_chance(happened: Tensor, p: float | Tensor, what: str) -> None:
-    """Events (N,) of probability `p`, a number or (N,), are as many as that, within five standard deviations."""
+    """Check that the number of events (N,) of probability `p`, a number or (N,), is within five standard deviations of
+    its mean.
+    """
     p = torch.as_tensor(p).expand(happened.shape).double()
     count, mean, variance = (float(values.sum()) for values in (happened, p, p * (1 - p)))
     assert abs(count - mean) <= 5 * math.sqrt(variance), f"{what}: {count:g} of {len(p)}, expected {mean:.3g}"
 
 
 def standard_normal(z: Tensor, what: str) -> None:
-    """Numbers that could be draws from N(0, 1): mean and variance within five standard deviations, none twice."""
+    """Check that numbers could be draws from N(0, 1): mean and variance within five standard deviations, no number
+    twice.
+    """
     n = z.numel()
     assert n, f"{what}: none"
     assert abs(float(z.mean())) <= 5 / math.sqrt(n), f"{what}: the mean is {float(z.mean()):.3g} standard deviations"
@@ -72,22 +76,24 @@ def standard_normal(z: Tensor, what: str) -> None:
 
 
 def standard_uniform(u: Tensor, what: str) -> None:
-    """Numbers that could be draws from U(0, 1): none twice, their ranks within Kolmogorov's bound (1e-6)."""
+    """Check that numbers could be draws from U(0, 1): no number twice, ranks within Kolmogorov's bound (1e-6)."""
     n = u.numel()
     assert n, f"{what}: none"
     ordered, ranks = u.sort().values, torch.arange(n) / n
     distance = max(float((ordered - ranks).max()), float((ranks + 1 / n - ordered).max()))
     assert distance * math.sqrt(n) < 2.7, f"{what}: up to {distance:.2g} from uniform"
-    assert u.mul(1e12).round().unique().numel() == n, f"{what}: the same draws twice"  # undoing a scale rounds
+    assert u.mul(1e12).round().unique().numel() == n, (
+        f"{what}: the same draws twice"
+    )  # a scale that was undone has rounded the numbers
 
 
 def rows_in(rows: Tensor, among: Tensor) -> Tensor:
-    """Which of `rows` (A, …) equal one of `among` (B, …), bool (A,)."""
+    """Return which of `rows` (A, …) equal one of `among` (B, …), bool (A,)."""
     return (rows.flatten(1)[:, None] == among.flatten(1)[None]).all(2).any(1)
 
 
 def gradient_in(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient of `function(x)`, a number, at x; shaped like x."""
+    """Return the gradient of `function(x)`, a number, at x; shaped like x."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         return torch.autograd.grad(function(x), x)[0]
@@ -97,19 +103,19 @@ def gradient_in(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-t log σ(s) - (1 - t) log(1 - σ(s)), number by number."""
+    """Return -t log σ(s) - (1 - t) log(1 - σ(s)), number by number."""
     return -targets * logsigmoid(logits) - (1 - targets) * logsigmoid(-logits)
 
 
 def class_cross_entropy(out: Any, batch: Batch) -> Tensor:
-    """-log softmax(class logits)[class], the mean over a batch whose samples have classes."""
+    """Return the mean of -log softmax(class logits)[class] over a batch whose samples have classes."""
     scores, classes = out.class_logits, batch.classes
     found: Tensor = (torch.log(torch.exp(scores).sum(1)) - scores[torch.arange(len(scores)), classes]).mean()
     return found
 
 
 def terms_are(phase: Phase, expected: Mapping[str, float | Tensor]) -> None:
-    """Each of these loss terms of a phase has this value; there may be others."""
+    """Check that each of these loss terms of a phase has this value; there may be others."""
     for name, value in expected.items():
         assert name in phase.terms, f"no term {name!r} in {sorted(phase.terms)}"
         found = phase.terms[name]
@@ -119,8 +125,8 @@ def terms_are(phase: Phase, expected: Mapping[str, float | Tensor]) -> None:
 def adversarial_terms_are(
     played: Played, d_loss: Callable[[Tensor, Tensor], Tensor], g_loss: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    """The adversarial terms of both players are the means of these functions of logits and targets, number by number;
-    G has none where a trick replaces its objective.
+    """Check that the adversarial terms of both players are the means of these functions of logits and targets, number
+    by number. G has none where a trick replaces its objective.
     """
     for phase in played.steps_of("d"):
         assert phase.real_out is not None
@@ -135,7 +141,7 @@ def adversarial_terms_are(
 
 
 def g_targets_are_untouched(played: Played) -> None:
-    """No trick on D's labels reaches G's: they are ones, unless a trick on G's labels changed them."""
+    """Check that no trick on D's labels changes G's: they are ones, unless a trick on G's labels changed them."""
     for phase in played.steps_of("g"):
         own = [call.result for call in played.calls.get("g_labels", ()) if call.step == phase.step]
         expected = own[-1] if own else torch.ones_like(phase.fake_labels)
@@ -143,7 +149,7 @@ def g_targets_are_untouched(played: Played) -> None:
 
 
 def share_told(played: Played, phase: Phase) -> float:
-    """D's accuracy in a D step: the share of reals and of fakes that it tells by their logits, from 0 to 1."""
+    """Return D's accuracy in a D step: the share of reals and fakes that its logits classify correctly, from 0 to 1."""
     undecided = played.game.step.loss.undecided
     assert phase.real_out is not None, "it is asked of a D step"
     right = phase.real_out.logits > undecided, phase.fake_out.logits < undecided
@@ -151,7 +157,7 @@ def share_told(played: Played, phase: Phase) -> float:
 
 
 def stays_behind_a_closed_gate(played: Played, phase: Phase, may_move: bool) -> None:
-    """A player that may not move keeps its weights in this phase, and the phase says so."""
+    """Check that a player that may not move keeps its weights in this phase, and that the phase reports it."""
     if not may_move:
         network: Any = getattr(played.game, ROLES[phase.player])
         assert not phase.updated
@@ -163,7 +169,7 @@ def stays_behind_a_closed_gate(played: Played, phase: Phase, may_move: bool) -> 
 
 
 class Flow(NamedTuple):
-    """What went into a module and what came out of it."""
+    """The input and the output of a module."""
 
     module: Any
     given: Tensor
@@ -173,8 +179,10 @@ class Flow(NamedTuple):
 def flows(
     played: Played, role: str, modules: Iterable[nn.Module], training: bool = True, phase: str = "log", shift: int = 0
 ) -> list[Flow]:
-    """What flows through `modules` in one pass of the final network over eight samples, in the order of `modules`. Each
-    is reached once, or it does not stand where it should. The samples are always the same, their classes i + `shift`.
+    """Return the input and output of each of `modules` in one pass of the final network over eight samples.
+
+    The results are in the order of `modules`. Raises AssertionError unless each module is reached once. The samples are
+    always the same; their classes are i + `shift`.
     """
     game = played.game
     network: Any = getattr(game, role)
@@ -182,7 +190,7 @@ def flows(
     given: dict[nn.Module, Tensor] = {}
 
     def enter(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        given[module] = inputs[0].clone()  # a module may work in place
+        given[module] = inputs[0].clone()  # a module may change its input in place
 
     def leave(module: nn.Module, _: Any, result: Tensor) -> None:
         assert module not in seen, f"a pass of the {role} reaches {module} twice"
@@ -194,7 +202,7 @@ def flows(
     handles += [module.register_forward_hook(leave) for module in modules]
     was_training = network.training
     network.train(training)
-    game.clock.enter(phase)  # each pass of one phase draws anew; the same phase entered again draws the same
+    game.clock.enter(phase)  # a phase that is entered again repeats its draws, so that each pass has the same ones
     try:
         network(*samples(played, role, shift))
     finally:
@@ -209,7 +217,7 @@ def flows(
 
 
 def samples(played: Played, role: str, shift: int = 0) -> Batch:
-    """Eight latents for G or eight real samples for D, the same at each call; their classes are i + `shift`."""
+    """Return eight latents for G or eight real samples for D, the same at each call. Their classes are i + `shift`."""
     game = played.game
     network: Any = getattr(game, role)
     classes = (torch.arange(8) + shift) % network.classes if network.conditional else None
@@ -219,7 +227,7 @@ def samples(played: Played, role: str, shift: int = 0) -> Batch:
 
 
 class Surgery(NamedTuple):
-    """A trick's work on one network: its modules before and after, and what stands in whose place."""
+    """The changes of a trick to one network: the modules before and after."""
 
     role: str
     before: dict[str, Any]
@@ -227,17 +235,17 @@ class Surgery(NamedTuple):
 
     @property
     def added(self) -> dict[str, Any]:
-        """Modules that stand where there was none."""
+        """The modules at names that did not exist before."""
         return {name: module for name, module in self.after.items() if name not in self.before}
 
     @property
     def replaced(self) -> dict[str, tuple[Any, Any]]:
-        """What was there and what stands there now, by place; the network and its body themselves left out."""
+        """The old and the new module, by name, where they differ; without the network and its body themselves."""
         both = {name: (old, self.after[name]) for name, old in self.before.items() if name in self.after}
         return {name: pair for name, pair in both.items() if pair[0] is not pair[1] and name not in ("", "body")}
 
     def blocks(self) -> dict[str, list[tuple[str, Any]]]:
-        """The named children of each block that the body had, as they are now."""
+        """The present named children of each block that the body had."""
         blocks = [name for name, module in self.before.items() if is_block(name, module)]
         return {
             block: [(name, module) for name, module in self.after.items() if name.rpartition(".")[0] == block]
@@ -246,18 +254,20 @@ class Surgery(NamedTuple):
 
 
 def is_block(name: str, module: nn.Module) -> bool:
-    """Whether a module of a network, by its name there, is a block of the body."""
+    """Return whether a module of a network, by its name there, is a block of the body."""
     return name.startswith("body.") and name.count(".") == 1 and isinstance(module, nn.Sequential)
 
 
 def surgery(played: Played, name: str, role: str) -> Surgery:
-    """What the trick did to the network: "generator" or "discriminator"."""
+    """Return the changes of the trick to the network: "generator" or "discriminator"."""
     (call,) = played.of(name, f"transform_{role}")
     return Surgery(role, dict(call.before), dict(call.after))
 
 
 def block_ends(done: Surgery, besides: str | None = None) -> list[nn.Module]:
-    """What was added: the last child of each block, and nothing else; `besides` is the one place left out."""
+    """Return the last child of each block. Raises AssertionError unless these are exactly the added modules, apart from
+    `besides`.
+    """
     ends = [children[-1] for children in done.blocks().values()]
     assert ends
     assert {place for place, _ in ends} == done.added.keys() - {besides}, f"added: {list(done.added)}"
@@ -265,7 +275,9 @@ def block_ends(done: Surgery, besides: str | None = None) -> list[nn.Module]:
 
 
 def appended_by(played: Played, name: str, layer: str, formula: Callable[[Tensor, Any], Tensor]) -> Tensor:
-    """What `layer` of D's new head appends to D's features (B, F): (B, K), equal to `formula(features, layer)`."""
+    """Return what `layer` of D's new head appends to D's features (B, F): (B, K), checked against `formula(features,
+    layer)`.
+    """
     done, head = surgery(played, name, "discriminator"), played.game.discriminator.head
     assert head is done.after["head"], "D has another head"
     assert set(done.replaced) == {"head"}
@@ -282,11 +294,11 @@ def appended_by(played: Played, name: str, layer: str, formula: Callable[[Tensor
 
 
 def roles_of(config: Any) -> list[str]:
-    """The networks that the option `players` of a trick names."""
+    """Return the networks that the option `players` of a trick names."""
     return [role for role in ROLES.values() if role in config.players]
 
 
 def per_channel_affine(x: Tensor, norm: Any) -> Tensor:
-    """X (B, C, H, W) times the weight of a norm plus its bias, map by map."""
+    """Return x (B, C, H, W) times the weight of a norm plus its bias, map by map."""
     found: Tensor = x * norm.weight[:, None, None] + norm.bias[:, None, None]
     return found

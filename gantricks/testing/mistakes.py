@@ -46,7 +46,7 @@ from gantricks.testing.host import TrickHost
 from gantricks.trick import Trick
 
 TRACE_LAW = "trace_law"
-"""What the law of a trick on a recorded run is called in its test file."""
+"""The name of a trick's own law on a recorded run in its test file."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,20 @@ class Mistake:
 
 
 class Misplaced(AssertionError):
-    """A mistake cannot be made: what it replaces is not there, or is there more than once."""
+    """Raised when a mistake cannot be made, because the code that it replaces does not occur exactly once."""
 
 
 def mistake_suite(
     subject: type[Trick] | ModuleType, mistakes: Mapping[str, Mistake], tests: str | Path
 ) -> Callable[..., None]:
-    """A pytest test with one case per mistake and per test that catches it.
+    """Return a pytest test with one case per mistake and per test that catches it.
 
-    `subject` is the trick, or the module whose source is changed. `mistakes` are given by what they do. `tests` is the
-    test file, `__file__` there: tests are run in a fresh copy of it, which imports the changed module. For laws it
-    holds `SETTINGS`, which maps names of settings to (options, changes to the smallest host), the plain one named "";
-    a file without them is tried at the trick's `trial`. `trace_law(played, name)` is the trick's own law.
+    `subject` is the trick, or the module whose source is changed. `mistakes` are named by what they do. `tests` is the
+    test file (`__file__`). Tests run in a fresh copy of it, which imports the changed module.
 
-    A test that is named in `caught_by` takes no fixtures; its parameters and hypothesis's examples are all tried.
+    For laws the test file holds `SETTINGS`, which maps names of settings to (options, changes to the smallest host),
+    the plain one named "". A file without them is checked at the trick's `trial`. `trace_law(played, name)` is the
+    trick's own law. A test in `caught_by` has no fixtures; all of its parameter sets and hypothesis examples are run.
     """
     import pytest
 
@@ -103,7 +103,9 @@ def mistake_suite(
 
 
 def assert_caught(subject: type[Trick] | ModuleType, mistake: Mistake, catcher: str, tests: Path) -> None:
-    """The test holds on the source as it stands and fails with the mistake in it; AssertionError otherwise."""
+    """Check that the test passes on the present source and fails with the mistake in it. Raises AssertionError
+    otherwise.
+    """
     changed = mistaken(subject, mistake)
     _hold_without_it(subject, catcher, tests)
     try:
@@ -127,7 +129,7 @@ def _hold_without_it(subject: type[Trick] | ModuleType, catcher: str, tests: Pat
 
 
 def _failures() -> tuple[type[BaseException], ...]:
-    """How a test fails: `pytest.raises` without an error raises no AssertionError."""
+    """Return the exceptions by which a test fails. `pytest.raises` without an error does not raise AssertionError."""
     import pytest
 
     return AssertionError, pytest.fail.Exception
@@ -138,7 +140,7 @@ def _module(subject: type[Trick] | ModuleType) -> ModuleType:
 
 
 def source_of(subject: type[Trick] | ModuleType) -> str:
-    """The source of the module of a trick, or of a module."""
+    """Return the source of a module, or of the module of a trick."""
     module = _module(subject)
     if not module.__file__:
         raise ValueError(f"the module {module.__name__} has no file")
@@ -149,13 +151,17 @@ def source_of(subject: type[Trick] | ModuleType) -> str:
 
 
 def mistaken(subject: type[Trick] | ModuleType, mistake: Mistake) -> ast.Module:
-    """The syntax tree of the subject's module with the mistake in it. Raises `Misplaced` where it does not fit."""
+    """Return the syntax tree of the subject's module with the mistake in it. Raises `Misplaced` where it does
+    not fit.
+    """
     return change(source_of(subject), mistake)
 
 
 def change(source: str, mistake: Mistake) -> ast.Module:
-    """The syntax tree of `source` with the mistake in it. Raises `Misplaced` where `old` does not occur exactly once
-    in `inside`, or `inside` is no definition; ValueError where a mistake has neither old nor new.
+    """Return the syntax tree of `source` with the mistake in it.
+
+    Raises `Misplaced` where `old` does not occur exactly once in `inside`, or `inside` is not a definition; ValueError
+    where a mistake has neither old nor new.
     """
     tree = ast.parse(source)
     scope = _scope(tree, mistake.inside)
@@ -255,7 +261,7 @@ def _redefine(scope: ast.AST, new: list[ast.stmt]) -> None:
 
 
 def _placed(new: Any, at: ast.AST) -> Any:
-    """A copy of `new` on the lines of what it replaces."""
+    """Return a copy of `new` with the line numbers of the code that it replaces."""
     new = copy.deepcopy(new)
     for node in ast.walk(new):
         if isinstance(node, ast.expr | ast.stmt | ast.arg | ast.keyword | ast.alias | ast.excepthandler):
@@ -267,7 +273,7 @@ def _placed(new: Any, at: ast.AST) -> Any:
 
 
 def run_changed(subject: type[Trick] | ModuleType, changed: ast.Module, catcher: str, tests: Path) -> None:
-    """Run a law or a test of the file `tests` with `changed` in the place of the subject's module; raises what it
+    """Run a law or a test of the file `tests` with `changed` in the place of the subject's module. Raises what it
     raises.
     """
     module = _module(subject)
@@ -285,11 +291,11 @@ def run_changed(subject: type[Trick] | ModuleType, changed: ast.Module, catcher:
         elif hasattr(loaded, test):
             _check_test(getattr(loaded, test))
         else:
-            raise ValueError(f"{catcher!r} is no test of {loaded.__file__}, and no law")
+            raise ValueError(f"{catcher!r} is neither a test of {loaded.__file__} nor a law")
 
 
 class _Patches(ExitStack):
-    """Attributes and modules that are set, and put back at the end; what else is imported meanwhile stays."""
+    """Attributes and modules that are set, and restored at the end. Other modules that are imported meanwhile stay."""
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         self.callback(setattr, owner, name, getattr(owner, name))
@@ -305,7 +311,7 @@ class _Patches(ExitStack):
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """The same examples in every run, and none spent on making a failure small."""
+    """Make hypothesis use the same examples in every run, and not shrink a failure."""
     from hypothesis import Phase, settings
 
     settings.register_profile("gantricks-before", settings.default)
@@ -325,14 +331,14 @@ def _repeatable() -> Iterator[None]:
 
 
 def _replace_module(original: ModuleType, code: CodeType, patches: _Patches) -> ModuleType:
-    """Put a module of this code in the place of the original, wherever its names have been imported to: in gantricks,
-    and in the package that it is part of.
+    """Replace the original module by one with this code, in every module of gantricks and of its own package that has
+    imported names from it.
     """
     name = original.__name__
     if original.__spec__ is None:
         raise ValueError(f"the module {name} was not imported from a file")
     changed = importlib.util.module_from_spec(original.__spec__)
-    patches.set_module(name, changed)  # at once: annotations are looked up there
+    patches.set_module(name, changed)  # before its code runs, because annotations are looked up in sys.modules
     exec(code, vars(changed))
     package, _, attribute = name.rpartition(".")
     if package:
@@ -346,7 +352,7 @@ def _replace_module(original: ModuleType, code: CodeType, patches: _Patches) -> 
 
 
 def _load(path: Path, patches: _Patches) -> ModuleType:
-    """The module of a test file, anew."""
+    """Import a test file anew and return its module."""
     spec = importlib.util.spec_from_file_location(f"gantricks_mistakes_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -368,7 +374,7 @@ def _check_trace(case: Case, tests: ModuleType) -> None:
 
 
 def _check_law(law: str, cases: Sequence[Case]) -> None:
-    """A generic law at every setting at which it says something."""
+    """Check a generic law at every setting at which it applies."""
     checked = 0
     for case in cases:
         try:
@@ -381,7 +387,7 @@ def _check_law(law: str, cases: Sequence[Case]) -> None:
 
 
 def _check_test(test: Callable[..., None]) -> None:
-    """A test function with each of its parameter sets; one that it skips is passed over."""
+    """Run a test function with each of its parameter sets. One that is skipped counts as passed."""
     import pytest
 
     choices: list[list[dict[str, Any]]] = []
@@ -400,7 +406,7 @@ def _check_test(test: Callable[..., None]) -> None:
 
 
 def _values(given: Any, single: bool) -> Sequence[Any]:
-    """The values of one parameter set, as `parametrize` takes them."""
+    """Return the values of one parameter set, in the form that `parametrize` accepts."""
     import pytest
 
     if isinstance(given, type(pytest.param())):

@@ -1,4 +1,4 @@
-"""The record of a run: every hook call, every phase, and whether two states are the same to the bit."""
+"""Records a run: every hook call and every phase. Compares states bit by bit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from gantricks.trick import Trick
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a hook: by which trick, with which arguments (copied before the call), with which result.
+    """One call of a hook.
 
-    `arguments` leaves `ctx` out. `modified` tells whether the call changed one of its tensor arguments in place. `step`
-    and `critic` count steps, and D steps within one, from 0; `phase` is that of `ctx`. `before` and `after` hold by
-    name what the hook is there to change in place: in `transform_generator` and `transform_discriminator` the modules
-    of the network, in `after_d_backward` and `after_g_backward` copies of the player's gradients; elsewhere nothing.
-    `touched` names the batches, scores and labels of `ctx` that the call changed in place, such as "fake".
+    `trick` is the caller's name; `arguments` are those without `ctx`, copied before the call; `result` is what it
+    returned. `modified` tells whether the call changed one of its tensor arguments in place. `step` and `critic` count
+    steps, and D steps within one, from 0; `phase` is that of `ctx`. `before` and `after` hold what the hook may change
+    in place, by name: the modules of the network in `transform_generator` and `transform_discriminator`, copies of the
+    player's gradients in `after_d_backward` and `after_g_backward`, nothing in other hooks. `touched` names the
+    batches, scores and labels of `ctx` that the call changed in place, such as "fake".
     """
 
     trick: str
@@ -41,13 +42,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Phase:
-    """What one D step ("d") or G step ("g") made, copied at its end.
+    """The record of one D step ("d") or G step ("g"), copied at its end.
 
-    Batches, scores and labels are those of `ctx`, None where there were none: in a G step `fake_labels` are G's
-    targets, and `real_out` exists where a trick read it or D mixes samples. `terms` are the player's loss terms by
-    name, "<trick>.<term>" for those of tricks; `gradients` those that its optimizer was given; `before` and `after` its
-    weights and buffers at both ends of the phase; `updated` tells whether it moved. `passes` are D's forward passes:
-    the images that it was shown, and what it said of them.
+    Batches, scores and labels are those of `ctx`, or None: in a G step `fake_labels` are G's targets, and `real_out`
+    exists where a trick read it or D mixes samples. `terms` are the player's loss terms by name, "<trick>.<term>" for
+    those of tricks. `gradients` are those that its optimizer received. `before` and `after` are its weights and buffers
+    at the start and end of the phase. `updated` tells whether it was updated. `passes` are D's forward passes: the
+    images and D's output.
     """
 
     player: str
@@ -71,8 +72,10 @@ class Phase:
 
 @dataclass
 class Played:
-    """A tiny run after some steps: the `game` itself, every hook's `calls` and the `phases` of its steps in order, the
-    log scalars of each step, and the state that it had at the `start`.
+    """A tiny run after some steps.
+
+    It holds the `game` itself, every hook's `calls` and the `phases` of its steps in order, the log scalars of each
+    step, and the state at the `start`.
     """
 
     game: Game
@@ -83,28 +86,28 @@ class Played:
 
     @property
     def state(self) -> dict[str, Tensors]:
-        """A copy of everything that a checkpoint would hold."""
+        """Return a copy of all tensors that a checkpoint would hold."""
         return snapshot(self.game)
 
     def trick(self, name: str) -> Trick:
-        """The trick that the run calls `name`."""
+        """Return the trick that the run calls `name`."""
         return next(planned.trick for planned in self.game.plan.tricks if planned.name == name)
 
     def of(self, trick: str, hook: str) -> list[Call]:
-        """This trick's calls on one hook, in order. Raises AssertionError where there are none: a law that is read off
-        no call would hold of anything.
+        """Return this trick's calls of one hook, in order. Raises AssertionError where there are none, since a law on
+        no call would always hold.
         """
         calls = [call for call in self.calls.get(hook, ()) if call.trick == trick]
         assert calls, f"{trick} was never called on {hook}"
         return calls
 
     def steps_of(self, player: str) -> list[Phase]:
-        """The D steps ("d") or the G steps ("g"), in order."""
+        """Return the D steps ("d") or the G steps ("g"), in order."""
         return [phase for phase in self.phases if phase.player == player]
 
 
 def snapshot(game: Game) -> dict[str, Tensors]:
-    """A copy of everything that a checkpoint would hold."""
+    """Return a copy of all tensors that a checkpoint would hold."""
     return {
         group: {name: tensor.detach().clone() for name, tensor in tensors.items()}
         for group, tensors in state.tensors(game).items()
@@ -112,7 +115,7 @@ def snapshot(game: Game) -> dict[str, Tensors]:
 
 
 def differences(a: dict[str, Tensors], b: dict[str, Tensors], besides: tuple[str, ...] = ()) -> list[str]:
-    """The names of tensors that are not bit-identical in two snapshots, groups in `besides` left out."""
+    """Return the names of tensors that are not bit-identical in two snapshots, without the groups in `besides`."""
     found = []
     for group in sorted((a.keys() | b.keys()) - set(besides)):
         of_a, of_b = a.get(group, {}), b.get(group, {})
@@ -124,14 +127,14 @@ def differences(a: dict[str, Tensors], b: dict[str, Tensors], besides: tuple[str
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equality of shape, type and every bit; NaN equals NaN."""
+    """Return whether shape, type and every bit are equal; NaN equals NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def recorded(hooks: Hooks, calls: dict[str, list[Call]]) -> Hooks:
-    """The hooks, with every call noted in `calls`."""
+    """Return hooks that record every call in `calls`."""
 
     def noting(hook: str, trick: str, function: Callable[..., Any]) -> Callable[..., Any]:
         changed = _CHANGED_IN_PLACE.get(hook, lambda *_: {})
@@ -161,7 +164,9 @@ def recorded(hooks: Hooks, calls: dict[str, list[Call]]) -> Hooks:
 
 
 def _modules(ctx: Any, network: nn.Module | None) -> dict[str, nn.Module]:
-    return {} if network is None else dict(network.named_modules())  # who forgot to return it is told so by the fold
+    return (
+        {} if network is None else dict(network.named_modules())
+    )  # a hook that returned nothing is reported by the fold
 
 
 def _gradients(network: nn.Module) -> Tensors:
@@ -177,7 +182,7 @@ _CHANGED_IN_PLACE: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def record_phases(played: Played) -> None:
-    """From now on, append each phase that the game plays to `played.phases`."""
+    """Append each phase that the game plays from now on to `played.phases`."""
     game = played.game
     frame = game.frame
     passes: list[tuple[Tensor, Out]] = []
@@ -223,8 +228,8 @@ def record_phases(played: Played) -> None:
 def watch_phases(
     game: Game, before: Callable[[str], Any] = lambda player: None, after: Callable[[str, Any], None] = lambda *_: None
 ) -> None:
-    """From now on, call `before("d")` or `before("g")` ahead of each phase that the game plays, in whatever order, and
-    `after` with what it returned.
+    """From now on, call `before("d")` or `before("g")` before each phase that the game plays, and `after` with the
+    player and the result of `before`.
     """
 
     def watch(player: str) -> None:
@@ -245,7 +250,7 @@ _NO_TERMS = ("step", "gradient_norm")
 
 
 def copied(value: Any) -> Any:
-    """A copy of the tensors in a value, detached; modules and everything else as they are."""
+    """Return a value with detached copies of its tensors. Modules and all other objects stay the same."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):

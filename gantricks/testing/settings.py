@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 Settings = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]
-"""Settings by name: (options of the trick, arguments of `TrickHost` that differ from the smallest host's)."""
+"""Settings by name: (options of the trick, arguments of `TrickHost` that differ from the smallest host)."""
 
 MIXING: dict[str, Any] = {
     "sample": (1, 8, 8),
     "discriminator": {"batch_norm": True, "depth": 2},
     "batch_size": 6,
 }
-"""Images, and a D whose batch norm lets samples of a pass see each other."""
+"""Images, and a D whose batch norm makes the scores of a pass depend on each other."""
 
 CONDITIONAL: dict[str, Any] = {
     "sample": (1, 8, 8),
@@ -29,4 +29,4 @@ CONDITIONAL: dict[str, Any] = {
     "generator": {"conditional": True, "batch_norm": True},
     "discriminator": {"conditional": True},
 }
-"""Images of three classes, which both networks are given."""
+"""Images of three classes, with both networks conditional."""

@@ -29,7 +29,7 @@ class _TorchRandom:
 
 
 TORCH_RANDOM = _TorchRandom()
-"""Kept here, for hypothesis holds it weakly."""
+"""Kept in a module variable, because hypothesis holds only a weak reference to it."""
 register_random(TORCH_RANDOM)
 
 
@@ -40,7 +40,7 @@ def seeds() -> st.SearchStrategy[int]:
 
 @st.composite
 def rng(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> Rng:
-    """A trick's random stream, anywhere in a run."""
+    """A trick's random stream, at any place in a run."""
     clock = Clock()
     clock.step = draw(st.integers(0, 10_000))
     clock.enter(draw(st.sampled_from(sorted(PHASES))), draw(st.integers(0, 5)))
@@ -73,7 +73,7 @@ def tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype = torch.
 
 @st.composite
 def logits(draw: st.DrawFn, sizes: st.SearchStrategy[int] = SIZES) -> Tensor:
-    """D's logits (B, 1), from indifferent to certain."""
+    """D's logits (B, 1), from undecided to certain."""
     return draw(tensors((draw(sizes), 1), scale=draw(st.sampled_from([0.0, 1.0, 30.0]))))
 
 
@@ -87,7 +87,7 @@ def batches(
 ) -> Batch:
     """A batch of images (B, C, H, W) or vectors (B, D) in [-1, 1], with or without classes.
 
-    `shape` fixes that of one sample, `classes` the number of classes (0 for none).
+    `shape` fixes the shape of one sample, `classes` the number of classes (0 for none).
     """
     size = draw(sizes)
     if shape is None:

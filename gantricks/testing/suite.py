@@ -17,8 +17,10 @@ from gantricks.trick import Trick
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one check went. `status`: "passed", "failed", "skipped", "expected" (failed, as was declared) or "unexpected"
-    (passed, though a failure was declared). `detail` says why, `hint` what to do.
+    """The result of one check.
+
+    `status`: "passed", "failed", "skipped", "expected" (failed, as declared) or "unexpected" (passed, though a failure
+    was declared). `detail` is the reason, `hint` what to do.
     """
 
     id: str
@@ -46,7 +48,7 @@ def run_suite(
     trace: Callable[[Played, str], None] | None = None,
     refused: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
-    """Every check of a trick, as a report. The arguments are those of `trick_suite`."""
+    """Run every check of a trick and return the outcomes. The arguments are those of `trick_suite`."""
     expected = dict(expected_failures or {})
     checks = list(_checks(trick, options, host, beside, trace, refused or {}))
     _refuse_unknown(expected, checks)
@@ -152,7 +154,7 @@ def _refused(name: str, words: str) -> Law:
 
 
 def _refusal(host: TrickHost) -> str:
-    """In which words `check` refuses the host's tricks; empty where it does not."""
+    """Return the problems with which `check` refuses the host's tricks, or ""."""
     try:
         host.plan()
     except UserError as refusal:
@@ -161,9 +163,11 @@ def _refusal(host: TrickHost) -> str:
 
 
 def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: int = 3) -> None:
-    """Train two tricks together in this order: finite, each fold keeps its law on the trace, and each trick its own
-    (`Case.trace`), state in place, and a resumed run bit-identical. Raises UserError where the pair is refused,
-    AssertionError where it breaks.
+    """Train two tricks together in this order, and check the run.
+
+    It must be finite; each fold keeps its law on the trace, and each trick its own (`Case.trace`); state is updated in
+    place; a resumed run is bit-identical. Raises UserError where the pair is refused, AssertionError where a check
+    fails.
     """
     host = host or TrickHost.for_trick(first.instance, second.instance)
     pair = Case(second.trick, second.options, host.with_trick(first.trick, first.name, **first.options), second.name)
@@ -197,7 +201,7 @@ _OWN_LAW = Law(
 
 def _outcome(law: Law, case: Case, expected: str | None) -> Outcome:
     if expected is None and (first := case.presumed(law)):
-        return Outcome(law.id, "skipped", f"it is asked once the law {first!r} holds")
+        return Outcome(law.id, "skipped", f"it is checked once the law {first!r} holds")
     outcome = case.outcome(law)
     if isinstance(outcome, NotApplicable):
         if expected is not None:

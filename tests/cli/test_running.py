@@ -163,7 +163,7 @@ def test_an_edited_recipe_is_refused_and_nothing_is_trained(gantricks: Any, run:
     assert outcome.status == 2
     assert "data.batch_size is 8 and was 16 when the run began" in outcome.err
     assert f"gantricks resume {run} --steps 6" in outcome.err
-    assert "--set seed=5: a run goes on as it was begun" in outcome.err
+    assert "--set seed=5: a run cannot be changed when it is resumed" in outcome.err
     assert "3 problems" in outcome.err
     assert gantricks("sample", run, "--out", "one.png").status == 0
 

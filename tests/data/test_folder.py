@@ -319,7 +319,7 @@ def test_a_class_without_pictures_is_none_and_is_mentioned(root):
     description = folder(root).describe()
     assert description.class_names == ("cats",)
     assert folder(root).load().classes.tolist() == [0]
-    assert any("without an image: 2 sub-folders (dogs, fish)" in note for note in description.notes)
+    assert any("they hold no image: 2 sub-folders (dogs, fish)" in note for note in description.notes)
 
 
 def test_class_names_and_numbers_are_the_same_in_every_session(root, monkeypatch):

@@ -127,7 +127,7 @@ def test_a_test_split_without_labels_is_held_out_where_training_has_none_either(
         ({"x_test": pixels(4, 8)}, "images cannot have the shape (4, 8)"),
         ({"x_train": pixels(5, 8, 8) / 255, "x_test": pixels(4, 8, 8) / 100}, "float images must lie in [0, 1]"),
         ({"y_test": None}, "it has no labels, y_test"),
-        ({"y_test": np.array([0, 3, 1, 1])}, "it has the class 3, which those for training have not"),
+        ({"y_test": np.array([0, 3, 1, 1])}, "it has the class 3, which the images for training do not have"),
         ({"y_test": np.array([0, 1])}, "2 labels for 4 images"),
     ],
 )

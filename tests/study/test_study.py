@@ -113,7 +113,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(pretend: Any) -> None:
     other = Path("other")
     other.mkdir()
     (other / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="no study of gantricks"):
+    with pytest.raises(UserError, match="not a study of gantricks"):
         pretend(folder=other)
     assert [entry.name for entry in other.iterdir()] == ["letter.txt"]
     (path / "study.json").write_text("{")

@@ -1,1 +1,1 @@
-"""Extractors turn images into the features that metrics compare, found by name: one module per extractor."""
+"""Extractors turn images into the features that metrics compare. They are found by name: one module per extractor."""

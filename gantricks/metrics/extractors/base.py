@@ -1,4 +1,4 @@
-"""What an extractor of features is."""
+"""The base class of feature extractors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Extractor:
     dimension: int
     """A, the number of features of an image."""
     needs: ClassVar[Collection[str]] = frozenset()
-    """What the data must have, in the words of `gantricks.metrics.base.NEEDS`."""
+    """What the data must provide, from `gantricks.metrics.base.NEEDS`."""
     names: ClassVar[Mapping[str, str]] = {}
-    """The published names of figures when they are computed from these features, such as {"frechet_distance": "FID"}.
-    Figures of any other network are not comparable with those, and go by no such name."""
+    """The published names of figures that use these features, such as {"frechet_distance": "FID"}. Figures of any other
+    network are not comparable with those, and do not have these names.
+    """
     paths: ClassVar[tuple[str, ...]] = ()
     """Names of the options that hold file system paths; a run's recipe keeps them absolute."""
 
@@ -35,27 +36,31 @@ class Extractor:
     def __init__(self, config: Any) -> None:
         self.config = config
         self.facts: dict[str, str | int | float] = {}
-        """What its figures cannot be read without, such as the accuracy of a classifier; complete once prepared."""
+        """Facts needed to interpret its figures, such as the accuracy of a classifier; complete after `prepare`."""
 
     def problems(self, description: Description) -> list[str]:
-        """Sentences saying why it cannot look at such data, or not on this machine, each with the hint."""
+        """Return sentences saying why it cannot process such data, or cannot run on this machine, each with the
+        hint.
+        """
         return []
 
     def prepare(self, subject: Subject) -> None:
-        """Whatever has to happen once, before the first features: loading weights, training a classifier.
+        """Do what is needed once before the first features: load weights, train a classifier.
 
-        Raises UserError where the weights are missing or are not the right ones.
+        Raises UserError where the weights are missing or wrong.
         """
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Features float64 (n, A) of images float32 (n, C, H, W) in [-1, 1]."""
+        """Return features float64 (n, A) of images float32 (n, C, H, W) in [-1, 1]."""
         raise NotImplementedError
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Class probabilities float64 (n, K) of images float32 (n, C, H, W) in [-1, 1]; only where `classifies`."""
+        """Return class probabilities float64 (n, K) of images float32 (n, C, H, W) in [-1, 1]. Only where `classifies`
+        is true.
+        """
         raise NotImplementedError
 
     @classmethod
     def classifies(cls) -> bool:
-        """Whether it gives probabilities."""
+        """Return whether it gives class probabilities."""
         return cls.probabilities is not Extractor.probabilities

@@ -1,4 +1,4 @@
-"""A small convolutional network that is taught the classes of the data itself."""
+"""A small convolutional network that is trained on the classes of the data itself."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ BATCH = 100
 RATE = 6e-3
 LEAST = 100
 
-# part of every cache name: raise it whenever the same data would give another classifier than before
+# part of every cache name: increase it whenever the same data gives another classifier than before
 _FORMAT = 1
 
 
 class Network(nn.Module):
-    """Images (B, C, H, W) in [-1, 1] to class logits (B, K); `features` stops before the head, at (B, 128).
+    """A network from images (B, C, H, W) in [-1, 1] to class logits (B, K). `features` returns the input of the head,
+    (B, 128).
 
-    Images of more than 32 pixels are reduced to 32 first, so that teaching and looking take the same time at any size.
+    Images of more than 32 pixels are reduced to 32 first, so that training and evaluation take the same time at any
+    size.
     """
 
-    init_std = None  # He et al. 2015, as `initialise` has it
+    init_std = None  # He et al. 2015, in `initialise`
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -75,12 +77,13 @@ class Network(nn.Module):
 def train(
     samples: np.ndarray, classes: np.ndarray, count: int, steps: int, rng: Rng, progress: Progress = silent
 ) -> Network:
-    """A network of `count` classes, taught `classes` (N,) by `samples`, uint8 (N, H, W, C), which are moved by up to a
-    pixel at random; in eval mode. Nothing is mirrored: that makes another digit of some.
+    """Train a network of `count` classes and return it in eval mode.
 
-    It is trained on the CPU in float32, on one thread, and draws from `rng` only.
+    `samples` are uint8 (N, H, W, C) with `classes` (N,). They are shifted by up to a pixel at random, but not mirrored,
+    because some mirrored digits are other digits. Training is on the CPU in float32, on one thread, and draws from
+    `rng` only.
     """
-    # whoever evaluates may have switched gradients off
+    # the caller may have switched gradients off
     with torch.inference_mode(False), torch.enable_grad(), _one_thread():
         network = _empty(samples.shape[3], count)
         initialise(network, rng)
@@ -101,8 +104,9 @@ def train(
 
 
 def _empty(channels: int, classes: int) -> Network:
-    """A network whose weights are still to be written, laid out as it is trained: in another layout the same weights
-    give features with other last bits."""
+    """Return a network with uninitialised weights, in the memory format of training. In another memory format the same
+    weights give features that differ in the last bits.
+    """
     with torch.device("meta"):  # torch's own initialisation would draw from its global generator
         network = Network(channels, classes)
     network.to_empty(device="cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,8 +115,9 @@ def _empty(channels: int, classes: int) -> Network:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums are split differently on more threads, and end in other bits: a result that is kept for good must not
-    depend on that. More of them save little at this size, and on a busy machine cost a multiple."""
+    """Compute on one thread. More threads would split sums differently and change the last bits, and the result is
+    stored for good. They save little at this size, and cost much time on a busy machine.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -122,7 +127,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _batches(count: int, rng: Rng) -> Iterator[np.ndarray]:
-    """Indices in whole batches, epoch after epoch: batch norm wants them whole."""
+    """Yield indices in full batches, epoch after epoch, because batch norm needs full batches."""
     while True:
         for chosen in rng.permutation(count).split(min(BATCH, count)):
             if len(chosen) == min(BATCH, count):
@@ -130,29 +135,29 @@ def _batches(count: int, rng: Rng) -> Iterator[np.ndarray]:
 
 
 def moved(images: Tensor, rng: Rng, reach: int = 1) -> Tensor:
-    """Each of images (B, C, H, W) moved by up to `reach` pixels on its own; what is uncovered repeats the edge."""
+    """Return images (B, C, H, W), each shifted by up to `reach` pixels at random. Uncovered pixels repeat the edge."""
     count, channels, height, width = images.shape
     down, right = rng.randint((2, count), 2 * reach + 1)[:, :, None, None]
     rows = down + torch.arange(height)[:, None]
     columns = right + torch.arange(width)
-    # (B, 1, H, W) indices of what lies at each place afterwards
+    # (B, 1, H, W) source indices of each pixel
     image, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
     return pad(images, [reach] * 4, mode="replicate")[image, channel, rows[:, None], columns[:, None]]
 
 
 def network_input(samples: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1]."""
+    """Convert uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(samples)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.no_grad()
 def classify(network: Network, images: Tensor) -> Tensor:
-    """The class that the network gives each of images (N, C, H, W): int64 (N,)."""
+    """Return the class that the network predicts for images (N, C, H, W): int64 (N,)."""
     return torch.cat([network(part).argmax(1) for part in images.split(500)])
 
 
 class Taught(NamedTuple):
-    """A network, and the share of `held_out` images, unseen in training, that it gives their class."""
+    """A trained network, and its accuracy on the `held_out` images that training did not use."""
 
     network: Network
     accuracy: float
@@ -160,10 +165,10 @@ class Taught(NamedTuple):
 
 
 def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: Progress = silent) -> Taught:
-    """The classifier of a labelled dataset of images with `count` classes: trained, or as an earlier call trained it.
+    """Return the classifier of a labelled dataset of images with `count` classes: newly trained, or from the cache.
 
-    Which tenth of the images is held out, and every draw of the training, are functions of the data and the options.
-    It is kept in the cache folder of `gantricks.data.images`; what is damaged there is trained anew. Raises UserError
+    The held-out tenth of the images and every draw of the training are functions of the data and the options. The
+    result is stored in the cache folder of `gantricks.data.images`; a damaged entry is trained anew. Raises UserError
     when that folder cannot be written.
     """
     assert dataset.classes is not None
@@ -172,7 +177,7 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
     channels = dataset.samples.shape[3]
     try:
         tensors, facts = store.read(folder)
-    except (UserError, OSError):  # never trained, or damaged since
+    except (UserError, OSError):  # not trained yet, or damaged
         with _cache_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         held_out, known = tenth_and_rest(len(dataset.samples))
@@ -189,7 +194,7 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
 
 
 def tenth_and_rest(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `count` images are held out, and which a classifier is taught by: indices, in ascending order."""
+    """Return which of `count` images are held out, and which train the classifier: indices, in ascending order."""
     order = Rng(0, "classifier/split", Clock()).permutation(count).numpy()
     return np.sort(order[: count // 10]), np.sort(order[count // 10 :])
 
@@ -241,7 +246,7 @@ class Classifier(Extractor):
         return []
 
     def prepare(self, subject: Subject) -> None:
-        """Train it, or read what an earlier evaluation trained."""
+        """Train the classifier, or read the one that an earlier evaluation has trained."""
         found = taught(subject.dataset, subject.description.classes, self.config, subject.progress)
         self.network = found.network.to(subject.device)
         self.device = subject.device

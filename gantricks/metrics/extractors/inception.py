@@ -1,4 +1,4 @@
-"""The original Inception network, whose figures are FID, KID and IS."""
+"""The original Inception network. Figures of its features are FID, KID and IS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gantricks.options import Options
 from gantricks.pictures import to_pixels
 
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""The whole sum: of the eight digits in the file's name another file can be made in minutes."""
+"""The full checksum. Another file with the same eight digits as in the file's name could be made in minutes."""
 BATCH = 32
 
 _FETCH = (
@@ -71,14 +71,14 @@ class Inception(Extractor):
         weights = read_weights(self._path, SHA256, _FETCH)
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError as error:  # its package imports torchvision, which a bare installation lacks
+        except ImportError as error:  # its package imports torchvision, which may not be installed
             raise UserError(Problem(f"torch-fidelity cannot be imported: {error}", hint=_INSTALL)) from error
-        # torch-fidelity unpickles whatever file it is given; it is given one that holds nothing but tensors read safely
+        # torch-fidelity unpickles any file; it is given one with only tensors, which were read safely
         safe = io.BytesIO()
         torch.save(weights, safe)
         safe.seek(0)
         try:
-            with torch.random.fork_rng(devices=[]):  # its construction draws weights, and throws them away
+            with torch.random.fork_rng(devices=[]):  # building it draws weights, which are then replaced
                 network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], safe)
         except RuntimeError as error:
             words = str(error).splitlines()[-1].strip()
@@ -90,7 +90,7 @@ class Inception(Extractor):
         return self._found(images, 0).double().numpy()
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Of the 1,008 outputs of the network, without its biases, as the Inception score has it."""
+        """Return the probabilities of the network's 1,008 outputs, without its biases, as in the Inception score."""
         return self._found(images, 1).double().softmax(1).numpy()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Reads weights that others published, from files that are known by their sums."""
+"""Reads published weights from files with known checksums."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gantricks.errors import Problem, UserError
 
 
 def read_weights(path: Path, sha256: str, hint: str) -> dict[str, Tensor]:
-    """The tensors of the one file in torch's own format whose sum is `sha256`, all 64 digits of it.
+    """Return the tensors of a file in torch's own format with the checksum `sha256`, all 64 digits of it.
 
-    That format is a pickle, the only one that is read here, because these weights are published in no other. So the
-    bytes that are read are the published ones to the bit, or they are refused unread; and `weights_only` besides
-    rebuilds tensors and calls nothing else. Raises UserError with `hint` where the file is missing, or is another one.
+    That format is a pickle, the only one that is read here, because these weights are published in no other format. The
+    bytes are read only if they equal the published ones; in addition `weights_only` rebuilds tensors and calls nothing
+    else. Raises UserError with `hint` where the file is missing or another one.
     """
     try:
         content = path.read_bytes()
@@ -29,14 +29,16 @@ def read_weights(path: Path, sha256: str, hint: str) -> dict[str, Tensor]:
         raise UserError(Problem(what, str(path), hint))
     try:
         weights: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file that was made to harm brings the reader to
+    except Exception as error:  # a malicious file may make the reader raise anything
         what = "the file holds something else than tensors, which is not read"
         raise UserError(Problem(what, str(path), hint)) from error
     return weights
 
 
 def frozen(network: nn.Module, weights: dict[str, Tensor], path: Path, hint: str) -> nn.Module:
-    """`network` with these weights, in eval mode and without gradients. Raises UserError where they do not fit."""
+    """Return `network` with these weights, in eval mode and without gradients. Raises UserError where they do
+    not fit.
+    """
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,5 +1,5 @@
-"""The laws that every trick obeys, each a check with a stable id and a one-line hint. They stand in the order in which
-they are asked.
+"""The laws that every trick obeys, in the order in which they are checked. Each is a check with a stable id and a
+one-line hint.
 """
 
 from __future__ import annotations
@@ -13,4 +13,4 @@ __all__ = ["LAWS", "Case", "Law", "NotApplicable", "compiled_holds", "folds_hold
 
 for _module in (first, values, players, states, captured, others):
     for _name in [name for name, law in LAWS.items() if law.check.__module__ == _module.__name__]:
-        LAWS[_name] = LAWS.pop(_name)  # whatever the order in which modules were imported
+        LAWS[_name] = LAWS.pop(_name)  # independent of the order in which modules were imported

@@ -1,4 +1,4 @@
-"""The step as it is captured, and what must not stand in its way."""
+"""Laws about capturing the step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _no_sync(case: Case) -> None:
         if not case.instance.capturable:
             raise NotApplicable("it declares capturable = False")
         boundary(game)
-        # the fake step leaves fake gradients behind, and the game is not used again
+        # the game is not used after this, because the fake step leaves fake gradients behind
         with FakeTensorMode(allow_non_fake_inputs=True):
             game.step()
 
@@ -55,7 +55,7 @@ def _same_step(case: Case) -> None:
             with host_unseen(game, trace.ops.append), trace:
                 game.step()
             game.move_to(game.finished + 1)
-            # a step of another structure is captured anew
+            # steps of another structure are captured anew, so they are compared among themselves
             first, ops = firsts.setdefault(game.structure, (number, trace.ops))
             for then, now in zip(ops, trace.ops, strict=False):
                 assert then == now, f"step {first} runs {then}, step {number} runs {now}"
@@ -78,8 +78,8 @@ def _captured(case: Case) -> None:
             captured.advance()
             assert captured.play.backend, captured.warnings[-1].removeprefix("the step is played eagerly: ")
             changed = differences(snapshot(eager), snapshot(captured))
-            assert not changed, f"replayed, step {step} is another one: {changed[:3]} differ"
-        assert eager.scalars() == captured.scalars(), "replayed, the logged values are others"
+            assert not changed, f"the replayed step {step} differs from the eager one in {changed[:3]}"
+        assert eager.scalars() == captured.scalars(), "the replayed steps log other values than the eager ones"
 
 
 @law("memory", "keep no tensor of a step beyond the next one: what accumulates fills the memory in a long run")
@@ -99,17 +99,18 @@ def _memory(case: Case) -> None:
 
 
 def compiled_holds(case: Case, steps: int = 3) -> None:
-    """The step as inductor compiles it is the eager step: in float64, under SGD, every tensor that moves is within 1e-9
-    after each of `steps` steps. Compiling takes many seconds, so it is none of `LAWS`.
+    """Check that the step compiled by inductor equals the eager step: in float64, under SGD, every tensor that moves
+    agrees within 1e-9 after each of `steps` steps.
 
-    Raises AssertionError where it is another step or cannot be compiled, NotApplicable where the trick declares that it
-    cannot be captured, or this machine has no C++ compiler.
+    Compiling takes many seconds, so this is not one of `LAWS`. Raises AssertionError where the steps differ or the step
+    cannot be compiled, NotApplicable where the trick declares that it cannot be captured, or this machine has no C++
+    compiler.
     """
     if not case.instance.capturable:
         raise NotApplicable("it declares capturable = False")
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
         raise NotApplicable("there is no C++ compiler")
-    sgd = {"name": "sgd", "lr": 1e-2}  # Adam makes a whole step of a gradient that is 0 but for rounding
+    sgd = {"name": "sgd", "lr": 1e-2}  # Adam turns a gradient that is 0 up to rounding into a full update
     host = case.with_it.but(precision="fp64", optimizer=sgd)
     eager, compiled = host.game(), host.game()
     compiled.play = Capturing(compiled, INDUCTOR)
@@ -125,4 +126,4 @@ def compiled_holds(case: Case, steps: int = 3) -> None:
                 a, b = here[group].get(key), there[group].get(key)
                 if a is None or b is None or not torch.allclose(a.double(), b.double(), 1e-9, 1e-9, equal_nan=True):
                     far.append(name)
-            assert not far, f"compiled, step {step} is another one: {far[:5]} differ"
+            assert not far, f"the compiled step {step} differs from the eager one in {far[:5]}"

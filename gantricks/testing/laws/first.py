@@ -1,4 +1,4 @@
-"""What is asked first: that a trick plays, keeps the contract, and does something."""
+"""The first laws: a trick plays, keeps the contract, and has an effect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gantricks.testing.record import differences, same_bits
 from gantricks.trick import FACTS
 
 
-@law("plays", "mend what it raises here; the other laws are asked once it plays", presumes=())
+@law("plays", "mend what it raises here; the other laws are checked once it plays", presumes=())
 def _plays(case: Case) -> None:
     if list(contract_problems(case.trick)):
         raise NotApplicable("its hooks break the contract, which is a law of its own")
@@ -80,15 +80,15 @@ def _active(case: Case) -> None:
 
 
 _WATCHING = {"on_setup", "on_run_start", "on_boundary", "log_scalars", "on_log", "on_finish", "on_run_end"}
-"""Hooks with which a trick looks on: it need not change a number."""
+"""Hooks that only watch: a trick with no others need not change a number."""
 
 
 @law("stream", "draw from ctx.rng only: never from torch's, numpy's or Python's global generators")
 def _stream(case: Case) -> None:
     with global_settings_kept(), global_generators_at_rest(), mock.patch.object(torch, "Generator", RefusedGenerator):
         beside = case.with_it.with_trick(Drawer, "drawer").train()
-    whole = case.whole  # without the refused generator: that of its own has been found above
+    whole = case.whole  # without RefusedGenerator: a generator of its own was reported above
     again = case.with_it.train()
     if differences(whole.state, again.state):
-        return  # it is not the same twice: the law "seed"
+        return  # a run that is not repeatable is reported by the law "seed"
     assert not differences(whole.state, beside.state), "another trick's draws changed this one's"

@@ -1,4 +1,4 @@
-"""Looking at a run, and the same trick in other runs."""
+"""Laws about evaluation, and about the same trick in other runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from gantricks.trick import Trick
 )
 def _evaluation(case: Case) -> None:
     game, undisturbed = case.with_it.game(), case.with_it.game()
-    # what a watcher remembers of log lines is its own affair, as long as the run goes on as without
+    # a trick may remember log lines, as long as the run is the same as without it
     own = tuple(name for name in game.trick_tensors if name.partition("/")[0] == case.name)
     with game.training(), undisturbed.training():
         for _ in range(3):
@@ -111,7 +111,7 @@ def _batch_size(case: Case) -> None:
             refusal = reason
             continue
         _goes_on(resized, f"batches of {size}, then of {' and of '.join(map(str, sizes))}")
-        if case.trick.batch_sizes is Trick.batch_sizes:  # else it has sizes of its own
+        if case.trick.batch_sizes is Trick.batch_sizes:  # otherwise it sets batch sizes itself
             _whichever_way(
                 host.but(batch_size=sizes[0]), host.with_trick(Resized, "resized", to=sizes[:1], at=1), sizes[0]
             )
@@ -120,7 +120,7 @@ def _batch_size(case: Case) -> None:
 
 
 def _whichever_way(recipes: TrickHost, tricks: TrickHost, size: int) -> None:
-    """A batch size that a trick has set before the first step is what the recipe could have said."""
+    """Check that a batch size set by a trick before the first step gives the same run as one in the recipe."""
     try:
         games = recipes.game(), tricks.game()
     except UserError:
@@ -134,7 +134,7 @@ def _whichever_way(recipes: TrickHost, tricks: TrickHost, size: int) -> None:
 
 
 def _goes_on(host: TrickHost, told: str) -> None:
-    """Four steps are played, folds hold, and from a save after each of them the run goes on as it did."""
+    """Check four steps: they are played, folds keep their law, and a run resumed after each step ends the same."""
     try:
         game = host.game()
     except UserError as refusal:
@@ -169,7 +169,7 @@ def _corners(case: Case) -> None:
         corners += [{"sample": (1, 8, 8)}, {"sample": (3, 8, 8)}]
     for corner in corners:
         if "batch_size" in corner and _has_batch_norm(host):
-            continue  # plain batch norm has no statistics over one vector, with or without the trick
+            continue  # batch norm has no statistics over one vector, with or without the trick
         try:
             host.but(**corner).game()
         except UserError:
@@ -181,7 +181,7 @@ def _corners(case: Case) -> None:
 @law("cost", "declare in `forwards` how many more forward passes of each network a step takes")
 def _cost(case: Case) -> None:
     phases, passes = _passes(case.with_it.but(n_critic=1))
-    # phases that a trick plays share no fakes
+    # a trick's `play` does not share fakes between phases
     plain = case.without.but(n_critic=1)
     _, each = _passes(plain.but(reuse_fakes=False) if "play" in hooks_of(case.trick) else plain)
     extra = {}
@@ -190,14 +190,14 @@ def _cost(case: Case) -> None:
         extra[network] = sum(count for (_, asked), count in passes.items() if asked == network) - usual
     declared = {"d": 0, "g": 0, **case.instance.forwards}
     told = f"it takes {extra} more forward passes and declares {declared}"
-    if mixes_samples(case.without.game().discriminator):  # joint passes hold the real batch already in the G step
+    if mixes_samples(case.without.game().discriminator):  # the joint pass of the G step includes the real batch already
         assert all(extra[name] <= declared[name] for name in extra), told
     else:
         assert extra == declared, told
 
 
 def _passes(host: TrickHost) -> tuple[Counter[str], Counter[tuple[str, str]]]:
-    """Of the second step: how many D and G steps it has, and how many forward passes of each network in each."""
+    """Count the D and G steps within the second step, and the forward passes of each network in each of them."""
     game = host.game()
     phases: Counter[str] = Counter()
     passes: Counter[tuple[str, str]] = Counter()
@@ -237,7 +237,7 @@ def _fault(case: Case) -> None:
             for _ in range(5):
                 game.advance()
         if not before:
-            continue  # a trick's play has no such phase
+            continue  # the trick's `play` has no such phase
         moved = differences(before[0], snapshot(game))
         assert not moved, f"after a fault in {player} these moved: {moved[:5]}"
         fault = game.non_finite()

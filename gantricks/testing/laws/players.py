@@ -1,4 +1,4 @@
-"""The two players: who may change what, and what each learns from."""
+"""Laws about the two players: what each phase may change, and the gradients that each player gets."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _learns(case: Case) -> None:
 
 
 def _asked_for(game: Game) -> list[tuple[str, nn.Module]]:
-    """The networks that sampling and evaluation use, where they are not the ones that are trained."""
+    """Return the networks for sampling and evaluation, where they are not the trained ones."""
     with sampling.aside(game, 0):
         sampled = fold(game.hooks.sampling_generator, game.generator)
         evaluated = fold(game.hooks.evaluation_discriminator, game.discriminator)
@@ -171,7 +171,7 @@ def _gates(case: Case) -> None:
 
 
 def _copies_of_weights(game: Game, trick: str) -> Tensors:
-    """The tensors of a trick that start as copies of a player's weights."""
+    """Return the tensors of a trick that start as copies of a player's weights."""
     weights = [p.detach() for player in game.players.values() for p in player.network.parameters()]
     weights = [weight for weight in weights if weight.numel() > 1 and bool((weight != weight.flatten()[0]).any())]
     return {

@@ -1,4 +1,4 @@
-"""State: resuming, repeating, and what moves in place."""
+"""Laws about state: resuming, repeating, and updates in place."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ def _resume(case: Case) -> None:
 
 
 LATE_NUMBERS = (0, 1, 2, 99, 100, 499, 500, 999, 1000, 9999, 10_000, 10**6)
-"""What a number on the host may have grown to late in a run: one that flips at a round number flips here."""
+"""Values of a host number late in a run. They detect a number that has an effect when it reaches a round value."""
 
 
 def _number_is_idle(
     case: Case, host: TrickHost, path: str, tensors: dict[str, Tensors], counters: dict[str, Any]
 ) -> None:
-    """A number that a resumed run does not have changes nothing of it, whatever it is."""
+    """Check that a host number, which a resumed run does not have, has no effect on it, whatever its value."""
 
     def played(value: float | None) -> tuple[Any, ...]:
         game = host.game()
         state.load(game, tensors, counters)
         with game.training():
             number = _places(game, case.name).get(path)
-            if number is None:  # it comes with the first step
+            if number is None:  # the number is created in the first step
                 game.advance()
                 number = _places(game, case.name).get(path)
             if number is None:
@@ -103,7 +103,7 @@ def _numbers(game: Game, name: str) -> dict[str, float]:
 
 
 def _shared_numbers(case: Case, host: TrickHost) -> dict[str, float]:
-    """Those on the class and in the module, which every run of a process has in common."""
+    """Return the numbers on the class and in the module, which all runs of a process share."""
     return {path: value for path, value in _numbers(host.game(), case.name).items() if not path.startswith("self.")}
 
 
@@ -117,7 +117,7 @@ def _late(case: Case) -> None:
     whole = host.game()
     with whole.training():
         if not _pass_by(whole, LATE):
-            return  # it has stopped the run
+            return  # the trick has stopped the run
         tensors, counters = snapshot(whole), state.counters(whole)
         resumed = host.game()
         state.load(resumed, tensors, counters)
@@ -139,12 +139,13 @@ def _late(case: Case) -> None:
 
 
 LATE, LAST = 150, 200
-"""A step late in a run, and its end."""
+"""A step late in a run, and the last step."""
 
 
 def _pass_by(game: Game, until: int) -> bool:
-    """Go on to a step: what happens on the host between steps happens at each of them, and every 50th is played. False
-    where a trick has stopped the run."""
+    """Advance to a step: host hooks between steps are called for each step, but only every 50th step is played. Returns
+    False where a trick has stopped the run.
+    """
     for step in range(game.finished, until):
         if step % 50 == 0:
             if not game.advance():
@@ -195,4 +196,4 @@ def _process(case: Case) -> None:
         raise NotApplicable(str(reason)) from reason
     here = digests(case.whole.state, case.whole.samples, case.whole.played.scalars)
     changed = sorted(name for name in here.keys() | elsewhere.keys() if here.get(name) != elsewhere.get(name))
-    assert not changed, f"another process, with other hashes, plays another run: {changed[:3]} differ"
+    assert not changed, f"in another process, with other hashes, the run differs in {changed[:3]}"

@@ -1,4 +1,4 @@
-"""Values that hooks are given and return."""
+"""Laws about the values that hooks receive and return."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from gantricks.testing.record import Call, Played, copied, same_bits, watch_phas
 @law("fold", "return what came in with the same shape, type and device, and write into nothing that others read")
 def _fold(case: Case) -> None:
     folds_hold(case.whole.played)
-    # where a type that float64 hides comes out
+    # in float32, because float64 hides a wrong dtype
     calls: dict[str, list[Call]] = defaultdict(list)
     game = case.with_it.but(precision="fp32").game(calls)
     try:
         with game.training():
             game.advance()
-    finally:  # whatever breaks further on, it began here
+    finally:  # report this law first, because a later error may follow from it
         folds_hold(Played(game, calls, {}))
 
 
 def folds_hold(played: Played) -> None:
-    """The law "fold", on a recorded run."""
+    """Check the law "fold" on a recorded run."""
     folds = [hook for hook in played.calls if KINDS[hook] == "fold" and not hook.startswith("transform")]
     folds = [hook for hook in folds if hook not in ("sampling_generator", "evaluation_discriminator")]
     for hook, calls in played.calls.items():
@@ -96,14 +96,16 @@ def _classes(case: Case) -> None:
             other[number] = torch.tanh(rng.normal(game.discriminator.shape))
             follows[:, number] = (through(other).images != plain.images).reshape(size, -1).any(1).cpu()
         for row, origin in enumerate(plain.classes.tolist()):
-            astray = follows[row].any() and not follows[row, origin]  # one that follows none is from elsewhere
+            astray = (
+                follows[row].any() and not follows[row, origin]
+            )  # an image that follows no input comes from another batch
             assert not astray, (
                 f"{hook} returns image {int(follows[row].nonzero()[0])} of the batch with the class of image {origin}"
             )
 
 
 def _earlier_ones_keep_theirs(game: Game) -> None:
-    """An image that `fake_batch` returns from an earlier batch has the class that it came with."""
+    """Check that an image from an earlier batch which `fake_batch` returns keeps its class."""
     size = game.feed.batch_size
     rng = Rng(0, "batches", Clock(), game.placement.device, game.placement.dtype)
     came: list[tuple[Tensor, int]] = []
@@ -127,7 +129,7 @@ _SIDES = (("d", True), ("d", False), ("g", False))
 
 
 def _with_classes(case: Case) -> tuple[Game, bool]:
-    """A game with as many classes as a batch has samples, and whether fakes have them too."""
+    """Return a game with as many classes as a batch has samples, and whether fakes have classes too."""
     host = case.without
     names = {"classes": host.batch_size}
     generator = {**host.generator, "conditional": True}
@@ -171,7 +173,7 @@ def _both_sides(case: Case) -> None:
     share = max((changed[side] / seen[side] for side in seen), default=0.0)
     for phase, is_real in _SIDES:
         expected = share * seen[phase, is_real]
-        if expected >= 6 and not changed[phase, is_real]:  # by chance: e^-6
+        if expected >= 6 and not changed[phase, is_real]:  # the probability by chance is e^-6
             what = f"{'reals' if is_real else 'fakes'} in {phase.upper()}'s step"
             others = max(changed, key=lambda side: changed[side])
             rest = f"{'reals' if others[1] else 'fakes'} in {others[0].upper()}'s step"
@@ -179,7 +181,7 @@ def _both_sides(case: Case) -> None:
 
 
 def _shown_as_they_are(case: Case) -> None:
-    """`d_scores` shows D both batches as it was given them, or neither."""
+    """Check that `d_scores` shows D both batches unchanged, or changes both."""
     for phase in case.whole.played.steps_of("d"):
         if not phase.real_in or not phase.passes:
             continue
@@ -223,7 +225,7 @@ def _signs(case: Case) -> None:
         ("g", -1, "G's loss rises with the logits of its fakes: G learns to be found out"),
     ):
         slope = pointed.slopes.get(side)
-        # 0 is nobody's mistake: a real target of 1/2, say
+        # a slope of 0 is allowed: a real target of 1/2 has it
         assert slope is None or slope * sign > -1e-6, f"{told} (slope {slope:.3g} where D is undecided)"
 
 
@@ -231,7 +233,7 @@ _STEERING = {"d_scores", "after_d_backward", "after_g_backward", "transform_opti
 
 
 def _goes_downhill(case: Case) -> None:
-    """Gradients that a trick has changed, and the steps of an optimizer that it has, lead where they led before."""
+    """Check that gradients changed by a trick, and updates of its own optimizer, keep their direction."""
     played = case.whole.played
     for player in ("d", "g"):
         before, after = [], []
@@ -239,7 +241,7 @@ def _goes_downhill(case: Case) -> None:
             if call.trick == case.name:
                 before += [call.before[name].flatten() for name in call.before if name in call.after]
                 after += [call.after[name].flatten() for name in call.before if name in call.after]
-        # noise alone takes the cosine to 0, a sign to -1
+        # noise alone makes the cosine 0, a wrong sign makes it -1
         turned = bool(before) and _cosine(before, after) < -0.5
         assert not turned, f"after_{player}_backward turns the gradients around"
         if "transform_optimizer" in hooks_of(case.trick):
@@ -255,7 +257,7 @@ def _cosine(a: list[Tensor], b: list[Tensor]) -> float:
 
 
 def _scores_in_their_places(case: Case) -> None:
-    """`d_scores` returns the scores of reals, then those of fakes."""
+    """Check that `d_scores` returns the scores of reals first, then those of fakes."""
     game = case.with_it.game()
     game.advance()
     real, fake = (Batch(b.images.detach().requires_grad_(), b.classes) for b in (game.frame.real, game.frame.fake) if b)
@@ -314,7 +316,7 @@ def _handed(game: Game, z: Tensor) -> Tensor:
 
 
 def _largest_gap(a: Tensor, b: Tensor) -> float:
-    """The largest distance between two empirical distribution functions (Kolmogorov-Smirnov)."""
+    """Return the largest distance between two empirical distribution functions (Kolmogorov-Smirnov)."""
     a, b = a.flatten().sort().values, b.flatten().sort().values
     both = torch.cat([a, b])
     shares = [torch.searchsorted(t, both, right=True).double() / t.numel() for t in (a, b)]
