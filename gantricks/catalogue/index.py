@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,10 @@ def build_index() -> dict[str, dict[str, Any]]:
 
 
 def describe(kind: str, cls: type) -> dict[str, Any]:
-    """The card of a class as plain data: its text, its options as JSON schema, what it needs, a trick's hooks, a
-    metric's figures."""
+    """The card of a class as plain data: its text, its options as JSON schema, what it needs, the figures of a metric.
+
+    Of a trick also the hooks, and the details: what the docstring of its module says below the first paragraph.
+    """
     card = inspect.cleandoc(cls.__doc__ or "")
     entry: dict[str, Any] = {"summary": " ".join(card.split("\n\n")[0].split()), "card": card}
     if kind == "networks":
@@ -70,6 +73,8 @@ def describe(kind: str, cls: type) -> dict[str, Any]:
     if kind == "metrics":
         entry["figures"] = dict(cls.figures)  # type: ignore[attr-defined]
     if kind == "tricks":
+        module = sys.modules.get(cls.__module__)
+        entry["details"] = inspect.cleandoc((module and module.__doc__) or "").partition("\n\n")[2].strip()
         entry["hooks"] = [hook for hook in KINDS if hasattr(getattr(cls, hook, None), "gantricks_impl")]
         facts = {fact: getattr(cls, fact) for fact in FACTS} | _facts_at_defaults(cls)
         entry |= {fact: sorted(facts[fact]) for fact in ("needs", "provides", "replaces")}
