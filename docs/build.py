@@ -252,11 +252,13 @@ def trick_page(name: str) -> str:
     facts += [f"**Careful beside** {other}: {reason}." for other, reason in card["cautions"].items()]
     if card["neutral"] is not None:
         settings = ", ".join(f"`{key} = {toml(value)}`" for key, value in card["neutral"].items())
-        facts.append(f"**Neutral** at {settings}: a run is then bit-identical to one without it.")
+        facts.append(f"**Neutral** at {settings or 'its defaults'}: a run is then bit-identical to one without it.")
     if facts:
         parts.append("\n".join(f"- {fact}" for fact in facts))
     hooks = ", ".join(f"[`{hook}`](../hooks.md#{hook})" for hook in card["hooks"])
     parts.append(f"Acts on {hooks}. The code: [`plugins/{name}.py`](../../plugins/{name}.py).")
+    if card["details"]:
+        parts += ["## Details", card["details"]]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,4 +1,16 @@
-"""Auxiliary classifier (AC-GAN): the discriminator also says which class it sees, and the generator makes it right."""
+"""Auxiliary classifier (AC-GAN): the discriminator also says which class it sees, and the generator makes it right.
+
+D minimises its usual loss plus the class loss on reals and on fakes. The classes of fakes are those that G was given. G
+minimises its usual loss plus the class loss of its fakes. `real`, `fake` and `generator` are the weights of these three
+class losses. Each is a number or a schedule; the paper has 1 everywhere.
+
+Early fakes do not look like their class yet, and D learns wrong classes from them. With `fake = 0` D learns classes
+from reals only.
+
+D need not be given classes: `conditional = false` in [discriminator] is right here. Label tricks, such as smoothing and
+flipping, act on real and fake and never on classes. The trick does not go with semi_supervised, which has class logits
+of its own.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +35,13 @@ def class_loss(class_logits: Tensor | None, classes: Tensor | None) -> Tensor:
 
 
 class AuxiliaryClassifier(Trick):
-    """Auxiliary classifier (AC-GAN): D also classifies what it sees, and G is rewarded for samples of the class asked.
+    """Auxiliary classifier (AC-GAN): D also classifies what it sees, and G is rewarded for samples of the given class.
 
-    A linear layer beside D's head turns D's features into class logits. D minimises its usual loss plus the class loss
-    on reals and on fakes, the classes of fakes being those that G was given; G minimises its usual loss plus the class
-    loss of its fakes. Classes make D's features richer and the task of G more structured, and samples improve. `real`,
-    `fake` and `generator` weigh the three class losses, each a number or a schedule; the paper has 1 everywhere.
+    A linear layer beside D's head turns D's features into class logits, and the loss of each player gains a class loss.
+    Classes make D's features richer and the task of G more structured, and samples improve.
 
-    When it hurts: G is paid for samples that are easy to classify, which leaves the borders between classes empty; with
-    many classes it collapses within each. Lower `generator`, say to 0.1, when that shows. From fakes that do not look
-    like their class yet, D learns wrong classes: with `fake = 0` it learns them from reals only.
-
-    D need not be given classes (conditional = false in [discriminator] is right here). Label tricks, such as smoothing
-    and flipping, act on real and fake and never on classes. Not with semi_supervised, which has its own class logits.
+    When it hurts: G is paid for samples that are easy to classify, which leaves the borders between classes empty. With
+    many classes G collapses within each. Lower `generator` when that shows, say to 0.1.
 
     Source: Odena et al. 2017, Conditional Image Synthesis with Auxiliary Classifier GANs; GAN hacks list, point 12.
     """

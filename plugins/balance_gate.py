@@ -1,4 +1,16 @@
-"""Balance gate: a player that is right too often on average is not updated until the other has caught up."""
+"""Balance gate: a player that is right too often on average is not updated until the other has caught up.
+
+D's accuracy is the share of samples whose origin it tells, the mean of reals and fakes. G's accuracy is the share of
+its fakes that D takes for real. Each is averaged over the player's last `window` updates, the present one included. A D
+above `discriminator` (90 %) stands still while G goes on learning against it. A G above `generator` stands still while
+D goes on learning.
+
+Losses and gradients are computed and logged all the same, so the gate saves no time. `open_d` and `open_g` in the log
+tell whether the last update happened. Limits at which both players could be held at once are refused.
+
+The gate goes with every objective, because the objective says where D is undecided. It also goes with flipped and soft
+labels, because accuracy is about the true origin.
+"""
 
 from __future__ import annotations
 
@@ -36,21 +48,14 @@ def push_(recent: Tensor, filled: Tensor, value: Tensor) -> Tensor:
 
 
 class BalanceGate(Trick):
-    """Balance gate: a player whose running accuracy is above its limit is not updated, until it is so no more.
+    """Balance gate: a player is not updated while its running accuracy is above its limit.
 
-    D's accuracy is the share of samples whose origin it tells, the mean of reals and fakes; G's is the share of its
-    fakes that D takes for real. Each is averaged over the player's last `window` updates, the present one included. A D
-    above `discriminator` (90 %) stands still while G goes on learning against it, and the reverse. Losses and gradients
-    are computed and logged all the same, so it saves no time; `open_d` and `open_g` tell whether the last update
-    happened.
+    A player that is right too often waits until the other has caught up. The gate is off unless a recipe names it, and
+    there is reason to leave it off. GAN hacks list, point 11: "Don't balance loss via statistics (unless you have a
+    good reason to)".
 
-    It is off unless a recipe names it, and there is reason to leave it off. GAN hacks list, point 11: "Don't balance
-    loss via statistics (unless you have a good reason to)". When it hurts: a strong D is what G learns from, so
-    holding it back can leave G without direction. A higher limit is the milder one; limits at which both players could
-    be held at once are refused. Neutral at discriminator = 1, generator = 1.
-
-    Goes with every objective, which says where D is undecided, and with flipped and soft labels: accuracy is about the
-    true origin.
+    When it hurts: a strong D is what G learns from, so holding D back can leave G without direction. A higher limit is
+    milder.
 
     Source: practitioners' reports; against it, GAN hacks list, point 11.
     """

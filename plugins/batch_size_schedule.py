@@ -1,4 +1,10 @@
-"""Batch-size schedule: batches are small early in the run and larger later."""
+"""Batch-size schedule: batches are small early in the run and larger later.
+
+The schedule takes the place of `batch_size` in [data] for the whole run. Each sample still comes once per epoch across
+the change.
+
+Sizes above the number of samples are refused. So are sizes that another trick of the recipe cannot work with.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +23,11 @@ def batch_size_at(progress: float, start: int, end: int, at: float) -> int:
 class BatchSizeSchedule(Trick):
     """Batch-size schedule: batches hold `start` samples early in the run, and `end` from the share `at` on.
 
-    Small batches give many noisy, cheap updates while the game is far from settled; larger ones average that noise away
-    when it is what keeps samples from getting better, much as a lower learning rate does. Each sample still comes once
-    per epoch across the change.
+    Small batches give many noisy, cheap updates while the game is far from settled. Later this noise is what keeps
+    samples from getting better. Larger batches average it away, much as a lower learning rate does.
 
-    When it hurts: later steps cost more time and memory, so try the larger size first. A larger batch also moves what
+    When it hurts: later steps cost more time and memory, so try the larger size first. A larger batch also changes what
     depends on the batch: batch norm's statistics, minibatch layers.
-
-    It takes the place of `batch_size` in [data] for the whole run. Sizes above the number of samples are refused, and
-    those that another trick of the recipe cannot work with.
 
     Source: practitioners' reports (32, then 64); Smith et al. 2018, Don't Decay the Learning Rate, Increase the Batch
     Size.

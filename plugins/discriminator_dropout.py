@@ -1,4 +1,14 @@
-"""Dropout in the discriminator: on its input and after each hidden block."""
+"""Dropout in the discriminator: on its input and after each hidden block.
+
+`input` is the share dropped from what D sees. `hidden` is the share dropped after the activation of each hidden block.
+What is kept is scaled up by 1 / (1 - p). Masks are drawn for every number, sample and pass, so those of the D step and
+of the G step are independent.
+
+The noise in D's logits and features reaches penalties on D's gradient, feature matching and balance statistics.
+
+Each layer draws from a stream of its own name, so one layer more or less changes no other mask. The trick combines with
+every objective and with other surgery.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +44,13 @@ class Dropout(nn.Module):
 
 
 class DiscriminatorDropout(Trick):
-    """Dropout in D: random numbers of its input and of its hidden layers are zeroed at every forward pass of training.
+    """Dropout in D: random entries of its input and hidden layers are set to 0 in every forward pass of training.
 
-    D cannot lean on a few pixels or a few feature maps, overfits its real images later, and G meets a different
-    sub-network at every step, so it cannot aim at one blind spot. `input` is the share dropped from what D sees,
-    `hidden` the share dropped after each hidden block's activation; what is kept is scaled up by 1 / (1 - p). Masks are
-    drawn for every number, sample and pass, so those of the D step and of the G step are independent. In eval mode D
-    is whole and deterministic.
+    D cannot lean on a few pixels or a few feature maps, so it overfits its real images later. G meets a different
+    sub-network at every step, so it cannot aim at one blind spot. In eval mode D is whole and deterministic.
 
-    When it hurts: D learns more slowly and judges more coarsely, its logits and features are noisy (penalties on D's
-    gradient, feature matching and balance statistics see that noise), and beside batch norm the variance in training
-    is not that of eval mode. Lower both shares first where D is already the weaker player.
-
-    Each layer draws from a stream of its own name, so one layer more or less moves no other mask. Combines with every
-    objective and with other surgery. Neutral at input = 0, hidden = 0.
+    When it hurts: D learns more slowly and judges more coarsely. Its logits and features are noisy. Beside batch norm
+    the variance in training is not that of eval mode. Where D is already the weaker player, lower both shares first.
 
     Source: Salimans et al. 2016, official code (0.2 on the input, 0.5 inside).
     """

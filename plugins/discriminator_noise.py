@@ -1,4 +1,18 @@
-"""Gaussian noise in the discriminator: on its input and after each hidden layer, in training."""
+"""Gaussian noise in the discriminator: on its input and after each hidden layer, in training.
+
+`input` is the standard deviation of the noise on what D sees. Images are in [-1, 1] here. The official code has 0.3
+with images in [0, 1], which is 0.6 here. `hidden` is the standard deviation of the noise after the activation of each
+hidden block. Noise is drawn for every number, sample and pass, in the D step and in the G step. In eval mode there is
+none.
+
+The noise after the last hidden layer stands in front of D's heads, as in the official code. D's features, as feature
+matching and other tricks see them, are without it.
+
+weight_norm with `lengths = "heads"` keeps D from learning its way out of the noise. For noise that is on D's input
+alone and fades, see instance_noise.
+
+Each layer draws from a stream of its own name. The trick combines with every objective and with other surgery.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +26,14 @@ from gantricks import Context, Discriminator, LayerNoise, Trick, hookimpl
 
 
 class DiscriminatorNoise(Trick):
-    """Gaussian noise in D: its input and its hidden layers are disturbed at every forward pass of training.
+    """Gaussian noise in D: noise is added to its input and to its hidden layers in every forward pass of training.
 
-    Like dropout it keeps D from leaning on exact values of single units, so that D overfits later, but it leaves the
-    mean of every activation and scales nothing. The semi-supervised results of Salimans et al. 2016 rest on it: a
-    classifier with a hundred labels would otherwise know them by heart. `input` is the standard deviation of the noise
-    on what D sees (images are in [-1, 1]; the official code has 0.3 with images in [0, 1], which is 0.6 here), `hidden`
-    that of the noise after each hidden block's activation. Noise is drawn for every number, sample and pass, in the D
-    step and in the G step; in eval mode there is none.
+    Like dropout, noise keeps D from leaning on exact values of single units, so D overfits later. Unlike dropout, it
+    leaves the mean of every activation and scales nothing. The semi-supervised results of Salimans et al. 2016 rest on
+    it: a classifier with a hundred labels would otherwise know them by heart.
 
-    D's features, as feature matching and other tricks see them, are without the noise after the last hidden layer,
-    which stands in front of D's heads, as in the official code.
-
-    When it hurts: noise of a fixed size is drowned by activations that grow, so D can learn its way out of it; weight
-    norm with lengths = "heads" keeps it from that. Too much, and D judges coarsely. For noise on D's input that fades
-    and leaves the hidden layers alone see instance_noise.
-
-    Each layer draws from a stream of its own name. Combines with every objective and with other surgery. Neutral at
-    input = 0, hidden = 0.
+    When it hurts: with too much noise D judges coarsely. Noise of a fixed size is drowned by activations that grow, so
+    D can learn its way out of it.
 
     Source: Salimans et al. 2016, §5, official code for MNIST.
     """

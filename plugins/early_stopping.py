@@ -1,4 +1,22 @@
-"""Early stopping: the run ends when a metric has stopped improving, with the state in which it was best."""
+"""Early stopping: the run ends when a metric has stopped improving, with the state in which it was best.
+
+The metric is measured on the state at hand, every `every` steps and once more at the end. A figure is the new best if
+it is better than the best so far by more than `min_delta`. The state that has it is kept. Whether higher or lower is
+better is the metric's own.
+
+However the run ends, the best state then comes back to the bit: weights, buffers, both optimizers, the tensors of every
+other trick. The last picture and the last checkpoint show it. The command and the manifest tell the step that it is
+from. A run that has ended in this way does not train on. Up to its end, training is bit-identical to a run without the
+trick. The cost is the measurements and one more copy of everything.
+
+A figure that was picked is a little too good. So by default the trick watches the metric on samples of its own
+(`stream`), and `evaluate` and `ablate` measure others. With `stream = "evaluation"` it picks the very figure that
+`evaluate` finds with the run's seed: do not report that one. Either way it picks by the metric that is compared, which
+a run without the trick does not.
+
+List it first in the recipe. Then it measures what the step has left, and not what other tricks prepare for the next
+one. Where the recipe has a schedule, a run that stops early has not seen all of it.
+"""
 
 from __future__ import annotations
 
@@ -24,25 +42,12 @@ def improves(figure: float, best: float, better: str, min_delta: float) -> bool:
 class EarlyStopping(Trick):
     """Early stopping: ends the run when a metric has not improved for a while, and brings back the best state.
 
-    Samples of a GAN get worse again, and losses do not tell when: D's and G's say how the two stand to each other, not
-    how good the samples are. So every `every` steps, and once more at the end, the metric named by `metric` is measured
-    on the state at hand. A figure that is better than the best so far by more than `min_delta` is the new best, and the
-    state that has it is kept; after `patience` measurements in a row without one the run stops. Whether higher or lower
-    is better is the metric's own.
+    Samples of a GAN get worse again, and losses do not tell when: they say how D and G stand to each other, not how
+    good samples are. So `metric` is measured every `every` steps. The run stops after `patience` measurements in a row
+    without a new best.
 
-    However the run ends, the best state then comes back to the bit: weights, buffers, both optimizers, every other
-    trick's tensors. The last picture and the last checkpoint show it, and the command and the manifest tell the step
-    that it is from. A run that has ended so does not train on. Training itself does not notice: up to the end it is
-    bit-identical to a run without this. It costs the measurements, and one more copy of everything.
-
-    When it hurts: a metric of few samples is noisy, and the best of many noisy figures is partly luck; measure more
-    samples, or set `min_delta`. A figure that was picked is a little too good, so by default it watches the metric on
-    samples of its own (`stream`), and `evaluate` and `ablate` measure others. With `stream` = "evaluation" it picks the
-    very figure that `evaluate` finds with the run's seed: do not report that one. Either way it picks by the metric
-    that is compared, which a run without it does not. A mode that the metric cannot see is not missed.
-
-    List it first, so that it measures what the step has left and not what other tricks prepare for the next one. With
-    a schedule in the recipe, a run that stops early has not seen all of it.
+    When it hurts: a metric of few samples is noisy, and the best of many noisy figures is partly luck. Measure more
+    samples, or set `min_delta`. A lost mode that the metric cannot see goes unnoticed.
 
     Source: practitioners' reports; Prechelt 1998, Early Stopping - But When?
     """

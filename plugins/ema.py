@@ -1,4 +1,18 @@
-"""EMA: sampling and evaluation use a moving average of the weights of G, of D, or of both."""
+"""EMA: sampling and evaluation use a moving average of the weights of G, of D, or of both.
+
+G, D and their optimizers move exactly as without the trick.
+
+`decay` is near 1: about 1/(1 − decay) steps are averaged. `warmup` starts lower, at (1 + t)/(10 + t) in step t, so that
+the initial weights are soon forgotten. `bias_correction` takes its place: it leaves the initial weights out from the
+first step on, and averages all others as if the run had begun with them.
+
+Only weights are averaged. Buffers (batch norm's statistics, spectral norm's u and v, counters) are copied at each
+update of the average. They belong together as they are, and an average of u is no singular vector. The cost is one more
+copy of G.
+
+`players = ["discriminator"]` averages D instead, after each of its updates, and `players = "all"` averages both.
+Evaluation then asks the averaged D, for classes above all (semi_supervised).
+"""
 
 from __future__ import annotations
 
@@ -68,20 +82,12 @@ class Average(Generic[N]):
 class Ema(Trick):
     """EMA of the generator: sampling and evaluation use an exponential moving average of G's weights.
 
-    After each step, θ̄ ← decay · θ̄ + (1 − decay) · θ. Weights that circle around a solution average out close to it,
-    so samples improve and differ less from one checkpoint to the next. Training does not notice: G, D and their
-    optimizers move exactly as without it.
+    After each step, θ̄ ← decay · θ̄ + (1 − decay) · θ. Weights that circle around a solution average out close to it.
+    So samples improve, and differ less from one checkpoint to the next. Training is exactly what it is without the
+    trick. `players` chooses G, D or both.
 
-    Only weights are averaged. Buffers (batch norm's statistics, spectral norm's u and v, counters) are copied, with the
-    updates: they belong together as they are, and an average of u is no singular vector. It costs one more copy of G.
-
-    `decay` is near 1: about 1/(1 − decay) steps are averaged. `warmup` starts lower, at (1 + t)/(10 + t) in step t, so
-    that the initial weights are soon forgotten; `bias_correction`, in its place, leaves them out from the first step on
-    and averages all others as if the run had begun with them. When it hurts: a run that is not much longer than the
-    averaged window samples from a generator that lags behind; lower `decay`. Neutral at decay = 0.
-
-    `players` = ["discriminator"] averages D instead, after each of its updates, and "all" averages both: the averaged D
-    is the one that evaluation asks, for classes above all (semi_supervised).
+    When it hurts: a run that is not much longer than the averaged window samples from a generator that lags behind:
+    lower `decay`.
 
     Source: Karras et al. 2018, appendix A.1 (decay 0.999); Yazıcı et al. 2019, The Unusual Effectiveness of Averaging
     in GAN Training; Salimans et al. 2016, official code (D, decay 0.9999).

@@ -1,4 +1,14 @@
-"""Experience replay: the discriminator is shown fakes of earlier steps among the current ones."""
+"""Experience replay: the discriminator is shown fakes of earlier steps among the current ones.
+
+Each fake is, with probability `p`, replaced by one drawn from the buffer. Then the current fakes enter the buffer. Once
+it is full they overwrite others at random. So a fake stays for about `capacity` / batch size D steps, and some stay
+much longer. `capacity` counts samples: the buffer takes the memory of that many, on the device and in every checkpoint.
+
+Batch norm in D sees a blend of generators. Statistics of how well D does on fakes speak of old fakes too.
+
+Only D's step replays. G always learns from its own fakes. Classes travel with their images. The trick goes with every
+other.
+"""
 
 from __future__ import annotations
 
@@ -44,18 +54,11 @@ def insert(batch: Batch, buffer: Batch, filled: Tensor, healthy: Tensor, rng: Rn
 class ExperienceReplay(Trick):
     """Experience replay: some of the fakes that D sees in its own step are fakes that G made earlier.
 
-    A D that sees only the latest fakes forgets what G did before, and G can return to it: the two chase each other
-    around the modes. With a buffer of past fakes D has to stay right about G's history. Each fake is, with probability
-    `p`, replaced by one drawn from the buffer; then the current fakes enter it. Once it is full they overwrite others
-    at random, so a fake stays for about `capacity` / batch size D steps, some much longer. `capacity` counts samples:
-    the buffer takes the memory of that many on the device and in every checkpoint.
+    A D that sees only the latest fakes forgets what G did before, and G can return to it. They chase each other around
+    the modes. With a buffer of past fakes D has to stay right about G's history.
 
-    When it hurts: D spends part of its effort on fakes that G no longer makes and tells G less about those it makes
-    now, so a large `p` or a long memory slows learning. Batch norm in D sees a blend of generators, and statistics of
-    how well D does on fakes speak of old ones too.
-
-    Only D's step replays; what G learns from is always its own. Classes travel with their images. Goes with every
-    trick. Neutral at capacity = 0.
+    When it hurts: D spends part of its effort on fakes that G no longer makes, and tells G less about those it makes
+    now. A large `p` or a long memory slows learning.
 
     Source: GAN hacks list, point 8; Shrivastava et al. 2017, "Learning from Simulated and Unsupervised Images through
     Adversarial Training", §2.3 (which replaces half of each batch).

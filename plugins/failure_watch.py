@@ -1,4 +1,19 @@
-"""Failure watch: warns when the logged numbers show one of the usual ways in which a game fails."""
+"""Failure watch: warns when the logged numbers show one of the usual ways in which a game fails.
+
+The symptoms:
+
+- D's loss stays near 0 (`d_loss`).
+- A gradient norm is above `gradient_norm`.
+- The variance of D's loss has grown `variance_growth`-fold from the first half of the window to the second.
+- G's loss falls steadily: in a share `falling` of all pairs of log lines the later one is lower.
+- Samples have collapsed: the mean distance between two of them stays below `distance` times that between real samples.
+  This distance is logged, for a batch of `samples` fixed latents.
+
+Values that are not finite stop every run, with or without the trick.
+
+The cost is one pass of G at each log line. After a resume the trick warns of the same things at the same steps. It goes
+with every other trick.
+"""
 
 from __future__ import annotations
 
@@ -71,21 +86,14 @@ def symptoms(history: np.ndarray, limits: FailureWatch.Config, real_distance: fl
 
 
 class FailureWatch(Trick):
-    """Failure watch: warns when the losses, gradients or samples show one of the usual ways in which a game fails.
+    """Failure watch: warns when the losses, gradients or samples show one of the usual signs of a failing game.
 
-    A failing game rarely ends by itself; it goes on for hours and learns nothing. After each log line this looks at
-    the last `window` of them and warns, once per window and symptom, when D's loss stays near 0 (`d_loss`), a gradient
-    norm is above `gradient_norm`, the variance of D's loss has grown `variance_growth`-fold from the first half of the
-    window to the second, G's loss falls steadily (in a share `falling` of all pairs of logs the later one is lower), or
-    samples have collapsed: the mean distance between two of them stays below `distance` times that between real
-    samples. That distance is logged, for a batch of `samples` fixed latents. Values that are not finite stop every run,
-    with or without this.
+    A failing game rarely ends by itself. It goes on for hours and learns nothing. After each log line the trick looks
+    at the last `window` of them. It warns once per window and symptom. It only watches: networks, optimizers and random
+    streams are bit-identical to a run without it.
 
-    It only watches: networks, optimizers and random streams are bit-identical to a run without it. It costs one pass of
-    G at each log line. All thresholds are rules of thumb for losses with targets: with Wasserstein and hinge losses D's
-    loss may rest near 0 in good health, so set d_loss = 0 there, which switches that warning off.
-
-    Goes with everything. After a resume it warns of the same things at the same steps.
+    When it hurts: all thresholds are rules of thumb for losses with targets. With Wasserstein and hinge losses D's loss
+    may rest near 0 in good health. Switch that warning off there with `d_loss = 0`.
 
     Source: GAN hacks list, point 10.
     """

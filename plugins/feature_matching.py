@@ -1,4 +1,13 @@
-"""Feature matching: the generator matches the mean of the discriminator's features instead of its verdict."""
+"""Feature matching: the generator matches the mean of the discriminator's features instead of its verdict.
+
+`norm` is the distance of the means. With "l2" it is the mean over features of squared differences (the official code on
+MNIST). With "l1" it is the mean of absolute differences (CIFAR-10 and SVHN).
+
+D's verdict does not enter G's loss, so tricks on G's labels have no effect.
+
+The real batch goes through the updated D once more in the G step, without gradient. Where D mixes samples and scores
+reals and fakes jointly, the G step does so already, and nothing is added.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +39,11 @@ class FeatureMatching(Trick):
     """Feature matching: G makes the mean features of its samples equal those of real ones; D trains as before.
 
     The features are those of D's last layer before its head. G no longer maximises D's output, which it can do by
-    overtraining on the present D, but reproduces statistics that D, by its own training, has found to tell real from
+    overtraining on the present D. It reproduces statistics that D, by its own training, has found to tell real from
     fake. That is stable, and the paper's choice for semi-supervised classification.
 
-    `norm` is "l2", the mean over features of squared differences of the means (the official code on MNIST), or "l1", of
-    absolute ones (CIFAR-10 and SVHN). When it hurts: means say nothing of the variety within a batch, and the paper
-    found samples better with minibatch discrimination where looks, not classification, count. D's verdict does not
-    enter G's loss, so tricks on G's labels have no effect.
-
-    The real batch goes through the updated D once more in the G step, without gradient. Where D mixes samples and
-    scores reals and fakes jointly it does so already, and nothing is added.
+    When it hurts: means say nothing of the variety within a batch. Where looks count and not classification, the paper
+    found samples better with minibatch discrimination.
 
     Source: Salimans et al. 2016, §3.1 and official code.
     """

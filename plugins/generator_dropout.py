@@ -1,4 +1,12 @@
-"""Dropout in the generator: noise inside the network, in training and when sampling."""
+"""Dropout in the generator: noise inside the network, in training and when sampling.
+
+`p` is the share dropped after the activation of each hidden block. What is kept is scaled up by 1 / (1 - p). Masks are
+drawn for every number, sample and pass. They are not switched off in eval mode: G without them is another G, which D
+has never judged. Samples drawn with one seed have the same latents and the same masks at every step.
+
+Each layer draws from a stream of its own name, so one layer more or less changes no other mask. The trick combines with
+every objective and with other surgery.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +41,14 @@ class AlwaysDropout(nn.Module):
 
 
 class GeneratorDropout(Trick):
-    """Dropout in G: random numbers of its hidden layers are zeroed, in training and when sampling.
+    """Dropout in G: random entries of its hidden layers are set to 0, in training and when sampling.
 
-    The masks are noise like the latents, but inside the network: one latent stands for many samples, which helps most
-    where G has little else to draw variety from (it was introduced for image translation, where G ignored its latents).
-    `p` is the share dropped after each hidden block's activation; what is kept is scaled up by 1 / (1 - p). Masks are
-    drawn for every number, sample and pass, and not switched off in eval mode: G without them is another G, which D has
-    never judged.
+    The masks are noise like the latents, but inside the network, so one latent stands for many samples. That helps most
+    where G has little else to draw variety from. The trick was introduced for image translation, where G ignored its
+    latents.
 
-    When it hurts: images lose sharpness, G needs more capacity and more steps, and a sample is no longer a function of
-    its latents alone, so interpolations flicker. Samples drawn with one seed have the same latents and the same masks
-    at every step.
-
-    Each layer draws from a stream of its own name, so one layer more or less moves no other mask. Combines with every
-    objective and with other surgery. Neutral at p = 0.
+    When it hurts: images lose sharpness, and G needs more capacity and more steps. A sample is no longer a function of
+    its latents alone, so interpolations flicker.
 
     Source: GAN hacks list, point 17; Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial
     Networks", §3.1.

@@ -1,4 +1,14 @@
-"""Gaussian noise in the generator's layers, in training."""
+"""Gaussian noise in the generator's layers, in training.
+
+`sigma` is the standard deviation of the noise, in units of the activations after each hidden block (of order 1 in the
+networks here). Noise is drawn for every number, sample and pass. Batch norm's running statistics, too, are of noisy
+activations.
+
+For noise that stays when sampling, see generator_dropout. For noise on what D sees, real images included, see
+instance_noise.
+
+Each layer draws from a stream of its own name. The trick combines with every objective and with other surgery.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +21,14 @@ from gantricks import Context, Generator, LayerNoise, Trick, hookimpl
 
 
 class GeneratorNoise(Trick):
-    """Gaussian noise in G: every hidden layer's output is disturbed a little, at every forward pass of training.
+    """Gaussian noise in G: a little noise is added to each hidden layer's output in every forward pass of training.
 
-    G cannot rely on exact values of single units, so neighbouring latents are driven to similar images, and what D sees
-    of the fakes is smeared out, much as by instance noise but along directions that G can produce. `sigma` is the
-    noise's standard deviation, in units of the activations after each hidden block (of order 1 in the networks here).
-    Noise is drawn for every number, sample and pass.
+    G cannot rely on exact values of single units, so neighbouring latents are driven to similar images. What D sees of
+    the fakes is smeared out, much as by instance noise, but along directions that G can produce. Sampling and
+    evaluation are without noise.
 
-    Sampling and evaluation are without noise. When it hurts: D has judged noisy samples only, so the ones that are kept
-    come from a slightly different G (batch norm's running statistics, too, are of noisy activations), the more so the
-    larger `sigma` is, and fine detail drowns in it. For noise that stays when sampling see generator_dropout; for noise
-    on what D sees, real images included, see instance_noise.
-
-    Each layer draws from a stream of its own name. Combines with every objective and with other surgery. Neutral at
-    sigma = 0.
+    When it hurts: D has judged noisy samples only, so the samples that are kept come from a slightly different G. With
+    a larger `sigma` it differs more, and fine detail drowns in the noise.
 
     Source: GAN hacks list, point 13, which names Zhao et al. 2017, "Energy-based Generative Adversarial Network".
     """

@@ -1,4 +1,12 @@
-"""Gradient clipping: no update follows a gradient longer than a limit."""
+"""Gradient clipping: no update follows a gradient longer than a limit.
+
+The length is that of the gradients of all weights of a player together. `players` restricts the trick to one side. For
+two limits use two instances. The length before clipping is logged as `norm_d` and `norm_g`. The length after clipping
+is logged as the gradient norm.
+
+Put the trick last in the recipe: it clips the gradients that tricks before it have added. A gradient that is not finite
+stays so and stops the run as usual.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +37,12 @@ def clip_(gradients: list[Tensor], max_norm: Tensor) -> Tensor:
 class GradientClipping(Trick):
     """Gradient clipping: a player's gradient that is longer than `max_norm` is scaled back to that length.
 
-    The length is that of all its weights' gradients together; the direction stays. One steep batch then cannot throw
-    the weights far away, nor fill Adam's averages with a spike. `players` restricts it to one side; for two limits use
-    two instances. The length before clipping is logged (`norm_d`, `norm_g`), after it as the gradient norm.
+    One steep batch then cannot throw the weights far away, nor fill Adam's averages with a spike. The direction of the
+    gradient stays.
 
-    When it hurts: a limit below the usual length makes every update follow a unit direction, which undoes the
-    weighting of batches; choose it from the logged lengths. Adam divides by the gradient's recent size, so a limit that
-    always acts changes little there. Put it last in the recipe: it clips the gradients that tricks before it have
-    added. A gradient that is not finite stays so and stops the run as usual.
+    When it hurts: a limit below the usual length makes every update follow a unit direction, which undoes the weighting
+    of batches. Choose the limit from the logged lengths. Adam divides by the gradient's recent size, so a limit that
+    always acts changes little there.
 
     Source: Pascanu et al. 2013, algorithm 1.
     """

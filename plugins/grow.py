@@ -1,4 +1,22 @@
-"""Growing: both networks start on small images, and blocks are added one by one, each faded in."""
+"""Growing: both networks start on small images, and blocks are added one by one, each faded in.
+
+The run begins without the `blocks` outermost blocks of each player, on images halved as many times. The default is as
+many blocks as can be. Then the blocks join, evenly spaced, so that the networks are whole after the share `until` of
+the run.
+
+A block that joins is faded in, for the share `fade` of the time from one block to the next. G shows (1 - α) · what it
+showed before + α · what it shows with the block, with α from 0 to 1. D's block and the real images are mixed alike.
+
+Images keep their full size all along. G's are enlarged, and D's are shrunk by as much, so other tricks, samples and
+buffers notice nothing. But what acts on single pixels, such as instance noise, is averaged out while D shrinks its
+images.
+
+The weights of blocks to come are drawn at the start. They rest, untouched by the optimizer, until their block joins.
+The weights that are there keep their values and their optimizer state.
+
+While a block is the outermost, a 1x1 convolution stands between it and the image, with tanh in G and LeakyReLU in D.
+These are the only weights added.
+"""
 
 from __future__ import annotations
 
@@ -143,21 +161,11 @@ class DownBlock(nn.Sequential):
 class Grow(Trick):
     """Growing: G and D start on small images, and one block after the other is added to both, each faded in.
 
-    Small images are learned soon, with small networks, and the coarse layout that they settle is what the finer blocks
-    start from. The run begins without the `blocks` outermost blocks of each player, on images halved as many times, by
-    default as many as can be. Then they join, evenly spaced, so that the networks are whole after the share `until` of
-    the run. A block that joins is faded in, for the share `fade` of the time from one to the next: G shows (1 - α) ·
-    what it showed before + α · what it shows with the block, α from 0 to 1; D's block and the real images are mixed
-    alike.
+    Small images are learned soon, with small networks. The coarse layout that they settle is what the finer blocks
+    start from. Steps on small images are cheaper, so the run is shorter altogether. After the share `until` of the run,
+    the networks are those of the recipe.
 
-    Images keep their full size all along: G's are enlarged and D's are shrunk by as much, so other tricks, samples and
-    buffers notice nothing; but what acts on single pixels, such as instance noise, is averaged out while D shrinks. The
-    weights of blocks to come are drawn at the start and rest, untouched by the optimizer, until they join; those that
-    are there keep their values and their optimizer state. Whole, the networks are those of the recipe.
-
-    While a block is the outermost, a 1x1 convolution (with tanh in G, LeakyReLU in D) stands between it and the image;
-    these are the only weights added. When it hurts: a short run spends too little of its time on
-    the full image; lower `until` or `blocks`. Steps on small images are cheaper, so the run is shorter altogether.
+    When it hurts: a short run spends too little of its time on the full image. Lower `until` or `blocks` then.
 
     Source: Karras et al. 2018, Progressive Growing of GANs, §2 and appendix A.
     """

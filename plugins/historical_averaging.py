@@ -1,4 +1,18 @@
-"""Historical averaging: each player is drawn towards the mean of the weights it has had so far."""
+"""Historical averaging: each player is drawn towards the mean of the weights it has had so far.
+
+θ̄_t = (1/t) Σ θ_i counts the present weights too, and every past one alike, so the pull is 0 in the first step. The
+mean is kept online, at the price of one more copy of the weights. It covers weights only, never batch norm's
+statistics. The history of weights that join later (growing) begins then. In float32 the mean takes in less and less of
+what is new after some 100,000 updates.
+
+The penalty's gradient, 2λ(θ − θ̄), is added after the backward and goes through the same optimizer step as the rest.
+The losses that are logged do not contain the penalty. Its value is logged beside them, as `penalty_d` and `penalty_g`.
+It shows in gradient norms, and gradient clipping sees it when clipping comes later in the recipe.
+
+`strength` is λ, a number or a schedule. Neither the paper nor its code gives one. On the paper's two-parameter game 0.1
+works. Networks sum the distance over all their weights, hence the default of 0.001. `players` restricts the trick to
+one side.
+"""
 
 from __future__ import annotations
 
@@ -57,22 +71,13 @@ class History:
 
 
 class HistoricalAveraging(Trick):
-    """Historical averaging: each player's loss gains λ‖θ − θ̄‖², the distance to the mean of all its past weights.
+    """Historical averaging: each player's loss gains λ‖θ − θ̄‖², its distance to the mean of all its past weights.
 
-    Players that chase each other on an orbit leave the mean of their weights near its centre: the pull towards the mean
-    turns the orbit into a spiral that ends there. θ̄_t = (1/t) Σ θ_i counts the present weights too and every past one
-    alike, so the pull is 0 in the first step. It is kept online, at the price of one more copy of the weights, over
-    weights only, never over batch norm's statistics. The history of weights that join later (growing) begins then.
+    Players that chase each other on an orbit leave the mean of their weights near its centre. The pull towards the mean
+    turns the orbit into a spiral that ends there.
 
-    The penalty's gradient, 2λ(θ − θ̄), is added after the backward and goes through the same optimizer step as the
-    rest; the losses that are logged do not contain it, its value is logged beside them (`penalty_d`, `penalty_g`).
-
-    `strength` is λ, a number or a schedule. The paper gives none, nor does its code: on its two-parameter game 0.1
-    works; networks sum the distance over all their weights, hence the default of 0.001. `players` restricts it to
-    one side. When it hurts: the mean remembers the initial weights, so the pull also works against learning, and
-    Adam's scaling by the size of gradients makes λ weigh differently late in a run; lower it by a schedule if samples
-    stay behind. In float32 the mean takes in less and less of what is new after some 100,000 updates. The penalty shows
-    in gradient norms, and gradient clipping sees it when it comes later in the recipe.
+    When it hurts: the mean remembers the initial weights, so the pull also works against learning. Adam scales by the
+    size of gradients, so λ weighs differently late in a run. If samples stay behind, lower λ by a schedule.
 
     Source: Salimans et al. 2016, §3.3.
     """

@@ -1,4 +1,14 @@
-"""Instance noise: the discriminator sees every image through Gaussian noise that fades over the run."""
+"""Instance noise: the discriminator sees every image through Gaussian noise that fades over the run.
+
+D sees noise on reals and fakes alike, in its own step and in G's, drawn independently each time. Noise on reals alone
+would tell D which is which. Without noise in G's step G would be judged by inputs that D never saw. Values may leave
+[-1, 1].
+
+`sigma` is a number or a schedule, in units of images in [-1, 1]. What D sees is noisy; what is replayed, sampled and
+evaluated is not. The trick goes with every other.
+
+Sønderby et al. 2016, "Amortised MAP Inference for Image Super-resolution", gave instance noise its name.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +33,13 @@ class InstanceNoise(Trick):
     """Instance noise: D sees reals and fakes through Gaussian noise whose strength fades from 0.1 to 0.
 
     Real and generated images lie on thin sets that hardly meet, so a perfect D exists and has no gradient to give.
-    Noise gives both full, overlapping support: D can no longer be certain, and its gradient points G towards the data
-    from further away. As the noise fades the game becomes the one without it.
+    Noise gives both full, overlapping support. D can no longer be certain, and its gradient points G towards the data
+    from further away. As the noise fades, the game becomes the one without it.
 
-    D sees noise on reals and fakes alike, in its own step and in G's, drawn independently each time; on reals alone it
-    would tell D which is which, and without it in G's step G would be judged by inputs that D never saw. Values may
-    leave [-1, 1]. When it hurts: too strong or for too long, and D cannot learn fine detail.
+    When it hurts: if the noise is too strong or lasts too long, D cannot learn fine detail.
 
-    The option `sigma` is a number or a schedule, in units of images in [-1, 1]. It goes with every trick; what D sees
-    is noisy, what is replayed, sampled and evaluated is not. Neutral at sigma = 0.
-
-    Source: Arjovsky & Bottou 2017, "Towards Principled Methods for Training GANs", §3; Sønderby et al. 2016, "Amortised
-    MAP Inference for Image Super-resolution" (which names it); GAN hacks list, point 13.
+    Source: Arjovsky & Bottou 2017, "Towards Principled Methods for Training GANs", §3; Sønderby et al. 2016; GAN hacks
+    list, point 13.
     """
 
     neutral = {"sigma": 0.0}

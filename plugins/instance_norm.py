@@ -1,4 +1,13 @@
-"""Instance norm instead of batch norm: each sample is normalised by itself."""
+"""Instance norm instead of batch norm: each sample is normalised by itself.
+
+Batch norm also does not go with penalties on D's gradient or with D's batches of mixed provenance. With instance norm a
+sample's images and scores are its own. Eval mode computes what training does. A batch of 1 works.
+
+`players` says whose norms are replaced. Each of these players needs convolutions and batch norm (`batch_norm = true`).
+Weights and biases are taken over.
+
+virtual_batch_norm is the more expensive alternative for G.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +39,12 @@ def instance_norm_like(norm: Any) -> nn.InstanceNorm2d:
 class InstanceNorm(Trick):
     """Instance norm instead of batch norm in G, in D, or in both: each map of each sample is normalised by itself.
 
-    Batch norm makes a sample depend on the others of its batch, is noisy in small batches, and does not go with
-    penalties on D's gradient or with D's batches of mixed provenance. Instance norm keeps activations in scale without
-    any of this: a sample's images and scores are its own, eval computes what training does, a batch of 1 works.
-
-    `players` says whose norms; each of these players needs convolutions and batch norm (batch_norm = true). Weights and
-    biases are taken over.
+    Batch norm makes a sample depend on the others of its batch and is noisy in small batches. Instance norm keeps
+    activations in scale without any of this.
 
     When it hurts: it erases the mean and the contrast of every map, so a layer can no longer say how strong something
-    is in the whole image, which matters most for D and for small maps. Where batches are large and clean, batch norm is
-    usually better; virtual batch norm is the dearer alternative for G.
+    is in the whole image. This matters most for D and for small maps. Where batches are large and clean, batch norm is
+    usually better.
 
     Source: GAN hacks list, point 4 (where batch norm is not an option); Ulyanov et al. 2016.
     """

@@ -1,4 +1,17 @@
-"""Occasional label flipping: some reals are called fake and some fakes real, one by one or all at once."""
+"""Occasional label flipping: some reals are called fake and some fakes real, one by one or all at once.
+
+In expectation the mode "per_image" is smoothing to 1 - p and p, and the best logits are finite.
+
+In the mode "burst" a step is one update of G, and all D steps in it flip together. With `trigger = "every"` bursts come
+by the clock: the last `length` of every `every` steps flip. With `trigger = "accuracy"` they come when D is too strong:
+it told the true origin in more than `threshold` of the cases, on average over the last `window` steps. Of each step the
+last D step counts. Flipped steps do not count, nor do those before them: after a burst at least `window` steps pass
+before the next.
+
+The assignment flips, not the target. label_smoothing and soft_labels choose values by it, in either order, so targets
+stay in their intervals. G's targets and class labels never flip. The trick is refused with objectives without targets
+(hinge, Wasserstein, relativistic).
+"""
 
 from __future__ import annotations
 
@@ -32,20 +45,12 @@ def steps_left(left: Tensor, due: Tensor, length: int) -> Tensor:
 class LabelFlipping(Trick):
     """Occasional label flipping: D is sometimes told that reals are fake and fakes are real.
 
-    Wrong labels keep a D that is winning from growing certain, and give G a gradient again. Two modes. "per_image":
-    each label flips by itself with probability `p`; in expectation that is smoothing to 1 - p and p, and the best
-    logits are finite. "burst": all of D's labels flip for `length` steps and then flip back. A step is one update of
-    G, and all D steps in it flip together.
+    Wrong labels keep a D that is winning from growing certain, and give G a gradient again. There are two modes. In
+    "per_image" each label flips by itself with probability `p`. In "burst" all of D's labels flip for `length` steps
+    and then flip back.
 
-    A burst comes by the clock (`trigger = "every"`: the last `length` of every `every` steps) or when D is too strong
-    (`trigger = "accuracy"`: D told the true origin in more than `threshold` of the cases, on average over the last
-    `window` steps, the last D step of each). Flipped steps do not count for that, nor those before them: after a burst
-    at least `window` steps pass before the next. When it hurts: D is taught the wrong thing on purpose, and long
-    bursts undo what it knows; prefer few and short ones.
-
-    The assignment flips, not the target: label_smoothing and soft_labels choose values by it, in either order, so
-    targets stay in their intervals. G's targets and class labels never flip. Refused with objectives without targets
-    (hinge, Wasserstein, relativistic). Neutral at mode = "per_image", p = 0.
+    When it hurts: D is taught the wrong thing on purpose, and long bursts undo what it knows. Prefer few and short
+    ones.
 
     Source: GAN hacks list, point 6; the bursts are practitioners' lore.
     """

@@ -1,4 +1,15 @@
-"""Labels at several layers: every block of G and D is given the class, not the first or last layer alone."""
+"""Labels at several layers: every block of G and D is given the class, not the first or last layer alone.
+
+The embedding has `dim` numbers for each block. It is tiled to the height and width of the block's input. The first
+convolution (or linear layer) of the block then reads C + E maps. The cost is E maps more in each block. What the
+networks do with classes by themselves stays.
+
+The weights for the C maps are the network's own. Those for the labels start as the network's other weights do, and the
+embeddings start from N(0, 1). `players` says which networks are changed; each must be conditional.
+
+The trick goes with all other surgery in either order. Weight norm and spectral norm treat the weights for the labels
+apart from the others, and only where they are listed after it.
+"""
 
 from __future__ import annotations
 
@@ -85,17 +96,11 @@ class Labelled(SummedLayers):
 class LabelInjection(Trick):
     """Class labels at several layers: every block of G and of D receives the class beside its input.
 
-    A G that is told the class in its first layer only must carry it through all others, and a D that meets it in its
-    last must judge the image before it knows what it should show. Here a learned embedding of the class, `dim` numbers
-    for each block, is tiled to the height and width of the block's input and concatenated to it: the first convolution
-    (or linear layer) of the block reads C + E maps. What the networks do with classes by themselves stays.
+    A G that is told the class in its first layer only must carry it through all others. A D that meets the class in its
+    last layer must judge the image before it knows what it should show. Here a learned embedding of the class is
+    concatenated to the input of every block.
 
-    The weights for the C maps are the network's own; those for the labels start as the network's other weights do, and
-    the embeddings from N(0, 1). `players` says which networks; each must be conditional.
-
-    When it hurts: with many classes and few images of each, every block can learn a class by heart. It costs E maps
-    more in each block. Goes with all other surgery in either order; weight and spectral norm treat the weights for
-    the labels apart from the others, and only where they are listed after it.
+    When it hurts: with many classes and few images of each, every block can learn a class by heart.
 
     Source: GAN hacks list, point 16; Reed et al. 2016, Generative Adversarial Text to Image Synthesis, §4.1 (tiling).
     """

@@ -1,4 +1,13 @@
-"""One-sided label smoothing: the discriminator's target for reals is a little less than 1."""
+"""One-sided label smoothing: the discriminator's target for reals is a little less than 1.
+
+The option `real` is α. Only reals are smoothed. With a target β > 0 for fakes the optimal D is (α p_data + β
+p_model) / (p_data + p_model). Where p_data is nearly 0, the fakes there would be rewarded for staying. For the same
+reason G's target stays 1. Class labels are untouched.
+
+The trick goes with label flipping in either order: α belongs to what is called real, whatever its origin. It does not
+go with soft_labels, which chooses the same targets. Nor does it go with objectives that have no targets (hinge,
+Wasserstein, relativistic).
+"""
 
 from __future__ import annotations
 
@@ -21,16 +30,10 @@ def smooth(labels: Tensor, is_real: Tensor, real: float) -> Tensor:
 class LabelSmoothing(Trick):
     """One-sided label smoothing: D's target for reals is 0.9 instead of 1; its target for fakes stays 0.
 
-    A D that is asked for certainty drives its logits without end and grows brittle; with the target α the best logit
-    is finite, log(α / (1 - α)), and a D that overshoots it on reals is pulled back.
+    A D that is asked for certainty drives its logits without end and grows brittle. With the target α the best logit is
+    finite, log(α / (1 - α)). A D that overshoots it on reals is pulled back.
 
-    Only reals are smoothed. With a target β > 0 for fakes the optimal D is (α p_data + β p_model) / (p_data + p_model):
-    where p_data is nearly 0 the fakes there would be rewarded for staying. For the same reason G's target stays 1.
-    When it hurts: it bounds how certain D can be, so D's output is no longer a probability of being real.
-
-    The option `real` is α. It goes with label flipping in either order: α belongs to what is called real, whatever its
-    origin. It does not go with soft_labels, which chooses the same targets, nor with objectives that have none (hinge,
-    Wasserstein, relativistic). Class labels are untouched. Neutral at real = 1.
+    When it hurts: it bounds how certain D can be: D's output is no longer a probability of being real.
 
     Source: Salimans et al. 2016, "Improved Techniques for Training GANs", §3.4; GAN hacks list, point 6.
     """

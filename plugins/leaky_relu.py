@@ -1,4 +1,8 @@
-"""LeakyReLU instead of ReLU: units that are off still pass a part of their gradient."""
+"""LeakyReLU instead of ReLU: units that are off still pass a part of their gradient.
+
+`players` says whose units are replaced. Only ReLU is replaced. A LeakyReLU that a network brings with it (`dcgan`'s D
+has one) keeps its slope. Softplus and tanh stay. The trick combines with everything.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +31,11 @@ class LeakyRelu(Trick):
     """LeakyReLU instead of ReLU in G, in D, or in both: below zero the slope is not 0 but `slope`.
 
     G learns from the gradient that comes back through D. A ReLU that is off passes none, and a unit that is off for
-    every image never comes on again; both make that gradient sparse, which the GAN hacks list advises against. With a
-    slope of 0.2 each unit always passes something.
+    every image never comes on again. Both make that gradient sparse, which the GAN hacks list advises against. With
+    slope 0.2 each unit always passes something.
 
-    `players` says whose units. Only ReLU is replaced; a LeakyReLU that a
-    network brings with it (`dcgan`'s D has one) keeps its slope, and softplus or tanh stay.
-
-    When it hurts: rarely. A generator with batch norm keeps its units alive anyway, and Radford et al. found ReLU to
-    work well there; a slope near 1 leaves little that is not linear. Combines with everything. Neutral at slope = 0.
+    When it hurts: rarely. A generator with batch norm keeps its units alive anyway, and Radford et al. found that ReLU
+    works well there. A slope near 1 leaves little that is not linear.
 
     Source: GAN hacks list, point 5; Radford et al. 2016, §3 (slope 0.2, in D).
     """

@@ -1,4 +1,8 @@
-"""Least squares: the discriminator's output is a number to be brought to its target, not a probability."""
+"""Least squares: the discriminator's output is a number to be brought to its target, not a probability.
+
+The targets are the labels (the paper's a = 0, b = c = 1), and label tricks change them as usual. The paper's Pearson
+divergence has a = -1, b = 1, c = 0. For it, G's label has to be changed too.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +32,14 @@ class Objective(AdversarialLoss):
 
 
 class LeastSquares(Trick):
-    """Least squares objective (LSGAN): squared distance of D's output to its target, for D and for G.
+    """Least squares objective (LSGAN): both players minimise the squared distance of D's output to its target.
 
-    D brings its raw output to 1 on reals and to 0 on fakes, G brings it to 1 on fakes. A fake on the right side of the
-    decision but far from it is still pulled back, where a sigmoid would be flat, so gradients do not vanish when
-    D is sure. The targets are the labels (the paper's a = 0, b = c = 1), and label tricks change them as usual; for
-    the paper's Pearson divergence, a = -1, b = 1, c = 0, G's label has to be changed too.
+    D brings its raw output to 1 on reals and to 0 on fakes. G brings it to 1 on fakes. A fake on the right side of the
+    decision but far from it is still pulled back, where a sigmoid would be flat. Gradients do not vanish when D is
+    sure.
 
-    When it hurts: the gradient grows with the distance, so a D without bounds on its output, or a high learning
-    rate, makes it jump; outputs are no logits any more, and a probability must not be read off them.
+    When it hurts: the gradient grows with the distance. The output jumps where nothing bounds it, or with a high
+    learning rate. Outputs are no logits: a probability must not be read off them.
 
     Source: Mao et al. 2017, Least Squares Generative Adversarial Networks, eq. 2 and 9.
     """

@@ -1,4 +1,10 @@
-"""Learning rate decay: both players' learning rates fall exponentially over the run."""
+"""Learning rate decay: both players' learning rates fall exponentially over the run.
+
+The rate goes from lr₀ in the first step to γ · lr₀ in the last. The rates of both players fall together unless
+`players` names one, which changes their balance over the run. The rate is logged as it is used.
+
+The trick goes with every optimizer of a recipe, and with sgd_discriminator in either order.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +27,11 @@ def decayed(start: Tensor, gamma: float | Tensor, progress: Tensor) -> Tensor:
 class LrDecay(Trick):
     """Learning rate decay: learning rates fall from what the recipe sets to `gamma` times that, exponentially.
 
-    The rate is lr₀ · γ^progress, from lr₀ in the first step to γ · lr₀ in the last. Early on large steps get the game
-    going; later small ones let the players settle where constant ones would keep them circling. Both fall together
-    unless `players` names one, which changes their balance over the run. The rate is logged as it is used.
+    The rate is lr₀ · γ^progress. Early in the run large steps get the game going. Later, small ones let the players
+    settle where constant ones would keep them circling.
 
     When it hurts: the decay is tied to the number of steps in the recipe, so a short trial of a long recipe ends at
-    small rates too, and a game that has not settled by the end never will. Neutral at gamma = 1.
-
-    Goes with every optimizer of a recipe and with sgd_discriminator in either order.
+    small rates too. A game that has not settled by the end never will.
 
     Source: exponential decay, as in practitioners' reports.
     """

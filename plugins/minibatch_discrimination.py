@@ -1,4 +1,15 @@
-"""Minibatch discrimination: the discriminator sees how close each sample is to the rest of its batch."""
+"""Minibatch discrimination: the discriminator sees how close each sample is to the rest of its batch.
+
+D's last features are projected to `kernels` vectors of `dim` numbers each. For each kernel the similarities exp(-L1
+distance) to the other samples of the batch are summed and appended to the features. A sample is not compared with
+itself. A batch of 1 has similarity 0 and is refused. Reals and fakes are separate batches, so the trick needs
+[tricks.separate_batches].
+
+The scale of the projection is set on real samples so that pairs are 1 apart on average. A unit-normal projection would
+start at similarity 0 and get no gradient. D's last layer keeps its weights, and those of the new features start at 0.
+So D judges at the start as it would without the trick. List the trick after other surgery on D, so that the scale is
+measured on the features that D will have.
+"""
 
 from __future__ import annotations
 
@@ -172,20 +183,12 @@ class Head(nn.Sequential):
 class MinibatchDiscrimination(Trick):
     """Minibatch discrimination: D is told, beside each sample's features, how many of its batch resemble it.
 
-    A generator that collapses makes samples that are each plausible and all alike, and a D that looks at one sample at
-    a time cannot tell. Here D's last features are projected to `kernels` vectors of `dim` numbers each; for each kernel
-    the similarities exp(-L1 distance) to the other samples of the batch are summed and appended to the features. Reals
-    and fakes are separate batches, so this needs [tricks.separate_batches]; a sample is not compared with itself.
+    A generator that collapses makes samples that are each plausible and all alike. A D that looks at one sample at a
+    time cannot tell. Here each sample's similarities to the others of its batch are appended to its features.
 
-    The projection's scale is set on real samples so that pairs are 1 apart on average (a unit-normal one would start
-    at similarity 0 and get no gradient). D's last layer keeps its weights, those of the new features start at 0, so D
-    judges at the start as it would without the trick. List it after other surgery on D, so that the scale is measured
-    on the features that D will have.
-
-    When it hurts: what D says of a sample depends on its batch, its size included (a batch of 1 has similarity 0 and is
-    refused); gradient penalties lose their per-sample meaning; memory grows with the batch size squared times
-    `kernels`. It chases diversity and looks, not classes: with semi-supervised learning the paper reports that it does
-    not work.
+    When it hurts: what D says of a sample depends on its batch, its size included. Gradient penalties lose their
+    per-sample meaning. Memory grows with the batch size squared times `kernels`. It chases diversity and looks, not
+    classes: with semi-supervised learning the paper reports that it does not work.
 
     Source: Salimans et al. 2016, §3.2; GAN hacks list, point 15.
     """

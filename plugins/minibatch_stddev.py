@@ -1,4 +1,14 @@
-"""Minibatch standard deviation: the discriminator sees how much the samples of its batch vary."""
+"""Minibatch standard deviation: the discriminator sees how much the samples of its batch vary.
+
+The batch is split into groups of `group`. The standard deviation of each of D's last features over a group is averaged
+to one number, which is appended to the features of the group's members. The weight of this number in D's last layer
+starts at 0, and the other weights are kept. So D judges at the start as it would without the trick. Karras et al.
+append the number as a constant map before the last convolution. D's last layer here sees a vector.
+
+Reals and fakes are separate batches, so the trick needs [tricks.separate_batches]. The batch size must be a multiple of
+`group`, or smaller than it: then the batch is one group. A batch of 1 does not vary and is refused. The trick replaces
+D's head, as minibatch discrimination does.
+"""
 
 from __future__ import annotations
 
@@ -62,19 +72,12 @@ class Head(nn.Sequential):
 class MinibatchStddev(Trick):
     """Minibatch standard deviation: D is told, beside each sample's features, how much the samples around it vary.
 
-    A generator that collapses makes batches that vary less than real ones, and a D that looks at one sample at a time
-    cannot tell. Here the batch is split into groups of `group`; the standard deviation of each of D's last features
-    over a group, averaged to one number, is appended to the features of its members. It is the cheap sibling of
-    minibatch discrimination: one number instead of a hundred, and no weights but its own in D's last layer. That weight
-    starts at 0 and the others are kept, so D judges at the start as it would without the trick. Karras et al. append
-    the number as a constant map before the last convolution; D's last layer here sees a vector.
+    A generator that collapses makes batches that vary less than real ones. A D that looks at one sample at a time
+    cannot tell. The trick is the cheap sibling of minibatch discrimination: one number instead of a hundred, and no
+    weights but its own in D's last layer.
 
-    When it hurts: what D says of a sample depends on its group; gradient penalties lose their per-sample meaning. One
+    When it hurts: what D says of a sample depends on its group. Gradient penalties lose their per-sample meaning. One
     average over all features shows that variation is missing, not where.
-
-    Reals and fakes are separate batches, so this needs [tricks.separate_batches]. The batch size must be a multiple of
-    `group`, or smaller than it: then the batch is one group. A batch of 1 does not vary and is refused. Replaces D's
-    head, as minibatch discrimination does.
 
     Source: Karras et al. 2018, "Progressive Growing of GANs", §3, and official code.
     """

@@ -1,4 +1,8 @@
-"""Minimax: the generator minimises what the discriminator maximises, as in the first GAN objective."""
+"""Minimax: the generator minimises what the discriminator maximises, as in the first GAN objective.
+
+Label tricks act on D's targets as with the default objective. G's targets t, 1 unless a trick changes them, enter as
+-BCE(s, 1 - t), where s are the logits. G's loss is negative. It falls without bound as D is fooled.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +44,12 @@ class Objective(AdversarialLoss):
 class Minimax(Trick):
     """Minimax objective: D minimises binary cross-entropy and G minimises log(1 - D(G(z))), the original zero-sum game.
 
-    It is the game of the theory: at the best D, G minimises the Jensen-Shannon divergence. It is here to compare with
-    and for small problems. When it hurts: G's gradient in the logit is -D(G(z)), so it vanishes where D rejects G's
-    samples, which is how every run starts. The default objective, non-saturating, has the same fixed point and its
-    strongest gradient there (GAN hacks list, point 2).
+    It is the game of the theory: at the best D, G minimises the Jensen-Shannon divergence. It is here to compare with,
+    and for small problems.
 
-    Label tricks act on D's targets as with the default. G's targets t, 1 unless a trick changes them, enter as
-    -BCE(s, 1 - t). G's loss is negative, and falls without bound as D is fooled.
+    When it hurts: G's gradient in the logit is -D(G(z)). It vanishes where D rejects G's samples, which is how every
+    run starts. The default objective, non-saturating, has the same fixed point and its strongest gradient where D
+    rejects (GAN hacks list, point 2).
 
     Source: Goodfellow et al. 2014, eq. 1.
     """

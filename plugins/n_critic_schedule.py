@@ -1,4 +1,10 @@
-"""Critic schedule: the number of discriminator updates per generator update changes once in the run."""
+"""Critic schedule: the number of discriminator updates per generator update changes once in the run.
+
+The other way round (`start` below `end`) helps where D falls behind as samples get better.
+
+A step costs about as many D steps as it takes, and epochs pass as much faster. The schedule takes the place of
+`n_critic` in [train] for the whole run. Tricks that order the phases of a step themselves (`play`) do not see it.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +25,11 @@ def critic_steps(progress: float, start: int, end: int, at: float) -> int:
 class NCriticSchedule(Trick):
     """Critic schedule: D takes `start` steps for each of G's early in the run, and `end` from the share `at` on.
 
-    G's gradient is only as good as the D it comes from. Several D steps at the start bring D up before G follows it;
-    later one is enough, and the run is as fast as a plain one. The other way round (`start` below `end`) helps where D
-    falls behind as samples get better.
+    G's gradient is only as good as the D it comes from. Several D steps at the start bring D up before G follows it.
+    Later one is enough, and the run is as fast as a plain one.
 
-    When it hurts: with the saturating losses a D that is far ahead leaves G no gradient, so many D steps help
-    Wasserstein and hinge losses more than cross-entropy. A step costs about as many D steps as it takes, and epochs
-    pass as much faster.
-
-    It takes the place of `n_critic` in [train] for the whole run. Tricks that order the phases of a step
-    themselves (`play`) do not see it.
+    When it hurts: with the saturating losses a D that is far ahead leaves G no gradient. So many D steps help
+    Wasserstein and hinge losses more than cross-entropy.
 
     Source: GAN hacks list, point 14; Arjovsky et al. 2017 (Wasserstein GAN), whose code takes 100 D steps for each of
     the first 25 of G's and 5 afterwards.

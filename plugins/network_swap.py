@@ -1,4 +1,16 @@
-"""Network swap: for a few steps now and then, one player is what it was some time ago, and the other plays it."""
+"""Network swap: for a few steps now and then, one player is what it was some time ago, and the other plays it.
+
+The state of both networks is kept every `keep_every` steps, the last `capacity` of them. Every `swap_every` steps one
+player, D and G in turn, is put back to a random one of its kept states for `length` steps. Then the present state
+returns, optimizer included.
+
+Samples are drawn from the present G and classes are asked of the present D, also during a swap. Moving averages do not
+take the past in, nor do they take in its batch norm statistics. `away_d` and `away_g` tell in the log who is away.
+Losses of those steps are of the past player.
+
+The cost is `capacity` + 1 copies of both networks, and no computation within a step. Beside growing the trick is
+refused: a past state of a smaller network is no state of the grown one.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +46,11 @@ class NetworkSwap(Trick):
     """Network swap: now and then a past state of D or of G steps in for a few steps, and the other plays against it.
 
     Players that only ever meet the present opponent can go round in circles, each forgetting what worked against an
-    earlier one. Here the state of both networks is kept every `keep_every` steps, the last `capacity` of them, and
-    every `swap_every` steps one player, D and G in turn, is put back to a random one of its kept states for `length`
-    steps. The past player is not updated: its opponent learns against it. Then the present one returns, bit for bit,
-    optimizer included. It is for networks what experience replay is for samples.
-
-    Samples are drawn from the present G and classes asked of the present D, also during a swap, and moving averages do
-    not take the past in, its batch norm statistics neither. It costs
-    `capacity` + 1 copies of both networks, and no computation within a step. `away_d` and `away_g` tell in the logs who
-    is away: losses of those steps are of the past player.
+    earlier one. The past player is not updated: its opponent learns against it. Then the present one returns, bit for
+    bit. The trick is for networks what experience replay is for samples.
 
     When it hurts: each swap holds one player's learning for `length` steps, and a past state from long ago teaches
-    little. Beside growing it is refused: a past state of a smaller network is none of the grown one.
+    little.
 
     Source: GAN hacks list, point 8.
     """

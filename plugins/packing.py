@@ -1,4 +1,18 @@
-"""Packing (PacGAN): the discriminator judges several samples of one provenance at once."""
+"""Packing (PacGAN): the discriminator judges several samples of one provenance at once.
+
+D is the network of the recipe, but for its first layer. This layer is built for `m` times the channels (of vectors, `m`
+times the numbers). It starts as the network starts a layer of that many inputs. All other weights start as they would
+without the trick. `m` consecutive samples of a batch make a pack. Reals and fakes never share one.
+
+A batch of B samples is B / `m` packs: that many logits, targets and rows of features. So labels are smoothed or flipped
+pack by pack. Every size that batches have must be a multiple of `m`.
+
+Lin et al. count packs. Their batches of 100 hold 100 · `m` samples, from which G and D also gain without packing. To
+compare at equal samples in each update, keep `batch_size`. To compare at equal verdicts, multiply it by `m`.
+
+What D says of a pack is of no single class. So a D that is given classes or tells them is refused. G may be
+conditional.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +56,10 @@ class Packing(Trick):
     """Packing (PacGAN): D judges `m` samples at once, all real or all fake, and says one thing of them together.
 
     A generator that collapses makes samples that are each plausible, and a D that looks at one at a time cannot tell.
-    Packs of such samples are alike in a way that packs of real ones are not, the more so the larger `m`, and G pays for
-    it. D is the network of the recipe, but for its first layer: it is built for `m` times the channels (of vectors, `m`
-    times the numbers) and starts as the network starts a layer of that many inputs; all other weights start as they
-    would without the trick. `m` consecutive samples of a batch make a pack; reals and fakes never share one.
-
-    A batch of B samples is B / `m` packs: that many logits, targets and rows of features, so labels are smoothed or
-    flipped pack by pack. Lin et al. count packs: their batches of 100 hold 100 · `m` samples, from which G and D also
-    gain without packing. To compare at equal samples in each update, keep `batch_size`; at equal verdicts, multiply it
-    by `m`. Every size that batches have must be a multiple of `m`.
+    Packs of such samples are alike in a way that packs of real ones are not, the more so the larger `m`. G pays for it.
 
     When it hurts: fewer verdicts from the same samples make gradients noisier, and `m` times the inputs are harder to
-    judge; the paper stays at 2 to 4. Samples grow more varied before they grow better. What D says of a pack is of no
-    single class, so a D that is given classes or tells them is refused; G may be conditional. Neutral at m = 1.
+    judge. The paper stays at 2 to 4. Samples grow more varied before they grow better.
 
     Source: Lin et al. 2018, PacGAN: The power of two samples in generative adversarial networks, §2.1.
     """

@@ -1,4 +1,22 @@
-"""Semi-supervised learning: the discriminator is a classifier of K classes for which fakes are the class K + 1."""
+"""Semi-supervised learning: the discriminator is a classifier of K classes for which fakes are the class K + 1.
+
+D gives K class logits l. A further class, "fake", has the logit 0, so D(x) = Z / (Z + 1) with Z = Σ_k exp(l_k). D
+minimises three terms:
+
+- for the few images whose label it may see, the cross-entropy of the K classes;
+- for all real images, which must belong to one of the classes, ½ softplus(-log Z);
+- for fakes, ½ softplus(log Z).
+
+`labels` images in all, the same number of each class, are labelled. `subset_seed` chooses which, and the run's seed has
+no part in it. A batch of `labelled_batch` of them goes through D at each of its steps, in a pass of its own. If
+`labelled_batch` is left out, it is the size of the batches of reals. Classes of other images are never read.
+`unsupervised` weighs the two terms of real and fake. At 0 D is the supervised baseline, with the same network and the
+same labels.
+
+Without feature matching G learns what is best for its samples instead, D(G(z)) → 1. Labels of real and fake may be
+smoothed or flipped as usual. [tricks.ema] with `players = ["discriminator"]` averages the classifier, and the official
+code's numbers are of such an average. A D that is given classes has nothing to recognise.
+"""
 
 from __future__ import annotations
 
@@ -69,24 +87,12 @@ class Verdict(nn.Module):
 class SemiSupervised(Trick):
     """Semi-supervised learning: D is a classifier of K classes, trained with few labels, many images and G's fakes.
 
-    D gives K class logits l, and a further class, "fake", has the logit 0: D(x) = Z / (Z + 1) with Z = Σ_k exp(l_k).
-    For the few images whose label it may see, D minimises the cross-entropy of the K classes; for all real images,
-    which must belong to one of the classes, ½ softplus(-log Z), and for fakes ½ softplus(log Z). To tell real from fake
-    it has to find what real images have in common, and the classes are drawn along those lines: on MNIST 100 labels are
-    enough for one error in a hundred.
+    To tell real from fake D has to find what real images have in common, and the classes are drawn along those lines.
+    On MNIST 100 labels are enough for one error in a hundred. Put [tricks.feature_matching] beside it: the paper's
+    classifier is good with it.
 
-    `labels` images in all, the same number of each class, are labelled; `subset_seed` chooses which, and the run's seed
-    has no part in it. A batch of `labelled_batch` of them (as many as in the batches of reals, if left out) goes
-    through D at each of its steps, in a pass of its own. Classes of other images are never read. `unsupervised` weighs
-    the two terms of real and fake; at 0 D is the supervised baseline, with the same network and the same labels.
-
-    Put [tricks.feature_matching] beside it: with it the paper's classifier is good and without it G learns what is best
-    for its samples instead, D(G(z)) → 1. Labels of real and fake may be smoothed or flipped as usual. [tricks.ema] with
-    players = ["discriminator"] averages the classifier, and the official code's numbers are of such an average.
-
-    When it hurts: samples look worse than those of a GAN without it (a generator that matches the data perfectly leaves
-    D nothing to learn from: Dai et al. 2017). Minibatch discrimination spoils it; a D that is given classes has nothing
-    to recognise.
+    When it hurts: samples look worse than those of a GAN without it. A generator that matches the data perfectly leaves
+    D nothing to learn from (Dai et al. 2017). Minibatch discrimination spoils it.
 
     Source: Salimans et al. 2016, §5, and official code.
     """

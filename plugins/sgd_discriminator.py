@@ -1,4 +1,10 @@
-"""SGD for the discriminator: plain gradient descent for D beside whatever trains G."""
+"""SGD for the discriminator: plain gradient descent for D beside whatever trains G.
+
+`lr` and `momentum` replace the whole optimizer that the recipe sets for D. D's loss and its logits show whether D is
+too slow.
+
+The trick goes with lr_decay in either order, and with gradient clipping. Tricks that tune Adam for D have no effect.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +32,12 @@ def sgd(parameters: list[Tensor], lr: float | Tensor, momentum: float) -> torch.
 class SgdDiscriminator(Trick):
     """SGD for the discriminator: D is trained by gradient descent, G keeps its own optimizer, as a rule Adam.
 
-    Adam gives each weight steps of about the learning rate whatever its gradient's size, so a D that is nearly done
-    keeps moving at full speed. Under SGD its steps shrink with its gradient: a D that wins changes slowly, and G sees a
-    steadier opponent. `lr` and `momentum` replace the optimizer that the recipe sets for D, all of it.
+    Adam gives each weight steps of about the learning rate, whatever the size of its gradient. So a D that is nearly
+    done keeps moving at full speed. Under SGD its steps shrink with its gradient: a D that wins changes slowly, and G
+    sees a steadier opponent.
 
-    When it hurts: SGD needs a learning rate of its own, often 10 to 100 times Adam's, and a D without normalisation may
-    learn much more slowly. Too slow a D leaves G without a signal; see D's loss and its logits.
-
-    Goes with lr_decay in either order, and with gradient clipping. Tricks that tune Adam for D have no effect.
+    When it hurts: SGD needs a learning rate of its own, often 10 to 100 times Adam's. A D without normalisation may
+    learn much more slowly. Too slow a D leaves G without a signal.
 
     Source: GAN hacks list, point 9.
     """

@@ -1,4 +1,12 @@
-"""Soft and noisy labels: the discriminator's targets are random numbers near 1 and 0."""
+"""Soft and noisy labels: the discriminator's targets are random numbers near 1 and 0.
+
+BCE is linear in the target. So in expectation this is label smoothing at the means of the intervals, on both sides. The
+noise comes on top. Intervals whose mean lies outside [0, 1] are refused without `clip = true`. Gentler intervals such
+as [0.9, 0.99] and [0.01, 0.1] are common in practice.
+
+Targets follow the assigned class, so the trick composes with label flipping in either order. G's targets and class
+labels are untouched.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +34,11 @@ def soften(labels: Tensor, is_real: Tensor, real: Interval, fake: Interval, rng:
 class SoftLabels(Trick):
     """Soft and noisy labels: D's targets are drawn near 1 for reals and near 0 for fakes, afresh for every image.
 
-    Each target that is called real is drawn from U(0.7, 1.2), each one called fake from U(0.0, 0.3). D is kept from
+    Each target that is called real is drawn from U(0.7, 1.2), each one called fake from U(0.0, 0.3). This keeps D from
     growing certain, so its gradient stays useful to G.
 
-    BCE is linear in the target, so in expectation this is label smoothing at the intervals' means, on both sides; the
-    noise comes on top. When it hurts: the fake side rewards G a little for staying where it is, and a draw above 1
-    makes that one image's loss unbounded below (the mean, 0.95, keeps the optimum finite); `clip = true` bounds
-    draws to [0, 1], and intervals whose mean lies outside are refused without it. Gentler intervals such as
-    [0.9, 0.99] and [0.01, 0.1] are common in practice.
-
-    Targets follow the assigned class, so this composes with label flipping in either order. G's targets and class
-    labels are untouched. Neutral at real = [1, 1], fake = [0, 0].
+    When it hurts: the fake side rewards G a little for staying where it is. A draw above 1 makes that one image's loss
+    unbounded below; the mean, 0.95, keeps the optimum finite. `clip = true` bounds draws to [0, 1].
 
     Source: GAN hacks list, point 6; the smoothing behind it is Salimans et al. 2016, §3.4.
     """

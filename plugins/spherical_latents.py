@@ -1,4 +1,15 @@
-"""Spherical latents: the generator draws from a sphere, a Gaussian or a cube."""
+"""Spherical latents: the generator draws from a sphere, a Gaussian or a cube.
+
+With n dimensions the radius of the sphere is √n. A straight line between two latents passes where G was never trained;
+a great circle does not.
+
+`distribution` has four values. "sphere" is the default; one dimension is refused with it. "uniform" draws from the cube
+[-1, 1]^n, as many early GANs did. "unit_uniform" draws from [0, 1]^n, as the official code of Salimans et al. 2016
+does. The GAN hacks list advises against cubes. "normal" is the baseline.
+
+Latents are a function of the Gaussian ones, wherever those are drawn. So seeds keep their meaning in training and in
+sampling. What follows the trick in the recipe sees its latents.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +43,12 @@ def to_unit_cube(z: Tensor) -> Tensor:
 class SphericalLatents(Trick):
     """Spherical latents: G's input is drawn from a sphere, or from a cube, instead of a Gaussian.
 
-    In many dimensions nearly all of a Gaussian lies close to a sphere of radius √D. Drawn on that sphere itself (the
-    default, `distribution = "sphere"`), no latent is unlikely because of its length, G meets no outliers, and every
-    point of a great circle between two latents (`gantricks.slerp`) is as likely as they are; a straight line between
-    them passes where G was never trained. `"uniform"` draws from the cube [-1, 1]^D, as many early GANs did, and
-    `"unit_uniform"` from [0, 1]^D, as the official code of Salimans et al. 2016; the list advises against cubes.
-    `"normal"` is the baseline.
+    In many dimensions nearly all of a Gaussian lies close to a sphere. Drawn on that sphere itself, no latent is
+    unlikely because of its length, and G meets no outliers. Every point of a great circle between two latents
+    (`gantricks.slerp`) is as likely as they are.
 
-    When it hurts: with few dimensions a sphere is a thin thing (D = 2: a circle, so G has one degree of freedom less),
-    and one dimension is refused. Truncation, which shortens latents, means nothing on a sphere.
-
-    Latents are a function of the Gaussian ones, wherever those are drawn, so seeds keep their meaning in training and
-    in sampling. What follows it in the recipe sees its latents. Neutral at distribution = "normal".
+    When it hurts: with few dimensions a sphere is a thin thing. With 2 it is a circle, so G has one degree of freedom
+    less. Truncation, which shortens latents, means nothing on a sphere.
 
     Source: GAN hacks list, point 3; White 2016, "Sampling Generative Networks", §2.1 (slerp).
     """

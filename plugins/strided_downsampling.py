@@ -1,4 +1,10 @@
-"""Strided convolutions instead of max pooling: the discriminator learns how to halve its maps."""
+"""Strided convolutions instead of max pooling: the discriminator learns how to halve its maps.
+
+Average pooling, whose gradient is dense already, is left as it is. Sizes stay exactly what they were.
+
+The trick needs a discriminator with max pooling: `network = "resnet"` or `"densenet"` with `pool = "max"`. `dcgan` has
+strided convolutions from the outset. List the trick before tricks that treat every convolution, such as weight norm.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +45,12 @@ def _pair(value: int | Size) -> Size:
 class StridedDownsampling(Trick):
     """Strided convolutions instead of max pooling: D halves its maps by learned filters that read every pixel.
 
-    Max pooling sends gradient to one pixel in four and none to the rest, so what G learns through it is sparse; the
-    GAN hacks list counts it, with ReLU, among the things that upset the game. A convolution with the same window and
-    stride lets every pixel count. Average pooling, whose gradient is dense already, is left as it is.
+    Max pooling sends gradient to one pixel in four and none to the rest, so what G learns through it is sparse. The GAN
+    hacks list counts it, with ReLU, among the things that upset the game. A convolution with the same window and stride
+    lets every pixel count.
 
     When it hurts: it adds weights, C² per pixel of the window for each pool of C maps, and D grows stronger with them.
-    The new filters start random, so D does not start as the same function. Sizes stay exactly what they were.
-
-    Needs a discriminator with max pooling: network = "resnet" or "densenet" with pool = "max". (`dcgan` has strided
-    convolutions from the outset.) List it before tricks that treat every convolution, such as weight norm.
+    The new filters start random, so D does not start as the same function.
 
     Source: GAN hacks list, point 5; Radford et al. 2016, §3; Springenberg et al. 2015, §2.
     """

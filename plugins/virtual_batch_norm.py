@@ -1,4 +1,11 @@
-"""Virtual batch normalization: the generator's samples are normalised with a fixed reference batch, not each other."""
+"""Virtual batch normalization: the generator's samples are normalised with a fixed reference batch, not each other.
+
+N latents (and classes, where G is conditional) are drawn once. They run through G in front of every batch, with the
+current weights and with gradient. Each sample is normalised with their statistics and, as one part in N + 1, its own.
+
+The trick needs a generator with batch norm and replaces all of it. It keeps the weights and biases (N(1, 0.02²) and 0
+at the start). The reference is saved with G. The trick goes with everything that leaves G's batch norm alone.
+"""
 
 from __future__ import annotations
 
@@ -94,16 +101,11 @@ class VirtualBatchNorm(Trick):
     """Virtual batch normalization: G's batch norms use a reference batch fixed at the start instead of the live batch.
 
     Batch norm makes every image depend on the others drawn with it, which shows as a common tint of a whole batch of
-    small size. Here N latents (and classes, where G is conditional) are drawn once. They run through G in front of
-    every batch, with the current weights and with gradient, and each sample is normalised with their statistics and,
-    as one part in N + 1, its own. A sample then depends on its own latents alone, in training and in sampling alike,
-    and a batch of one works. `reference` is N.
+    small size. With a reference batch of N latents (`reference`) a sample depends on its own latents alone, in training
+    and in sampling alike. A batch of one works.
 
-    When it hurts: G computes N more samples in every pass, sampling included, so at N equal to the batch size it costs
-    about twice as much. A small N gives a noisy normalisation; N should not be far below a usual batch.
-
-    Needs a generator with batch norm and replaces all of it, keeping the weights and biases (N(1, 0.02²) and 0 at the
-    start). The reference is saved with G. Goes with everything that leaves G's batch norm alone.
+    When it hurts: G computes N more samples in every pass, sampling included. At N equal to the batch size it costs
+    about twice as much. A small N gives a noisy normalisation. N should not be far below a usual batch.
 
     Source: Salimans et al. 2016, §3.6.
     """

@@ -1,4 +1,21 @@
-"""Weight norm: the length and the direction of each unit's weights are learned apart."""
+"""Weight norm: the length and the direction of each unit's weights are learned apart.
+
+Training and eval mode compute the same. The semi-supervised results of Salimans et al. rest on weight norm. In their
+official code D is fitted to 500 samples and has `lengths = "heads"`.
+
+Every linear and convolutional layer is treated, embeddings are not. `players` says whose layers they are. The networks
+start as the functions they would be without the trick, to rounding. The cost is one pass over the weights per forward.
+
+`data_init = n` starts from data instead: n real samples go through D, n latents through G. Lengths and biases are set
+so that every unit has mean 0 and variance 1 over them, before its norm and activation. Where surgery has given a layer
+further inputs (label_injection), the unit is the sum over all of them.
+
+`lengths = "heads"` learns the lengths of the layers next to the output only. The others stay, so that no hidden layer
+can grow and so drown noise that is added to it (discriminator_noise).
+
+List the trick after surgery that adds or widens layers, or what is added stays plain. Layers whose weights another
+trick computes (spectral norm) are refused. Moving averages and penalties on weights act on g and v.
+"""
 
 from __future__ import annotations
 
@@ -112,26 +129,14 @@ def _units(network: nn.Module) -> dict[str, list[nn.Module]]:
 class WeightNorm(Trick):
     """Weight norm on G, D, or both: a unit's weights are w = g · v / ‖v‖, with length g and direction v learned apart.
 
-    The gradient of v is orthogonal to v and shrinks as v grows, which tunes the step size of each unit by itself and
-    makes training less sensitive to the learning rate. It gives part of what batch norm gives with no noise and no
-    look at other samples, in training and eval alike; the semi-supervised results of Salimans et al. rest on it.
+    The gradient of v is orthogonal to v and shrinks as v grows. This tunes each unit's step size and makes training
+    less sensitive to the learning rate. It gives part of what batch norm gives, without noise or looks at other
+    samples.
 
-    Every linear and convolutional layer is treated, embeddings are not. The networks start as the functions they would
-    be without it, to rounding. `players` says whose layers they are. `data_init` = n
-    starts from data instead: n real samples go through D, n latents through G, and lengths and biases are set so that
-    every unit has mean 0 and variance 1 over them, before its norm and activation; where surgery has given a layer
-    further inputs (label_injection), that is the sum over all of them. `lengths` = "heads" learns the lengths of the
-    layers next to the output only; the others stay, so that no hidden layer can grow and so drown noise that is added
-    to it (discriminator_noise).
+    When it hurts: g is not bounded, so unlike spectral norm it does not limit how steep D gets. Scales of the maps are
+    not controlled, so a deep network needs careful initialisation.
 
-    When it hurts: g is not bounded, so unlike spectral norm it does not limit how steep D gets; scales of the maps are
-    not controlled, so a deep network wants a careful initialisation. Costs one pass over the weights per forward.
-
-    List it after surgery that adds or widens layers, or what is added stays plain. Refuses layers whose weights
-    another trick computes (spectral norm). Moving averages and penalties on weights act on g and v.
-
-    Source: Salimans & Kingma 2016, §2 and §3 (`data_init`); Salimans et al. 2016, official code, where D is fitted to
-    500 samples and has `lengths` = "heads".
+    Source: Salimans & Kingma 2016, §2 and §3 (`data_init`); Salimans et al. 2016, official code.
     """
 
     conflicts = {

@@ -24,7 +24,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from gantricks.catalogue.index import shipped
+from gantricks.catalogue.index import index, shipped
 from gantricks.hooks import KINDS
 from gantricks.planning.plan import make_plan
 from gantricks.planning.validation import load_recipe
@@ -82,6 +82,17 @@ def test_every_trick_hook_and_law_has_its_place() -> None:
         text = (DOCS / page).read_text(encoding="utf-8")
         listed = re.findall(rf"\[(\w+)\]\({place}\1\.md\)", text)
         assert sorted(listed) == sorted(shipped("tricks")), page
+
+
+@pytest.mark.parametrize("name", shipped("tricks"))
+def test_the_page_of_a_trick_holds_its_card_and_below_it_the_details(name: str) -> None:
+    card = index()["tricks"][name]
+    page = (DOCS / "tricks" / f"{name}.md").read_text(encoding="utf-8")
+    above, heading, below = page.partition("\n## Details\n")
+    places = [above.index(paragraph) for paragraph in card["card"].split("\n\n")]
+    assert places == sorted(places)
+    assert bool(heading) == bool(card["details"])
+    assert below.strip() == card["details"]
 
 
 @pytest.mark.parametrize("recipe", sorted((DOCS / "evidence").glob("*.toml")), ids=lambda path: path.stem)

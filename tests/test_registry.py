@@ -22,7 +22,7 @@ import gantricks
 from gantricks import Trick, UserError
 from gantricks.catalogue import registry
 from gantricks.catalogue.imports import entry_points, unreadable
-from gantricks.catalogue.index import build_index, index, shipped
+from gantricks.catalogue.index import build_index, describe, index, shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.engine.dispatch import Hooks
 from gantricks.hooks import KINDS
@@ -45,7 +45,23 @@ def test_every_shipped_trick_keeps_the_contract_and_has_a_card(name: str) -> Non
     assert not list(contract_problems(cls))
     card = index()["tricks"][name]
     assert len(card["summary"]) < 160
-    assert "Source" in card["card"]
+
+
+@pytest.mark.parametrize("name", shipped("tricks"))
+def test_a_shipped_card_is_short_and_says_when_it_hurts_and_where_it_is_from(name: str) -> None:
+    card = index()["tricks"][name]
+    paragraphs = card["card"].split("\n\n")
+    assert len(card["card"].split()) <= 120
+    assert [text.partition(":")[0] for text in paragraphs[-2:]] == ["When it hurts", "Source"]
+
+
+def test_details_are_what_the_module_says_below_its_first_paragraph(tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text('"""Long.\n\nThe first.\n\nThe second.\n"""\n' + PLUGIN)
+    (tmp_path / "brief.py").write_text('"""One paragraph\nof two lines."""\n' + PLUGIN)
+    (tmp_path / "mute.py").write_text(PLUGIN)
+    found = Registry([tmp_path / f"{name}.py" for name in ("long", "brief", "mute")], installed=False)
+    told = {name: describe("tricks", found.load("tricks", name).cls)["details"] for name in ("long", "brief", "mute")}
+    assert told == {"long": "The first.\n\nThe second.", "brief": "", "mute": ""}
 
 
 def test_plugins_import_only_public_names() -> None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def build_index() -> dict[str, dict[str, Any]]:
 
 
 def describe(kind: str, cls: type) -> dict[str, Any]:
-    """Return the description of a class as plain data: its card, its options as JSON schema, its needs, a trick's
-    hooks, a metric's figures.
+    """Return the description of a class as plain data: its card, its options as JSON schema, its needs, a metric's
+    figures. Of a trick also the hooks, and the details: what its module's docstring says below the first paragraph.
     """
     card = inspect.cleandoc(cls.__doc__ or "")
     entry: dict[str, Any] = {"summary": " ".join(card.split("\n\n")[0].split()), "card": card}
@@ -70,6 +71,8 @@ def describe(kind: str, cls: type) -> dict[str, Any]:
     if kind == "metrics":
         entry["figures"] = dict(cls.figures)  # type: ignore[attr-defined]
     if kind == "tricks":
+        module = sys.modules.get(cls.__module__)
+        entry["details"] = inspect.cleandoc((module and module.__doc__) or "").partition("\n\n")[2].strip()
         entry["hooks"] = [hook for hook in KINDS if hasattr(getattr(cls, hook, None), "gantricks_impl")]
         facts = {fact: getattr(cls, fact) for fact in FACTS} | _facts_at_defaults(cls)
         entry |= {fact: sorted(facts[fact]) for fact in ("needs", "provides", "replaces")}

@@ -97,7 +97,10 @@ __all__ = ["$cls"]
 '''
 
 _TRICK = '''\
-"""$title: D's targets move towards 1/2, each by a random amount."""
+"""$title: D's targets move towards 1/2, each by a random amount.
+
+G's targets are untouched. Details like this one stand here, so that the card stays short.
+"""
 
 from __future__ import annotations
 
@@ -117,10 +120,10 @@ def pull_in(labels: Tensor, strength: float, rng: Rng) -> Tensor:
 class $cls(Trick):
     """$title: each of D's targets moves a random part of the way to 1/2, afresh for every sample.
 
-    A D that is asked for certainty drives its logits without end; with targets that differ from sample to sample it
+    A D that is asked for certainty drives its logits without end. With targets that differ from sample to sample it
     has no reason to.
 
-    When it hurts: the stronger it is, the less D can say. G's targets are untouched. Neutral at strength = 0.
+    When it hurts: the stronger it is, the less D can say.
 
     Source: where the idea comes from, and where it was measured.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -52,7 +53,7 @@ def list_tricks(plugins: Sequence[Path], json: bool) -> None:
 
 
 def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
-    """Show the card of a trick, its options, its needs and conflicts, and lines to paste into a recipe."""
+    """Show the card of a trick, where to read more, its options, its needs and conflicts, and lines for a recipe."""
     registry = Registry(plugins)
     card = _card(registry, name)
     known = list(options(card["options"]))
@@ -64,6 +65,7 @@ def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
             | {
                 "origin": registry.names("tricks")[name],
                 "card": card["card"],
+                "details": card["details"],
                 "options": [option.as_dict() for option in known],
                 "hooks": card["hooks"],
                 **facts,
@@ -77,6 +79,9 @@ def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
     console.print(Text.assemble((name, "bold"), (f"  {hooks}", "dim")))
     console.print()
     write_prose(console, card["card"])
+    if card["details"]:
+        console.print(Text(f"More on it: {_page(registry, name)}", "dim"), soft_wrap=True)
+        console.print()
     if known:
         _write_options(console, known)
     _write_facts(console, card)
@@ -118,6 +123,13 @@ def _card(registry: Registry, name: str) -> Card:
         card: Card = index()["tricks"][name]
         return card
     return describe("tricks", registry.load("tricks", name).cls)
+
+
+def _page(registry: Registry, name: str) -> str:
+    """Where the details of a trick stand: its page, or for one that does not ship the file with its docstring."""
+    if name in index()["tricks"]:
+        return f"docs/tricks/{name}.md"
+    return str(sys.modules[registry.load("tricks", name).cls.__module__].__file__)
 
 
 def _kinds(card: Card) -> list[str]:

@@ -73,6 +73,16 @@ def test_the_lines_to_paste_make_the_trick_with_its_defaults(gantricks: Any, nam
         assert config.model_validate_json(json.dumps(pasted), strict=True) == config()
 
 
+def test_a_card_says_where_more_stands(gantricks: Any, tmp_path: Path) -> None:
+    assert "More on it: docs/tricks/ema.md\n" in gantricks("tricks", "ema").out
+    assert json.loads(gantricks("tricks", "ema", "--json").out)["details"]
+    path = tmp_path / "moonlight.py"
+    path.write_text('"""Moonlight.\n\nIt is not seen by day.\n"""' + THEIRS)
+    assert f"More on it: {path}\n" in gantricks("tricks", "moonlight", "--plugin", str(path)).out
+    path.write_text(THEIRS)
+    assert "More on it" not in gantricks("tricks", "moonlight", "--plugin", str(path)).out
+
+
 @pytest.mark.parametrize("width", [60, 120])
 def test_a_card_fits_its_terminal(gantricks: Any, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
