@@ -355,6 +355,39 @@ bit-identically.
 
 Hint: make them compose, or declare why not in conflicts, needs or replaces.
 
+## Mistakes: do your tests notice?
+
+A test that never fails proves nothing. `MISTAKES` names what is easily got wrong, and what catches it:
+
+```python
+from gantricks.testing import Mistake, mistake_suite
+
+MISTAKES = {{
+    "one draw for the whole batch": Mistake(
+        old="rng.uniform(labels.shape)",
+        new="rng.uniform((1, 1))",
+        caught_by=("test_draws_are_fresh_for_every_image", "trace_law"),
+    ),
+    "G's targets move too": Mistake(
+        inside="MyTrick",
+        new='''
+            @hookimpl
+            def g_labels(self, labels, ctx):
+                return pull_in(labels, self.config.strength, ctx.rng)
+        ''',
+        caught_by="trace_law",
+    ),
+}}
+test_mistakes = mistake_suite(MyTrick, MISTAKES, tests=__file__)
+```
+
+`old` is an expression or a few statements. It must occur exactly once in the source of the trick, or in the class or
+function that `inside` names. Layout, quotes and comments do not matter. Without `old`, the definitions in `new` take the
+place of their namesakes, or are added. `caught_by` is a test of the file, `other_file.py::test`, the id of a law, or
+`trace_law`, which stands for a function of that name in the test file (`trace_law[name]` at another of `SETTINGS`). Each
+is first run on the source as it stands, and must hold there. Then it must fail on the mistake. What a `trace_law`
+measures with is in `gantricks.testing.measure`.
+
 ## Types
 
 Where mypy is used, a plugin finds a hook that is misspelt, has an argument which the hook does not have, or says
