@@ -359,7 +359,7 @@ Hint: make them compose, or declare why not in conflicts, needs or replaces.
 
 A test that never fails proves nothing. `MISTAKES` names what is easily got wrong, and what catches it:
 
-```python
+```py
 from gantricks.testing import Mistake, mistake_suite
 
 MISTAKES = {{
@@ -382,10 +382,10 @@ test_mistakes = mistake_suite(MyTrick, MISTAKES, tests=__file__)
 ```
 
 `old` is an expression or a few statements. It must occur exactly once in the source of the trick, or in the class or
-function that `inside` names. Layout, quotes and comments do not matter. Without `old`, the definitions in `new` take the
-place of their namesakes, or are added. `caught_by` is a test of the file, `other_file.py::test`, the id of a law, or
-`trace_law`, which stands for a function of that name in the test file (`trace_law[name]` at another of `SETTINGS`). Each
-is first run on the source as it stands, and must hold there. Then it must fail on the mistake. What a `trace_law`
+function that `inside` names. Layout, quotes and comments do not matter. Without `old`, the definitions in `new` take
+the place of their namesakes, or are added. `caught_by` is a test of the file, `other_file.py::test`, the id of a law,
+or `trace_law`, which stands for a function of that name in the test file (`trace_law[name]` at another of `SETTINGS`).
+Each is first run on the source as it stands, and must hold there. Then it must fail on the mistake. What a `trace_law`
 measures with is in `gantricks.testing.measure`.
 
 ## Types
