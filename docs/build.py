@@ -370,11 +370,11 @@ MISTAKES = {{
     ),
     "G's targets move too": Mistake(
         inside="MyTrick",
-        new='''
+        new=\"\"\"
             @hookimpl
             def g_labels(self, labels, ctx):
                 return pull_in(labels, self.config.strength, ctx.rng)
-        ''',
+        \"\"\",
         caught_by="trace_law",
     ),
 }}
