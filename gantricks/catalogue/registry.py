@@ -128,7 +128,9 @@ class Registry:
                 if point.name in named:
                     continue
                 if point.name in shipped(kind):
-                    found.append(f"the {SINGULAR[kind]} {point.name!r} of {distribution(point)} is shadowed by ours")
+                    found.append(
+                        f"the {SINGULAR[kind]} {point.name!r} of {distribution(point)} is hidden by the shipped one"
+                    )
                 elif error := unreachable(point):
                     found.append(f"the {SINGULAR[kind]} {point.name!r} of {distribution(point)} is broken: {error}")
         return found
