@@ -180,8 +180,8 @@ class Context(ABC):
         """0-dim float32 on the device: 1 where the last update of "d" or "g" in this step took place; 0 where a gate
         was closed, where there has been no update yet, or where `healthy` is 0.
 
-        Use it for state that follows a player during the other player's phase. Batch statistics of the player change
-        there too, and where its gate is closed they may come from another batch than its own.
+        Use it for state that follows a player during the other player's phase. The player's batch statistics change
+        there too, and where its gate is closed they may be those of a network that stands in for it, such as a past D.
         """
 
     @property

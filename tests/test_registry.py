@@ -143,7 +143,7 @@ def test_an_installed_plugin_that_is_no_trick_is_refused(monkeypatch: pytest.Mon
 def test_an_installed_plugin_cannot_replace_a_shipped_one(monkeypatch: pytest.MonkeyPatch) -> None:
     points(monkeypatch, EntryPoint("soft_labels", "pathlib:Path", "gantricks.tricks"))
     assert Registry().load("tricks", "soft_labels").origin == "gantricks"
-    assert "shadowed" in Registry().warnings()[0]
+    assert "hidden by the shipped one" in Registry().warnings()[0]
 
 
 @pytest.mark.parametrize("name", shipped("metrics"))

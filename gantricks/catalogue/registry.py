@@ -119,8 +119,8 @@ class Registry:
         )
 
     def warnings(self, named: Iterable[str] = ()) -> list[str]:
-        """Return sentences about plugins that have no effect: files that no name has led to, and broken entry points
-        that are not among the `named`. No entry point is imported.
+        """Return sentences about plugins that have no effect: files that no name has led to, and entry points that
+        cannot work and are not among the `named`. No entry point is imported.
         """
         found = [self._unused(path) for path in self.plugins if path not in self._used]
         for kind in PACKAGES:
@@ -128,7 +128,9 @@ class Registry:
                 if point.name in named:
                     continue
                 if point.name in shipped(kind):
-                    found.append(f"the {SINGULAR[kind]} {point.name!r} of {distribution(point)} is shadowed by ours")
+                    found.append(
+                        f"the {SINGULAR[kind]} {point.name!r} of {distribution(point)} is hidden by the shipped one"
+                    )
                 elif error := unreachable(point):
                     found.append(f"the {SINGULAR[kind]} {point.name!r} of {distribution(point)} is broken: {error}")
         return found

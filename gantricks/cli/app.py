@@ -214,7 +214,7 @@ def interpolate(
     step: AtStep = None,
     plugin: Plugins = None,
 ) -> None:
-    """Walk through the latents of a run's generator, along great circles, and draw what it makes of them."""
+    """Draw samples of a run's generator along great circles through its latents."""
     from gantricks.cli.training import interpolate
 
     interpolate(run, out, rows, columns, seed, step, plugin or [])
@@ -264,7 +264,7 @@ def ablate(
 ) -> None:
     """Measure what each trick does: the same seeds with it and without it, a paired difference and a verdict.
 
-    The same command again goes on with a study that was stopped.
+    The same command continues a study that was stopped.
     """
     from gantricks.cli.study import study
 
@@ -360,7 +360,7 @@ def new_trick(
         ),
     ] = Path(),
 ) -> None:
-    """Start a trick of your own: a package that works, with its tests."""
+    """Write a package with a working example trick and its tests, to change into your own."""
     from gantricks.cli.new_trick import new_trick
 
     new_trick(name, folder)

@@ -200,7 +200,7 @@ def _installed() -> Iterator[Finding]:
             found = True
             label = f"the {singular} {point.name!r} of {distribution(point)}"
             if point.name in shipped(kind):
-                yield Finding("plugins", f"{label} is shadowed by ours", "note")
+                yield Finding("plugins", f"{label} is hidden by the shipped one", "note")
                 continue
             try:
                 cls = registry.load(kind, point.name).cls

@@ -27,8 +27,8 @@ from gantricks.rng import StaticDraws
 
 INDUCTOR, CUDA_GRAPH, INTERPRETER = "inductor", "cuda-graph", "interpreter"
 COMPILING_PAYS = {"fp32": 30_000, "bf16": 10_000, "vectors": 60_000}
-"""The number of steps from which compiling for the CPU saves more time than it takes: by the precision of a run on
-images, or for vectors.
+"""The number of steps from which compiling for the CPU saves more time than it takes: by precision where both networks
+have convolutions, otherwise under "vectors".
 """
 
 REHEARSED = 2

@@ -164,7 +164,7 @@ def _trained(game: Game) -> Iterable[tuple[str, list[Tensor]]]:
 # ---------------------------------------------------------------- trying surgery without training
 
 LARGE = 1 << 22
-"""The number of weights from which `check` does not initialise networks nor pass a whole batch through them, to save
+"""The number of weights from which `check` draws equal rows in place of every weight, and uses smaller batches, to save
 time.
 """
 
