@@ -33,7 +33,7 @@ from gantricks import Context, Setting, Trick, hookimpl
 def improves(figure: float, best: float, better: str, min_delta: float) -> bool:
     """Whether `figure` is better than `best` by more than `min_delta`; `better` is "higher" or "lower".
 
-    A figure that is no number never is.
+    NaN is never better.
     """
     gain = figure - best if better == "higher" else best - figure
     return gain > min_delta

@@ -86,8 +86,8 @@ class Ema(Trick):
     So samples improve, and differ less from one checkpoint to the next. Training is exactly what it is without the
     trick. `players` chooses G, D or both.
 
-    When it hurts: a run that is not much longer than the averaged window samples from a generator that lags behind:
-    lower `decay`.
+    When it hurts: in a run not much longer than the averaged window, samples come from a generator that lags behind.
+    Lower `decay`.
 
     Source: Karras et al. 2018, appendix A.1 (decay 0.999); Yazıcı et al. 2019, The Unusual Effectiveness of Averaging
     in GAN Training; Salimans et al. 2016, official code (D, decay 0.9999).

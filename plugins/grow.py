@@ -292,7 +292,7 @@ class Grow(Trick):
             seen.add(joins)
 
     def _stand(self, added: int, fading: bool, ctx: Context) -> None:
-        """Let the networks be those with `added` blocks, and the weights of no other block take part."""
+        """Make the networks those with `added` blocks. The weights of all other blocks rest."""
         growth = self.growth
         growth.added, growth.fading = added, fading
         edges = {added, added - 1} if fading else {added}

@@ -64,14 +64,14 @@ class History:
     def takes_part(self, updated: Tensor) -> Tensor:
         """`updated`, 0-dim, for every weight, or (P,) with 0 for those without a gradient.
 
-        A weight without one took no part in the loss: its history has not begun.
+        A weight without a gradient took no part in the loss: its history has not begun.
         """
         learns = [parameter.grad is not None for parameter in self.parameters.values()]
         return updated if all(learns) else torch.stack([updated if one else self.no for one in learns])
 
 
 class HistoricalAveraging(Trick):
-    """Historical averaging: each player's loss gains λ‖θ − θ̄‖², its distance to the mean of all its past weights.
+    """Historical averaging: each player's loss gains λ‖θ − θ̄‖², the distance of its weights to their mean so far.
 
     Players that chase each other on an orbit leave the mean of their weights near its centre. The pull towards the mean
     turns the orbit into a spiral that ends there.

@@ -128,7 +128,7 @@ class NetworkSwap(Trick):
         return self._own("d", network) if network is ctx.discriminator else network
 
     def _own(self, player: str, network: N) -> N:
-        """The player's own network, which `network` is where nobody stands in for it."""
+        """The player's own network: `network` itself, unless a past state stands in for it."""
         if not self.away[player]:
             return network
         present: N = copy.deepcopy(network)

@@ -53,7 +53,7 @@ class Pack(nn.Module):
 
 
 class Packing(Trick):
-    """Packing (PacGAN): D judges `m` samples at once, all real or all fake, and says one thing of them together.
+    """Packing (PacGAN): D judges `m` samples at once, all real or all fake, and gives one verdict for all.
 
     A generator that collapses makes samples that are each plausible, and a D that looks at one at a time cannot tell.
     Packs of such samples are alike in a way that packs of real ones are not, the more so the larger `m`. G pays for it.

@@ -73,7 +73,7 @@ def labelled_subset(classes: Tensor, count: int, labels: int, rng: Rng) -> Tenso
 
 
 def positions(count: int, size: int, rng: Rng) -> Tensor:
-    """`size` of `count` positions, int64 (size,): all of them in a random order, as often as it takes."""
+    """`size` of `count` positions, int64 (size,): all in random order, then all again, until there are enough."""
     return torch.cat([rng.permutation(count) for _ in range(math.ceil(size / count))])[:size]
 
 

@@ -80,10 +80,11 @@ def weight_norm(layer: _Layer) -> None:
 def fit(network: nn.Module, *inputs: Tensor | None) -> None:
     """Set g and the biases of the layers with weight norm so that what each unit gives has mean 0 and variance 1.
 
-    Means are over the samples of `inputs` and the places of a map, layer after layer: what one has become is what the
-    next is fitted to. Where layers are added up to one (`SummedLayers`), a unit gives their sum. A layer without a bias
-    keeps its mean, and a unit that gives the same everywhere its length. Nothing else in `network` changes. Source:
-    Salimans & Kingma 2016, §3.
+    Means are over the samples of `inputs` and the places of a map. Layers are fitted in order, each to what the fitted
+    layers before it give. Where layers are added up to one (`SummedLayers`), a unit gives their sum. A layer without a
+    bias keeps its mean. A unit that gives the same everywhere keeps its length. Nothing else in `network` changes.
+
+    Source: Salimans & Kingma 2016, §3.
     """
     twin = copy.deepcopy(network)  # its batch norm statistics are not the run's
     for name, layers in _units(network).items():
