@@ -198,7 +198,7 @@ def test_killed_while_it_is_set_aside_what_was_left_is_still_a_runs(
 def test_a_folder_of_the_users_that_is_named_like_one_set_aside_is_theirs(tmp_path: Path) -> None:
     (tmp_path / "earlier-1").mkdir()
     (tmp_path / "earlier-1" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="no run of gantricks has left there: earlier-1"):
+    with pytest.raises(UserError, match="no run of gantricks has written: earlier-1"):
         folder.leavings(tmp_path)
 
 

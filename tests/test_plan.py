@@ -211,7 +211,7 @@ class Fussy(Trick):
 def test_a_foreign_trick_that_names_no_known_trick_is_warned_of() -> None:
     registry = Registry(installed=False, given={"tricks": {"fussy": Fussy}})
     plan, _ = plan_recipe("ring_mlp", ["tricks.fussy=on", "tricks.twin={use='fussy'}"], registry)
-    said = [sentence for sentence in plan.warnings if "no known trick" in sentence]
+    said = [sentence for sentence in plan.warnings if "not a known trick" in sentence]
     assert len(said) == 2
     assert said[0].startswith("fussy names 'sof_labels'")
     assert "did you mean 'soft_labels'?" in said[0]

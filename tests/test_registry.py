@@ -388,7 +388,10 @@ def test_a_file_that_no_name_has_led_to_is_told_with_what_to_add(tmp_path: Path)
     [
         (PLUGIN + "    Config = 3\n", "Config of Mine is not a subclass of Trick.Config"),
         (PLUGIN + "    class Config: strength = 1\n", "Config of Mine is not a subclass of Trick.Config"),
-        ("import pydantic\n" + PLUGIN + "    class Config(pydantic.BaseModel): pass\n", "no subclass of Trick.Config"),
+        (
+            "import pydantic\n" + PLUGIN + "    class Config(pydantic.BaseModel): pass\n",
+            "not a subclass of Trick.Config",
+        ),
         (
             PLUGIN + "    class Config(Trick.Config):\n        model_config = {'arbitrary_types_allowed': True}\n"
             "        what: type(...)\n",

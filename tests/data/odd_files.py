@@ -284,9 +284,9 @@ def _damaged() -> Iterator[Odd]:
 def _no_images() -> Iterator[Odd]:
     yield refused("nothing", "a.png", b"", "empty")
     yield refused("a byte", "a.jpg", b"\xff")
-    yield refused("zeros", "a.png", bytes(4096), "no PNG")
-    yield refused("random bytes", "a.png", np.random.default_rng(1).bytes(4096), "no PNG")
-    yield refused("text", "a.png", b"I am no picture", "no PNG")
+    yield refused("zeros", "a.png", bytes(4096), "not PNG")
+    yield refused("random bytes", "a.png", np.random.default_rng(1).bytes(4096), "not PNG")
+    yield refused("text", "a.png", b"I am no picture", "not PNG")
     yield refused("a web page", "a.jpg", b"<!DOCTYPE html><p>404", "a web page")
     yield refused("a pointer of Git LFS", "a.png", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS")
     yield refused("a GIF called PNG", "a.png", saved("GIF", 3, "P"), "GIF")
