@@ -44,7 +44,8 @@ def test_the_sums_are_the_incomplete_beta_function(t: float, freedom: int) -> No
 @given(st.floats(0, 60), st.integers(1, 200))
 def test_agreement_with_scipy(t: float, freedom: int) -> None:
     stats = pytest.importorskip("scipy.stats")
-    assert t_within(t, freedom) == pytest.approx(1 - 2 * stats.t.sf(t, freedom), abs=1e-12)
+    # scipy's tail has lost digits near t = 0: 3e-9 at t = 1e-8 and one degree of freedom
+    assert t_within(t, freedom) == pytest.approx(1 - 2 * stats.t.sf(t, freedom), abs=1e-8)
     if 0.01 < t < 5:
         assert t_quantile(t_within(t, freedom), freedom) == pytest.approx(t, rel=1e-6)
 
