@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
-from gantricks.options import Interval, Options, Probability, Schedule, Scheduled
+from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
 from gantricks.testing import strategies as gs
 
 finite = st.floats(-1e6, 1e6)
@@ -208,3 +208,36 @@ def test_the_schema_shows_the_bounds_and_the_description():
 def test_a_schedule_survives_being_written_and_read(schedule):
     written = Sample(weight=schedule).model_dump(mode="json")
     assert Sample(**written).weight == schedule
+
+
+# ---------------------------------------------------------------- players
+
+PLAYERS: TypeAdapter[Players] = TypeAdapter(Players)
+WRITTEN = st.just("all") | st.lists(st.sampled_from(Players.NAMES), min_size=1, unique=True)
+
+
+@given(WRITTEN)
+def test_players_are_those_that_are_written_and_are_written_as_they_were(written: str | list[str]) -> None:
+    players = PLAYERS.validate_python(written)
+    for name in (*Players.NAMES, "encoder"):
+        assert (name in players) == (written == "all" or name in written)
+    assert PLAYERS.dump_python(players) == written
+    assert PLAYERS.validate_python(players) == players
+    assert PLAYERS.validate_json(PLAYERS.dump_json(players)) == players
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("generator", r'write \["generator"\]'),
+        ("both", 'a list of players is wanted, or "all"'),
+        (["generatr"], "Input should be 'generator' or 'discriminator'"),
+        ([], "at least 1 item"),
+        (["generator", "generator"], "a player is named twice"),
+        (3, 'a list of players is wanted, or "all"'),
+        ({"generator": True}, 'a list of players is wanted, or "all"'),
+    ],
+)
+def test_players_that_cannot_be_are_refused_with_what_to_write(written: Any, told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        PLAYERS.validate_python(written)

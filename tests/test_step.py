@@ -677,3 +677,26 @@ def test_where_a_start_fails_those_before_it_are_ended_and_it_is_not():
     with pytest.raises(RuntimeError, match="does not start"), game.training():
         raise AssertionError("unreachable")
     assert [planned.trick.told for planned in game.plan.tricks] == [["setup", "start", "end"], ["setup"]]
+
+
+class Reads(Trick):
+    """Reads the progress of the run and the data in the step."""
+
+    @hookimpl
+    def on_setup(self, ctx):
+        self.elapsed = []
+        self.names = ctx.metrics
+        with pytest.raises(AttributeError):
+            ctx.data.batch_size = 3
+
+    @hookimpl
+    def before_d_step(self, ctx):
+        self.elapsed.append(ctx.elapsed.clone())
+        assert (ctx.data.count, ctx.data.batch_size, ctx.data.classes, ctx.data.is_images) == (40, 8, 0, False)
+
+
+def test_a_trick_reads_the_progress_as_a_tensor_and_the_data_but_changes_neither() -> None:
+    played = TrickHost(steps=5).with_trick(Reads).train()
+    trick = played.trick("reads")
+    assert [float(elapsed) for elapsed in trick.elapsed] == [0, 0.25, 0.5, 0.75, 1]
+    assert trick.names == ()

@@ -425,6 +425,24 @@ class AnOptionWithoutDescription(Noise):
 
 
 @wrong("contract")
+class AFactSetInItsConstructor(Noise):
+    """Wrong."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.forwards = {"d": 1}
+
+
+@wrong("contract")
+class StateThatCheckingSets(Noise):
+    """Wrong."""
+
+    def problems(self, setting):
+        self.steps = setting.steps
+        return []
+
+
+@wrong("contract")
 class AHookThatIsNone(Noise):
     """Wrong."""
 
