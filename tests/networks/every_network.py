@@ -92,3 +92,16 @@ def stream(seed: int = 0, name: str = "net") -> Rng:
 def deepest(height: int, width: int) -> int:
     """How often a map of this size can be halved until a side has one pixel."""
     return max(d for d in range(8) if math.ceil(min(height, width) / 2**d) >= 2)
+
+
+def initialise_leaves_nothing_unfilled(network: Network) -> None:
+    """A network that was laid out on meta, and then holds garbage, holds none of it after `initialise`."""
+    network.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.fill_(float("nan") if tensor.is_floating_point() else -7)
+    initialise(network, stream())
+    for name, tensor in network.state_dict().items():
+        assert torch.isfinite(tensor).all(), name
+        if name.endswith("num_batches_tracked"):
+            assert tensor == 0

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from every_network import initialise_leaves_nothing_unfilled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -199,15 +200,7 @@ def test_meta_construction_leaves_the_global_random_state_alone(role):
 def test_initialise_fills_every_tensor_of_a_network_built_on_meta(role):
     with torch.device("meta"):
         network = getattr(MLP, role)(config_of(role, conditional=True, batch_norm=True), Shapes((2,), 5, 4))
-    network.to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in (*network.parameters(), *network.buffers()):
-            tensor.fill_(float("nan") if tensor.is_floating_point() else -7)
-    initialise(network, stream())
-    for name, tensor in network.state_dict().items():
-        assert torch.isfinite(tensor).all(), name
-        if name.endswith("num_batches_tracked"):
-            assert tensor == 0
+    initialise_leaves_nothing_unfilled(network)
 
 
 @pytest.mark.parametrize("role", ROLES)
