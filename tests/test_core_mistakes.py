@@ -44,6 +44,16 @@ STEP = {
         """,
         caught_by="test_step.py::test_behind_a_closed_gate_a_player_and_its_optimizer_stay_and_the_other_moves",
     ),
+    "the weighted sum is divided by the number of samples": Mistake(
+        old="weights.sum()",
+        new="len(weights)",
+        caught_by="test_dispatch.py::test_equal_weights_are_no_weights_to_rounding",
+    ),
+    "a difference that was broadcast to (B, B) is taken for B terms": Mistake(
+        old="term.numel() != samples",
+        new="not samples",
+        caught_by="test_dispatch.py::test_a_term_that_is_not_one_number_a_sample_is_named",
+    ),
 }
 
 NOISE = {

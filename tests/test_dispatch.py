@@ -60,15 +60,15 @@ def test_the_mean_of_a_term_is_weighted_by_sample(rows: list[tuple[float, float]
     weights = torch.tensor([[1 + weight] for _, weight in rows], dtype=torch.float64)
     expected = sum(term * (1 + weight) for term, weight in rows) / sum(1 + weight for _, weight in rows)
     for shape in ((-1, 1), (-1,)):
-        found = means({"t": terms.view(shape)}, weights)["t"]
+        found = means({"t": terms.view(shape)}, "mine", weights)["t"]
         assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
-        assert means({"t": terms.view(shape)})["t"].item() == pytest.approx(terms.mean().item(), abs=1e-12)
+        assert means({"t": terms.view(shape)}, "mine")["t"].item() == pytest.approx(terms.mean().item(), abs=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(), (3,)])
-def test_a_term_that_is_not_one_number_a_sample_is_named(shape: tuple[int, ...]) -> None:
-    with pytest.raises(TrickError, match="the objective's term 'x' has shape"):
-        means({"x": torch.zeros(shape)}, torch.ones(2, 1))
+@pytest.mark.parametrize(("shape", "weighted"), [((), False), ((2, 2), False), ((1, 3), False), ((3,), True)])
+def test_a_term_that_is_not_one_number_a_sample_is_named(shape: tuple[int, ...], weighted: bool) -> None:
+    with pytest.raises(TrickError, match="mine: the objective's term 'x' has shape"):
+        means({"x": torch.zeros(shape)}, "mine", torch.ones(2, 1) if weighted else None)
 
 
 class Halved(Trick):

@@ -94,7 +94,7 @@ class Step:
         frame.logits = {"real": real_out.logits.detach(), "fake": fake_out.logits.detach()}
 
         terms = self.loss.d_loss(real_out, fake_out, frame.real_labels, frame.fake_labels, self.loss_ctx)
-        self.update(self.d, means(terms), hooks.d_loss_terms, hooks.after_d_backward, hooks.d_gate)
+        self.update(self.d, means(terms, self.loss_ctx.name), hooks.d_loss_terms, hooks.after_d_backward, hooks.d_gate)
         notify(hooks.after_d_step)
         self.guard.end()
 
@@ -118,7 +118,8 @@ class Step:
             else:
                 real_out = self.real_out() if self.rules.compares else None
                 weights = fold(hooks.g_weights, torch.ones_like(fake_out.logits)) if hooks.g_weights else None
-                terms = means(self.loss.g_loss(real_out, fake_out, labels, self.loss_ctx), weights)
+                terms = self.loss.g_loss(real_out, fake_out, labels, self.loss_ctx)
+                terms = means(terms, self.loss_ctx.name, weights)
             self.update(self.g, terms, hooks.g_loss_terms, hooks.after_g_backward, hooks.g_gate)
         notify(hooks.after_g_step)
         self.guard.end()
@@ -216,16 +217,18 @@ def score_jointly(discriminator: Discriminator, real: Batch, fake: Batch) -> tup
     return out.split(judged)
 
 
-def means(terms: dict[str, Tensor], weights: Tensor | None = None) -> dict[str, Tensor]:
-    """Return the mean of each term over its samples, weighted by `weights` (B, 1) if given.
+def means(terms: dict[str, Tensor], trick: str, weights: Tensor | None = None) -> dict[str, Tensor]:
+    """Return the mean of each term of `trick`'s objective over its samples, weighted by `weights` (B, 1) if given.
 
-    Raises TrickError where a term is not one number a sample.
+    Raises TrickError where a term is not one number a sample, (B,) or (B, 1).
     """
     for name, term in terms.items():
-        if not term.dim() or (weights is not None and term.numel() != weights.numel()):
+        samples = term.shape[0] if term.dim() else 0
+        # (B, B) is what a difference of (B, 1) and (B,) broadcasts to
+        if term.numel() != samples or (weights is not None and samples != len(weights)):
             raise TrickError(
-                f"the objective's term {name!r} has shape {tuple(term.shape)}; a term is one number a sample, and the "
-                "core takes the mean"
+                f"{trick}: the objective's term {name!r} has shape {tuple(term.shape)}; a term is one number a sample, "
+                "and the core takes the mean"
             )
     if weights is None:
         return {name: term.mean() for name, term in terms.items()}
