@@ -84,7 +84,13 @@ class HookSpecs:
 
     @fold
     def transform_optimizer(self, optimizer: torch.optim.Optimizer, player: str, ctx: Context) -> torch.optim.Optimizer:
-        """Replace or adjust a player's optimizer, once per player; `player` is "d" or "g"."""
+        """Replace or adjust a player's optimizer, once per player; `player` is "d" or "g".
+
+        An update is skipped where a gate is closed or a value was not finite. Torch's fused optimizers do so by
+        themselves. One with a method `step_unless(held)` does too: `held` is 0-dim, 1 where weights and state must
+        stay. Of any other, the core copies weights and state before each update. State that is not made in the first
+        update belongs in `optimizer.state`, as tensors, from the start.
+        """
 
     @choice
     def adversarial_loss(self, ctx: Context) -> AdversarialLoss:
@@ -121,15 +127,16 @@ class HookSpecs:
     def on_boundary(self, ctx: Context) -> None:
         """Act between two steps, on the host.
 
-        `ctx.step`, `ctx.progress` and `ctx.images_seen` can be read. `ctx.set_n_critic(n)` and `ctx.set_batch_size(n)`
-        apply from the next step on, and `ctx.stop(reason)` ends the run before it. A trick that changes which weights
-        are trained calls `ctx.restructured()`.
+        `ctx.step`, `ctx.progress` and `ctx.images_seen` can be read. `ctx.set_n_critic(n)`, `ctx.set_batch_size(n)` and
+        `ctx.set_variant(name, value)` apply from the next step on, and `ctx.stop(reason)` ends the run before it. A
+        trick that changes which weights are trained calls `ctx.restructured()`.
         """
 
     @choice
     def play(self, ctx: Context) -> None:
-        """Replace the order of phases within one step: call `ctx.d_step(critic)` and `ctx.g_step()` as often as the
-        algorithm needs, with a different `critic` number for each D step. Default: n_critic D steps, then one G step.
+        """Replace the order of phases within one step: call `ctx.d_step(critic)` and `ctx.g_step(number)` as often as
+        the algorithm needs. Each has other draws, whatever its number. Default: `ctx.n_critic` D steps, then one G
+        step.
         """
 
     # ------------------------------------------------------------------ the D step
@@ -230,8 +237,12 @@ class HookSpecs:
 
     @event
     def after_g_step(self, ctx: Context) -> None:
-        """Update state that follows G. G has been updated, unless a gate was closed (`ctx.updated`). This is the last
-        hook of a step.
+        """Update state that follows G. G has been updated, unless a gate was closed (`ctx.updated`)."""
+
+    @event
+    def after_step(self, ctx: Context) -> None:
+        """Act after the last phase of a step. Both players may be changed here: averaged, moved back. A change must not
+        take place where `ctx.healthy` is 0. This is the last hook of a step.
         """
 
     # ------------------------------------------------------------------ beside the steps

@@ -74,6 +74,7 @@ class Hooks:
     after_g_backward: Event = ()
     g_gate: Fold[Tensor] = ()
     after_g_step: Event = ()
+    after_step: Event = ()
     sampling_generator: Fold[Generator] = ()
     evaluation_discriminator: Fold[Discriminator] = ()
     log_scalars: Term = ()

@@ -61,6 +61,8 @@ class Game:
         self.players: dict[str, Player] = {}
         self.trick_tensors: Tensors = {}
         self.restructurings = 0
+        self.variants: dict[tuple[str, str], bool | int | str] = {}
+        """The host values on which the step may branch, by trick and name."""
         self.stop_reason: str | None = None
         self.warnings: list[str] = []
         self.cursors: dict[int, int] = {}
@@ -79,8 +81,13 @@ class Game:
 
     @property
     def structure(self) -> tuple[int, ...]:
-        """The settings that a captured step has frozen. Where they change, the step is captured anew."""
+        """The settings that every captured step has frozen. Where they change, the step is captured anew."""
         return self.feed.batch_size, self.step.n_critic, self.restructurings
+
+    @property
+    def variant(self) -> tuple[Any, ...]:
+        """The present choice of the tricks among forms of the step. A captured step is kept for each."""
+        return tuple(sorted(self.variants.items()))
 
     def move_to(self, finished: int) -> None:
         """Set the number of finished steps."""

@@ -32,7 +32,7 @@ class Player:
 
     def __post_init__(self) -> None:
         self.reads_held = getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        self.direct = direct_update(self.optimizer)
+        self.direct = getattr(self.optimizer, "step_unless", None) or direct_update(self.optimizer)
         if self.reads_held:  # fused optimizers skip an update by themselves
             self.optimizer.found_inf = self.held  # type: ignore[attr-defined]
 

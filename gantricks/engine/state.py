@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -90,6 +92,21 @@ def restore(game: Game, trick: str) -> None:
     _apply(game, state, game.snapshot.numbers)
     game.restored_step = game.snapshot.numbers["step"]
     game.clock.enter(phase)
+
+
+@contextmanager
+def restoring(players: Iterable[Player]) -> Iterator[None]:
+    """Put the weights, buffers and optimizer state of these players back at the end."""
+    live = [
+        tensor.detach()
+        for player in players
+        for tensor in (*player.network.state_dict().values(), *_optimizer_tensors(player).values())
+    ]
+    copies = [tensor.clone() for tensor in live]
+    yield
+    with torch.no_grad():
+        for tensor, copy in zip(live, copies, strict=True):
+            tensor.copy_(copy)
 
 
 def _tensors_of(game: Game, trick: str) -> Tensors:

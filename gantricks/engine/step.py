@@ -62,17 +62,22 @@ class Step:
     loss_ctx: Any
     rules: Rules
     n_critic: int
-    shared_fake: Batch | None = None
+    shared: tuple[Batch, Tensor] | None = None
+    """The fakes that the last D step shares with the G step, and their latents."""
 
     def __call__(self) -> None:
         self.frame.updates.clear()
         self.frame.clear()
         if self.hooks.play:
             choose(self.hooks.play)
-            return
-        for critic in range(self.n_critic):
-            self.d_step(critic, share_fakes=self.rules.reuse_fakes and critic == self.n_critic - 1)
-        self.g_step()
+        else:
+            for critic in range(self.n_critic):
+                self.d_step(critic, share_fakes=self.rules.reuse_fakes and critic == self.n_critic - 1)
+            self.g_step()
+        if self.hooks.after_step:
+            self.guard.begin()
+            notify(self.hooks.after_step)
+            self.guard.end()
 
     def d_step(self, critic: int = 0, share_fakes: bool = False) -> None:
         hooks, frame = self.hooks, self.frame
@@ -82,8 +87,8 @@ class Step:
         notify(hooks.before_d_step)
 
         real = frame.real = self.feed.next()
-        fake = self.generate(real.size, attached=share_fakes)
-        self.shared_fake = fake if share_fakes else None
+        fake, frame.fake_latents = self.generate(real.size, attached=share_fakes)
+        self.shared = (fake, frame.fake_latents) if share_fakes else None
         frame.fake = fold(hooks.fake_batch, fake.detach())
 
         frame.real_in = self.leaf(fold(hooks.d_input, real, True))
@@ -91,6 +96,7 @@ class Step:
         real_out, fake_out = frame.real_out, frame.fake_out = self.score(frame.real_in, frame.fake_in)
         frame.real_labels = self.d_labels(real_out.logits, True)
         frame.fake_labels = self.d_labels(fake_out.logits, False)
+        frame.targets = frame.real_labels, frame.fake_labels
         frame.logits = {"real": real_out.logits.detach(), "fake": fake_out.logits.detach()}
 
         terms = self.loss.d_loss(real_out, fake_out, frame.real_labels, frame.fake_labels, self.loss_ctx)
@@ -98,15 +104,15 @@ class Step:
         notify(hooks.after_d_step)
         self.guard.end()
 
-    def g_step(self) -> None:
+    def g_step(self, number: int = 0) -> None:
         hooks, frame = self.hooks, self.frame
-        self.clock.play("g")
+        self.clock.play("g", number)
         frame.clear_all_but_real()
         self.guard.begin()
         notify(hooks.before_g_step)
 
-        fake, self.shared_fake = self.shared_fake, None
-        frame.fake = fake = fake or self.generate(self.feed.batch_size, attached=True)
+        fake, frame.fake_latents = self.shared or self.generate(self.feed.batch_size, attached=True)
+        frame.fake, self.shared = fake, None
 
         with frozen(self.d.parameters):
             frame.fake_in = fold(hooks.d_input, fake, False)
@@ -150,11 +156,11 @@ class Step:
         self.frame.updated = self.frame.updates[player.name] = updated
         player.move()
 
-    def generate(self, count: int, attached: bool) -> Batch:
-        """Generate fakes, with their graph if `attached`."""
+    def generate(self, count: int, attached: bool) -> tuple[Batch, Tensor]:
+        """Generate fakes, with their graph if `attached`. Returns them and their latents."""
         z, classes = self.latents(count)
         with torch.set_grad_enabled(attached):
-            return Batch(self.g.network(z, classes), classes)
+            return Batch(self.g.network(z, classes), classes), z
 
     def score(self, real: Batch, fake: Batch) -> tuple[Out, Out]:
         """Score both batches with D: through the recipe's `d_scores`, or jointly in one pass."""

@@ -44,11 +44,11 @@ class Call:
 class Phase:
     """The record of one D step ("d") or G step ("g"), copied at its end.
 
-    Batches, scores and labels are those of `ctx`, or None: in a G step `fake_labels` are G's targets, and `real_out`
-    exists where a trick read it or D mixes samples. `terms` are the player's loss terms by name, "<trick>.<term>" for
-    those of tricks. `gradients` are those that its optimizer received. `before` and `after` are its weights and buffers
-    at the start and end of the phase. `updated` tells whether it was updated. `passes` are D's forward passes: the
-    images and D's output.
+    Batches, scores, labels and latents are those of `ctx`, or None: in a G step `fake_labels` are G's targets, and
+    `real_out` exists where a trick read it or D mixes samples. `terms` are the player's loss terms by name,
+    "<trick>.<term>" for those of tricks. `gradients` are those that its optimizer received. `before` and `after` are
+    its weights and buffers at the start and end of the phase. `updated` tells whether it was updated. `passes` are D's
+    forward passes: the images and D's output.
     """
 
     player: str
@@ -62,6 +62,7 @@ class Phase:
     fake_out: Out
     real_labels: Tensor | None
     fake_labels: Tensor
+    fake_latents: Tensor
     terms: dict[str, float]
     gradients: Tensors
     before: Tensors
