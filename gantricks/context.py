@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol, TypeVar
 
@@ -265,6 +265,14 @@ class Context(ABC):
         """
 
     @abstractmethod
+    def build_network(self, role: Literal["generator", "discriminator"], name: str) -> Generator | Discriminator:
+        """Build a further network as the recipe builds its generator or discriminator, without surgery.
+
+        It is initialised from a stream of its own, `name` of this trick. A discriminator is given no classes. For
+        companions that are to be of one kind with the players: an encoder is a discriminator with another head.
+        """
+
+    @abstractmethod
     def stop(self, reason: str) -> None:
         """End the run before the next step. For `on_boundary`."""
 
@@ -352,11 +360,23 @@ class Context(ABC):
         """Play one G step. For `play`. `number` numbers the G steps within the step and keys their random draws."""
 
     @abstractmethod
-    def restoring(self, *players: Literal["d", "g"]) -> AbstractContextManager[None]:
+    def restoring(self, *players: str) -> AbstractContextManager[None]:
         """Return a context at whose end these players are as they were at its start: weights, buffers and the state of
         the optimizer. For `play`.
         """
 
     @abstractmethod
     def optimizer(self, player: str) -> torch.optim.Optimizer:
-        """The optimizer of a player, for reading its settings and state. It is made before `on_setup`."""
+        """The optimizer of a player ("d", "g", or the name of a companion), for reading its settings and state. It is
+        made before `on_setup`.
+        """
+
+    @abstractmethod
+    def learners(self, phase: str) -> Mapping[str, nn.Module]:
+        """The networks that learn in the step of "d" or of "g", by player: that player's own first, then the companions
+        that learn with it.
+        """
+
+    @abstractmethod
+    def learns_in(self, player: str) -> str:
+        """The step in which a player learns, "d" or "g"."""

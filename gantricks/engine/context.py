@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gantricks.context import Context
 from gantricks.engine import sampling, state, subject
+from gantricks.engine.building import build_alone
 from gantricks.engine.dispatch import fold
 from gantricks.engine.feed import Data
 from gantricks.engine.game import Game
@@ -175,6 +176,9 @@ class TrickContext(Context):
         initialise(module, self.rng.fork(f"initialise/{role}"), like, name)
         return module
 
+    def build_network(self, role: str, name: str) -> Generator | Discriminator:
+        return build_alone(self._game, role, self.rng.fork(f"initialise/{name}"))
+
     def stop(self, reason: str) -> None:
         self._game.stop_reason = f"{self.name}: {reason}"
 
@@ -241,6 +245,14 @@ class TrickContext(Context):
 
     def optimizer(self, player: str) -> torch.optim.Optimizer:
         return self._game.players[player].optimizer
+
+    def learners(self, phase: str) -> Mapping[str, nn.Module]:
+        own = self.generator if phase == "g" else self.discriminator
+        companions = self._game.companions.items()
+        return {phase: own} | {name: one.network for name, one in companions if one.learns_in == phase}
+
+    def learns_in(self, player: str) -> str:
+        return self._game.learns_in[player]
 
     def _outside_the_step(self, method: str) -> None:
         if self._game.clock.phase in ("d", "g"):

@@ -57,6 +57,7 @@ class Step:
     guard: Guard
     d: Player
     g: Player
+    companions: tuple[Player, ...]
     latents: Callable[[int], tuple[Tensor, Tensor | None]]
     loss: AdversarialLoss
     loss_ctx: Any
@@ -114,7 +115,7 @@ class Step:
         fake, frame.fake_latents = self.shared or self.generate(self.feed.batch_size, attached=True)
         frame.fake, self.shared = fake, None
 
-        with frozen(self.d.parameters):
+        with frozen(self.team("d")):
             frame.fake_in = fold(hooks.d_input, fake, False)
             fake_out = frame.fake_out = self.score_attached(frame.fake_in)
             labels = frame.fake_labels = fold(hooks.g_labels, torch.ones_like(fake_out.logits))
@@ -131,14 +132,16 @@ class Step:
         self.guard.end()
 
     def update(
-        self, player: Player, terms: dict[str, Tensor], more: Term, after_backward: Event, gates: Fold[Tensor]
+        self, player: Player, terms: dict[str, Tensor], more: Term[Tensor], after_backward: Event, gates: Fold[Tensor]
     ) -> None:
-        """Run one backward through the sum of all terms, and update the player once. The update is skipped after the
-        first non-finite value, and where a gate is closed.
+        """Run one backward through the sum of all terms, and update the player and its companions once. The update is
+        skipped after the first non-finite value, and where a gate is closed.
         """
         terms |= collect(more)
-        for parameter in player.parameters:
-            parameter.grad = None
+        team = self.team(player.name)
+        for member in team:
+            for parameter in member.parameters:
+                parameter.grad = None
         with_gradient = [term for term in terms.values() if term.requires_grad]
         if not with_gradient:
             raise TrickError(
@@ -147,14 +150,21 @@ class Step:
             )
         torch.autograd.backward(with_gradient)  # the gradient of their sum, without computing the sum
         notify(after_backward)
-        gradients = [p.grad for p in player.parameters if p.grad is not None]
+        gradients = {member.name: [p.grad for p in member.parameters if p.grad is not None] for member in team}
         self.guard.inspect(player.name, terms, gradients)
         updated = self.guard.healthy
         if gates:
             updated = fold(gates, torch.ones_like(updated)) * updated
             player.held.copy_(1.0 - updated)
-        self.frame.updated = self.frame.updates[player.name] = updated
-        player.move()
+        self.frame.updated = updated
+        for member in team:
+            self.frame.updates[member.name] = updated
+            member.move()
+
+    def team(self, phase: str) -> tuple[Player, ...]:
+        """Return the players that learn in a phase, the phase's own first."""
+        own = self.d if phase == "d" else self.g
+        return own, *(player for player in self.companions if player.phase == phase)
 
     def generate(self, count: int, attached: bool) -> tuple[Batch, Tensor]:
         """Generate fakes, with their graph if `attached`. Returns them and their latents."""

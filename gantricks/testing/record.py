@@ -12,6 +12,7 @@ from gantricks.engine import state
 from gantricks.engine.dispatch import Hooks
 from gantricks.engine.frame import MADE
 from gantricks.engine.game import Game, Tensors
+from gantricks.engine.guard import NORM_OF
 from gantricks.records import Batch, Out
 from gantricks.trick import Trick
 
@@ -211,7 +212,7 @@ def record_phases(played: Played) -> None:
                     step=game.clock.step,
                     critic=game.clock.critic,
                     **made,
-                    terms={key: value for key, value in game.guard.report()[0][name].items() if key not in _NO_TERMS},
+                    terms=_terms(game, name),
                     gradients=_gradients(network),
                     before=before,
                     after=weights(),
@@ -247,9 +248,6 @@ def watch_phases(
     watch("g")
 
 
-_NO_TERMS = ("step", "gradient_norm")
-
-
 def copied(value: Any) -> Any:
     """Return a value with detached copies of its tensors. Modules and all other objects stay the same."""
     if isinstance(value, Tensor):
@@ -268,3 +266,8 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
         return all(_equal(x, y) for x, y in zip(a, b, strict=True))
     return True
+
+
+def _terms(game: Game, player: str) -> dict[str, float]:
+    values = game.guard.report()[0][player]
+    return {name: value for name, value in values.items() if name != "step" and not name.startswith(NORM_OF)}
