@@ -74,6 +74,8 @@ MEANINGS = {
     "fold": """Folds return what they were given with the same shape, type and device. No hook writes into its
         arguments, nor into the batches, scores and labels that `ctx` shows: the fakes of D's step are in the same
         memory as those that G's step goes on with.""",
+    "conditions": """As for classes: what is returned at a place has the condition of the image that it follows, and an
+image of an earlier batch the one that it came with.""",
     "classes": """In `fake_batch` and `d_input`, classes go with their images: what is returned at a place follows the
         image whose class is returned there, and an image from an earlier batch has the class that it came with. Tried
         with as many classes as a batch has samples.""",

@@ -364,7 +364,7 @@ def _ages() -> Picture:
 
 @_of("separate_batches")
 def _passes() -> Picture:
-    def discriminator(images: Tensor, classes: Tensor | None) -> Out:
+    def discriminator(images: Tensor, classes: Tensor | None = None, condition: Tensor | None = None) -> Out:
         features = batch_norm(images, None, None, training=True)
         return Out(features.square().sum((1, 2, 3)).reshape(-1, 1), features.flatten(1))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
     from gantricks.planning.recipe import Recipe
     from gantricks.planning.validation import load_recipe
-    from gantricks.records import Batch, Companion, Out
+    from gantricks.records import Batch, Companion, Latents, Out
     from gantricks.rng import Rng
     from gantricks.runs.api import resume, sample, train
     from gantricks.runs.evaluation import Evaluated, evaluate
@@ -42,6 +42,7 @@ _HOME = {
     "EvaluationFacts": "metrics.base",
     "Generator": "networks.base",
     "Interval": "options",
+    "Latents": "records",
     "LayerNoise": "networks.noise",
     "Measurement": "metrics.base",
     "Metric": "metrics.base",
@@ -87,6 +88,7 @@ __all__ = [
     "EvaluationFacts",
     "Generator",
     "Interval",
+    "Latents",
     "LayerNoise",
     "Measurement",
     "Metric",

@@ -12,16 +12,19 @@ from torch import Tensor, nn
 
 from gantricks.networks.base import Discriminator, Generator
 from gantricks.options import Schedule
-from gantricks.records import Batch, Out
+from gantricks.records import Batch, Latents, Out
 from gantricks.rng import Rng
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class Samples(Protocol):
-    """A selection of the real samples, for draws within the step. `classes` are their classes, int64 (n,), or None."""
+    """A selection of the real samples, for draws within the step. `classes` are their classes, int64 (n,), or None,
+    `conditions` their conditions, (n, E), or None.
+    """
 
     classes: Tensor | None
+    conditions: Tensor | None
 
     def __len__(self) -> int: ...
 
@@ -46,6 +49,10 @@ class Data(Protocol):
     @property
     def class_of_each(self) -> Tensor | None:
         """The class of every sample, int64 (count,) on the device, or None."""
+        ...
+
+    def conditions(self, indices: Tensor) -> Tensor | None:
+        """The conditions of the samples with these indices, (B, E), or None where the data has none."""
         ...
 
     @property
@@ -251,9 +258,9 @@ class Context(ABC):
         """
 
     @abstractmethod
-    def latents(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """Draw latents (count, latent_dim) as in training, and classes (count,) where G is conditional, from this
-        trick's stream.
+    def latents(self, count: int) -> Latents:
+        """Draw what G is given, as in training, from this trick's stream: latents (count, latent_dim), classes (count,)
+        where G is conditional, conditions (count, E) where it is conditioned.
         """
 
     @abstractmethod

@@ -165,6 +165,18 @@ class HookSpecs:
         """
 
     @fold
+    def real_batch(self, batch: Batch, ctx: Context) -> Batch:
+        """Change the real batch that a D step has drawn, before anything sees it: give it conditions, say. The G step
+        uses the same batch.
+        """
+
+    @fold
+    def generated_batch(self, batch: Batch, ctx: Context) -> Batch:
+        """Change what G has made, wherever a step generates, before anything sees it: give it conditions, say.
+        `ctx.fake_latents` are its latents. Gradients flow through it to G.
+        """
+
+    @fold
     def fake_batch(self, batch: Batch, ctx: Context) -> Batch:
         """Change the fakes that D sees in its own step, detached from G. Not called in the G step."""
 

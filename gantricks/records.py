@@ -12,24 +12,40 @@ from gantricks.optimizer_options import SGD, Adam, AdamW
 
 
 class Batch(NamedTuple):
-    """Samples that are all real or all fake, with their classes. Every trick keeps classes with their images.
+    """Samples that are all real or all fake, with what belongs to each. Every trick keeps classes and conditions with
+    their images.
 
-    `images`: (B, C, H, W) in [-1, 1], or (B, D) for vector data. `classes`: (B,) int64, or None.
+    `images`: (B, C, H, W) in [-1, 1], or (B, D) for vector data. `classes`: (B,) int64, or None. `condition`: (B, E),
+    or None: numbers that describe each image, such as the embedding of its caption, or the other half of a pair that D
+    judges.
     """
 
     images: Tensor
     classes: Tensor | None = None
+    condition: Tensor | None = None
 
     @property
     def size(self) -> int:
         return self.images.shape[0]
 
     def with_images(self, images: Tensor) -> Batch:
-        """Return a batch of other images with the same classes."""
-        return Batch(images, self.classes)
+        """Return a batch of other images with the same classes and conditions."""
+        return self._replace(images=images)
 
     def detach(self) -> Batch:
-        return Batch(self.images.detach(), self.classes)
+        return Batch(self.images.detach(), self.classes, None if self.condition is None else self.condition.detach())
+
+
+class Latents(NamedTuple):
+    """What G is given: `generator(*latents)`.
+
+    `z`: (B, latent_dim). `classes`: (B,) int64 where G is conditional, else None. `condition`: (B, E) where G is
+    conditioned, else None.
+    """
+
+    z: Tensor
+    classes: Tensor | None = None
+    condition: Tensor | None = None
 
 
 class Out(NamedTuple):

@@ -16,6 +16,7 @@ CAPABILITIES: dict[str, str] = {
     "decision": "an adversarial loss in which an output of D means that a sample is as likely real as fake; switch off "
     "the trick that replaces the default one, which has 0",
     "classes": 'data with classes; set a source that has them in [data], such as "fashion_mnist"',
+    "conditions": "data whose samples have conditions, such as captions; set a source that has them in [data]",
     "images": 'image data; set a source of images in [data], such as "fashion_mnist"',
     "metric": "a metric in the recipe; add one, such as [evaluate.mixture_coverage]",
     "class_logits": "a D that predicts classes; add [tricks.auxiliary_classifier], for one",
@@ -28,6 +29,8 @@ CAPABILITIES: dict[str, str] = {
     "discriminator_max_pool": 'a D with max pooling; set network = "resnet" and pool = "max" in [discriminator]',
     "generator_conditional": "a generator that is given classes; set conditional = true in [generator]",
     "discriminator_conditional": "a discriminator that is given classes; set conditional = true in [discriminator]",
+    "generator_conditioned": "a generator that is given conditions; set conditioned = true in [generator]",
+    "discriminator_conditioned": "a discriminator that is given conditions; set conditioned = true in [discriminator]",
 }
 """Capabilities that a trick can need, and how a recipe provides them. Tricks may provide others to each other."""
 
@@ -42,10 +45,10 @@ class Setting:
 
     `batch_sizes` are all batch sizes of the run: the recipe's `batch_size`, or those that tricks set in its place.
     `shape` is that of one sample, (C, H, W) or (D,); `group` is the number of samples that D judges at once; `count` is
-    the number of samples in the data. `generator` and `discriminator` are the networks' options. `generator_maps` and
-    `discriminator_maps` are the heights and widths of the maps between their blocks, from the image to the smallest
-    map. `metrics` are those of the recipe, by instance, with the better direction of the main figure, "higher" or
-    "lower".
+    the number of samples in the data; `condition` is the number of numbers that describe each. `generator` and
+    `discriminator` are the networks' options. `generator_maps` and `discriminator_maps` are the heights and widths of
+    the maps between their blocks, from the image to the smallest map. `metrics` are those of the recipe, by instance,
+    with the better direction of the main figure, "higher" or "lower".
     """
 
     shape: tuple[int, ...]
@@ -62,6 +65,7 @@ class Setting:
     discriminator_maps: tuple[tuple[int, int], ...] = ()
     group: int = 1
     metrics: Mapping[str, str] = field(default_factory=dict)
+    condition: int = 0
 
 
 class Trick:

@@ -22,7 +22,7 @@ from gantricks import Batch, Context, Probability, Rng, Trick, hookimpl
 
 
 def replay(batch: Batch, buffer: Batch, filled: Tensor, p: float, rng: Rng) -> Batch:
-    """Each sample with probability `p` replaced by one of the first `filled` of `buffer`, class and all.
+    """Each sample with probability `p` replaced by one of the first `filled` of `buffer`, class, condition and all.
 
     `filled`: 0-dim, a whole number; at 0 the batch stays as it is. Source: Shrivastava et al. 2017, §2.3.
     """
@@ -31,9 +31,14 @@ def replay(batch: Batch, buffer: Batch, filled: Tensor, p: float, rng: Rng) -> B
     slots = (rng.uniform(batch.size) * filled).long()
     one_per_sample = chosen.reshape(-1, *[1] * (batch.images.dim() - 1))
     images = torch.where(one_per_sample, buffer.images.index_select(0, slots), batch.images)
-    if batch.classes is None or buffer.classes is None:
-        return batch.with_images(images)
-    return Batch(images, torch.where(chosen, buffer.classes.index_select(0, slots), batch.classes))
+    batch = batch.with_images(images)
+    if batch.classes is not None and buffer.classes is not None:
+        classes = torch.where(chosen, buffer.classes.index_select(0, slots), batch.classes)
+        batch = batch._replace(classes=classes)
+    if batch.condition is not None and buffer.condition is not None:
+        condition = torch.where(chosen[:, None], buffer.condition.index_select(0, slots), batch.condition)
+        batch = batch._replace(condition=condition)
+    return batch
 
 
 def insert(batch: Batch, buffer: Batch, filled: Tensor, healthy: Tensor, rng: Rng) -> None:
@@ -78,11 +83,13 @@ class ExperienceReplay(Trick):
         capacity, network = self.config.capacity, ctx.generator
         images = torch.zeros((capacity, *network.shape), device=ctx.device, dtype=ctx.dtype)
         classes = torch.zeros(capacity, device=ctx.device, dtype=torch.int64) if network.conditional else None
-        self.buffer = Batch(images, classes)
+        described = max(network.condition, ctx.discriminator.condition)
+        condition = torch.zeros((capacity, described), device=ctx.device, dtype=ctx.dtype) if described else None
+        self.buffer = Batch(images, classes, condition)
         self.filled = torch.zeros((), device=ctx.device)
 
     def tensors(self) -> dict[str, Tensor]:
-        named = {"images": self.buffer.images, "classes": self.buffer.classes, "filled": self.filled}
+        named = self.buffer._asdict() | {"filled": self.filled}
         return {name: tensor for name, tensor in named.items() if tensor is not None} if self.config.capacity else {}
 
     @hookimpl

@@ -122,7 +122,7 @@ class FailureWatch(Trick):
         # on the host, where they are read
         self.history = torch.full((len(SERIES), self.config.window), torch.nan, dtype=torch.float64)
         self.silence = torch.zeros(len(SYMPTOMS), dtype=torch.int64)
-        self.latents, self.classes = ctx.latents(self.config.samples)
+        self.given = ctx.latents(self.config.samples)
         count = min(self.config.samples, ctx.data.count)
         # evenly spaced, as data may be sorted by class
         reals = ctx.data.take(torch.arange(count, device=ctx.device) * ctx.data.count // count)
@@ -133,7 +133,7 @@ class FailureWatch(Trick):
         network, training = ctx.generator, ctx.generator.training
         network.eval()  # in training mode batch norm's statistics would move
         try:
-            return {"sample_distance": mean_distance(network(self.latents, self.classes))}
+            return {"sample_distance": mean_distance(network(*self.given))}
         finally:
             network.train(training)
 

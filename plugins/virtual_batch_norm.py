@@ -77,19 +77,25 @@ class Reference(nn.Module):
 
     latents: Tensor
     classes: Tensor | None
+    condition: Tensor | None
 
-    def __init__(self, latents: Tensor, classes: Tensor | None) -> None:
+    def __init__(self, latents: Tensor, classes: Tensor | None = None, condition: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("latents", latents)
         self.register_buffer("classes", classes)
+        self.register_buffer("condition", condition)
 
     def join(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The generator's arguments with the reference in front, where latents and classes are still side by side."""
+        """The generator's arguments with the reference in front, where they are still side by side."""
 
-        def joined(latents: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-            if self.classes is not None and classes is not None:
-                classes = torch.cat([self.classes, classes])
-            return torch.cat([self.latents, latents]), classes
+        def joined(
+            latents: Tensor, classes: Tensor | None = None, condition: Tensor | None = None
+        ) -> tuple[Tensor | None, ...]:
+            own = (self.latents, self.classes, self.condition)
+            return tuple(
+                torch.cat([reference, given]) if reference is not None and given is not None else given
+                for reference, given in zip(own, (latents, classes, condition), strict=True)
+            )
 
         return joined(*args, **kwargs), {}
 

@@ -74,8 +74,8 @@ def test_a_step_that_draws_otherwise_than_the_recorded_one_is_noticed():
 
 def test_static_batches_hold_those_of_every_step_in_the_tensors_of_the_first():
     recorded, free = (
-        TrickHost(sample=(1, 8, 8), classes=3).game().feed,
-        TrickHost(sample=(1, 8, 8), classes=3).game().feed,
+        TrickHost(sample=(1, 8, 8), classes=3, condition=2).game().feed,
+        TrickHost(sample=(1, 8, 8), classes=3, condition=2).game().feed,
     )
     recorded.static = StaticBatches()
     first = [recorded.static.next(recorded) for _ in range(2)]
@@ -83,11 +83,13 @@ def test_static_batches_hold_those_of_every_step_in_the_tensors_of_the_first():
     for _ in range(4):
         recorded.static.fill(recorded)
         recorded.static.rewind()
-        for raw, classes in first:
+        for raw, classes, condition in first:
             batch, expected = recorded.next(), free.next()
             assert same_bits(batch.images, expected.images)
             assert same_bits(batch.classes, expected.classes)
+            assert same_bits(batch.condition, expected.condition)
             assert batch.classes is classes
+            assert batch.condition is condition
             assert raw.dtype == torch.uint8
     assert recorded.cursor == free.cursor
 

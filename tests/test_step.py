@@ -317,7 +317,18 @@ def test_tensor_learning_rates_and_the_batch_size_are_part_of_the_state() -> Non
     assert resumed.feed.cursor == 2 * 8 + 3 * 5
 
 
-D_STEP = ["before_d_step", "latents", "fake_batch", "d_input", "d_input", "d_scores", "d_assignment", "d_labels"]
+D_STEP = [
+    "before_d_step",
+    "real_batch",
+    "latents",
+    "generated_batch",
+    "fake_batch",
+    "d_input",
+    "d_input",
+    "d_scores",
+    "d_assignment",
+    "d_labels",
+]
 D_STEP += ["d_assignment", "d_labels", "d_loss_terms", "after_d_backward", "d_gate", "after_d_step"]
 G_STEP = ["before_g_step", "d_input", "g_labels", "g_loss_terms", "after_g_backward", "g_gate", "after_g_step"]
 G_STEP += ["after_step"]
@@ -329,6 +340,14 @@ class Everywhere(Trick):
     @hookimpl
     def latents(self, z):
         return z
+
+    @hookimpl
+    def real_batch(self, batch):
+        return batch
+
+    @hookimpl
+    def generated_batch(self, batch):
+        return batch
 
     @hookimpl
     def fake_batch(self, batch):

@@ -1159,6 +1159,64 @@ class AReplayThatForgetsClasses(Noise):
         return batch.with_images(images)
 
 
+class _TurnsConditions(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_input(self, batch):
+        condition = None if batch.condition is None else self.turned(batch.condition)
+        return Batch(0.9 * batch.images, batch.classes, condition)
+
+
+@wrong("conditions")
+class ShufflesConditionsAlone(_TurnsConditions):
+    """Wrong."""
+
+    def turned(self, condition):
+        return condition.roll(1, 0)
+
+
+@wrong("conditions")
+class MixesConditions(_TurnsConditions):
+    """Wrong."""
+
+    def turned(self, condition):
+        return torch.cat([condition[:, :1], condition[:, 1:].flip(0)], 1)
+
+
+@wrong("conditions")
+class ForgetsConditions(Noise):
+    """Wrong."""
+
+    @hookimpl
+    def d_input(self, batch):
+        return Batch(0.9 * batch.images, batch.classes)
+
+
+@wrong("conditions")
+class AReplayThatForgetsConditions(Noise):
+    """Wrong: each image comes back with its class and not with its condition."""
+
+    @hookimpl
+    def on_setup(self, ctx):
+        self.kept = torch.zeros((4, *ctx.discriminator.shape), device=ctx.device, dtype=ctx.dtype)
+        self.classes = torch.zeros(4, device=ctx.device, dtype=torch.int64)
+
+    def tensors(self):
+        return {"kept": self.kept, "classes": self.classes}
+
+    @hookimpl
+    def fake_batch(self, batch):
+        count = min(4, batch.size)
+        images = torch.cat([self.kept[:count].to(batch.images.dtype), batch.images[count:]])
+        self.kept[:count].copy_(batch.images[:count])
+        classes = batch.classes
+        if classes is not None:
+            classes = torch.cat([self.classes[:count], classes[count:]])
+            self.classes[:count].copy_(batch.classes[:count])
+        return batch._replace(images=images, classes=classes)
+
+
 @wrong("both-sides")
 class ScoresOtherRealsThanItIsGiven(Noise):
     """Wrong."""

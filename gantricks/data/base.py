@@ -24,7 +24,8 @@ class Description:
 
     `shape`: of one sample, (C, H, W) for images or (D,) for vectors. `count`: number of samples. `class_names`: one
     name per class, empty when there are no classes. `notes`: sentences for the user (skipped files …). `held_out`:
-    number of samples that training never sees.
+    number of samples that training never sees. `condition`: the numbers that describe each sample, 0 when there are
+    none.
     """
 
     shape: tuple[int, ...]
@@ -32,6 +33,7 @@ class Description:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     held_out: int = 0
+    condition: int = 0
 
     @property
     def classes(self) -> int:
@@ -44,16 +46,17 @@ class Description:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The samples and their classes.
+    """The samples, and what belongs to each.
 
     `samples`: uint8 (N, H, W, C) for images, float32 (N, D) for vectors; may be a read-only memory map. `classes`:
     int64 (N,) or None, numbered in the order of `Description.class_names`. `notes`: sentences for the user about what
-    reading has found.
+    reading has found. `conditions`: float32 (N, E) or None, E = `Description.condition`.
     """
 
     samples: np.ndarray
     classes: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    conditions: np.ndarray | None = None
 
 
 class Source:

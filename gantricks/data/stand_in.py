@@ -10,18 +10,23 @@ from numpy.lib.stride_tricks import as_strided
 from gantricks.data.base import Dataset, Description
 
 POINTS = 2500
-"""The number of points of each distribution in a scatter plot."""
+"""The number of points of each distribution in a scatter plot, and of conditions that samples are made for."""
 
 
 @dataclass(frozen=True)
 class StandIn(Dataset):
-    """Made-up samples, not for training. `points` are the first real ones (n, D), where the data is vectors."""
+    """Made-up samples, not for training. `points` are the first real ones (n, D), where the data is vectors. There may
+    be fewer `conditions` than samples, which then share them.
+    """
 
     points: np.ndarray | None = None
 
 
-def stand_in(description: Description, points: np.ndarray | None = None) -> StandIn:
-    """Return as many samples as the data has, of its shape and with its classes in turn.
+def stand_in(
+    description: Description, points: np.ndarray | None = None, conditions: np.ndarray | None = None
+) -> StandIn:
+    """Return as many samples as the data has, of its shape and with its classes in turn. Conditions that are left out
+    are made up too.
 
     They take hardly any memory: each is a view of one row of random numbers. Give `Game` a budget of 0 with them, or it
     copies them.
@@ -38,7 +43,9 @@ def stand_in(description: Description, points: np.ndarray | None = None) -> Stan
     strides = (row.itemsize, *(row.itemsize * stride for stride in within))
     samples = as_strided(row, (count, *shape), strides, writeable=False)
     classes = np.arange(count) % description.classes if description.classes else None
-    return StandIn(samples, classes, points=points)
+    if conditions is None and description.condition:
+        conditions = draw.standard_normal((min(count, POINTS), description.condition), dtype=np.float32)
+    return StandIn(samples, classes, conditions=conditions, points=points)
 
 
 def reference_points(dataset: Dataset) -> np.ndarray | None:
@@ -46,3 +53,12 @@ def reference_points(dataset: Dataset) -> np.ndarray | None:
     if isinstance(dataset, StandIn):
         return dataset.points
     return np.asarray(dataset.samples[:POINTS])
+
+
+def reference_conditions(dataset: Dataset) -> np.ndarray | None:
+    """Return conditions (n, E) spread over the data, for which samples are made, or None where it has none."""
+    if dataset.conditions is None or isinstance(dataset, StandIn):
+        return dataset.conditions
+    count = len(dataset.samples)
+    few = min(count, POINTS)
+    return np.asarray(dataset.conditions[np.arange(few) * count // few])

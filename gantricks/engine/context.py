@@ -20,7 +20,7 @@ from gantricks.errors import TrickError
 from gantricks.metrics.base import Direction
 from gantricks.networks.base import Discriminator, Generator, initialise
 from gantricks.options import Schedule
-from gantricks.records import Batch, Out
+from gantricks.records import Batch, Latents, Out
 from gantricks.rng import Rng
 
 T = TypeVar("T")
@@ -165,7 +165,7 @@ class TrickContext(Context):
             real = self.real_out
         return _sum(means(step.loss.g_loss(real, fake, labels, step.loss_ctx), step.loss_ctx.name))
 
-    def latents(self, count: int) -> tuple[Tensor, Tensor | None]:
+    def latents(self, count: int) -> Latents:
         return sampling.draw_latents(self._game, count, self.rng, self.rng)
 
     def build(self, name: str, make: Callable[[], M], like: nn.Module) -> M:

@@ -59,6 +59,8 @@ class Hooks:
     play: Choice[None] = ()
     before_d_step: Event = ()
     latents: Fold[Tensor] = ()
+    real_batch: Fold[Batch] = ()
+    generated_batch: Fold[Batch] = ()
     fake_batch: Fold[Batch] = ()
     d_input: Fold[Batch] = ()
     d_scores: Choice[tuple[Out, Out]] = ()

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from gantricks.data.base import Dataset
+from gantricks.data.stand_in import reference_conditions
 from gantricks.planning.device import Placement, resident_budget
 from gantricks.records import Batch
 from gantricks.rng import permutation
 
-Raw = tuple[Tensor, Tensor | None]
-"""Samples in their stored form, and their classes."""
+Raw = tuple[Tensor, Tensor | None, Tensor | None]
+"""Samples in their stored form, their classes and their conditions."""
 
 
 class StaticBatches:
@@ -81,6 +82,10 @@ class Feed:
         self._classes = None
         if dataset.classes is not None:
             self._classes = torch.from_numpy(np.array(dataset.classes, dtype=np.int64)).to(self._device)
+        self._conditions = None
+        if dataset.conditions is not None:
+            self._conditions = torch.from_numpy(np.array(dataset.conditions)).to(self._device, self._dtype)
+        self.reference_conditions = reference_conditions(dataset)
         self._orders: dict[int, Tensor] = {}
         self._worker = ThreadPoolExecutor(1, "gantricks-feed") if self._samples is None else None
         self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
@@ -105,7 +110,7 @@ class Feed:
         self.cursor += size
         indices = self._indices(start, size)
         if self._samples is not None:
-            return self._samples.index_select(0, indices), self._classes_of(indices)
+            return self._samples.index_select(0, indices), self._classes_of(indices), self.conditions_of(indices)
         key = (start, size)
         if self._ahead and self._ahead[0] == key:
             raw = self._ahead[1].result()
@@ -114,14 +119,14 @@ class Feed:
         following = self._indices(self.cursor, size)
         assert self._worker
         self._ahead = ((self.cursor, size), self._worker.submit(self._gather, following))
-        return raw.to(self._device, non_blocking=True), self._classes_of(indices)
+        return raw.to(self._device, non_blocking=True), self._classes_of(indices), self.conditions_of(indices)
 
     def take(self, indices: Tensor) -> Batch:
         """The samples with these indices, int64 (B,)."""
         raw = (
             self._gather(indices).to(self._device) if self._samples is None else self._samples.index_select(0, indices)
         )
-        return self._batch(raw, self._classes_of(indices))
+        return self._batch(raw, self._classes_of(indices), self.conditions_of(indices))
 
     def subset(self, indices: Tensor) -> Subset:
         """The samples with these indices, int64 (n,), for draws within the step. They are put on the device whatever
@@ -129,18 +134,28 @@ class Feed:
         """
         indices = indices.to(self._device)
         if self._samples is not None:
-            return Subset(self, self._samples, indices, self._classes_of(indices))
+            return Subset(self, self._samples, indices, self._classes_of(indices), self.conditions_of(indices))
         rows = torch.arange(len(indices), device=self._device)
-        return Subset(self, self._gather(indices).to(self._device), rows, self._classes_of(indices))
+        stored = self._gather(indices).to(self._device)
+        return Subset(self, stored, rows, self._classes_of(indices), self.conditions_of(indices))
 
     def _classes_of(self, indices: Tensor) -> Tensor | None:
         return None if self._classes is None else self._classes.index_select(0, indices.to(self._device))
 
-    def _batch(self, raw: Tensor, classes: Tensor | None) -> Batch:
+    def conditions_of(self, indices: Tensor) -> Tensor | None:
+        """The conditions of the samples with these indices, (B, E), or None where the data has none."""
+        if self._conditions is None:
+            return None
+        indices = indices.to(self._device)
+        if len(self._conditions) < self.count:  # made-up samples share a few
+            indices = indices % len(self._conditions)
+        return self._conditions.index_select(0, indices)
+
+    def _batch(self, raw: Tensor, classes: Tensor | None, condition: Tensor | None) -> Batch:
         if not self.is_images:
-            return Batch(raw.to(self._dtype), classes)
+            return Batch(raw.to(self._dtype), classes, condition)
         # a view (B, C, H, W) of memory (B, H, W, C): the channels_last layout, without a copy
-        return Batch(raw.permute(0, 3, 1, 2).to(self._dtype).div_(127.5).sub_(1.0), classes)
+        return Batch(raw.permute(0, 3, 1, 2).to(self._dtype).div_(127.5).sub_(1.0), classes, condition)
 
     def _gather(self, indices: Tensor) -> Tensor:
         raw = torch.from_numpy(self._stored[indices.cpu().numpy()])
@@ -184,6 +199,9 @@ class Data:
     def class_of_each(self) -> Tensor | None:
         return self._feed.class_of_each
 
+    def conditions(self, indices: Tensor) -> Tensor | None:
+        return self._feed.conditions_of(indices)
+
     @property
     def batch_size(self) -> int:
         return self._feed.batch_size
@@ -202,11 +220,13 @@ class Data:
 class Subset:
     """A selection of the samples of a `Feed`. `take` does not wait for the host.
 
-    `classes` are the classes of the selection, int64 (n,), or None.
+    `classes` are the classes of the selection, int64 (n,), or None; `conditions` its conditions, (n, E), or None.
     """
 
-    def __init__(self, feed: Feed, stored: Tensor, rows: Tensor, classes: Tensor | None) -> None:
-        self.classes = classes
+    def __init__(
+        self, feed: Feed, stored: Tensor, rows: Tensor, classes: Tensor | None, conditions: Tensor | None
+    ) -> None:
+        self.classes, self.conditions = classes, conditions
         self._feed, self._stored, self._rows = feed, stored, rows
 
     def __len__(self) -> int:
@@ -215,4 +235,5 @@ class Subset:
     def take(self, positions: Tensor) -> Batch:
         """The samples at these positions in the subset, int64 (B,)."""
         raw = self._stored.index_select(0, self._rows.index_select(0, positions))
-        return self._feed._batch(raw, None if self.classes is None else self.classes.index_select(0, positions))
+        own = (None if rows is None else rows.index_select(0, positions) for rows in (self.classes, self.conditions))
+        return self._feed._batch(raw, *own)

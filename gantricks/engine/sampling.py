@@ -14,7 +14,7 @@ from gantricks.engine.dispatch import fold
 from gantricks.engine.game import Game
 from gantricks.latents import paths
 from gantricks.networks.base import Discriminator, Generator
-from gantricks.records import Out
+from gantricks.records import Latents, Out
 from gantricks.rng import Clock, Rng
 
 CHUNK = 64
@@ -30,16 +30,17 @@ def samples(game: Game, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.
     """Yield `count` samples in parts, float32 (n, C, H, W) or (n, D), with their classes, int64 (n,), or None.
 
     Sample i is a function of the networks' state, `seed` and i. Where G is conditional, the class of sample i is i
-    modulo the number of classes.
+    modulo the number of classes. Where it is conditioned, the conditions are those of real samples spread over the
+    data.
     """
     network = sampling_generator(game, seed)
     rng = _latent_stream(game, "sampling", seed)
 
-    def parts() -> Iterator[tuple[Tensor, Tensor | None]]:
+    def parts() -> Iterator[Latents]:
         for start in range(0, count, CHUNK):
             # always a full chunk, so that a sample does not depend on `count`
             numbers = torch.arange(start, start + CHUNK, device=game.placement.device)
-            yield rng.normal((CHUNK, network.latent_dim)), _classes(network, numbers)
+            yield _given(game, network, rng.normal((CHUNK, network.latent_dim)), numbers)
 
     start = 0
     for images, classes in _generated(game, network, seed, parts()):
@@ -59,18 +60,19 @@ def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
     rng, shape = _latent_stream(game, "interpolation", seed), (rows, network.latent_dim)
     ways = paths(rng.normal(shape), rng.normal(shape), columns).flatten(0, 1)
     numbers = torch.arange(rows, device=game.placement.device).repeat_interleave(columns)
-    parts = ((z, _classes(network, of)) for z, of in zip(ways.split(CHUNK), numbers.split(CHUNK), strict=True))
+    parts = (_given(game, network, z, of) for z, of in zip(ways.split(CHUNK), numbers.split(CHUNK), strict=True))
     flat = np.concatenate([images for images, _ in _generated(game, network, seed, parts)])
     return flat.reshape(rows, columns, *flat.shape[1:])
 
 
 def _generated(
-    game: Game, network: Generator, seed: int, parts: Iterable[tuple[Tensor, Tensor | None]]
+    game: Game, network: Generator, seed: int, parts: Iterable[Latents]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yield the samples of `network` for the latents and classes of each part."""
-    for number, (z, classes) in enumerate(parts, 1):
+    """Yield the samples of `network` for what each part gives it."""
+    for number, (z, classes, condition) in enumerate(parts, 1):
+        conditions = () if condition is None else (condition,)
         with aside(game, seed, number), eval_mode(network):
-            images = network(fold(game.hooks.latents, z), classes).float().cpu().contiguous().numpy()
+            images = network(fold(game.hooks.latents, z), classes, *conditions).float().cpu().contiguous().numpy()
         yield images, None if classes is None else classes.cpu().numpy()
 
 
@@ -79,17 +81,29 @@ def _latent_stream(game: Game, name: str, seed: int) -> Rng:
     return Rng(seed, f"{name}/latents", Clock(), game.placement.device, game.placement.dtype)
 
 
-def _classes(network: Generator, numbers: Tensor) -> Tensor | None:
-    return numbers % network.classes if network.conditional else None
+def _given(game: Game, network: Generator, z: Tensor, numbers: Tensor) -> Latents:
+    """Return what `network` is given for the samples of these numbers, beside their latents `z`."""
+    classes, condition = None, None
+    if network.conditional:
+        classes = numbers % network.classes
+    if network.conditioned:
+        there = game.feed.reference_conditions
+        assert there is not None, "a generator is conditioned where the data has conditions"
+        condition = torch.from_numpy(there).to(z.device, z.dtype).index_select(0, numbers % len(there))
+    return Latents(z, classes, condition)
 
 
-def draw_latents(game: Game, count: int, latent_rng: Rng, class_rng: Rng) -> tuple[Tensor, Tensor | None]:
+def draw_latents(game: Game, count: int, latent_rng: Rng, class_rng: Rng) -> Latents:
     """Draw latents (count, latent_dim) as in training: N(0, 1), passed through the hook `latents`. A conditional G also
-    gets uniform classes (count,).
+    gets uniform classes (count,), a conditioned G the conditions of random samples.
     """
-    generator = game.generator
+    generator, classes, condition = game.generator, None, None
     z = fold(game.hooks.latents, latent_rng.normal((count, generator.latent_dim)))
-    return z, class_rng.randint(count, generator.classes) if generator.conditional else None
+    if generator.conditional:
+        classes = class_rng.randint(count, generator.classes)
+    if generator.conditioned:
+        condition = game.feed.conditions_of(class_rng.randint(count, game.feed.count))
+    return Latents(z, classes, condition)
 
 
 def sampling_generator(game: Game, seed: int) -> Generator:

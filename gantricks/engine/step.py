@@ -21,7 +21,7 @@ from gantricks.engine.players import Player, frozen
 from gantricks.errors import TrickError
 from gantricks.losses import AdversarialLoss
 from gantricks.networks.base import Discriminator
-from gantricks.records import Batch, Out
+from gantricks.records import Batch, Latents, Out
 from gantricks.rng import Clock
 
 
@@ -46,8 +46,8 @@ class Rules:
 class Step:
     """The D step and the G step of one recipe.
 
-    `latents` draws a number of latents and classes. `loss` is the objective, and `loss_ctx` the context of the trick
-    that provides it.
+    `latents` draws what G is given for a number of samples. `loss` is the objective, and `loss_ctx` the context of the
+    trick that provides it.
     """
 
     hooks: Hooks
@@ -58,12 +58,12 @@ class Step:
     d: Player
     g: Player
     companions: tuple[Player, ...]
-    latents: Callable[[int], tuple[Tensor, Tensor | None]]
+    latents: Callable[[int], Latents]
     loss: AdversarialLoss
     loss_ctx: Any
     rules: Rules
     n_critic: int
-    shared: tuple[Batch, Tensor] | None = None
+    shared: tuple[Batch, Tensor | None] | None = None
     """The fakes that the last D step shares with the G step, and their latents."""
 
     def __call__(self) -> None:
@@ -87,8 +87,8 @@ class Step:
         self.guard.begin()
         notify(hooks.before_d_step)
 
-        real = frame.real = self.feed.next()
-        fake, frame.fake_latents = self.generate(real.size, attached=share_fakes)
+        real = frame.real = fold(hooks.real_batch, self.feed.next())
+        fake = self.generate(real.size, attached=share_fakes)
         self.shared = (fake, frame.fake_latents) if share_fakes else None
         frame.fake = fold(hooks.fake_batch, fake.detach())
 
@@ -112,7 +112,10 @@ class Step:
         self.guard.begin()
         notify(hooks.before_g_step)
 
-        fake, frame.fake_latents = self.shared or self.generate(self.feed.batch_size, attached=True)
+        if self.shared:
+            fake, frame.fake_latents = self.shared
+        else:
+            fake = self.generate(self.feed.batch_size, attached=True)
         frame.fake, self.shared = fake, None
 
         with frozen(self.team("d")):
@@ -166,11 +169,13 @@ class Step:
         own = self.d if phase == "d" else self.g
         return own, *(player for player in self.companions if player.phase == phase)
 
-    def generate(self, count: int, attached: bool) -> tuple[Batch, Tensor]:
-        """Generate fakes, with their graph if `attached`. Returns them and their latents."""
-        z, classes = self.latents(count)
+    def generate(self, count: int, attached: bool) -> Batch:
+        """Generate fakes, with their graph if `attached`."""
+        given = self.latents(count)
+        self.frame.fake_latents = given.z
         with torch.set_grad_enabled(attached):
-            return Batch(self.g.network(z, classes), classes), z
+            made = Batch(self.g.network(*given), given.classes, given.condition)
+            return fold(self.hooks.generated_batch, made)
 
     def score(self, real: Batch, fake: Batch) -> tuple[Out, Out]:
         """Score both batches with D: through the recipe's `d_scores`, or jointly in one pass."""
@@ -205,7 +210,7 @@ class Step:
     def real_batch(self) -> Batch:
         """Return the real batch of the last D step, or a new one where no D step has been played in this step."""
         if self.frame.real is None:
-            self.frame.real = self.feed.next()
+            self.frame.real = fold(self.hooks.real_batch, self.feed.next())
         return self.frame.real
 
     def discriminate(self, batch: Batch, is_real: bool) -> Out:
@@ -225,12 +230,13 @@ class Step:
 
 def score_jointly(discriminator: Discriminator, real: Batch, fake: Batch) -> tuple[Out, Out]:
     """Score both batches in one pass of D, reals first."""
-    classes = None
-    if real.classes is not None and fake.classes is not None:
-        classes = torch.cat([real.classes, fake.classes])
-    out: Out = discriminator(torch.cat([real.images, fake.images]), classes)
+    out: Out = discriminator(*map(_joined, real, fake))
     judged = out.logits.shape[0] * real.size // (real.size + fake.size)
     return out.split(judged)
+
+
+def _joined(real: Tensor | None, fake: Tensor | None) -> Tensor | None:
+    return None if real is None or fake is None else torch.cat([real, fake])
 
 
 def means(terms: dict[str, Tensor], trick: str, weights: Tensor | None = None) -> dict[str, Tensor]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from gantricks.errors import TrickError
 from gantricks.options import Options
 from gantricks.records import Out
 from gantricks.rng import Rng
@@ -18,11 +21,53 @@ from gantricks.rng import Rng
 
 @dataclass(frozen=True)
 class Shapes:
-    """The sizes that a network must fit. `sample`: (C, H, W) or (D,); `classes`: 0 when the data has none."""
+    """The sizes that a network must fit.
+
+    `sample`: (C, H, W) or (D,). `classes`: 0 when the data has none. `condition`: the numbers that describe each
+    sample, 0 when the data has none.
+    """
 
     sample: tuple[int, ...]
     latent_dim: int
     classes: int = 0
+    condition: int = 0
+
+
+class GivenGenerator(Options):
+    """What a generator is given beside the latents."""
+
+    conditional: Annotated[bool, Field(description="make samples of a given class")] = False
+    embedding_dim: Annotated[
+        int, Field(ge=1, le=1024, description="numbers that stand for the class beside the latents")
+    ] = 50
+    conditioned: Annotated[bool, Field(description="make samples for a given condition, such as a caption")] = False
+    condition_dim: Annotated[
+        int, Field(ge=1, le=1024, description="numbers that stand for the condition beside the latents")
+    ] = 64
+
+
+class GivenDiscriminator(Options):
+    """What a discriminator is given beside the images."""
+
+    conditional: Annotated[bool, Field(description="judge a sample as one of its class")] = False
+    conditioned: Annotated[bool, Field(description="judge a sample together with its condition")] = False
+
+
+def given_problems(config: GivenGenerator | GivenDiscriminator, shapes: Shapes) -> list[str]:
+    """Return sentences saying what the data lacks of what the network is to be given."""
+    found = []
+    if config.conditional and not shapes.classes:
+        found.append("conditional = true needs data with classes, and these have none; use conditional = false")
+    if config.conditioned and not shapes.condition:
+        found.append("conditioned = true needs data with conditions, and these have none; use conditioned = false")
+    if config.conditional and config.conditioned:
+        found.append("a condition says more than the class; use conditional = false beside conditioned = true")
+    return found
+
+
+def given_capabilities(config: GivenGenerator | GivenDiscriminator) -> set[str]:
+    """Return what tricks may rely on: "conditional", "conditioned"."""
+    return {name for name in ("conditional", "conditioned") if getattr(config, name)}
 
 
 class ClassEmbedding(nn.Embedding):
@@ -45,59 +90,73 @@ class SummedLayers(nn.Module):
 
 
 class Generator(nn.Module):
-    """A network from latents (B, latent_dim) and, when conditional, classes (B,) to images of `shape`.
+    """A network from latents (B, latent_dim) to images of `shape`. When conditional it is given classes (B,) too, when
+    conditioned conditions (B, E).
 
-    `body` is an `nn.Sequential` of blocks from `inputs(latents, classes)` to the last hidden layer; `head` turns that
-    into images. A block is an `nn.Sequential` with children named `linear` or `conv`, `norm` (where there is one) and
-    `activation`. Surgery replaces parts of `body` or `head`; `forward` stays the same. A conditional generator whose
-    `embedding_dim` is not 0 appends an embedding of the class to the latents, so that `body` receives (B, `input_dim`),
-    `input_dim` = `latent_dim` + `embedding_dim`. `initialise` reads `init_std`.
+    `body` is an `nn.Sequential` of blocks from `inputs(latents, classes, condition)` to the last hidden layer; `head`
+    turns that into images. A block is an `nn.Sequential` with children named `linear` or `conv`, `norm` (where there is
+    one) and `activation`. Surgery replaces parts of `body` or `head`; `forward` stays the same. A conditional generator
+    whose `embedding_dim` is not 0 appends an embedding of the class to the latents; one whose `condition_dim` is not 0
+    appends `conditioning(condition)`, (B, `condition_dim`). So `body` receives (B, `input_dim`). `initialise` reads
+    `init_std`.
     """
 
     body: nn.Sequential
     head: nn.Module
     embedding: ClassEmbedding | None
+    conditioning: nn.Module | None
     init_std: float | None = 0.02
     autocast: torch.dtype | None = None
     """The type to compute in, set by the core. Inputs and outputs keep their own type."""
 
-    def __init__(self, shapes: Shapes, conditional: bool = False, embedding_dim: int = 0) -> None:
+    def __init__(
+        self, shapes: Shapes, conditional: bool = False, embedding_dim: int = 0, condition_dim: int = 0
+    ) -> None:
         super().__init__()
         self.shape = shapes.sample
         self.latent_dim = shapes.latent_dim
         self.classes = shapes.classes if conditional else 0
         self.conditional = conditional
+        self.condition = shapes.condition if condition_dim else 0
+        self.conditioned = condition_dim > 0
         embeds = conditional and embedding_dim > 0
         self.embedding = ClassEmbedding(shapes.classes, embedding_dim) if embeds else None
-        self.input_dim = shapes.latent_dim + (embedding_dim if embeds else 0)
+        self.conditioning = condense(shapes.condition, condition_dim) if self.conditioned else None
+        self.input_dim = shapes.latent_dim + (embedding_dim if embeds else 0) + condition_dim
 
-    def inputs(self, latents: Tensor, classes: Tensor | None) -> Tensor:
+    def inputs(self, latents: Tensor, classes: Tensor | None, condition: Tensor | None = None) -> Tensor:
         """Return the input of the first block of `body`: (B, `input_dim`)."""
-        if self.embedding is None:
-            return latents
-        return torch.cat([latents, self.embedding(classes)], 1)
+        parts = [latents]
+        if self.embedding is not None:
+            parts.append(self.embedding(classes))
+        if self.conditioning is not None:
+            parts.append(self.conditioning(condition))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def forward(self, latents: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, latents: Tensor, classes: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         with _precision(latents, self.autocast):
-            images: Tensor = self.head(self.body(self.inputs(latents, classes)))
+            images: Tensor = self.head(self.body(self.inputs(latents, classes, condition)))
         return images.to(latents.dtype)
 
 
 class Discriminator(nn.Module):
-    """A network from images of `shape` and, when conditional, classes (B,) to an `Out`.
+    """A network from images of `shape` to an `Out`. When conditional it is given classes (B,) too, when conditioned
+    conditions (B, E).
 
     A `stem` that a trick provides comes first and turns images into the input of `body`. Where it combines samples,
     `group` of them for each row, an `Out` has B / `group` rows, of consecutive samples. `body` is an `nn.Sequential` of
     blocks, as in a `Generator`, and one `nn.Flatten`, from images to the features (B, A), A = `feature_dim`; `head`
     turns features into logits (B, 1). A conditional discriminator adds the projection ⟨embedding(class), features⟩ to
     the logit (Miyato & Koyama 2018, eq. 3). `class_head`, when a trick sets it, turns features into class logits (B,
-    K); with `head_reads` = "class_logits", these are the input of `head`. `neck` is between the features and the heads,
+    K); with `head_reads` = "class_logits", these are the input of `head`. `pairing` joins features and condition, (B, A
+    + E) to (B, A), in a discriminator that judges pairs; `condition` = E. `neck` is between the features and the heads,
     and is empty unless a trick adds layers to it. `initialise` reads `init_std`.
     """
 
     stem: nn.Module | None
     body: nn.Sequential
     neck: nn.Sequential
+    pairing: nn.Module | None
     head: nn.Module
     head_reads: Literal["features", "class_logits"] = "features"
     class_head: nn.Module | None
@@ -106,27 +165,46 @@ class Discriminator(nn.Module):
     autocast: torch.dtype | None = None
     """The type to compute in, set by the core. Inputs and outputs keep their own type."""
 
-    def __init__(self, shapes: Shapes, feature_dim: int, conditional: bool = False) -> None:
+    def __init__(self, shapes: Shapes, feature_dim: int, conditional: bool = False, conditioned: bool = False) -> None:
         super().__init__()
         self.shape = shapes.sample
         self.feature_dim = feature_dim
         self.classes = shapes.classes if conditional else 0
         self.conditional = conditional
+        self.condition = shapes.condition if conditioned else 0
+        self.conditioned = conditioned
+        self.pairing = pair_with(shapes.condition, feature_dim) if conditioned else None
         self.group = 1
         self.stem = None
         self.neck = nn.Sequential()
         self.class_head = None
         self.projection = nn.Embedding(shapes.classes, feature_dim) if conditional else None
 
-    def forward(self, images: Tensor, classes: Tensor | None = None) -> Out:
+    def forward(self, images: Tensor, classes: Tensor | None = None, condition: Tensor | None = None) -> Out:
         with _precision(images, self.autocast):
             features = self.body(images if self.stem is None else self.stem(images))
-            seen = self.neck(features) if len(self.neck) else features
+            seen = features
+            if self.pairing is not None:
+                if condition is None:
+                    raise TrickError("the discriminator judges pairs, and is given images without their condition")
+                seen = self.pairing(torch.cat([seen, condition.to(seen.dtype)], 1))
+            seen = self.neck(seen) if len(self.neck) else seen
             class_logits = None if self.class_head is None else self.class_head(seen)
             logits = self.head(seen if self.head_reads == "features" else class_logits)
             if self.projection is not None:
                 logits = logits + (self.projection(classes) * seen).sum(1, keepdim=True)
         return Out(logits, features, class_logits).to(images.dtype)
+
+
+def condense(condition: int, width: int) -> nn.Sequential:
+    """Return layers from a condition (B, `condition`) to the numbers that stand for it in a generator, (B, `width`)."""
+    return nn.Sequential(OrderedDict(linear=nn.Linear(condition, width), activation=nn.LeakyReLU(0.2)))
+
+
+def pair_with(condition: int, features: int) -> nn.Sequential:
+    """Return layers that join features (B, `features`) and a condition (B, `condition`) to features of the pair."""
+    linear = nn.Linear(features + condition, features)
+    return nn.Sequential(OrderedDict(linear=linear, activation=nn.LeakyReLU(0.2)))
 
 
 def _precision(tensor: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

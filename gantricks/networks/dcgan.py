@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import nn
 
-from gantricks.networks.base import Discriminator, Generator, Network, Shapes
+from gantricks.networks.base import (
+    Discriminator,
+    Generator,
+    GivenDiscriminator,
+    GivenGenerator,
+    Network,
+    Shapes,
+    given_capabilities,
+)
 from gantricks.networks.halving import Size, halvings, misfits
 from gantricks.options import Options
 
@@ -45,14 +53,10 @@ class DCGAN(Network):
     & Koyama 2018).
     """
 
-    class GeneratorConfig(_Layout):
-        conditional: Annotated[bool, Field(description="make images of a given class")] = False
-        embedding_dim: Annotated[
-            int, Field(ge=1, le=1024, description="numbers that stand for the class beside the latents")
-        ] = 50
+    class GeneratorConfig(_Layout, GivenGenerator):
+        """Options of G."""
 
-    class DiscriminatorConfig(_Layout):
-        conditional: Annotated[bool, Field(description="judge an image as one of its class")] = False
+    class DiscriminatorConfig(_Layout, GivenDiscriminator):
         slope: Annotated[float, Field(ge=0, le=1, description="slope of LeakyReLU below zero")] = 0.2
 
     @staticmethod
@@ -66,9 +70,7 @@ class DCGAN(Network):
         blocks = len(halvings(shapes.sample[-2:], config.depth)) - 1 if len(shapes.sample) == 3 else 0
         if config.batch_norm and (role == "generator" or blocks > 1):
             able.add("batch_norm")
-        if config.conditional:
-            able.add("conditional")
-        return able
+        return able | given_capabilities(config)
 
     @staticmethod
     def maps(role: str, config: Any, shapes: Shapes) -> list[Size]:
@@ -77,7 +79,7 @@ class DCGAN(Network):
 
     @staticmethod
     def generator(config: Any, shapes: Shapes) -> Generator:
-        network = Generator(shapes, config.conditional, config.embedding_dim)
+        network = Generator(shapes, config.conditional, config.embedding_dim, config.condition_dim * config.conditioned)
         image_channels, height, width = shapes.sample
         sizes = halvings((height, width), config.depth)[::-1]
         widths = _widths(config, len(sizes) - 1)[::-1]
@@ -111,7 +113,7 @@ class DCGAN(Network):
             blocks[f"down{number + 1}"] = _block({"conv": conv}, outer, norm, nn.LeakyReLU(config.slope))
         blocks["flatten"] = nn.Flatten()
 
-        network = Discriminator(shapes, widths[-1] * math.prod(sizes[-1]), config.conditional)
+        network = Discriminator(shapes, widths[-1] * math.prod(sizes[-1]), config.conditional, config.conditioned)
         network.body = nn.Sequential(blocks)
         network.head = nn.Linear(network.feature_dim, 1)
         return network

@@ -10,10 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gantricks.networks.base import Discriminator, Network, Shapes
+from gantricks.networks.base import (
+    Discriminator,
+    GivenDiscriminator,
+    Network,
+    Shapes,
+    given_capabilities,
+)
 from gantricks.networks.halving import Size, halvings, misfits
 from gantricks.networks.resnet import pooling
-from gantricks.options import Options
 
 
 class DenseNet(Network):
@@ -27,7 +32,7 @@ class DenseNet(Network):
     adds a projection of the class (Miyato & Koyama 2018). For G use another network.
     """
 
-    class DiscriminatorConfig(Options):
+    class DiscriminatorConfig(GivenDiscriminator):
         channels: Annotated[int, Field(ge=1, le=1024, description="feature maps made of the image")] = 32
         growth: Annotated[int, Field(ge=1, le=256, description="feature maps that each layer appends")] = 16
         layers: Annotated[int, Field(ge=1, le=32, description="layers in each block")] = 4
@@ -39,7 +44,6 @@ class DenseNet(Network):
         pool: Annotated[
             Literal["average", "max"], Field(description="what halves the maps: the mean of four pixels or the largest")
         ] = "average"
-        conditional: Annotated[bool, Field(description="judge an image as one of its class")] = False
 
     @staticmethod
     def problems(role: str, config: Any, shapes: Shapes) -> list[str]:
@@ -54,9 +58,7 @@ class DenseNet(Network):
             able.add("batch_norm")
         if config.pool == "max":
             able.add("max_pool")
-        if config.conditional:
-            able.add("conditional")
-        return able
+        return able | given_capabilities(config)
 
     @staticmethod
     def maps(role: str, config: Any, shapes: Shapes) -> list[Size]:
@@ -80,7 +82,7 @@ class DenseNet(Network):
             channels = outer
         blocks["flatten"] = nn.Flatten()
 
-        network = Discriminator(shapes, channels * math.prod(sizes[-1]), config.conditional)
+        network = Discriminator(shapes, channels * math.prod(sizes[-1]), config.conditional, config.conditioned)
         network.init_std = None
         network.body = nn.Sequential(blocks)
         network.head = nn.Linear(network.feature_dim, 1)

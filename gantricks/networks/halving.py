@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from gantricks.networks.base import Shapes
+from gantricks.networks.base import Shapes, given_problems
 
 Size = tuple[int, int]
 """Height and width of a map."""
@@ -42,6 +42,4 @@ def misfits(name: str, config: Any, shapes: Shapes) -> list[str]:
                 f"depth = {config.depth} is too deep for images of {height}x{width}; "
                 f"the most that leaves each side 2 pixels is depth = {deepest}"
             )
-    if config.conditional and not shapes.classes:
-        found.append("conditional = true needs data with classes, and these have none; use conditional = false")
-    return found
+    return found + given_problems(config, shapes)

@@ -13,7 +13,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from gantricks.networks.base import Discriminator, Generator, Network, Shapes
+from gantricks.networks.base import (
+    Discriminator,
+    Generator,
+    GivenDiscriminator,
+    GivenGenerator,
+    Network,
+    Shapes,
+    given_capabilities,
+    given_problems,
+)
 from gantricks.options import Options
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -84,40 +93,31 @@ class MLP(Network):
     projection of it (Miyato & Koyama 2018).
     """
 
-    class GeneratorConfig(_Layout):
+    class GeneratorConfig(_Layout, GivenGenerator):
         output: Annotated[
             Literal["tanh", "sigmoid"],
             Field(description="what images pass through last; a sigmoid's are brought from [0, 1] to [-1, 1]"),
         ] = "tanh"
-        conditional: Annotated[bool, Field(description="make samples of a given class")] = False
-        embedding_dim: Annotated[
-            int, Field(ge=1, le=1024, description="numbers that stand for the class beside the latents")
-        ] = 50
 
-    class DiscriminatorConfig(_Layout):
+    class DiscriminatorConfig(_Layout, GivenDiscriminator):
         unit_range: Annotated[
             bool, Field(description="bring samples from [-1, 1] to [0, 1] first, so that black pixels are zeros")
         ] = False
-        conditional: Annotated[bool, Field(description="judge a sample as one of its class")] = False
 
     @staticmethod
     def problems(role: str, config: Any, shapes: Shapes) -> list[str]:
-        if config.conditional and not shapes.classes:
-            return ["conditional = true needs data with classes, and these have none; use conditional = false"]
-        return []
+        return given_problems(config, shapes)
 
     @staticmethod
     def capabilities(role: str, config: Any, shapes: Shapes) -> set[str]:
         able = set()
         if config.batch_norm and (role == "generator" or len(config.hidden) > 1):
             able.add("batch_norm")
-        if config.conditional:
-            able.add("conditional")
-        return able
+        return able | given_capabilities(config)
 
     @staticmethod
     def generator(config: Any, shapes: Shapes) -> Generator:
-        network = Generator(shapes, config.conditional, config.embedding_dim)
+        network = Generator(shapes, config.conditional, config.embedding_dim, config.condition_dim * config.conditioned)
         network.init_std = config.init_std
         network.body = nn.Sequential(_blocks(network.input_dim, config, first_norm=config.batch_norm))
         head = OrderedDict[str, nn.Module](linear=nn.Linear(config.hidden[-1], math.prod(shapes.sample)))
@@ -129,7 +129,7 @@ class MLP(Network):
 
     @staticmethod
     def discriminator(config: Any, shapes: Shapes) -> Discriminator:
-        network = Discriminator(shapes, config.hidden[-1], config.conditional)
+        network = Discriminator(shapes, config.hidden[-1], config.conditional, config.conditioned)
         network.init_std = config.init_std
         first = OrderedDict[str, nn.Module](flatten=nn.Flatten())
         if config.unit_range:

@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from gantricks.networks.base import Discriminator, Generator, Network, Shapes
+from gantricks.networks.base import (
+    Discriminator,
+    Generator,
+    GivenDiscriminator,
+    GivenGenerator,
+    Network,
+    Shapes,
+    given_capabilities,
+)
 from gantricks.networks.halving import Size, halvings, misfits
 from gantricks.options import Options
 
@@ -45,19 +53,14 @@ class ResNet(Network):
     of it (Miyato & Koyama 2018).
     """
 
-    class GeneratorConfig(_Layout):
+    class GeneratorConfig(_Layout, GivenGenerator):
         batch_norm: Annotated[bool, Field(description="batch norm in every block")] = True
-        conditional: Annotated[bool, Field(description="make images of a given class")] = False
-        embedding_dim: Annotated[
-            int, Field(ge=1, le=1024, description="numbers that stand for the class beside the latents")
-        ] = 50
 
-    class DiscriminatorConfig(_Layout):
+    class DiscriminatorConfig(_Layout, GivenDiscriminator):
         batch_norm: Annotated[bool, Field(description="batch norm in every block but the first")] = False
         pool: Annotated[
             Literal["average", "max"], Field(description="what halves the maps: the mean of four pixels or the largest")
         ] = "average"
-        conditional: Annotated[bool, Field(description="judge an image as one of its class")] = False
 
     @staticmethod
     def problems(role: str, config: Any, shapes: Shapes) -> list[str]:
@@ -72,9 +75,7 @@ class ResNet(Network):
             able.add("batch_norm")
         if role == "discriminator" and config.pool == "max":
             able.add("max_pool")
-        if config.conditional:
-            able.add("conditional")
-        return able
+        return able | given_capabilities(config)
 
     @staticmethod
     def maps(role: str, config: Any, shapes: Shapes) -> list[Size]:
@@ -83,7 +84,7 @@ class ResNet(Network):
 
     @staticmethod
     def generator(config: Any, shapes: Shapes) -> Generator:
-        network = Generator(shapes, config.conditional, config.embedding_dim)
+        network = Generator(shapes, config.conditional, config.embedding_dim, config.condition_dim * config.conditioned)
         network.init_std = None
         image_channels, height, width = shapes.sample
         sizes = halvings((height, width), config.depth)[::-1]
@@ -120,7 +121,7 @@ class ResNet(Network):
             blocks[f"down{number + 1}"] = _block(down, outer, norm)
         blocks["flatten"] = nn.Flatten()
 
-        network = Discriminator(shapes, widths[-1] * math.prod(sizes[-1]), config.conditional)
+        network = Discriminator(shapes, widths[-1] * math.prod(sizes[-1]), config.conditional, config.conditioned)
         network.init_std = None
         network.body = nn.Sequential(blocks)
         network.head = nn.Linear(network.feature_dim, 1)

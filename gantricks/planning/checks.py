@@ -126,12 +126,13 @@ def _networks(facts: Facts) -> Iterator[Problem]:
         part = getattr(facts.recipe, role)
         for sentence in part.found.cls.problems(role, part.options, facts.shapes):
             yield Problem(sentence, places.about(sentence, (role,), (role, "network"), ("data", "source")))
-    if "conditional" in facts.able["discriminator"] and "conditional" not in facts.able["generator"]:
-        yield Problem(
-            "the discriminator is conditional and the generator is not, so fakes have no class to be judged by",
-            places.of_any(("discriminator", "conditional"), ("generator", "conditional")),
-            f"give G classes too: {places.to_set('true', 'generator', 'conditional')}",
-        )
+    for key, what in (("conditional", "class"), ("conditioned", "condition")):
+        if key in facts.able["discriminator"] and key not in facts.able["generator"]:
+            yield Problem(
+                f"the discriminator is {key} and the generator is not, so fakes have no {what} to be judged by",
+                places.of_any(("discriminator", key), ("generator", key)),
+                f"make G {key} too: {places.to_set('true', 'generator', key)}",
+            )
 
 
 def _batch_size(facts: Facts) -> Iterator[Problem]:

@@ -55,7 +55,9 @@ class Facts:
     def shapes(self) -> Shapes:
         from gantricks.networks.base import Shapes
 
-        return Shapes(self.description.shape, self.recipe.generator.keys.latent_dim, self.description.classes)
+        description = self.description
+        latent_dim = self.recipe.generator.keys.latent_dim
+        return Shapes(description.shape, latent_dim, description.classes, description.condition)
 
     @cached_property
     def able(self) -> Mapping[str, Collection[str]]:
@@ -73,6 +75,8 @@ class Facts:
             provided |= NonSaturating.provides
         if self.description.classes:
             provided.add("classes")
+        if self.description.condition:
+            provided.add("conditions")
         if self.description.is_images:
             provided.add("images")
         if self.recipe.metrics:
@@ -102,6 +106,7 @@ class Facts:
             shape=description.shape,
             count=description.count,
             classes=description.classes,
+            condition=description.condition,
             batch_size=recipe.data.keys.batch_size,
             batch_sizes=(recipe.data.keys.batch_size,),
             latent_dim=recipe.generator.keys.latent_dim,

@@ -61,7 +61,7 @@ class DataFacts(_Facts):
     """Facts about the data that a run began with, so that the run can be sampled without the data, and changed data is
     noticed.
 
-    `fingerprint` is a hash of the samples, `labels` one of their classes.
+    `fingerprint` is a hash of the samples, `labels` one of their classes, `conditions` one of their conditions.
     """
 
     count: Count | None = None
@@ -70,13 +70,15 @@ class DataFacts(_Facts):
     held_out: Count = 0
     fingerprint: str | None = None
     labels: str | None = None
+    condition: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    conditions: str | None = None
 
     @property
     def description(self) -> Description | None:
         """The description of the data, or None for a run of an earlier format that lacks it."""
         if not self.count or self.shape is None or len(self.shape) == 2 or self.class_names is None:
             return None
-        return Description(self.shape, self.count, self.class_names, held_out=self.held_out)
+        return Description(self.shape, self.count, self.class_names, held_out=self.held_out, condition=self.condition)
 
 
 class Session(_Facts):
@@ -183,6 +185,8 @@ def data_facts(dataset: Dataset, description: Description) -> dict[str, Any]:
         "held_out": description.held_out,
         "fingerprint": _fingerprint(dataset.samples),
         "labels": None if dataset.classes is None else _fingerprint(dataset.classes),
+        "condition": description.condition,
+        "conditions": None if dataset.conditions is None else _fingerprint(dataset.conditions),
     }
 
 
@@ -246,6 +250,8 @@ def other_data(then: DataFacts, now: Mapping[str, Any]) -> str:
         return "the classes of the data are not those of the beginning: {} then, {} now".format(*names)
     if then.labels is not None and then.labels != now["labels"]:
         return "the data is not that of the beginning: the same samples have other classes now"
+    if then.conditions is not None and then.conditions != now["conditions"]:
+        return "the data is not that of the beginning: the same samples have other conditions now"
     return ""
 
 

@@ -124,8 +124,8 @@ class View:
         folder, manifest = self.run.folder, self.run.manifest
         saved = checkpoint.load(self.run.checkpoint(step), manifest.id)
         trained, budget = manifest.data.description, None
-        if trained and (trained.is_images or (points := read_reference(folder, trained)) is not None):
-            dataset, budget = stand_in(trained, None if trained.is_images else points), 0
+        if trained and (kept := read_reference(folder, trained)):
+            dataset, budget = stand_in(trained, *kept), 0
         try:
             game = start(self.plan, dataset or self.plan.source.load(), self.placement, budget)
         except (MemoryError, RuntimeError) as error:

@@ -41,11 +41,12 @@ class TrickHost:
 
     `sample` is the shape of one sample: (D,) plays on vectors with the `mlp` network, (C, H, W) on images with `dcgan`.
     `generator` and `discriminator` are further options of the networks. `precision` is "fp64", "fp32" or "bf16".
-    `evaluated` is the number of samples that metrics use.
+    `evaluated` is the number of samples that metrics use, `condition` the number of numbers that describe each sample.
     """
 
     sample: tuple[int, ...] = (2,)
     classes: int = 0
+    condition: int = 0
     count: int = 40
     batch_size: int = 8
     latent_dim: int = 4
@@ -73,13 +74,15 @@ class TrickHost:
         wants_images = any(need.endswith(("_batch_norm", "_convolutions")) or need == "images" for need in needs)
         wants_classes = any(need.endswith("_conditional") or need == "classes" for need in needs)
         options: dict[str, Any] = {"sample": (1, 8, 8) if wants_images else (2,), "classes": 3 if wants_classes else 0}
+        options["condition"] = 3 if any(need.endswith(("_conditioned", "conditions")) for need in needs) else 0
         for role in ("generator", "discriminator"):
-            options[role] = {"conditional": True} if f"{role}_conditional" in needs else {}
+            options[role] = {key: True for key in ("conditional", "conditioned") if f"{role}_{key}" in needs}
             if wants_images:
                 # two halvings, because D's first block never has batch norm
                 options[role] |= {"batch_norm": f"{role}_batch_norm" in needs, "depth": 2}
-        if "discriminator_conditional" in needs:
-            options["generator"]["conditional"] = True
+        for key in ("conditional", "conditioned"):
+            if f"discriminator_{key}" in needs:
+                options["generator"][key] = True
         if "discriminator_max_pool" in needs:
             # with 4 channels, or at 8x8, all units of a small D can be dead at the start
             options["discriminator"] |= {"network": "resnet", "pool": "max", "channels": 8}
@@ -115,6 +118,7 @@ class TrickHost:
                 "source": "made_up",
                 "sample": list(self.sample),
                 "classes": self.classes,
+                "condition": self.condition,
                 "count": self.count,
                 "batch_size": self.batch_size,
             },
@@ -232,14 +236,14 @@ class MadeUp(Source):
     class Config(Options):
         sample: tuple[int, ...] = (2,)
         classes: Annotated[int, Field(ge=0)] = 0
+        condition: Annotated[int, Field(ge=0)] = 0
         count: Annotated[int, Field(ge=1)] = 40
 
     config: Config
 
     def describe(self) -> Description:
-        return Description(
-            tuple(self.config.sample), self.config.count, tuple(str(i) for i in range(self.config.classes))
-        )
+        names = tuple(str(i) for i in range(self.config.classes))
+        return Description(tuple(self.config.sample), self.config.count, names, condition=self.config.condition)
 
     def load(self, progress: Progress = silent) -> Dataset:
         draw = np.random.default_rng(0)
@@ -247,8 +251,12 @@ class MadeUp(Source):
         classes = np.arange(count, dtype=np.int64) % self.config.classes if self.config.classes else None
         if len(sample) == 3:
             channels, height, width = sample
-            return Dataset(draw.integers(0, 256, (count, height, width, channels), dtype=np.uint8), classes)
-        return Dataset(draw.standard_normal((count, *sample)).astype(np.float32), classes)
+            samples: np.ndarray = draw.integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+        else:
+            samples = draw.standard_normal((count, *sample)).astype(np.float32)
+        described = self.config.condition
+        conditions = draw.standard_normal((count, described)).astype(np.float32) if described else None
+        return Dataset(samples, classes, conditions=conditions)
 
 
 class Spread(Metric):

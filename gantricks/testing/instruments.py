@@ -109,8 +109,8 @@ class SecondPass(Trick):
 
     @hookimpl
     def g_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
-        z, classes = ctx.latents(ctx.fake.size)
-        again = Batch(ctx.generator(z, classes), classes)
+        given = ctx.latents(ctx.fake.size)
+        again = Batch(ctx.generator(*given), given.classes, given.condition)
         return {"again": 1e-3 * ctx.discriminate(again, False).logits.mean()}
 
 

@@ -222,9 +222,11 @@ def samples(played: Played, role: str, shift: int = 0) -> Batch:
     game = played.game
     network: Any = getattr(game, role)
     classes = (torch.arange(8) + shift) % network.classes if network.conditional else None
+    draw = torch.Generator().manual_seed(0)
+    condition = torch.randn(8, network.condition, generator=draw).double() if network.conditioned else None
     if role == "discriminator":
-        return Batch(game.feed.take(torch.arange(8)).images, classes)
-    return Batch(torch.randn(8, network.latent_dim, generator=torch.Generator().manual_seed(0)).double(), classes)
+        return Batch(game.feed.take(torch.arange(8)).images, classes, condition)
+    return Batch(torch.randn(8, network.latent_dim, generator=draw).double(), classes, condition)
 
 
 class Surgery(NamedTuple):

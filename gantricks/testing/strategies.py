@@ -83,11 +83,13 @@ def batches(
     sizes: st.SearchStrategy[int] = SIZES,
     shape: tuple[int, ...] | None = None,
     classes: int | None = None,
+    condition: int | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Batch:
-    """A batch of images (B, C, H, W) or vectors (B, D) in [-1, 1], with or without classes.
+    """A batch of images (B, C, H, W) or vectors (B, D) in [-1, 1], with or without classes and conditions.
 
-    `shape` fixes the shape of one sample, `classes` the number of classes (0 for none).
+    `shape` fixes the shape of one sample, `classes` the number of classes, `condition` the width of conditions (0 for
+    none).
     """
     size = draw(sizes)
     if shape is None:
@@ -95,9 +97,11 @@ def batches(
     if classes is None:
         classes = draw(st.sampled_from([0, 3]))
     images = torch.tanh(draw(tensors((size, *shape), dtype)))
-    if not classes:
-        return Batch(images)
-    return Batch(images, torch.tensor(draw(st.lists(st.integers(0, classes - 1), min_size=size, max_size=size))))
+    if condition is None:
+        condition = draw(st.sampled_from([0, 2]))
+    numbers = draw(st.lists(st.integers(0, classes - 1), min_size=size, max_size=size)) if classes else []
+    described = draw(tensors((size, condition), dtype)) if condition else None
+    return Batch(images, torch.tensor(numbers) if classes else None, described)
 
 
 @st.composite

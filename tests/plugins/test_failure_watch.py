@@ -66,7 +66,7 @@ def trace_law(played: Played, name: str) -> None:
 
     game.clock.enter("log")  # what is drawn inside G is then what was drawn for the last log
     assert game.generator.training
-    distance = _mean_distance(game.generator.eval()(trick.latents, trick.classes))
+    distance = _mean_distance(game.generator.eval()(*trick.given))
     game.generator.train()
     assert math.isclose(logs[-1][f"{name}/sample_distance"], distance, rel_tol=1e-9)
 
@@ -264,7 +264,7 @@ def test_the_history_holds_the_logged_values_the_newest_last():
 
 def test_the_logged_distance_is_that_of_one_fixed_batch_in_eval_mode():
     game = TrickHost(sample=(1, 8, 8)).with_trick("failure_watch", samples=7).game()
-    latents = watch(game).latents.clone()
+    latents = watch(game).given.z.clone()
     assert latents.shape == (7, game.generator.latent_dim)
     for _ in range(3):
         game.advance()

@@ -80,7 +80,8 @@ def _judged(game: Game, network: Any) -> Tensor:
     images = torch.zeros((count, *network.shape), dtype=game.placement.dtype, device=device)
     classes = torch.zeros(count, dtype=torch.int64, device=device) if network.conditional else None
     with sampling.aside(game, 0), eval_mode(network):
-        logits: Tensor = network(images, classes).logits
+        condition = torch.zeros((count, network.condition), dtype=images.dtype, device=device)
+        logits: Tensor = network(images, classes, condition if network.conditioned else None).logits
     return logits
 
 

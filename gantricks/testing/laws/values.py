@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,7 +52,8 @@ def folds_hold(played: Played) -> None:
             value, result = call.arguments[0], call.result
             pairs = zip(value, result, strict=True) if isinstance(value, Batch) else [(value, result)]
             for before, after in pairs:
-                assert (before is None) == (after is None), f"{hook} lost or invented the classes"
+                gave = before is None and hook in ("real_batch", "generated_batch")  # what these hooks are for
+                assert gave or (before is None) == (after is None), f"{hook} lost or invented classes or conditions"
                 if before is not None:
                     assert before.shape == after.shape, f"{hook} changed the shape"
                     assert before.dtype == after.dtype, f"{hook} changed the type"
@@ -60,17 +62,76 @@ def folds_hold(played: Played) -> None:
 
 @law("classes", "give every image the class that it came with: index images and classes alike")
 def _classes(case: Case) -> None:
+    _each_keeps_its_own(case, _Marks("class", "conditional", "classes"))
+
+
+@law("conditions", "give every image the condition that it came with: index images and conditions alike")
+def _conditions(case: Case) -> None:
+    _each_keeps_its_own(case, _Marks("condition", "conditioned", "condition"))
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """What belongs to each image of a batch: its class, or its condition. It is used as the number of the image.
+
+    `option` of both networks makes fakes have it, `field` is the member of a batch.
+    """
+
+    what: str
+    option: str
+    field: str
+
+    def batch(self, images: Tensor, numbers: Tensor) -> Batch:
+        marks = numbers if self.field == "classes" else torch.stack([numbers, numbers + 0.5], 1).to(images.dtype)
+        return Batch(images, **{self.field: marks})
+
+    def read(self, batch: Batch) -> list[int] | None:
+        """Return the number that each image has, -1 where they are mixed up; None where D judges other pairs."""
+        marks = getattr(batch, self.field)
+        assert marks is not None, f"the {self.what}s of a batch are lost"
+        if self.field == "classes":
+            return [int(mark) for mark in marks]
+        if marks.shape[1] != 2:
+            return None
+        first, second = marks.unbind(1)
+        return [int(mark) for mark in torch.where(first + 0.5 == second, first, -1.0)]
+
+    def game(self, case: Case) -> tuple[Game, bool]:
+        """Return a game with as many classes as a batch has samples, or with conditions of two numbers, and whether
+        fakes have them too.
+        """
+        host = case.without
+        given = {"classes": host.batch_size} if self.field == "classes" else {"condition": 2}
+        other = "conditioned" if self.option == "conditional" else "conditional"
+        generator = {**host.generator, self.option: True}
+        discriminator = {**host.discriminator, self.option: True}
+        refusal = None
+        for changes, fakes in (
+            ({"generator": generator, "discriminator": discriminator}, True),
+            ({"generator": generator}, True),
+            ({}, False),
+        ):
+            alone = {role: {k: v for k, v in options.items() if k != other} for role, options in changes.items()}
+            changed = host.but(**given, **alone).with_trick(case.trick, case.name, **case.options)
+            try:
+                return changed.game(), fakes
+            except UserError as reason:
+                refusal = reason
+        raise NotApplicable(f"it is refused beside this: {refusal}")
+
+
+def _each_keeps_its_own(case: Case, marks: _Marks) -> None:
     used = [hook for hook in ("fake_batch", "d_input") if hook in hooks_of(case.trick)]
     if not used:
         raise NotApplicable("it hands on no batch")
-    game, fakes = _with_classes(case)
+    game, fakes = marks.game(case)
     game.advance()
     own = [tensor for name, tensor in game.trick_tensors.items() if name.partition("/")[0] == case.name]
     start = [tensor.detach().clone() for tensor in own]
     size = game.feed.batch_size
 
     if "fake_batch" in used and fakes:
-        _earlier_ones_keep_theirs(game)
+        _earlier_ones_keep_theirs(game, marks)
     for hook, phase, is_real in [("fake_batch", "d", False)] + [("d_input", *at) for at in _SIDES]:
         if hook not in used or not (is_real or fakes):
             continue
@@ -80,7 +141,7 @@ def _classes(case: Case) -> None:
                 for tensor, then in zip(own, start, strict=True):
                     tensor.copy_(then)
             game.clock.enter(phase)
-            batch = Batch(images.clone(), torch.arange(size, device=images.device))
+            batch = marks.batch(images.clone(), torch.arange(size, device=images.device))
             arguments = (is_real,) if hook == "d_input" else ()
             handed: Batch = fold(getattr(game.hooks, hook), batch, *arguments)
             return handed
@@ -88,64 +149,47 @@ def _classes(case: Case) -> None:
         rng = Rng(0, "images", Clock(), game.placement.device, game.placement.dtype)
         images = torch.tanh(rng.normal((size, *game.discriminator.shape)))
         plain = through(images)
-        if plain.classes is None or not same_bits(plain.images, through(images).images):
+        origins = marks.read(plain)
+        if origins is None or not same_bits(plain.images, through(images).images):
             continue
+        assert -1 not in origins, f"{hook} mixes the {marks.what}s of several images"
         follows = torch.zeros((size, size), dtype=torch.bool)
         for number in range(size):
             other = images.clone()
             other[number] = torch.tanh(rng.normal(game.discriminator.shape))
             follows[:, number] = (through(other).images != plain.images).reshape(size, -1).any(1).cpu()
-        for row, origin in enumerate(plain.classes.tolist()):
+        for row, origin in enumerate(origins):
             astray = (
                 follows[row].any() and not follows[row, origin]
             )  # an image that follows no input comes from another batch
             assert not astray, (
-                f"{hook} returns image {int(follows[row].nonzero()[0])} of the batch with the class of image {origin}"
+                f"{hook} returns image {int(follows[row].nonzero()[0])} of the batch with the {marks.what} of image "
+                f"{origin}"
             )
 
 
-def _earlier_ones_keep_theirs(game: Game) -> None:
-    """Check that an image from an earlier batch which `fake_batch` returns keeps its class."""
+def _earlier_ones_keep_theirs(game: Game, marks: _Marks) -> None:
+    """Check that an image from an earlier batch which `fake_batch` returns keeps its class or condition."""
     size = game.feed.batch_size
     rng = Rng(0, "batches", Clock(), game.placement.device, game.placement.dtype)
     came: list[tuple[Tensor, int]] = []
     for number in range(5):
         images = torch.tanh(rng.normal((size, *game.discriminator.shape)))
-        batch = Batch(images, rng.randint(size, size))
-        came += zip(images.flatten(1), batch.classes.tolist() if batch.classes is not None else [], strict=True)
+        numbers = rng.randint(size, size)
+        came += zip(images.flatten(1), numbers.tolist(), strict=True)
         game.clock.enter("d", number)
         with torch.no_grad():
-            handed: Batch = copied(fold(game.hooks.fake_batch, Batch(images.clone(), batch.classes)))
-        if handed.classes is None:
+            handed: Batch = copied(fold(game.hooks.fake_batch, marks.batch(images.clone(), numbers)))
+        if (found := marks.read(handed)) is None:
             return
-        for image, label in zip(handed.images.flatten(1), handed.classes.tolist(), strict=True):
+        for image, mark in zip(handed.images.flatten(1), found, strict=True):
             known = [each for row, each in came if torch.equal(row, image)]
-            assert not known or label in known, (
-                f"fake_batch returns an image of an earlier batch with class {label}, and it came with {known[0]}"
+            assert not known or mark in known, (
+                f"fake_batch returns an image of an earlier batch with {marks.what} {mark}, and it came with {known[0]}"
             )
 
 
 _SIDES = (("d", True), ("d", False), ("g", False))
-
-
-def _with_classes(case: Case) -> tuple[Game, bool]:
-    """Return a game with as many classes as a batch has samples, and whether fakes have classes too."""
-    host = case.without
-    names = {"classes": host.batch_size}
-    generator = {**host.generator, "conditional": True}
-    discriminator = {**host.discriminator, "conditional": True}
-    refusal = None
-    for changes, fakes in (
-        ({"generator": generator, "discriminator": discriminator}, True),
-        ({"generator": generator}, True),
-        ({}, False),
-    ):
-        changed = host.but(**names, **changes).with_trick(case.trick, case.name, **case.options)
-        try:
-            return changed.game(), fakes
-        except UserError as reason:
-            refusal = reason
-    raise NotApplicable(f"it is refused beside classes: {refusal}")
 
 
 @law(
@@ -168,6 +212,8 @@ def _both_sides(case: Case) -> None:
         differs = (batch.images != call.result.images).reshape(batch.size, -1).any(1)
         if batch.classes is not None and call.result.classes is not None:
             differs = differs | (batch.classes != call.result.classes)
+        if batch.condition is not None and call.result.condition is not None:
+            differs = differs | (batch.condition != call.result.condition).any(1)
         changed[call.phase, is_real] += int(differs.sum())
         seen[call.phase, is_real] += batch.size
     share = max((changed[side] / seen[side] for side in seen), default=0.0)
@@ -260,7 +306,7 @@ def _scores_in_their_places(case: Case) -> None:
     """Check that `d_scores` returns the scores of reals first, then those of fakes."""
     game = case.with_it.game()
     game.advance()
-    real, fake = (Batch(b.images.detach().requires_grad_(), b.classes) for b in (game.frame.real, game.frame.fake) if b)
+    real, fake = (b.with_images(b.images.detach().requires_grad_()) for b in (game.frame.real, game.frame.fake) if b)
     for hook, ctx in game.hooks.d_scores:
         if ctx.name == case.name:
             game.clock.enter("d")
