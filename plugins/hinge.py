@@ -1,7 +1,7 @@
 """Hinge: the discriminator learns from samples inside its margin alone, and the generator raises its output.
 
-D's loss is relu(1 - r) on reals and relu(1 + f) on fakes, where r and f are its outputs. A real above 1 and a fake below
--1 add nothing. G's loss is -f: it has no hinge, so G learns from every fake.
+D's loss is relu(1 - r) on reals and relu(1 + f) on fakes, where r and f are its outputs. A real above 1 and a fake
+below -1 add nothing. G's loss is -f: it has no hinge, so G learns from every fake.
 
 There are no targets. Label tricks (label_smoothing, soft_labels, label_flipping) are refused beside it.
 """

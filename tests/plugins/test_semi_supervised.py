@@ -432,7 +432,10 @@ def test_tricks_that_it_does_not_go_with_are_refused_with_the_reason(other, word
             both.plan()
 
 
-@pytest.mark.parametrize(("other", "words"), [("hinge", "no margin")])
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [("hinge", "no margin"), ("wasserstein", "no critic's value")],
+)
 def test_an_objective_without_a_probability_is_refused(other, words):
     with pytest.raises(UserError, match=words):
         VECTORS.with_trick("semi_supervised", labels=6).with_trick(other).plan()
