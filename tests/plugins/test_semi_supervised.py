@@ -434,7 +434,7 @@ def test_tricks_that_it_does_not_go_with_are_refused_with_the_reason(other, word
 
 @pytest.mark.parametrize(
     ("other", "words"),
-    [("hinge", "no margin"), ("wasserstein", "no critic's value")],
+    [("hinge", "no margin"), ("wasserstein", "no critic's value"), ("relativistic", "that of one image alone")],
 )
 def test_an_objective_without_a_probability_is_refused(other, words):
     with pytest.raises(UserError, match=words):
