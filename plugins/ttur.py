@@ -36,8 +36,7 @@ class Ttur(Trick):
     When it hurts: too high a rate makes D jump, and too low a one for G makes the run long. The best ratio depends on
     the networks and on D's normalisation. A D that is far ahead leaves the saturating losses no gradient.
 
-    Source: Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule; Zhang et al. 2019, SAGAN (rates of 4e-4
-    and 1e-4).
+    Source: Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule; Zhang et al. 2019, SAGAN.
     """
 
     neutral = {"discriminator": 1.0, "generator": 1.0}
