@@ -41,7 +41,8 @@ KIND_WORDS = {
 GROUPS = {
     "Targets": {"d_assignment", "d_labels", "g_labels"},
     "Losses and gradients": {
-        *("adversarial_loss", "g_objective", "d_loss_terms", "g_loss_terms", "after_d_backward", "after_g_backward"),
+        *("adversarial_loss", "g_objective", "g_weights", "d_loss_terms", "g_loss_terms"),
+        *("after_d_backward", "after_g_backward"),
     },
     "Networks": {"transform_generator", "transform_discriminator"},
     "Batches and inputs": {"latents", "fake_batch", "d_input", "d_scores"},

@@ -194,7 +194,7 @@ def test_a_local_file_that_is_not_there_or_is_named_like_a_shipped_trick_is_refu
     assert "nothing.py: there is no such file" in str(caught.value)
 
 
-OF_OTHERS = {"hinge", "relativistic", "spectral_norm", "wasserstein"}
+OF_OTHERS = {"spectral_norm"}
 """Tricks that are not among those that ship, under the names that the field has for them."""
 
 

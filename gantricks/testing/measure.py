@@ -137,7 +137,16 @@ def adversarial_terms_are(
         if played.calls.get("g_objective"):
             assert "adversarial" not in phase.terms
         else:
-            terms_are(phase, {"adversarial": g_loss(phase.fake_out.logits, phase.fake_labels).mean()})
+            losses = g_loss(phase.fake_out.logits, phase.fake_labels)
+            terms_are(phase, {"adversarial": g_mean(played, phase, losses)})
+
+
+def g_mean(played: Played, phase: Phase, losses: Tensor) -> Tensor:
+    """Return the mean of one number a fake, (B, 1), in a G step, 0-dim: weighted where a trick weighs fakes
+    (`g_weights`).
+    """
+    weights = [call.result for call in played.calls.get("g_weights", ()) if call.step == phase.step]
+    return (losses * weights[-1]).sum() / weights[-1].sum() if weights else losses.mean()
 
 
 def g_targets_are_untouched(played: Played) -> None:

@@ -432,14 +432,13 @@ def test_tricks_that_it_does_not_go_with_are_refused_with_the_reason(other, word
             both.plan()
 
 
-def test_an_objective_without_a_probability_is_refused():
-    class Hinge(Trick):
-        @hookimpl
-        def adversarial_loss(self, ctx):
-            raise NotImplementedError
-
-    with pytest.raises(UserError, match="no margin"):
-        VECTORS.with_trick("semi_supervised", labels=6).with_trick(Hinge, "hinge").plan()
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [("hinge", "no margin"), ("wasserstein", "no critic's value"), ("relativistic", "that of one image alone")],
+)
+def test_an_objective_without_a_probability_is_refused(other, words):
+    with pytest.raises(UserError, match=words):
+        VECTORS.with_trick("semi_supervised", labels=6).with_trick(other).plan()
 
 
 @pytest.mark.parametrize("wrong", [{"labels": 0}, {"labelled_batch": 0}, {"unsupervised": -1.0}, {"subset_seed": -1}])
