@@ -1,8 +1,8 @@
 """Consistency: the discriminator gives an image and its transformed copy the same score.
 
-A copy is flipped from left to right with probability 1/2 and moved by up to `shift` pixels in each direction, afresh for
-each image. What lies outside is the image's reflection. Copies are of D's inputs, after what the tricks on D's input have
-done, which are not applied again: D is asked about the copy alone. Gradients flow to D through both scores.
+A copy is flipped from left to right with probability 1/2 and moved by up to `shift` pixels in each direction, afresh
+for each image. What lies outside is the image's reflection. Copies are of D's inputs, after what the tricks on D's
+input have done, which are not applied again. Gradients flow to D through both scores.
 
 `fakes` asks the same of fakes (balanced consistency, Zhao et al. 2021). With reals alone, G can learn to make the
 copies' artefacts. G's loss has no term of it. `weight` is λ for both sides, a number or a schedule. `flip` = false is
@@ -88,4 +88,5 @@ class Consistency(Trick):
     def _distance(self, batch: Batch, logits: Tensor, ctx: Context) -> Tensor:
         copies = transformed(batch.images.detach(), self.config.shift, self.config.flip, ctx.rng)
         out = ctx.discriminator(copies, batch.classes)
-        return ctx.value(self.config.weight) * (logits - out.logits).square().mean()
+        distance: Tensor = (logits - out.logits).square().mean()
+        return ctx.value(self.config.weight) * distance

@@ -36,7 +36,9 @@ def lecam_penalty(real: Tensor, fake: Tensor, real_mean: Tensor, fake_mean: Tens
 
 @torch.no_grad()
 def join_(average: Tensor, value: Tensor, decay: float, updated: Tensor) -> None:
-    """Take a value into an average in place, a ← decay a + (1 - decay) v; where `updated` is 0 it stays. All 0-dim."""
+    """Take values into their averages in place, a ← decay a + (1 - decay) v, both of one shape. They stay where
+    `updated`, 0-dim, is 0.
+    """
     # chosen, not multiplied: a value that is not finite times 0 is not 0
     average.lerp_(torch.where(updated > 0, value.to(average.dtype), average), 1 - decay)
 
@@ -65,27 +67,30 @@ class Lecam(Trick):
 
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
-        self.real, self.fake, self.joined = (torch.zeros((), device=ctx.device) for _ in range(3))
+        # of the mean logit on reals, of that on fakes, and of 1: the share that is not their start
+        self.averages = torch.zeros(3, dtype=ctx.dtype, device=ctx.device)
 
     @hookimpl
     def d_loss_terms(self, ctx: Context) -> dict[str, Tensor]:
-        real, fake = ctx.real_out.logits, ctx.fake_out.logits
-        share = self.joined.clamp(min=1e-30)  # of the averages that is not their start
-        means = ((average / share).to(real.dtype) for average in (self.real, self.fake))
-        weight = ctx.value(self.config.weight) * (self.joined > 0)
-        return {"penalty": weight * lecam_penalty(real, fake, *means)}
+        real_mean, fake_mean = self._means()
+        weight = ctx.value(self.config.weight) * (self.averages[2] > 0)
+        return {"penalty": weight * lecam_penalty(ctx.real_out.logits, ctx.fake_out.logits, real_mean, fake_mean)}
 
     @hookimpl
     def after_d_step(self, ctx: Context) -> None:
-        decay, updated = self.config.decay, ctx.updated
-        join_(self.real, ctx.real_out.logits.mean(), decay, updated)
-        join_(self.fake, ctx.fake_out.logits.mean(), decay, updated)
-        join_(self.joined, torch.ones_like(self.joined), decay, updated)
+        means = ctx.real_out.logits.mean(), ctx.fake_out.logits.mean()
+        values = torch.stack([*means, torch.ones_like(means[0])])
+        join_(self.averages, values, self.config.decay, ctx.updated)
 
     @hookimpl
-    def log_scalars(self, ctx: Context) -> dict[str, Tensor]:
-        share = self.joined.clamp(min=1e-30)
-        return {"real_mean": self.real / share, "fake_mean": self.fake / share}
+    def log_scalars(self) -> dict[str, Tensor]:
+        real_mean, fake_mean = self._means()
+        return {"real_mean": real_mean, "fake_mean": fake_mean}
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"real": self.real, "fake": self.fake, "joined": self.joined}
+        return {"averages": self.averages}
+
+    def _means(self) -> tuple[Tensor, Tensor]:
+        real, fake, joined = self.averages.clone().unbind()
+        share = joined.clamp(min=1e-30)
+        return real / share, fake / share
