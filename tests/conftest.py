@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 # what tests share is imported by name, and so are the test files of tricks; assertions speak there as they do in tests
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "plugins"), str(HERE / "networks"), str(HERE)]
-pytest.register_assert_rewrite("every_network", "gantricks.testing.measure")
+pytest.register_assert_rewrite("every_network", "slopes", "gantricks.testing.measure")
 
 # tiny networks: a second thread costs more than it brings
 torch.set_num_threads(1)

@@ -1,0 +1,81 @@
+"""DRAGAN: the norm of D's slope is held near 1 around the reals.
+
+The points are x + 0.5 s u, s the standard deviation of all numbers of the real batch together, and u ~ U(0, 1) for
+every number of every image, as in the authors' code. Noise is thus positive. Published code differs: some draws a
+further factor in [0, 1] for each image, some centres the noise. The fakes play no part.
+
+The norm is taken of D's gradient by all numbers of an image, of the logit that D trains on. D sees the points as they
+are, in a pass of their own: they lie where D's inputs do, after what the tricks on D's input have done, which are not
+applied again. A conditional D is given their classes. With packing, D judges packs, and the norm is that of the
+gradient by a whole pack.
+
+The gradient of the sum of all logits is taken, so D must judge each sample by itself. Where it mixes samples (batch
+norm in D, minibatch discrimination, minibatch standard deviation), the penalty is not the one of the paper, which
+leaves batch norm out of D.
+
+`weight` is λ, a number or a schedule. The norm that is asked for is 1. No gradient reaches G.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantricks import Context, Rng, Schedule, Scheduled, Trick, hookimpl
+
+
+def around(images: Tensor, rng: Rng) -> Tensor:
+    """Points x + 0.5 s u: `images` and the result are (B, ...).
+
+    s is the standard deviation of all their numbers (divided by their count), u ~ U(0, 1) for each number. Kodali et
+    al. 2017, authors' code.
+    """
+    noise = rng.uniform(images.shape).to(images.dtype)
+    return torch.addcmul(images, 0.5 * images.std(correction=0), noise)
+
+
+def slope_penalty(logits: Tensor, images: Tensor, target: float) -> Tensor:
+    """E (‖∇_x D(x)‖ - target)², 0-dim: the norm over all numbers of an input, the mean over logits.
+
+    `logits`: (N, 1), computed from `images` (B, ...), a tensor with gradient. Each logit must depend on its own B / N
+    consecutive images only. 1e-12 inside the root keeps the gradient finite where D is flat.
+
+    Kodali et al. 2017, §2.4.
+    """
+    (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    norms = (slopes.reshape(logits.shape[0], -1).square().sum(1) + 1e-12).sqrt()
+    return (norms - target).square().mean()
+
+
+class Dragan(Trick):
+    """DRAGAN: D pays λ E(‖∇D‖ - 1)² at real samples with noise.
+
+    In bad equilibria D is steep around the data, and G collapses to where D happens to be high. The penalty keeps D
+    smooth where the data is. It goes with every objective, and needs no fakes.
+
+    When it hurts: it costs a further pass of D and a second backward. D keeps a slope where G already fits the data, so
+    the players may circle; R1 lets them rest. Noise is as strong in every direction, and leaves the range of images.
+
+    Source: Kodali et al. 2017, On Convergence and Stability of GANs, §2.4, and authors' code.
+    """
+
+    needs = {"input_grad"}
+    forwards = {"d": 1}
+    neutral = {"weight": 0.0}
+    cautions = {
+        "discriminator_batch_norm": "D's score of a sample depends on its batch, and the penalty takes it for its own"
+    }
+
+    class Config(Trick.Config):
+        weight: Annotated[float | Schedule, Scheduled(0.0, 1e6), Field(description="λ, a number or a schedule")] = 10.0
+
+    config: Config
+
+    @hookimpl
+    def d_loss_terms(self, ctx: Context) -> dict[str, Tensor]:
+        points = around(ctx.real_in.images.detach(), ctx.rng).requires_grad_()
+        out = ctx.discriminator(points, ctx.real_in.classes)
+        return {"penalty": ctx.value(self.config.weight) * slope_penalty(out.logits, points, 1.0)}

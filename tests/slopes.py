@@ -1,0 +1,66 @@
+"""The slope of D in a recorded run, for the laws of penalties on it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from gantricks.testing import Played
+from gantricks.testing.record import Phase
+
+
+class Pass(NamedTuple):
+    """A pass of D that was played again: leaves with gradient, and the logits, which are those recorded."""
+
+    images: Tensor
+    logits: Tensor
+
+
+def passes_again(played: Played, phase: Phase) -> list[Pass | None]:
+    """D's passes in a D step, played again in order from the weights and buffers at its start.
+
+    None stands for a pass that gives other scores than it did: another trick has changed D's layers since, or they draw
+    anew. Where no other trick is there, every pass must give the same ones.
+    """
+    network = played.game.discriminator
+    state = {name: tensor.clone() for name, tensor in phase.before.items()}
+    found: list[Pass | None] = []
+    with torch.enable_grad(), played.game.clock.aside(phase.step, "d", phase.critic):
+        for images, out in phase.passes:
+            leaf = images.detach().clone().requires_grad_()
+            logits = functional_call(network, state, (leaf, classes_of(phase, images))).logits
+            same = logits.shape == out.logits.shape and torch.allclose(logits, out.logits, rtol=1e-9, atol=1e-12)
+            assert same or len(played.game.plan.tricks) > 1, "the recorded scores are not D's"
+            found.append(Pass(leaf, logits) if same else None)
+    return found
+
+
+def classes_of(phase: Phase, images: Tensor) -> Tensor | None:
+    """The classes of the images of a pass: of both batches, of the fakes, or of the reals."""
+    assert phase.real_in is not None
+    if phase.real_in.classes is None or phase.fake_in.classes is None:
+        return None
+    if len(images) == phase.real_in.size + phase.fake_in.size:
+        return torch.cat([phase.real_in.classes, phase.fake_in.classes])
+    return (phase.fake_in if torch.equal(images, phase.fake_in.images) else phase.real_in).classes
+
+
+def slopes_at(passes: list[Pass | None], images: Tensor) -> Tensor | None:
+    """The gradients of D's logits by `images`, a row for each logit, from the pass that they were in; None where that
+    pass could not be played again.
+    """
+    for one in passes:
+        if one is None:
+            continue
+        given, wanted = one.images.detach(), len(images)
+        start = next((i for i in range(len(given) - wanted + 1) if torch.equal(given[i : i + wanted], images)), None)
+        if start is not None:
+            group = len(given) // len(one.logits)
+            with torch.enable_grad():
+                judged = one.logits[start // group : (start + wanted) // group]
+                (slopes,) = torch.autograd.grad(judged.sum(), one.images, retain_graph=True)
+            return slopes[start : start + wanted].reshape(len(judged), -1)
+    return None
