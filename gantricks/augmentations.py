@@ -1,7 +1,8 @@
 """Differentiable changes of images, one amount for each image of a batch.
 
 `images` are (B, C, H, W) in [-1, 1], of any floating type; amounts are (B,). Each function returns images of the same
-shape and type, and gradients pass through it. An amount that changes nothing leaves an image as it is to the bit.
+shape, type and memory format, and gradients pass through it. An amount that changes nothing leaves an image as it is,
+to the bit.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def translate_images(images: Tensor, down: Tensor, right: Tensor, mirrored: bool
     moved = _moved(images, rows[:, :, None], columns[:, None, :])
     if mirrored:
         return moved
-    return moved.masked_fill(~(inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0)
+    return _kept(moved, inside_rows[:, :, None] & inside_columns[:, None, :])
 
 
 def cut_out(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
@@ -68,7 +69,13 @@ def cut_out(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) 
     rows = torch.arange(images.shape[2], device=images.device) - top[:, None]
     columns = torch.arange(images.shape[3], device=images.device) - left[:, None]
     within_rows, within_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
-    return images.masked_fill((within_rows[:, :, None] & within_columns[:, None, :])[:, None], 0)
+    return _kept(images, ~(within_rows[:, :, None] & within_columns[:, None, :]))
+
+
+def _kept(images: Tensor, inside: Tensor) -> Tensor:
+    """Return images with 0 where `inside` (B, H, W) is false."""
+    # a product, because a selection does not keep the memory format
+    return images * inside[:, None]
 
 
 def _by_image(amounts: Tensor, images: Tensor) -> Tensor:
@@ -92,5 +99,11 @@ def _moved(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return images whose pixel (i, j) is the one at (rows, columns)[i, j]: both broadcast to (B, H, W)."""
     size, channels, height, width = images.shape
     # a gather along one flat dimension: its backward is several times faster than that of indexing by rows and columns
-    places = (rows * width + columns).reshape(size, 1, height * width).expand(size, channels, -1)
-    return images.reshape(size, channels, height * width).gather(2, places).view(images.shape)
+    places = (rows * width + columns).reshape(size, height * width)
+    # in the layout of the images, whose gradient has it too: in another one, convolutions round differently
+    if images.is_contiguous(memory_format=torch.channels_last):
+        pixels = images.permute(0, 2, 3, 1).reshape(size, height * width, channels)
+        moved = pixels.gather(1, places[:, :, None].expand(-1, -1, channels))
+        return moved.view(size, height, width, channels).permute(0, 3, 1, 2)
+    moved = images.reshape(size, channels, height * width).gather(2, places[:, None].expand(-1, channels, -1))
+    return moved.view(images.shape)

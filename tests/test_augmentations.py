@@ -126,6 +126,16 @@ def test_type_is_kept_and_neutral_amounts_leave_every_bit(change, amounts, neutr
 
 
 @pytest.mark.parametrize(("change", "amounts", "neutral"), ALL)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_memory_format_is_kept_and_the_gradient_has_it_too(change, amounts, neutral, layout) -> None:
+    images = torch.randn((2, 3, 4, 4)).contiguous(memory_format=layout).requires_grad_()
+    found = change(images, *amounts)
+    assert found.is_contiguous(memory_format=layout)
+    (slope,) = torch.autograd.grad(found, images, torch.ones_like(found))
+    assert slope.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(("change", "amounts", "neutral"), ALL)
 def test_gradients_are_those_of_finite_differences_twice(change, amounts, neutral) -> None:
     images = torch.randn((2, 3, 4, 4), generator=torch.Generator().manual_seed(0)).double().requires_grad_()
     amounts = [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in amounts]
