@@ -29,18 +29,22 @@ if TYPE_CHECKING:
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
     from gantricks.networks.base import Discriminator, Generator, Network, SummedLayers, initialise
     from gantricks.networks.noise import LayerNoise
+    from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
     from gantricks.planning.recipe import Recipe
     from gantricks.planning.validation import load_recipe
-    from gantricks.records import Batch, Out
+    from gantricks.records import Batch, Companion, Out
     from gantricks.rng import Rng
     from gantricks.runs.api import resume, sample, train
     from gantricks.runs.evaluation import Evaluated, evaluate
     from gantricks.trick import Setting, Trick
 
 _HOME = {
+    "Adam": "optimizer_options",
+    "AdamW": "optimizer_options",
     "AdversarialLoss": "losses",
     "Batch": "records",
+    "Companion": "records",
     "Context": "context",
     "Discriminator": "networks.base",
     "Evaluated": "runs.evaluation",
@@ -51,6 +55,7 @@ _HOME = {
     "Measurement": "metrics.base",
     "Metric": "metrics.base",
     "Network": "networks.base",
+    "OptimizerOptions": "optimizer_options",
     "Options": "options",
     "Out": "records",
     "Players": "options",
@@ -59,6 +64,7 @@ _HOME = {
     "Recipe": "planning.recipe",
     "Registry": "catalogue.registry",
     "Rng": "rng",
+    "SGD": "optimizer_options",
     "Schedule": "options",
     "Scheduled": "options",
     "Setting": "trick",
@@ -85,8 +91,12 @@ _HOME = {
 }
 
 __all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
     "AdversarialLoss",
     "Batch",
+    "Companion",
     "Context",
     "Discriminator",
     "Evaluated",
@@ -97,6 +107,7 @@ __all__ = [
     "Measurement",
     "Metric",
     "Network",
+    "OptimizerOptions",
     "Options",
     "Out",
     "Players",

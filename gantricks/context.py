@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol, TypeVar
 
 import torch
@@ -108,6 +109,13 @@ class Context(ABC):
 
     @property
     @abstractmethod
+    def fake_latents(self) -> Tensor:
+        """The latents that G was given for this phase's fakes, (B, latent_dim), after the hook `latents`. In the D
+        step, `fake_batch` may have replaced fakes since.
+        """
+
+    @property
+    @abstractmethod
     def fake_out(self) -> Out:
         """D's scores of the fakes."""
 
@@ -159,6 +167,8 @@ class Context(ABC):
     def undecided(self) -> float:
         """The output of D that means "as likely real as fake" under the recipe's objective: 0 for logits of a
         probability. A larger output means that D takes the sample for real.
+
+        A trick that reads it needs "decision". Raises TrickError where the objective has no such output.
         """
 
     @property
@@ -222,6 +232,25 @@ class Context(ABC):
         """
 
     @abstractmethod
+    def d_input(self, batch: Batch, is_real: bool) -> Batch:
+        """Return what D would be shown of a further batch: the hook `d_input` of all tricks, without D."""
+
+    @abstractmethod
+    def d_loss(
+        self, real: Out, fake: Out, real_labels: Tensor | None = None, fake_labels: Tensor | None = None
+    ) -> Tensor:
+        """Return D's adversarial loss for these scores under the recipe's objective, 0-dim. Labels left out are those
+        of the last D step, or 1 and 0 where there are none for so many samples.
+        """
+
+    @abstractmethod
+    def g_loss(self, fake: Out, labels: Tensor | None = None, real: Out | None = None) -> Tensor:
+        """Return G's adversarial loss for these scores under the recipe's objective, 0-dim. Labels left out are those
+        of the G step, or 1 outside it or for another number of samples. Where the objective compares, scores of reals
+        left out are `real_out`.
+        """
+
+    @abstractmethod
     def latents(self, count: int) -> tuple[Tensor, Tensor | None]:
         """Draw latents (count, latent_dim) as in training, and classes (count,) where G is conditional, from this
         trick's stream.
@@ -233,6 +262,14 @@ class Context(ABC):
 
         `make` lays it out without drawing anything. It is put on the run's device and initialised in the way of `like`,
         from a stream of its own.
+        """
+
+    @abstractmethod
+    def build_network(self, role: Literal["generator", "discriminator"], name: str) -> Generator | Discriminator:
+        """Build a further network as the recipe builds its generator or discriminator, without surgery.
+
+        It is initialised from a stream of its own, `name` of this trick. A discriminator is given no classes. For
+        companions that are to be of one kind with the players: an encoder is a discriminator with another head.
         """
 
     @abstractmethod
@@ -248,6 +285,24 @@ class Context(ABC):
         """Set the number of D steps in each step, from the next step on. For `on_boundary`. It is part of a
         checkpoint.
         """
+
+    @property
+    @abstractmethod
+    def n_critic(self) -> int:
+        """The present number of D steps in each step, a host number. A step is captured for each."""
+
+    @abstractmethod
+    def set_variant(self, name: str, value: bool | int | str) -> None:
+        """Choose the form that the step has from the next one on. For `on_setup` and `on_boundary`.
+
+        In the step, `ctx.variant(name)` returns the value, and hooks may branch on it: a penalty that is due in every
+        fourth step, say. One captured step is kept for each combination of values, so there should be few. It is not
+        part of a checkpoint: set it anew before each step, from `ctx.step`.
+        """
+
+    @abstractmethod
+    def variant(self, name: str) -> bool | int | str:
+        """Return the value that this trick has set with `set_variant`. Raises TrickError where it has set none."""
 
     @abstractmethod
     def set_batch_size(self, n: int) -> None:
@@ -295,9 +350,33 @@ class Context(ABC):
         """
 
     @abstractmethod
-    def d_step(self, critic: int) -> None:
-        """Play one D step. For `play`. `critic` numbers the D steps within the step and keys their random draws."""
+    def d_step(self, critic: int, share_fakes: bool = False) -> None:
+        """Play one D step. For `play`. `critic` numbers the D steps within the step and keys their random draws. With
+        `share_fakes`, the next G step uses the same fakes, if it follows before G is changed.
+        """
 
     @abstractmethod
-    def g_step(self) -> None:
-        """Play one G step. For `play`."""
+    def g_step(self, number: int = 0) -> None:
+        """Play one G step. For `play`. `number` numbers the G steps within the step and keys their random draws."""
+
+    @abstractmethod
+    def restoring(self, *players: str) -> AbstractContextManager[None]:
+        """Return a context at whose end these players are as they were at its start: weights, buffers and the state of
+        the optimizer. For `play`.
+        """
+
+    @abstractmethod
+    def optimizer(self, player: str) -> torch.optim.Optimizer:
+        """The optimizer of a player ("d", "g", or the name of a companion), for reading its settings and state. It is
+        made before `on_setup`.
+        """
+
+    @abstractmethod
+    def learners(self, phase: str) -> Mapping[str, nn.Module]:
+        """The networks that learn in the step of "d" or of "g", by player: that player's own first, then the companions
+        that learn with it.
+        """
+
+    @abstractmethod
+    def learns_in(self, player: str) -> str:
+        """The step in which a player learns, "d" or "g"."""

@@ -5,8 +5,8 @@ A hook is one of four kinds, and the kind is part of the contract:
 fold
     Value in, value out, in recipe order: the next trick sees what the last one returned.
 term
-    Returns `{name: scalar tensor}`. Loss terms are added to that player's loss and logged one by one; the core owns
-    the single `backward()` and the single optimizer step.
+    Returns `{name: value}`, kept apart from other tricks' as "<trick>.<name>". Loss terms are scalar tensors, added to
+    that player's loss and logged one by one; the core owns the single `backward()` and the single optimizer step.
 choice
     At most one provider in a recipe; two are an error when the recipe is checked.
 event
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gantricks.context import Context
     from gantricks.losses import AdversarialLoss
     from gantricks.networks.base import Discriminator, Generator
-    from gantricks.records import Batch, Out
+    from gantricks.records import Batch, Companion, Out
 
 _mark_spec = pluggy.HookspecMarker("gantricks")
 hookimpl = pluggy.HookimplMarker("gantricks")
@@ -82,9 +82,27 @@ class HookSpecs:
         declares `replaces = {"d_head"}`.
         """
 
+    @term
+    def companions(self, ctx: Context) -> dict[str, Companion]:
+        """Add players to the game: each is a network with an optimizer of its own. It is asked for once, after surgery,
+        and wherever a run is built.
+
+        The core moves them to the device, and trains, gates, guards, saves and restores them like D and G. Their names
+        in logs, files and metrics are "<trick>.<name>". `ctx.build_network` and `ctx.build` make networks whose weights
+        follow from the seed. Terms that train a companion are those of the player `learns_in`: it learns nothing from
+        a term that does not depend on it.
+        """
+
     @fold
     def transform_optimizer(self, optimizer: torch.optim.Optimizer, player: str, ctx: Context) -> torch.optim.Optimizer:
-        """Replace or adjust a player's optimizer, once per player; `player` is "d" or "g"."""
+        """Replace or adjust a player's optimizer, once per player; `player` is "d", "g" or the name of a companion,
+        "<trick>.<name>" (`ctx.learns_in` says with whom it learns).
+
+        An update is skipped where a gate is closed or a value was not finite. Torch's fused optimizers do so by
+        themselves. One with a method `step_unless(held)` does too: `held` is 0-dim, 1 where weights and state must
+        stay. Of any other, the core copies weights and state before each update. State that is not made in the first
+        update belongs in `optimizer.state`, as tensors, from the start.
+        """
 
     @choice
     def adversarial_loss(self, ctx: Context) -> AdversarialLoss:
@@ -121,15 +139,16 @@ class HookSpecs:
     def on_boundary(self, ctx: Context) -> None:
         """Act between two steps, on the host.
 
-        `ctx.step`, `ctx.progress` and `ctx.images_seen` can be read. `ctx.set_n_critic(n)` and `ctx.set_batch_size(n)`
-        apply from the next step on, and `ctx.stop(reason)` ends the run before it. A trick that changes which weights
-        are trained calls `ctx.restructured()`.
+        `ctx.step`, `ctx.progress` and `ctx.images_seen` can be read. `ctx.set_n_critic(n)`, `ctx.set_batch_size(n)` and
+        `ctx.set_variant(name, value)` apply from the next step on, and `ctx.stop(reason)` ends the run before it. A
+        trick that changes which weights are trained calls `ctx.restructured()`.
         """
 
     @choice
     def play(self, ctx: Context) -> None:
-        """Replace the order of phases within one step: call `ctx.d_step(critic)` and `ctx.g_step()` as often as the
-        algorithm needs, with a different `critic` number for each D step. Default: n_critic D steps, then one G step.
+        """Replace the order of phases within one step: call `ctx.d_step(critic)` and `ctx.g_step(number)` as often as
+        the algorithm needs. Each has other draws, whatever its number. Default: `ctx.n_critic` D steps, then one G
+        step.
         """
 
     # ------------------------------------------------------------------ the D step
@@ -230,8 +249,12 @@ class HookSpecs:
 
     @event
     def after_g_step(self, ctx: Context) -> None:
-        """Update state that follows G. G has been updated, unless a gate was closed (`ctx.updated`). This is the last
-        hook of a step.
+        """Update state that follows G. G has been updated, unless a gate was closed (`ctx.updated`)."""
+
+    @event
+    def after_step(self, ctx: Context) -> None:
+        """Act after the last phase of a step. Both players may be changed here: averaged, moved back. A change must not
+        take place where `ctx.healthy` is 0. This is the last hook of a step.
         """
 
     # ------------------------------------------------------------------ beside the steps
@@ -240,6 +263,12 @@ class HookSpecs:
     def sampling_generator(self, network: Generator, ctx: Context) -> Generator:
         """Return the generator for sampling and evaluation. It is in eval mode for these, and has its former mode
         afterwards.
+        """
+
+    @fold
+    def evaluation_companion(self, network: nn.Module, name: str, ctx: Context) -> nn.Module:
+        """Return the network for metrics that ask the companion `name`, "<trick>.<name>" (one with averaged weights,
+        say). It is in eval mode for these, and has its former mode afterwards.
         """
 
     @fold

@@ -19,11 +19,13 @@ class AdversarialLoss(Protocol):
     Each method returns named terms of one number a sample, (B,) or (B, 1), and the core takes their means. Where D
     judges g samples at once, it is B / g in place of B. `real` and `fake` are D's scores, labels the targets, (B, 1);
     `ctx` is the context of the trick that provides the loss. `undecided` is the output of D that means "as likely real
-    as fake"; it lies between D's optima for the two. `compares` says whether G's loss uses D's scores of reals. If so,
-    they are computed for it without gradient; otherwise `real` is None.
+    as fake"; it lies between D's optima for the two. It is None where no output means that, because the loss depends on
+    differences of outputs alone. The trick that provides another objective says so in `provides`: "decision".
+    `compares` says whether G's loss uses D's scores of reals. If so, they are computed for it without gradient;
+    otherwise `real` is None.
     """
 
-    undecided: float = 0.0
+    undecided: float | None = 0.0
     compares: bool = False
 
     def d_loss(
@@ -44,7 +46,7 @@ class NonSaturating(AdversarialLoss):
     D: BCE(s_real, t_real) and BCE(s_fake, t_fake). G: BCE(s_fake, t_g) with t_g = 1 by default.
     """
 
-    provides = frozenset({"targets"})
+    provides = frozenset({"targets", "decision"})
 
     def d_loss(self, real: Out, fake: Out, real_labels: Tensor, fake_labels: Tensor, ctx: Context) -> dict[str, Tensor]:
         return {"real": cross_entropy(real.logits, real_labels), "fake": cross_entropy(fake.logits, fake_labels)}

@@ -1,11 +1,14 @@
-"""The two records that hooks pass on: a batch of samples, and D's output."""
+"""The records that hooks pass on: a batch of samples, D's output, and a network that a trick adds to the game."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from gantricks.optimizer_options import SGD, Adam, AdamW
 
 
 class Batch(NamedTuple):
@@ -53,3 +56,16 @@ class Out(NamedTuple):
     def to(self, dtype: torch.dtype) -> Out:
         logits, features, class_logits = self
         return Out(logits.to(dtype), features.to(dtype), None if class_logits is None else class_logits.to(dtype))
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A further player: a network that a trick adds to the game, such as an encoder or a classifier.
+
+    It is trained by `optimizer` in the step of the player `learns_in`: the gradients of that player's loss reach it as
+    they reach the player, and one update moves both. It waits where the player's gate is closed.
+    """
+
+    network: nn.Module
+    optimizer: Adam | AdamW | SGD
+    learns_in: Literal["d", "g"] = "g"

@@ -36,7 +36,7 @@ class Sealed(BaseModel):
 
     format: int
     sha256: dict[
-        Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,100}\.safetensors$")],
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,249}\.safetensors$")],
         Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")],
     ]
 

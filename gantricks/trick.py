@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 CAPABILITIES: dict[str, str] = {
     "targets": "an adversarial loss that uses labels; switch off the trick that replaces the default one, which does",
+    "decision": "an adversarial loss in which an output of D means that a sample is as likely real as fake; switch off "
+    "the trick that replaces the default one, which has 0",
     "classes": 'data with classes; set a source that has them in [data], such as "fashion_mnist"',
     "images": 'image data; set a source of images in [data], such as "fashion_mnist"',
     "metric": "a metric in the recipe; add one, such as [evaluate.mixture_coverage]",

@@ -8,7 +8,7 @@ D goes on learning.
 Losses and gradients are computed and logged all the same, so the gate saves no time. `open_d` and `open_g` in the log
 tell whether the last update happened. Limits at which both players could be held at once are refused.
 
-The gate goes with every objective, because the objective says where D is undecided. It also goes with flipped and soft
+The gate goes with every objective that says where D is undecided ("decision"). It also goes with flipped and soft
 labels, because accuracy is about the true origin.
 """
 
@@ -60,6 +60,7 @@ class BalanceGate(Trick):
     Source: practitioners' reports; against it, GAN hacks list, point 11.
     """
 
+    needs = {"decision"}
     neutral = {"discriminator": 1.0, "generator": 1.0}
     trial = {"discriminator": 0.9, "generator": 0.2, "window": 2}
 

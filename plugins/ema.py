@@ -11,7 +11,8 @@ update of the average. They belong together as they are, and an average of u is 
 copy of G.
 
 `players = ["discriminator"]` averages D instead, after each of its updates, and `players = "all"` averages both.
-Evaluation then asks the averaged D, for classes above all (semi_supervised).
+Evaluation then asks the averaged D, for classes above all (semi_supervised). A companion goes with the player that it
+learns with.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantricks import Context, Discriminator, Generator, Players, Trick, hookimpl
 
-N = TypeVar("N", Generator, Discriminator)
+N = TypeVar("N", bound=nn.Module)
 
 
 def share_at(count: Tensor, decay: float, warmup: bool, bias_correction: bool = False) -> Tensor:
@@ -112,49 +113,51 @@ class Ema(Trick):
         replaced = {"generator": "generator_for_sampling", "discriminator": "discriminator_for_evaluation"}
         return {"replaces": {part for player, part in replaced.items() if player in config.players}}
 
-    generator: Average[Generator] | None = None
-    discriminator: Average[Discriminator] | None = None
-
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
-        if "generator" in self.config.players:
-            self.generator = Average(ctx.generator, ctx)
-        if "discriminator" in self.config.players:
-            self.discriminator = Average(ctx.discriminator, ctx)
+        self.averages: dict[str, Average[Any]] = {}
+        self.phases: dict[str, list[Average[Any]]] = {}
+        for role, phase in (("generator", "g"), ("discriminator", "d")):
+            learners = ctx.learners(phase) if role in self.config.players else {}
+            # in files, the player itself goes by its role
+            averages = {role if name == phase else name: Average(network, ctx) for name, network in learners.items()}
+            self.averages |= averages
+            self.phases[phase] = list(averages.values())
 
     @hookimpl
     def after_d_step(self, ctx: Context) -> None:
-        if self.discriminator:
-            self._follow(self.discriminator, ctx)
+        self._follow("d", ctx)
 
     @hookimpl
     def after_g_step(self, ctx: Context) -> None:
-        if self.generator:
-            self._follow(self.generator, ctx)
-        if self.discriminator:  # its statistics have moved once more, with G's fakes
-            copy_where_(*self.discriminator.buffers, ctx.updated_in_step("d") > 0)
+        self._follow("g", ctx)
+        for average in self.phases["d"]:  # its statistics have moved once more, with G's fakes
+            copy_where_(*average.buffers, ctx.updated_in_step("d") > 0)
 
-    def _follow(self, average: Average[Any], ctx: Context) -> None:
+    def _follow(self, phase: str, ctx: Context) -> None:
         options, updated = self.config, ctx.updated.to(ctx.dtype)
-        share = share_at(average.count.to(ctx.dtype), options.decay, options.warmup, options.bias_correction)
-        follow_(*average.weights, share * updated)
-        if average.buffers[0]:
-            copy_where_(*average.buffers, ctx.updated > 0)
-        average.count.add_(updated)
+        for average in self.phases[phase]:
+            share = share_at(average.count.to(ctx.dtype), options.decay, options.warmup, options.bias_correction)
+            follow_(*average.weights, share * updated)
+            if average.buffers[0]:
+                copy_where_(*average.buffers, ctx.updated > 0)
+            average.count.add_(updated)
 
     @hookimpl
     def sampling_generator(self, network: Generator) -> Generator:
-        return self.generator.shadow if self.generator else network
+        return self.averages["generator"].shadow if "generator" in self.averages else network
 
     @hookimpl
     def evaluation_discriminator(self, network: Discriminator) -> Discriminator:
-        return self.discriminator.shadow if self.discriminator else network
+        return self.averages["discriminator"].shadow if "discriminator" in self.averages else network
+
+    @hookimpl
+    def evaluation_companion(self, network: nn.Module, name: str) -> nn.Module:
+        return self.averages[name].shadow if name in self.averages else network
 
     def tensors(self) -> dict[str, Tensor]:
-        averages = {"generator": self.generator, "discriminator": self.discriminator}
         return {
             f"{player}.{name}": tensor
-            for player, average in averages.items()
-            if average
+            for player, average in self.averages.items()
             for name, tensor in average.tensors().items()
         }

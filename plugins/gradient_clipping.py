@@ -1,8 +1,8 @@
 """Gradient clipping: no update follows a gradient longer than a limit.
 
-The length is that of the gradients of all weights of a player together. `players` restricts the trick to one side. For
-two limits use two instances. The length before clipping is logged as `norm_d` and `norm_g`. The length after clipping
-is logged as the gradient norm.
+The length is that of the gradients of all weights of a player together. `players` restricts the trick to one side. A
+companion goes with the player that it learns with, and has a length of its own. For two limits use two instances. The
+length before clipping is logged as `norm_d` and `norm_g`. The length after clipping is logged as the gradient norm.
 
 Put the trick last in the recipe: it clips the gradients that tricks before it have added. A gradient that is not finite
 stays so and stops the run as usual.
@@ -58,10 +58,11 @@ class GradientClipping(Trick):
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         self.parameters: dict[str, list[Tensor]] = {}
-        if "discriminator" in self.config.players:
-            self.parameters["d"] = [*ctx.discriminator.parameters()]
-        if "generator" in self.config.players:
-            self.parameters["g"] = [*ctx.generator.parameters()]
+        self.phases: dict[str, list[str]] = {}
+        for role, phase in (("discriminator", "d"), ("generator", "g")):
+            learners = ctx.learners(phase) if role in self.config.players else {}
+            self.parameters |= {player: [*network.parameters()] for player, network in learners.items()}
+            self.phases[phase] = list(learners)
         self.norms = {player: torch.zeros((), device=ctx.device) for player in self.parameters}
 
     @hookimpl
@@ -79,7 +80,8 @@ class GradientClipping(Trick):
     def tensors(self) -> dict[str, Tensor]:
         return {f"norm_{player}": norm for player, norm in self.norms.items()}
 
-    def _clip(self, player: str, ctx: Context) -> None:
-        if player in self.norms:
+    def _clip(self, phase: str, ctx: Context) -> None:
+        for player in self.phases[phase]:
             gradients = [p.grad for p in self.parameters[player] if p.grad is not None]
-            self.norms[player].copy_(clip_(gradients, ctx.value(self.config.max_norm)))
+            if gradients:
+                self.norms[player].copy_(clip_(gradients, ctx.value(self.config.max_norm)))

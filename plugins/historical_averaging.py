@@ -96,15 +96,15 @@ class HistoricalAveraging(Trick):
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         self.histories: dict[str, History] = {}
-        for name, player, network in (
-            ("discriminator", "d", ctx.discriminator),
-            ("generator", "g", ctx.generator),
-        ):
-            if name in self.config.players:
+        self.phases: dict[str, list[str]] = {"d": [], "g": []}
+        for role, phase in (("discriminator", "d"), ("generator", "g")):
+            learners = ctx.learners(phase) if role in self.config.players else {}
+            for player, network in learners.items():
                 parameters: dict[str, Tensor] = dict(network.named_parameters())
                 means = {name: parameter.detach().clone() for name, parameter in parameters.items()}
                 count = torch.ones(len(means), device=ctx.device)
                 self.histories[player] = History(parameters, means, count, no=torch.zeros((), device=ctx.device))
+            self.phases[phase] += learners
 
     @hookimpl
     def after_d_backward(self, ctx: Context) -> None:
@@ -137,14 +137,17 @@ class HistoricalAveraging(Trick):
             tensors |= {f"{player}.mean.{name}": mean for name, mean in past.means.items()}
         return tensors
 
-    def _pull(self, player: str, ctx: Context) -> None:
-        if past := self.histories.get(player):
+    def _pull(self, phase: str, ctx: Context) -> None:
+        for player in self.phases[phase]:
+            past = self.histories[player]
             used = {name: p for name, p in past.parameters.items() if p.grad is not None}
             gradients = [p.grad for p in used.values() if p.grad is not None]
-            means = [past.means[name] for name in used]
-            add_gradient_(gradients, [*used.values()], means, ctx.value(self.config.strength))
+            if used:
+                means = [past.means[name] for name in used]
+                add_gradient_(gradients, [*used.values()], means, ctx.value(self.config.strength))
 
-    def _remember(self, player: str, ctx: Context) -> None:
-        if past := self.histories.get(player):
+    def _remember(self, phase: str, ctx: Context) -> None:
+        for player in self.phases[phase]:
+            past = self.histories[player]
             updated = past.takes_part(ctx.updated)
             join_means_([*past.means.values()], past.count, [*past.parameters.values()], updated)

@@ -98,6 +98,11 @@ class LabelFlipping(Trick):
 
     config: Config
 
+    @classmethod
+    def facts(cls, config: Config) -> dict[str, Any]:
+        asks = config.mode == "burst" and config.trigger == "accuracy"
+        return {"needs": {"targets", "decision"}} if asks else {}
+
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
         self.left = torch.zeros((), device=ctx.device)  # steps of the present burst still to play

@@ -44,7 +44,7 @@ class LeastSquares(Trick):
     Source: Mao et al. 2017, Least Squares Generative Adversarial Networks, eq. 2 and 9.
     """
 
-    provides = {"targets"}
+    provides = {"targets", "decision"}
 
     @hookimpl
     def adversarial_loss(self) -> AdversarialLoss:

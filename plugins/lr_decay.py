@@ -1,7 +1,8 @@
 """Learning rate decay: both players' learning rates fall exponentially over the run.
 
 The rate goes from lr₀ in the first step to γ · lr₀ in the last. The rates of both players fall together unless
-`players` names one, which changes their balance over the run. The rate is logged as it is used.
+`players` names one, which changes their balance over the run. A companion goes with the player that it learns with. The
+rate is logged as it is used.
 
 The trick goes with every optimizer of a recipe, and with sgd_discriminator in either order.
 """
@@ -51,15 +52,17 @@ class LrDecay(Trick):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.rates: dict[str, Tensor] = {}
+        self.phases: dict[str, str] = {}
 
     @hookimpl
     def transform_optimizer(self, optimizer: torch.optim.Optimizer, player: str, ctx: Context) -> torch.optim.Optimizer:
         # float32 rounds the rate, so at 1 even the form of the optimizer stays
-        if self.config.gamma < 1 and ROLES[player] in self.config.players:
+        if self.config.gamma < 1 and ROLES[ctx.learns_in(player)] in self.config.players:
             for number, group in enumerate(optimizer.param_groups):
                 # a tensor in the group, not a number: the optimizer reads it anew at every step, captured or not
                 rate = torch.as_tensor(group["lr"], dtype=torch.float32, device=ctx.device)
                 group["lr"] = self.rates[f"{player}.{number}"] = rate
+                self.phases[f"{player}.{number}"] = ctx.learns_in(player)
         return optimizer
 
     @hookimpl
@@ -78,7 +81,7 @@ class LrDecay(Trick):
     def tensors(self) -> dict[str, Tensor]:
         return self.rates
 
-    def _decay(self, player: str, ctx: Context) -> None:
+    def _decay(self, phase: str, ctx: Context) -> None:
         for name, rate in self.rates.items():
-            if name.startswith(player):
+            if self.phases[name] == phase:
                 rate.copy_(decayed(self.starts[name], ctx.value(self.config.gamma), ctx.elapsed))

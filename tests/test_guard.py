@@ -16,7 +16,7 @@ from gantricks import Trick, hookimpl
 from gantricks.engine import optimizers
 from gantricks.engine.capture import INTERPRETER, Capturing
 from gantricks.engine.guard import Guard, NonFinite
-from gantricks.planning.optimizers import Optimizer
+from gantricks.optimizer_options import OptimizerOptions
 from gantricks.testing import TrickHost
 from gantricks.testing.record import differences, same_bits, snapshot
 
@@ -39,7 +39,8 @@ def new_guard() -> Guard:
 def look(guard: Guard, player: str, step: int = 1, gradient: float = 0.5, **terms: float) -> None:
     guard.step.fill_(step)
     named = {name: torch.tensor(value, dtype=torch.float64) for name, value in terms.items()}
-    guard.inspect(player, named, [torch.tensor([3.0, gradient], dtype=torch.float64), torch.zeros(2, 2).double()])
+    gradients = [torch.tensor([3.0, gradient], dtype=torch.float64), torch.zeros(2, 2).double()]
+    guard.inspect(player, named, {player: gradients})
 
 
 # ---------------------------------------------------------------- what is remembered
@@ -53,8 +54,8 @@ def test_without_a_fault_the_latest_values_are_reported():
     terms, fault = guard.report()
     assert fault is None
     assert terms == {
-        "d": {"step": 2, "adversarial": 1.0, "penalty": 0.25, "gradient_norm": 3.0},
-        "g": {"step": 2, "adversarial": 7.0, "gradient_norm": 5.0},
+        "d": {"step": 2, "adversarial": 1.0, "penalty": 0.25, "gradient_norm/d": 3.0},
+        "g": {"step": 2, "adversarial": 7.0, "gradient_norm/g": 5.0},
     }
 
 
@@ -71,7 +72,7 @@ def test_the_first_fault_is_remembered_and_later_ones_are_not(bad):
     terms, fault = guard.report()
     assert fault == NonFinite("d", 4, ("penalty",))
     assert terms["d"]["adversarial"] == 1.5
-    assert terms["g"] == {"step": 3, "adversarial": 3.0, "gradient_norm": math.hypot(3, 0.5)}
+    assert terms["g"] == {"step": 3, "adversarial": 3.0, "gradient_norm/g": math.hypot(3, 0.5)}
 
 
 def test_a_fault_of_the_second_player_leaves_the_first_players_healthy_values():
@@ -95,31 +96,31 @@ def test_a_loss_that_is_not_finite_is_a_fault_though_its_gradient_is_finite(bad)
 def test_a_gradient_that_is_not_finite_is_a_fault_though_its_loss_is_finite(bad):
     guard = new_guard()
     look(guard, "g", 3, adversarial=1.0, gradient=bad)
-    assert guard.report()[1] == NonFinite("g", 3, ("gradient_norm",))
+    assert guard.report()[1] == NonFinite("g", 3, ("gradient_norm/g",))
 
 
 def test_every_value_that_was_not_finite_is_named():
     guard = new_guard()
     look(guard, "d", 2, adversarial=math.inf, penalty=1.0, other=math.nan, gradient=math.nan)
-    assert guard.report()[1] == NonFinite("d", 2, ("adversarial", "other", "gradient_norm"))
+    assert guard.report()[1] == NonFinite("d", 2, ("adversarial", "other", "gradient_norm/d"))
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.sampled_from(BAD), st.data())
 def test_one_bad_number_anywhere_in_the_gradients_is_found(sizes, bad, data):
     gradients = [torch.ones(size) for size in sizes]
     guard = Guard(torch.device("cpu"), torch.float32)
-    guard.inspect("d", {"adversarial": torch.tensor(1.0)}, gradients)
+    guard.inspect("d", {"adversarial": torch.tensor(1.0)}, {"d": gradients})
     assert guard.report()[1] is None
     which = data.draw(st.integers(0, len(sizes) - 1))
     gradients[which][data.draw(st.integers(0, sizes[which] - 1))] = bad
-    guard.inspect("d", {"adversarial": torch.tensor(1.0)}, gradients)
+    guard.inspect("d", {"adversarial": torch.tensor(1.0)}, {"d": gradients})
     assert guard.report()[1] is not None
 
 
 def test_a_term_of_another_type_than_the_runs_is_looked_at():
     guard = Guard(torch.device("cpu"), torch.float32)
     for value in (1.0, math.nan):
-        guard.inspect("d", {"a": torch.tensor(value, dtype=torch.float64)}, [torch.ones(2)])
+        guard.inspect("d", {"a": torch.tensor(value, dtype=torch.float64)}, {"d": [torch.ones(2)]})
     assert guard.report()[1] == NonFinite("d", 0, ("a",))
 
 
@@ -144,7 +145,7 @@ def test_healthy_is_one_until_the_first_fault_and_zero_ever_after():
 
 
 def trained(name: str, guard: Guard) -> tuple[list[Tensor], torch.optim.Optimizer]:
-    config = TypeAdapter(Optimizer).validate_python({"lr": 0.1, **OPTIMIZERS[name]})
+    config = TypeAdapter(OptimizerOptions).validate_python({"lr": 0.1, **OPTIMIZERS[name]})
     generator = torch.Generator().manual_seed(0)
     parameters = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 4), (5,))]
     optimizer = optimizers.build(config, [parameter.requires_grad_() for parameter in parameters])
@@ -174,7 +175,7 @@ def test_an_optimizer_that_watches_the_flag_moves_like_any_other_while_all_is_we
     reference = UNFUSED[OPTIMIZERS[name]["name"]](plain, **options)
     for _ in range(5):
         loss = descend(parameters, optimizer, 0.3)
-        guard.inspect("d", {"loss": loss}, [p.grad for p in parameters])
+        guard.inspect("d", {"loss": loss}, {"d": [p.grad for p in parameters]})
         optimizer.step()
         descend(plain, reference, 0.3)
         reference.step()
@@ -190,7 +191,7 @@ def test_from_the_fault_on_neither_weights_nor_optimizer_state_move(name, bad):
 
     def step(scale: float) -> None:
         loss = descend(parameters, optimizer, scale)
-        guard.inspect("d", {"loss": loss}, [p.grad for p in parameters])
+        guard.inspect("d", {"loss": loss}, {"d": [p.grad for p in parameters]})
         optimizer.step()
 
     start = everything(parameters, optimizer)
@@ -342,7 +343,7 @@ def test_a_further_networks_gradient_that_is_not_finite_is_a_fault_and_nothing_o
 def test_a_compiled_guard_sees_what_an_eager_one_sees(bad):
     def look(values: Tensor) -> Tensor:
         guard = Guard(torch.device("cpu"), torch.float32)
-        guard.inspect("d", {"a": values[0], "b": values[1]}, [values])
+        guard.inspect("d", {"a": values[0], "b": values[1]}, {"d": [values]})
         return guard.flag
 
     compiled = torch.compile(look)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks.engine.optimizers import build, direct_update
-from gantricks.planning.optimizers import Adam, AdamW
+from gantricks.optimizer_options import Adam, AdamW
 from gantricks.testing import strategies as gs
 from gantricks.testing.record import same_bits
 

@@ -320,6 +320,7 @@ def test_tensor_learning_rates_and_the_batch_size_are_part_of_the_state() -> Non
 D_STEP = ["before_d_step", "latents", "fake_batch", "d_input", "d_input", "d_scores", "d_assignment", "d_labels"]
 D_STEP += ["d_assignment", "d_labels", "d_loss_terms", "after_d_backward", "d_gate", "after_d_step"]
 G_STEP = ["before_g_step", "d_input", "g_labels", "g_loss_terms", "after_g_backward", "g_gate", "after_g_step"]
+G_STEP += ["after_step"]
 
 
 class Everywhere(Trick):
@@ -374,6 +375,9 @@ class Everywhere(Trick):
 
     @hookimpl
     def after_g_step(self): ...
+
+    @hookimpl
+    def after_step(self): ...
 
     @hookimpl
     def d_gate(self, open):

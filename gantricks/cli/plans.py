@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from gantricks import optimizer_options
 from gantricks.cli.console import Text
 from gantricks.data.base import Description
 from gantricks.hooks import KINDS
-from gantricks.planning import optimizers
 from gantricks.planning.device import Placement
 from gantricks.planning.plan import Plan
 
@@ -111,7 +111,9 @@ def _checkpoints(plan: Plan) -> dict[str, int]:
     and the optimizers' state. Buffers and the tricks' tensors are not included.
     """
     recipe, counts = plan.recipe, plan.parameters()
-    numbers = sum(counts[role] * (1 + optimizers.remembered(getattr(recipe, role).keys.optimizer)) for role in ROLES)
+    numbers = sum(
+        counts[role] * (1 + optimizer_options.remembered(getattr(recipe, role).keys.optimizer)) for role in ROLES
+    )
     written = math.ceil(recipe.train.steps / recipe.train.checkpoint_every)
     kept = written if recipe.train.keep == "all" else min(recipe.train.keep, written)
     each = numbers * (8 if recipe.train.precision == "fp64" else 4)

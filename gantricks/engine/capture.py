@@ -56,7 +56,8 @@ class CannotCapture(Exception):
 class Capturing:
     """Plays the steps of a game captured, by `backend`.
 
-    The first step is captured, and another one whenever the structure of the step changes. Where the first capture
+    The first step is captured, and another one whenever the structure of the step changes. One step is kept for each
+    variant that tricks have chosen (`ctx.set_variant`). Where the first capture
     fails, a warning is given, the run is played eagerly, and `backend` becomes None. `announce` is called before a
     capture, which can take a minute. Raises UserError where a later capture fails.
     """
@@ -66,19 +67,22 @@ class Capturing:
     ) -> None:
         self.game, self.announce = game, announce
         self.backend = backend
-        self._captured: tuple[tuple[int, ...], CapturedStep] | None = None
+        self._structure: tuple[int, ...] | None = None
+        self._captured: dict[tuple[Any, ...], CapturedStep] = {}
 
     def __call__(self) -> None:
         game = self.game
         if self.backend is None:
             game.step()
             return
-        if self._captured is None or self._captured[0] != game.structure:
+        if self._structure != game.structure:
+            self._captured.clear()
+        if game.variant not in self._captured:
             self.announce("compiling the step" if self.backend == INDUCTOR else "capturing the step")
             try:
-                self._captured = game.structure, CapturedStep(game, self.backend)
+                self._captured[game.variant] = CapturedStep(game, self.backend)
             except CannotCapture as reason:
-                if self._captured is not None:
+                if self._structure is not None:
                     raise UserError(
                         Problem(
                             f"after {game.finished} steps the step has changed and cannot be captured anew: {reason}",
@@ -90,7 +94,8 @@ class Capturing:
                 game.warnings.append(f"the step is played eagerly: {reason}")
                 game.step()
                 return
-        self._captured[1]()
+            self._structure = game.structure
+        self._captured[game.variant]()
 
 
 class CapturedStep:

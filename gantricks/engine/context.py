@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar, overload
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 
 from gantricks.context import Context
 from gantricks.engine import sampling, state, subject
+from gantricks.engine.building import build_alone
+from gantricks.engine.dispatch import fold
 from gantricks.engine.feed import Data
 from gantricks.engine.game import Game
+from gantricks.engine.step import means
 from gantricks.errors import TrickError
 from gantricks.metrics.base import Direction
 from gantricks.networks.base import Discriminator, Generator, initialise
@@ -62,6 +66,7 @@ class TrickContext(Context):
     fake_out = _InStep[Out]()
     real_labels = _InStep[Tensor]()
     fake_labels = _InStep[Tensor]()
+    fake_latents = _InStep[Tensor]()
 
     @property
     def real_out(self) -> Out:
@@ -95,7 +100,12 @@ class TrickContext(Context):
 
     @property
     def undecided(self) -> float:
-        return self._game.step.loss.undecided
+        undecided = self._game.step.loss.undecided
+        if undecided is None:
+            raise TrickError(
+                f'{self.name}: the objective has no point between real and fake; declare needs = {{"decision"}}'
+            )
+        return undecided
 
     @property
     def healthy(self) -> Tensor:
@@ -135,6 +145,26 @@ class TrickContext(Context):
     def discriminate(self, batch: Batch, is_real: bool) -> Out:
         return self._game.step.discriminate(batch, is_real)
 
+    def d_input(self, batch: Batch, is_real: bool) -> Batch:
+        return fold(self._game.hooks.d_input, batch, is_real)
+
+    def d_loss(
+        self, real: Out, fake: Out, real_labels: Tensor | None = None, fake_labels: Tensor | None = None
+    ) -> Tensor:
+        step, last = self._game.step, self._frame.targets or (None, None)
+        ones, zeros = (
+            _labels(given, known, out, value)
+            for given, known, out, value in zip((real_labels, fake_labels), last, (real, fake), (1.0, 0.0), strict=True)
+        )
+        return _sum(means(step.loss.d_loss(real, fake, ones, zeros, step.loss_ctx), step.loss_ctx.name))
+
+    def g_loss(self, fake: Out, labels: Tensor | None = None, real: Out | None = None) -> Tensor:
+        step = self._game.step
+        labels = _labels(labels, self._frame.fake_labels if self.phase == "g" else None, fake, 1.0)
+        if step.rules.compares and real is None:
+            real = self.real_out
+        return _sum(means(step.loss.g_loss(real, fake, labels, step.loss_ctx), step.loss_ctx.name))
+
     def latents(self, count: int) -> tuple[Tensor, Tensor | None]:
         return sampling.draw_latents(self._game, count, self.rng, self.rng)
 
@@ -145,6 +175,9 @@ class TrickContext(Context):
         role = "generator" if isinstance(like, Generator) else "discriminator"
         initialise(module, self.rng.fork(f"initialise/{role}"), like, name)
         return module
+
+    def build_network(self, role: str, name: str) -> Generator | Discriminator:
+        return build_alone(self._game, role, self.rng.fork(f"initialise/{name}"))
 
     def stop(self, reason: str) -> None:
         self._game.stop_reason = f"{self.name}: {reason}"
@@ -158,6 +191,19 @@ class TrickContext(Context):
         if n < 1:
             raise TrickError(f"{self.name}: a step has at least 1 D step, not {n}")
         self._game.step.n_critic = n
+
+    @property
+    def n_critic(self) -> int:
+        return self._game.step.n_critic
+
+    def set_variant(self, name: str, value: bool | int | str) -> None:
+        self._outside_the_step("set_variant")
+        self._game.variants[self.name, name] = value
+
+    def variant(self, name: str) -> bool | int | str:
+        if (self.name, name) not in self._game.variants:
+            raise TrickError(f"{self.name}: ctx.variant({name!r}) is read before ctx.set_variant({name!r}, …)")
+        return self._game.variants[self.name, name]
 
     def set_batch_size(self, n: int) -> None:
         self._outside_the_step("set_batch_size")
@@ -188,11 +234,25 @@ class TrickContext(Context):
         self._outside_the_step("restructured")
         self._game.restructured()
 
-    def d_step(self, critic: int) -> None:
-        self._game.step.d_step(critic)
+    def d_step(self, critic: int, share_fakes: bool = False) -> None:
+        self._game.step.d_step(critic, share_fakes)
 
-    def g_step(self) -> None:
-        self._game.step.g_step()
+    def g_step(self, number: int = 0) -> None:
+        self._game.step.g_step(number)
+
+    def restoring(self, *players: str) -> AbstractContextManager[None]:
+        return state.restoring([self._game.players[player] for player in players])
+
+    def optimizer(self, player: str) -> torch.optim.Optimizer:
+        return self._game.players[player].optimizer
+
+    def learners(self, phase: str) -> Mapping[str, nn.Module]:
+        own = self.generator if phase == "g" else self.discriminator
+        companions = self._game.companions.items()
+        return {phase: own} | {name: one.network for name, one in companions if one.learns_in == phase}
+
+    def learns_in(self, player: str) -> str:
+        return self._game.learns_in[player]
 
     def _outside_the_step(self, method: str) -> None:
         if self._game.clock.phase in ("d", "g"):
@@ -208,3 +268,17 @@ class TrickContext(Context):
                 "the step is captured; use ctx.value(schedule), a tensor of your own, or on_boundary"
             )
         return value
+
+
+def _labels(given: Tensor | None, known: Tensor | None, out: Out, value: float) -> Tensor:
+    """Return the labels for the scores `out`: those given, those known if they are as many, or `value` for each."""
+    if given is not None:
+        return given
+    if known is not None and known.shape == out.logits.shape:
+        return known
+    return torch.full_like(out.logits, value)
+
+
+def _sum(terms: Mapping[str, Tensor]) -> Tensor:
+    first, *others = terms.values()
+    return sum(others, start=first)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gantricks.losses import AdversarialLoss
     from gantricks.networks.base import Discriminator, Generator
-    from gantricks.records import Batch, Out
+    from gantricks.records import Batch, Companion, Out
 
 
 class Named(Protocol):
@@ -34,7 +34,8 @@ Fold = tuple[tuple[Callable[..., T], Any], ...]
 """The implementations of a fold over values of type T, each with the context of its trick, in recipe order."""
 Choice = tuple[tuple[Callable[..., T], Any], ...]
 """The one implementation of a choice that returns a T, or an empty tuple."""
-Term = tuple[tuple[Callable[..., "Mapping[str, Tensor]"], Any], ...]
+Term = tuple[tuple[Callable[..., "Mapping[str, T]"], Any], ...]
+"""The implementations of a term with values of type T."""
 Event = tuple[tuple[Callable[..., None], Any], ...]
 
 
@@ -48,6 +49,7 @@ class Hooks:
     d_stem: Choice[nn.Module] = ()
     transform_generator: Fold[Generator] = ()
     transform_discriminator: Fold[Discriminator] = ()
+    companions: Term[Companion] = ()
     transform_optimizer: Fold[Optimizer] = ()
     adversarial_loss: Choice[AdversarialLoss] = ()
     on_setup: Event = ()
@@ -62,7 +64,7 @@ class Hooks:
     d_scores: Choice[tuple[Out, Out]] = ()
     d_assignment: Fold[Tensor] = ()
     d_labels: Fold[Tensor] = ()
-    d_loss_terms: Term = ()
+    d_loss_terms: Term[Tensor] = ()
     after_d_backward: Event = ()
     d_gate: Fold[Tensor] = ()
     after_d_step: Event = ()
@@ -70,13 +72,15 @@ class Hooks:
     g_labels: Fold[Tensor] = ()
     g_weights: Fold[Tensor] = ()
     g_objective: Choice[Mapping[str, Tensor]] = ()
-    g_loss_terms: Term = ()
+    g_loss_terms: Term[Tensor] = ()
     after_g_backward: Event = ()
     g_gate: Fold[Tensor] = ()
     after_g_step: Event = ()
+    after_step: Event = ()
     sampling_generator: Fold[Generator] = ()
+    evaluation_companion: Fold[nn.Module] = ()
     evaluation_discriminator: Fold[Discriminator] = ()
-    log_scalars: Term = ()
+    log_scalars: Term[Tensor] = ()
     on_log: Event = ()
     on_finish: Event = ()
     on_run_end: Event = ()
@@ -151,17 +155,21 @@ def choose(hooks: Choice[T], *about: Any) -> T | None:
     return None
 
 
-def collect(hooks: Term, joint: str = ".") -> dict[str, Tensor]:
+def collect(hooks: Term[Tensor], joint: str = ".") -> dict[str, Tensor]:
     """Return the terms of all tricks, each under `<trick><joint><name>`. Raises TrickError where a term is not a
     scalar.
     """
-    terms = {}
-    for hook, ctx in hooks:
-        for name, term in (hook(ctx) or {}).items():
-            if getattr(term, "ndim", 0):
-                raise TrickError(
-                    f"{ctx.name}: {hook.__name__} returned the term {name!r} of shape {tuple(term.shape)}; a term is "
-                    "a scalar"
-                )
-            terms[f"{ctx.name}{joint}{name}"] = term
+    terms = gather(hooks, joint)
+    for name, term in terms.items():
+        if getattr(term, "ndim", 0):
+            trick, _, own = name.partition(joint)
+            raise TrickError(
+                f"{trick}: {hooks[0][0].__name__} returned the term {own!r} of shape {tuple(term.shape)}; a term is a "
+                "scalar"
+            )
     return terms
+
+
+def gather(hooks: Term[T], joint: str = ".") -> dict[str, T]:
+    """Return the values of all tricks, each under `<trick><joint><name>`."""
+    return {f"{ctx.name}{joint}{name}": value for hook, ctx in hooks for name, value in (hook(ctx) or {}).items()}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gantricks.records import Batch, Out
 
-MADE = ("real", "fake", "real_in", "fake_in", "real_out", "fake_out", "real_labels", "fake_labels")
+MADE = ("real", "fake", "real_in", "fake_in", "real_out", "fake_out", "real_labels", "fake_labels", "fake_latents")
 """The tensors that a phase produces, in this order."""
 
 
@@ -17,10 +17,11 @@ class Frame:
     contexts.
 
     `updated` is 1 on the device where the phase's player was updated. `updates` holds the same for each player that was
-    updated in this step. `logits` are D's outputs for reals and fakes in the last D step, for the log.
+    updated in this step. `targets` are D's labels for reals and fakes in the last D step, and `logits` its outputs, for
+    the log.
     """
 
-    __slots__ = (*MADE, "logits", "updated", "updates")
+    __slots__ = (*MADE, "logits", "targets", "updated", "updates")
 
     real: Batch | None
     fake: Batch | None
@@ -30,6 +31,8 @@ class Frame:
     fake_out: Out | None
     real_labels: Tensor | None
     fake_labels: Tensor | None
+    fake_latents: Tensor | None
+    targets: tuple[Tensor, Tensor] | None
 
     def __init__(self, healthy: Tensor) -> None:
         self.updated = healthy
@@ -40,6 +43,7 @@ class Frame:
     def clear(self) -> None:
         """Forget the previous step or D step, so that a trick cannot read a tensor before it is produced."""
         self.real = None
+        self.targets = None
         self.clear_all_but_real()
 
     def clear_all_but_real(self) -> None:
@@ -50,6 +54,7 @@ class Frame:
         self.fake_out = None
         self.real_labels = None
         self.fake_labels = None
+        self.fake_latents = None
 
     def contents(self) -> tuple[Any, ...]:
         """The contents of the frame after a step."""

@@ -1,4 +1,4 @@
-"""The game: two players, the state of the tricks, and the step that trains them."""
+"""The game: the players, the state of the tricks, and the step that trains them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from gantricks.data.base import Dataset
 from gantricks.engine.dispatch import Hooks, collect, notify
 from gantricks.engine.feed import Feed
 from gantricks.engine.frame import Frame
-from gantricks.engine.guard import Guard, NonFinite
+from gantricks.engine.guard import NORM_OF, Guard, NonFinite
 from gantricks.engine.players import Player
 from gantricks.engine.schedules import Schedules
 from gantricks.engine.step import Step
 from gantricks.networks.base import Discriminator, Generator
 from gantricks.planning.device import Placement
 from gantricks.planning.plan import Plan
+from gantricks.records import Companion
 from gantricks.rng import Clock, Rng
 
 Tensors = dict[str, Tensor]
@@ -58,9 +59,14 @@ class Game:
         self.schedules = Schedules(recipe.train.length, placement.device, placement.dtype)
         self.hooks = Hooks()
         self.contexts: Mapping[str, Any] = {}
+        self.companions: dict[str, Companion] = {}
         self.players: dict[str, Player] = {}
+        self.learns_in: dict[str, str] = {}
+        """The phase in which each player learns, known before its optimizer is."""
         self.trick_tensors: Tensors = {}
         self.restructurings = 0
+        self.variants: dict[tuple[str, str], bool | int | str] = {}
+        """The host values on which the step may branch, by trick and name."""
         self.stop_reason: str | None = None
         self.warnings: list[str] = []
         self.cursors: dict[int, int] = {}
@@ -79,8 +85,13 @@ class Game:
 
     @property
     def structure(self) -> tuple[int, ...]:
-        """The settings that a captured step has frozen. Where they change, the step is captured anew."""
+        """The settings that every captured step has frozen. Where they change, the step is captured anew."""
         return self.feed.batch_size, self.step.n_critic, self.restructurings
+
+    @property
+    def variant(self) -> tuple[Any, ...]:
+        """The present choice of the tricks among forms of the step. A captured step is kept for each."""
+        return tuple(sorted(self.variants.items()))
 
     def move_to(self, finished: int) -> None:
         """Set the number of finished steps."""
@@ -141,11 +152,13 @@ class Game:
         terms, non_finite = self.guard.report()
         scalars: dict[str, float] = {}
         for player, values in terms.items():
-            losses = {name: value for name, value in values.items() if name not in ("step", "gradient_norm")}
+            losses = {name: value for name, value in values.items() if name != "step" and not name.startswith(NORM_OF)}
             scalars[f"loss/{player}"] = sum(losses.values())
             scalars |= {f"loss/{player}.{name}": value for name, value in losses.items()}
-        for player, values in terms.items():
-            scalars[f"gradient_norm/{player}"] = values["gradient_norm"]
+        norms = {name: value for values in terms.values() for name, value in values.items() if name.startswith(NORM_OF)}
+        for name, norm in norms.items():
+            player = name.removeprefix(NORM_OF)
+            scalars[name] = norm
             scalars[f"learning_rate/{player}"] = float(self.players[player].optimizer.param_groups[0]["lr"])
         for side, logits in self.frame.logits.items():
             scalars[f"logits/{side}"] = logits.mean().item()

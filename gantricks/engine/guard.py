@@ -13,6 +13,8 @@ from torch import Tensor
 
 from gantricks.errors import TrickError
 
+NORM_OF = "gradient_norm/"
+"""The prefix of a player's name in the names of values: the norm of its gradient."""
 GRADIENT_OF, WEIGHTS_OF = "gradient of ", "weights of "
 """The prefixes of a trick's name in the names of values: the gradients and the weights that the trick trains itself."""
 
@@ -30,8 +32,9 @@ class NonFinite:
 
     def in_words(self, name: str) -> str:
         """Describe one of `names` for a message."""
-        if name == "gradient_norm":
-            return f"the norm of {self.player.upper()}'s gradient"
+        if name.startswith(NORM_OF):
+            learner = name.removeprefix(NORM_OF)
+            return f"the norm of {learner.upper() if learner in ('d', 'g') else learner}'s gradient"
         if name.startswith(GRADIENT_OF):
             return f"the gradient of the weights of {name.removeprefix(GRADIENT_OF)}"
         return f"the {name}" if name.startswith(WEIGHTS_OF) else f"the loss term {self.player}.{name}"
@@ -94,13 +97,16 @@ class Guard:
                 torch.where(self._up, copy, tensor, out=tensor)
 
     @torch.no_grad()
-    def inspect(self, player: str, terms: dict[str, Tensor], gradients: list[Tensor]) -> None:
-        """Check a player's loss terms and gradients, and raise the flag if any is not finite.
+    def inspect(self, player: str, terms: dict[str, Tensor], gradients: dict[str, list[Tensor]]) -> None:
+        """Check a player's loss terms, and the gradients of all that learn from them, by name with the player first.
+        Raise the flag if any is not finite.
 
         The values are kept: those of the last healthy update, or those that raised the flag.
         """
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        values, names = [self.step, *terms.values(), norm], ["step", *terms, "gradient_norm"]
+        norms = {name: _length(of) if of else torch.zeros_like(self.step) for name, of in gradients.items()}
+        norm = norms[player]
+        values = [self.step, *terms.values(), *norms.values()]
+        names = ["step", *terms, *(f"{NORM_OF}{name}" for name in norms)]
         for trick, weights in self._weights.items():
             further = [weight.grad for weight in weights if weight.grad is not None]
             values.append(_largest(further).to(norm.dtype) if further else torch.zeros_like(norm))
@@ -126,8 +132,8 @@ class Guard:
         torch.logical_not(self.flag, out=self.healthy)
 
     def report(self) -> tuple[dict[str, dict[str, float]], NonFinite | None]:
-        """Copy the guard's values to the host. Returns each player's latest terms and gradient norm, and the first
-        non-finite value, if any.
+        """Copy the guard's values to the host. Returns each player's latest terms and the norms of gradients, named as
+        in `NORM_OF`, and the first non-finite value, if any.
         """
         terms: dict[str, dict[str, float]] = {}
         for player, latest in self.latest.items():
@@ -149,7 +155,12 @@ class Guard:
 
 
 def _terms(names: list[str]) -> list[str]:
-    return names[1 : names.index("gradient_norm")]
+    return [name for name in names[1:] if not name.startswith((NORM_OF, GRADIENT_OF))]
+
+
+def _length(gradients: list[Tensor]) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return found
 
 
 def _largest(tensors: list[Tensor]) -> Tensor:

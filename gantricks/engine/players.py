@@ -1,16 +1,15 @@
-"""The players: each is a network with its optimizer."""
+"""The players: D, G and the companions that tricks add. Each is a network with its optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantricks.engine.optimizers import direct_update
-from gantricks.networks.base import Discriminator, Generator
 
 ROLES = {"d": "discriminator", "g": "generator"}
 """The full name of each player, as recipes and files write it, by its short name."""
@@ -18,21 +17,28 @@ ROLES = {"d": "discriminator", "g": "generator"}
 
 @dataclass
 class Player:
-    """One side of the game: a network and its optimizer.
+    """A network of the game, and its optimizer.
 
-    `name` is "d" or "g". `parameters` are the weights that are trained at present. `held` is 1 on the device where an
-    update must be skipped, else 0.
+    `name` is "d", "g" or "<trick>.<name>" of a companion; `phase` is the step that it learns in, "d" or "g".
+    `parameters` are the weights that are trained at present. `held` is 1 on the device where an update must be skipped,
+    else 0.
     """
 
     name: str
-    network: Generator | Discriminator
+    phase: str
+    network: nn.Module
     optimizer: torch.optim.Optimizer
     parameters: list[torch.nn.Parameter]
     held: Tensor
 
+    @property
+    def role(self) -> str:
+        """The name in recipes and files."""
+        return ROLES.get(self.name, self.name)
+
     def __post_init__(self) -> None:
         self.reads_held = getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        self.direct = direct_update(self.optimizer)
+        self.direct = getattr(self.optimizer, "step_unless", None) or direct_update(self.optimizer)
         if self.reads_held:  # fused optimizers skip an update by themselves
             self.optimizer.found_inf = self.held  # type: ignore[attr-defined]
 
@@ -60,10 +66,11 @@ class Player:
 
 
 @contextmanager
-def frozen(parameters: list[torch.nn.Parameter]) -> Iterator[None]:
-    """Compute no gradients for these weights. The G step passes through D, and gradients of D's weights would be
-    wasted.
+def frozen(players: Collection[Player]) -> Iterator[None]:
+    """Compute no gradients for the weights of these players. The G step passes through D, and gradients of D's weights
+    would be wasted.
     """
+    parameters = [parameter for player in players for parameter in player.parameters]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

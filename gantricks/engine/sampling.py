@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -101,6 +102,13 @@ def evaluated_discriminator(game: Game) -> Discriminator:
     """Return the discriminator that evaluation uses."""
     with aside(game, 0):
         return fold(game.hooks.evaluation_discriminator, game.discriminator)
+
+
+def evaluated_companion(game: Game, name: str) -> nn.Module:
+    """Return the companion that evaluation uses, in eval mode. Where it is the one that is trained, it is a copy."""
+    with aside(game, 0):
+        network = fold(game.hooks.evaluation_companion, game.companions[name].network, name)
+    return copy.deepcopy(network).eval().requires_grad_(False)
 
 
 def class_logits(game: Game, network: Discriminator, images: np.ndarray) -> np.ndarray | None:

@@ -6,7 +6,8 @@ these tensors afterwards, in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,17 +17,19 @@ from torch import Tensor
 
 from gantricks.data.base import Dataset
 from gantricks.data.stand_in import stand_in
+from gantricks.engine.building import lay_out, settle
 from gantricks.engine.context import TrickContext
-from gantricks.engine.dispatch import choose, fold, freeze, notify
+from gantricks.engine.dispatch import choose, fold, freeze, gather, notify
 from gantricks.engine.game import Game
 from gantricks.engine.players import ROLES, Player
 from gantricks.engine.sampling import draw_latents
 from gantricks.engine.step import Rules, Step
-from gantricks.errors import Problem, UserError
+from gantricks.errors import Problem, TrickError, UserError
 from gantricks.losses import AdversarialLoss, NonSaturating
-from gantricks.networks.base import initialise, mixes_samples
+from gantricks.networks.base import Discriminator, initialise, mixes_samples
 from gantricks.planning.device import Placement, place
 from gantricks.planning.plan import Plan
+from gantricks.records import Companion
 from gantricks.rng import Rng
 
 
@@ -52,7 +55,7 @@ def assemble(plan: Plan, dataset: Dataset, placement: Placement, budget: int | N
 def build(game: Game) -> None:
     """Build the rest of the game, in the order of the contract."""
     build_networks(game, lambda role: game.stream(f"initialise/{role}"))
-    game.players = {name: _player(game, name) for name in ROLES}
+    game.players = _players(game)
     game.step = game.play = _step(game)
     game.schedules.prepare(option for planned in game.plan.tricks for _, option in planned.trick.config)
     game.move_to(0)
@@ -70,37 +73,43 @@ def build(game: Game) -> None:
 
 
 def build_networks(game: Game, stream: Callable[[str], Rng]) -> None:
-    """Build both networks, initialised from `stream(role)`, and apply the tricks' surgery.
+    """Build both networks, initialised from `stream(role)`, apply the tricks' surgery, and take up their companions.
 
     Raises UserError where a trick refuses a network, at the line of the recipe that names the trick.
     """
-    plan, placement = game.plan, game.placement
+    plan = game.plan
     stem: Any = choose(game.hooks.d_stem, plan.shapes.sample)
     behind = replace(plan.shapes, sample=stem.shape) if stem else plan.shapes
-    for role, part, given in (
-        ("generator", plan.recipe.generator, plan.shapes),
-        ("discriminator", plan.recipe.discriminator, behind),
-    ):
-        with torch.device("meta"):
-            network = getattr(part.found.cls, role)(part.options, given)
-        if role == "discriminator":
+    for role, given in (("generator", plan.shapes), ("discriminator", behind)):
+        network = lay_out(game, role, given)
+        if isinstance(network, Discriminator):
             network.shape, network.stem, network.group = plan.shapes.sample, stem, plan.group
-        network.to_empty(device=placement.device).to(placement.dtype)
+            if stem:
+                stem.to_empty(device=game.placement.device).to(game.placement.dtype)
         initialise(network, stream(role))
-        network.autocast = placement.autocast
         setattr(game, role, network.train())
     for role, transform in (
         ("generator", game.hooks.transform_generator),
         ("discriminator", game.hooks.transform_discriminator),
     ):
-        try:
+        with _placing(plan):
             network = fold(transform, getattr(game, role))
-        except UserError as refusal:
-            raise UserError(*(_placed(plan, problem) for problem in refusal.problems)) from refusal
-        network.to(placement.device, placement.dtype)
-        if game.feed.is_images:
-            network.to(memory_format=torch.channels_last)
-        setattr(game, role, network.train())
+        settle(network, game.placement, game.feed.is_images)
+        setattr(game, role, network)
+    with _placing(plan):
+        game.companions = gather(game.hooks.companions)
+    for name, companion in game.companions.items():
+        if not isinstance(companion, Companion):
+            raise TrickError(f"{name.partition('.')[0]}: companions returned {companion!r:.100} and not a Companion")
+        settle(companion.network, game.placement, game.feed.is_images)
+
+
+@contextmanager
+def _placing(plan: Plan) -> Iterator[None]:
+    try:
+        yield
+    except UserError as refusal:
+        raise UserError(*(_placed(plan, problem) for problem in refusal.problems)) from refusal
 
 
 def _placed(plan: Plan, problem: Problem) -> Problem:
@@ -112,17 +121,24 @@ def _placed(plan: Plan, problem: Problem) -> Problem:
     return problem
 
 
-def _player(game: Game, name: str) -> Player:
+def _players(game: Game) -> dict[str, Player]:
     from gantricks.engine import optimizers  # takes half a second to import torch's optimizers, and `check` needs none
 
-    role = ROLES[name]
-    network = getattr(game, role)
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = optimizers.build(getattr(game.plan.recipe, role).keys.optimizer, parameters)
-    optimizer = fold(game.hooks.transform_optimizer, optimizer, name)
-    gated = {"d": game.hooks.d_gate, "g": game.hooks.g_gate}[name]
-    held = torch.zeros_like(game.guard.flag) if gated else game.guard.flag
-    return Player(name, network, optimizer, parameters, held)
+    gates = {"d": game.hooks.d_gate, "g": game.hooks.g_gate}
+    held = {phase: torch.zeros_like(game.guard.flag) if gated else game.guard.flag for phase, gated in gates.items()}
+    plain = {
+        name: Companion(getattr(game, role), getattr(game.plan.recipe, role).keys.optimizer, name)  # type: ignore[arg-type]
+        for name, role in ROLES.items()
+    }
+    players = {}
+    for name, companion in (plain | game.companions).items():
+        network, phase = companion.network, companion.learns_in
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        optimizer = optimizers.build(companion.optimizer, parameters)
+        game.learns_in[name] = phase
+        optimizer = fold(game.hooks.transform_optimizer, optimizer, name)
+        players[name] = Player(name, phase, network, optimizer, parameters, held[phase])
+    return players
 
 
 def _step(game: Game) -> Step:
@@ -141,7 +157,7 @@ def _step(game: Game) -> Step:
     )
     return Step(
         hooks, game.frame, game.clock, game.feed, game.guard, game.players["d"], game.players["g"],
-        latents, loss, loss_ctx, rules, train.n_critic,
+        tuple(game.players[name] for name in game.companions), latents, loss, loss_ctx, rules, train.n_critic,
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,17 +12,16 @@ from torch import Tensor
 
 from gantricks.engine.dispatch import notify
 from gantricks.engine.game import Game, Snapshot, Tensors
-from gantricks.engine.players import ROLES, Player
+from gantricks.engine.players import Player
 from gantricks.errors import TrickError
 
 
 def tensors(game: Game) -> dict[str, Tensors]:
     """Return every tensor of a checkpoint, by group and name. These are the live tensors, not copies."""
     state = {"tricks": game.trick_tensors}
-    for name, player in game.players.items():
-        role = ROLES[name]
-        state[role] = player.network.state_dict()
-        state[f"{role}_optimizer"] = _optimizer_tensors(player)
+    for player in game.players.values():
+        state[player.role] = player.network.state_dict()
+        state[f"{player.role}_optimizer"] = _optimizer_tensors(player)
     return state | ({"kept": game.snapshot.tensors} if game.snapshot else {})
 
 
@@ -92,6 +93,21 @@ def restore(game: Game, trick: str) -> None:
     game.clock.enter(phase)
 
 
+@contextmanager
+def restoring(players: Iterable[Player]) -> Iterator[None]:
+    """Put the weights, buffers and optimizer state of these players back at the end."""
+    live = [
+        tensor.detach()
+        for player in players
+        for tensor in (*player.network.state_dict().values(), *_optimizer_tensors(player).values())
+    ]
+    copies = [tensor.clone() for tensor in live]
+    yield
+    with torch.no_grad():
+        for tensor, copy in zip(live, copies, strict=True):
+            tensor.copy_(copy)
+
+
 def _tensors_of(game: Game, trick: str) -> Tensors:
     return {name: tensor for name, tensor in game.trick_tensors.items() if name.partition("/")[0] == trick}
 
@@ -117,7 +133,7 @@ def _numbers(game: Game) -> dict[str, Any]:
 
 def _apply(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]) -> None:
     for name, player in game.players.items():
-        role = ROLES[name]
+        role = player.role
         _copy_into(player.network.state_dict(), saved[role], role)
         _load_optimizer(player, saved[f"{role}_optimizer"], f"the {role}'s optimizer")
         for group, settings in zip(player.optimizer.param_groups, numbers["optimizers"][name], strict=True):
@@ -192,7 +208,8 @@ def _refuse_unfit(game: Game, saved: dict[str, Tensors], numbers: dict[str, Any]
                 raise ValueError(f"the kept state holds {name}, which this recipe does not make")
         elif (tensor.shape, tensor.dtype) != (flat[name].shape, flat[name].dtype):
             raise ValueError(f"the kept state: {name} is {tuple(tensor.shape)} of {tensor.dtype}")
-    networks = {name for name in flat if name.partition("/")[0] in ROLES.values()}
+    roles = {player.role for player in game.players.values()}
+    networks = {name for name in flat if name.partition("/")[0] in roles}
     if "kept" in saved and (missing := networks - saved["kept"].keys()):
         raise ValueError(f"the kept state lacks {', '.join(sorted(missing))}")
 

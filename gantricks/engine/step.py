@@ -57,22 +57,28 @@ class Step:
     guard: Guard
     d: Player
     g: Player
+    companions: tuple[Player, ...]
     latents: Callable[[int], tuple[Tensor, Tensor | None]]
     loss: AdversarialLoss
     loss_ctx: Any
     rules: Rules
     n_critic: int
-    shared_fake: Batch | None = None
+    shared: tuple[Batch, Tensor] | None = None
+    """The fakes that the last D step shares with the G step, and their latents."""
 
     def __call__(self) -> None:
         self.frame.updates.clear()
         self.frame.clear()
         if self.hooks.play:
             choose(self.hooks.play)
-            return
-        for critic in range(self.n_critic):
-            self.d_step(critic, share_fakes=self.rules.reuse_fakes and critic == self.n_critic - 1)
-        self.g_step()
+        else:
+            for critic in range(self.n_critic):
+                self.d_step(critic, share_fakes=self.rules.reuse_fakes and critic == self.n_critic - 1)
+            self.g_step()
+        if self.hooks.after_step:
+            self.guard.begin()
+            notify(self.hooks.after_step)
+            self.guard.end()
 
     def d_step(self, critic: int = 0, share_fakes: bool = False) -> None:
         hooks, frame = self.hooks, self.frame
@@ -82,8 +88,8 @@ class Step:
         notify(hooks.before_d_step)
 
         real = frame.real = self.feed.next()
-        fake = self.generate(real.size, attached=share_fakes)
-        self.shared_fake = fake if share_fakes else None
+        fake, frame.fake_latents = self.generate(real.size, attached=share_fakes)
+        self.shared = (fake, frame.fake_latents) if share_fakes else None
         frame.fake = fold(hooks.fake_batch, fake.detach())
 
         frame.real_in = self.leaf(fold(hooks.d_input, real, True))
@@ -91,6 +97,7 @@ class Step:
         real_out, fake_out = frame.real_out, frame.fake_out = self.score(frame.real_in, frame.fake_in)
         frame.real_labels = self.d_labels(real_out.logits, True)
         frame.fake_labels = self.d_labels(fake_out.logits, False)
+        frame.targets = frame.real_labels, frame.fake_labels
         frame.logits = {"real": real_out.logits.detach(), "fake": fake_out.logits.detach()}
 
         terms = self.loss.d_loss(real_out, fake_out, frame.real_labels, frame.fake_labels, self.loss_ctx)
@@ -98,17 +105,17 @@ class Step:
         notify(hooks.after_d_step)
         self.guard.end()
 
-    def g_step(self) -> None:
+    def g_step(self, number: int = 0) -> None:
         hooks, frame = self.hooks, self.frame
-        self.clock.play("g")
+        self.clock.play("g", number)
         frame.clear_all_but_real()
         self.guard.begin()
         notify(hooks.before_g_step)
 
-        fake, self.shared_fake = self.shared_fake, None
-        frame.fake = fake = fake or self.generate(self.feed.batch_size, attached=True)
+        fake, frame.fake_latents = self.shared or self.generate(self.feed.batch_size, attached=True)
+        frame.fake, self.shared = fake, None
 
-        with frozen(self.d.parameters):
+        with frozen(self.team("d")):
             frame.fake_in = fold(hooks.d_input, fake, False)
             fake_out = frame.fake_out = self.score_attached(frame.fake_in)
             labels = frame.fake_labels = fold(hooks.g_labels, torch.ones_like(fake_out.logits))
@@ -125,14 +132,16 @@ class Step:
         self.guard.end()
 
     def update(
-        self, player: Player, terms: dict[str, Tensor], more: Term, after_backward: Event, gates: Fold[Tensor]
+        self, player: Player, terms: dict[str, Tensor], more: Term[Tensor], after_backward: Event, gates: Fold[Tensor]
     ) -> None:
-        """Run one backward through the sum of all terms, and update the player once. The update is skipped after the
-        first non-finite value, and where a gate is closed.
+        """Run one backward through the sum of all terms, and update the player and its companions once. The update is
+        skipped after the first non-finite value, and where a gate is closed.
         """
         terms |= collect(more)
-        for parameter in player.parameters:
-            parameter.grad = None
+        team = self.team(player.name)
+        for member in team:
+            for parameter in member.parameters:
+                parameter.grad = None
         with_gradient = [term for term in terms.values() if term.requires_grad]
         if not with_gradient:
             raise TrickError(
@@ -141,20 +150,27 @@ class Step:
             )
         torch.autograd.backward(with_gradient)  # the gradient of their sum, without computing the sum
         notify(after_backward)
-        gradients = [p.grad for p in player.parameters if p.grad is not None]
+        gradients = {member.name: [p.grad for p in member.parameters if p.grad is not None] for member in team}
         self.guard.inspect(player.name, terms, gradients)
         updated = self.guard.healthy
         if gates:
             updated = fold(gates, torch.ones_like(updated)) * updated
             player.held.copy_(1.0 - updated)
-        self.frame.updated = self.frame.updates[player.name] = updated
-        player.move()
+        self.frame.updated = updated
+        for member in team:
+            self.frame.updates[member.name] = updated
+            member.move()
 
-    def generate(self, count: int, attached: bool) -> Batch:
-        """Generate fakes, with their graph if `attached`."""
+    def team(self, phase: str) -> tuple[Player, ...]:
+        """Return the players that learn in a phase, the phase's own first."""
+        own = self.d if phase == "d" else self.g
+        return own, *(player for player in self.companions if player.phase == phase)
+
+    def generate(self, count: int, attached: bool) -> tuple[Batch, Tensor]:
+        """Generate fakes, with their graph if `attached`. Returns them and their latents."""
         z, classes = self.latents(count)
         with torch.set_grad_enabled(attached):
-            return Batch(self.g.network(z, classes), classes)
+            return Batch(self.g.network(z, classes), classes), z
 
     def score(self, real: Batch, fake: Batch) -> tuple[Out, Out]:
         """Score both batches with D: through the recipe's `d_scores`, or jointly in one pass."""

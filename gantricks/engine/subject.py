@@ -6,6 +6,7 @@ import hashlib
 from functools import cached_property
 
 import numpy as np
+from torch import nn
 
 from gantricks.data.base import Dataset, Progress, silent
 from gantricks.engine import sampling
@@ -72,6 +73,12 @@ class GameSubject(Subject):
                 raise UserError(Problem("the discriminator does not predict classes"))
             found.append(logits)
         return np.concatenate(found)
+
+    def companion(self, name: str) -> nn.Module:
+        if name not in self._game.companions:
+            known = ", ".join(self._game.companions) or "none"
+            raise UserError(Problem(f"the run has no companion {name!r}", hint=f"it has: {known}"))
+        return sampling.evaluated_companion(self._game, name)
 
     def progress(self, what: str, done: int, total: int) -> None:
         self._progress(what, done, total)

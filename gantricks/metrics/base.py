@@ -13,6 +13,7 @@ from gantricks.options import Options
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 Direction = Literal["higher", "lower"]
 Samples = Iterator[tuple[np.ndarray, np.ndarray | None]]
@@ -89,6 +90,12 @@ class Subject:
         """Return class logits, float32 (n, K), of the discriminator for evaluation, in eval mode.
 
         `images` have the form of those of `generated`, any number of them. Raises UserError where D does not classify.
+        """
+        raise NotImplementedError
+
+    def companion(self, name: str) -> nn.Module:
+        """Return the further player `name`, "<trick>.<name>", for evaluation, in eval mode. Gradients are the caller's
+        to switch off. Raises UserError where the run has none of that name.
         """
         raise NotImplementedError
 

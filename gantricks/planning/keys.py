@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from gantricks.optimizer_options import Adam, OptimizerOptions
 from gantricks.option_errors import shown
 from gantricks.options import Options
-from gantricks.planning.optimizers import Adam, Optimizer
 
 MOST_STEPS = 1_000_000_000
 
@@ -81,14 +81,14 @@ class GeneratorKeys(Options):
 
     network: Annotated[str, Field(description="name of a network")]
     latent_dim: Annotated[int, Field(ge=1, le=65536, description="dimension of z")] = 100
-    optimizer: Annotated[Optimizer, Field(description="what trains G")] = Adam()
+    optimizer: Annotated[OptimizerOptions, Field(description="what trains G")] = Adam()
 
 
 class DiscriminatorKeys(Options):
     """`[discriminator]`. The network's own keys stand in it too."""
 
     network: Annotated[str, Field(description="name of a network")]
-    optimizer: Annotated[Optimizer, Field(description="what trains D")] = Adam()
+    optimizer: Annotated[OptimizerOptions, Field(description="what trains D")] = Adam()
 
 
 class TrainKeys(Options):

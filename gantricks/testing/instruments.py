@@ -358,7 +358,7 @@ class Pointed:
         shift = torch.zeros((), dtype=logits.dtype, device=logits.device, requires_grad=bool(side))
         if side:
             self._shifts[side] = shift
-        return out._replace(logits=logits - logits.detach() + self._game.step.loss.undecided + spread + shift)
+        return out._replace(logits=logits - logits.detach() + (self._game.step.loss.undecided or 0.0) + spread + shift)
 
     def note(self) -> None:
         """Add the slopes of a phase, after its backward."""

@@ -152,6 +152,7 @@ def share_told(played: Played, phase: Phase) -> float:
     """Return D's accuracy in a D step: the share of reals and fakes that its logits classify correctly, from 0 to 1."""
     undecided = played.game.step.loss.undecided
     assert phase.real_out is not None, "it is asked of a D step"
+    assert undecided is not None, "it is asked of an objective with a point between real and fake"
     right = phase.real_out.logits > undecided, phase.fake_out.logits < undecided
     return statistics.fmean(float(each.double().mean()) for each in right)
 

@@ -12,6 +12,7 @@ from gantricks.engine import state
 from gantricks.engine.dispatch import Hooks
 from gantricks.engine.frame import MADE
 from gantricks.engine.game import Game, Tensors
+from gantricks.engine.guard import NORM_OF
 from gantricks.records import Batch, Out
 from gantricks.trick import Trick
 
@@ -44,11 +45,11 @@ class Call:
 class Phase:
     """The record of one D step ("d") or G step ("g"), copied at its end.
 
-    Batches, scores and labels are those of `ctx`, or None: in a G step `fake_labels` are G's targets, and `real_out`
-    exists where a trick read it or D mixes samples. `terms` are the player's loss terms by name, "<trick>.<term>" for
-    those of tricks. `gradients` are those that its optimizer received. `before` and `after` are its weights and buffers
-    at the start and end of the phase. `updated` tells whether it was updated. `passes` are D's forward passes: the
-    images and D's output.
+    Batches, scores, labels and latents are those of `ctx`, or None: in a G step `fake_labels` are G's targets, and
+    `real_out` exists where a trick read it or D mixes samples. `terms` are the player's loss terms by name,
+    "<trick>.<term>" for those of tricks. `gradients` are those that its optimizer received. `before` and `after` are
+    its weights and buffers at the start and end of the phase. `updated` tells whether it was updated. `passes` are D's
+    forward passes: the images and D's output.
     """
 
     player: str
@@ -62,6 +63,7 @@ class Phase:
     fake_out: Out
     real_labels: Tensor | None
     fake_labels: Tensor
+    fake_latents: Tensor
     terms: dict[str, float]
     gradients: Tensors
     before: Tensors
@@ -210,7 +212,7 @@ def record_phases(played: Played) -> None:
                     step=game.clock.step,
                     critic=game.clock.critic,
                     **made,
-                    terms={key: value for key, value in game.guard.report()[0][name].items() if key not in _NO_TERMS},
+                    terms=_terms(game, name),
                     gradients=_gradients(network),
                     before=before,
                     after=weights(),
@@ -246,9 +248,6 @@ def watch_phases(
     watch("g")
 
 
-_NO_TERMS = ("step", "gradient_norm")
-
-
 def copied(value: Any) -> Any:
     """Return a value with detached copies of its tensors. Modules and all other objects stay the same."""
     if isinstance(value, Tensor):
@@ -267,3 +266,8 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
         return all(_equal(x, y) for x, y in zip(a, b, strict=True))
     return True
+
+
+def _terms(game: Game, player: str) -> dict[str, float]:
+    values = game.guard.report()[0][player]
+    return {name: value for name, value in values.items() if name != "step" and not name.startswith(NORM_OF)}

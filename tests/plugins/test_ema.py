@@ -67,7 +67,7 @@ MISTAKES = {
         caught_by="trace_law[both]",
     ),
     "D's buffers stay as they started": Mistake(
-        old='copy_where_(*self.discriminator.buffers, ctx.updated_in_step("d") > 0)',
+        old='copy_where_(*average.buffers, ctx.updated_in_step("d") > 0)',
         new="pass",
         caught_by="trace_law[both]",
     ),
@@ -108,7 +108,7 @@ IMAGES = {"sample": (1, 8, 8)}
 
 def shadow(game) -> nn.Module:
     (trick,) = (planned.trick for planned in game.plan.tricks if isinstance(planned.trick, Ema))
-    return trick.generator.shadow
+    return trick.averages["generator"].shadow
 
 
 def numbers(network: nn.Module) -> dict[str, np.ndarray]:

@@ -208,5 +208,5 @@ def test_the_guard_sees_through_clipping(max_norm) -> None:
     played = host.with_trick("gradient_clipping", max_norm=max_norm).train(5)
     fault = played.game.non_finite()
     assert fault is not None
-    assert (fault.player, fault.step, fault.names) == ("d", 3, ("gradient_norm",))
+    assert (fault.player, fault.step, fault.names) == ("d", 3, ("gradient_norm/d",))
     assert all(bool(p.isfinite().all()) for p in played.game.discriminator.parameters())

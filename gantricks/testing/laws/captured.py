@@ -46,7 +46,7 @@ def _same_step(case: Case) -> None:
     if not case.instance.capturable:
         raise NotApplicable("it declares capturable = False")
     game = case.with_it.game()
-    firsts: dict[tuple[int, ...], tuple[int, list[Any]]] = {}
+    firsts: dict[tuple[Any, ...], tuple[int, list[Any]]] = {}
     with game.training():
         game.advance()
         for number in range(2, 6):
@@ -55,8 +55,8 @@ def _same_step(case: Case) -> None:
             with host_unseen(game, trace.ops.append), trace:
                 game.step()
             game.move_to(game.finished + 1)
-            # steps of another structure are captured anew, so they are compared among themselves
-            first, ops = firsts.setdefault(game.structure, (number, trace.ops))
+            # steps of another structure or variant are captured anew, so they are compared among themselves
+            first, ops = firsts.setdefault((game.structure, game.variant), (number, trace.ops))
             for then, now in zip(ops, trace.ops, strict=False):
                 assert then == now, f"step {first} runs {then}, step {number} runs {now}"
             assert len(trace.ops) == len(ops), (

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gantricks.engine import sampling
 from gantricks.engine.dispatch import fold
 from gantricks.engine.game import Game, Tensors
+from gantricks.engine.players import Player
 from gantricks.errors import UserError
 from gantricks.planning.contract import hooks_of
 from gantricks.testing.case import Case, NotApplicable, law
@@ -18,36 +19,35 @@ from gantricks.testing.host_numbers import held_by
 from gantricks.testing.instruments import SecondPass, Shut
 from gantricks.testing.record import differences, same_bits, snapshot, watch_phases
 
-OTHER = {"d": "generator", "g": "discriminator"}
-
 
 @law("other-player", "change only the player of ctx.phase: weights, gradients, optimizer state, modes")
 def _other_player(case: Case) -> None:
     game = case.with_it.but(reuse_fakes=False).game()
 
+    def others(phase: str) -> list[Player]:
+        return [player for player in game.players.values() if player.phase != phase]
+
     def before(phase: str) -> Any:
-        other = OTHER[phase]
-        network = getattr(game, other)
-        gradients = {name: p.grad if p.grad is None else p.grad.clone() for name, p in network.named_parameters()}
+        gradients = {
+            f"{player.role}/{name}": p.grad if p.grad is None else p.grad.clone()
+            for player in others(phase)
+            for name, p in player.network.named_parameters()
+        }
         return snapshot(game), gradients, _taking_part(game)
 
     def after(phase: str, seen: Any) -> None:
-        other = OTHER[phase]
-        network = getattr(game, other)
         start, gradients, taking_part = seen
-        parameters = {f"{other}/{name}" for name, _ in network.named_parameters()}
-        moved = [
-            name
-            for name in differences(start, snapshot(game))
-            if name in parameters or name.startswith(f"{other}_optimizer/")
-        ]
+        optimizers = tuple(f"{player.role}_optimizer/" for player in others(phase))
+        moved = [n for n in differences(start, snapshot(game)) if n in gradients or n.startswith(optimizers)]
         assert not moved, f"the {phase} step moved {moved}"
         assert _taking_part(game) == taking_part, f"the {phase} step left weights frozen, or thawed some"
         for player in game.players.values():
             left = [name for name, module in player.network.named_modules() if not module.training]
             assert not left, f"the {phase} step left {left[0] or 'a network'} in eval mode"
-        for name, parameter in network.named_parameters():
-            assert _same_gradient(gradients[name], parameter.grad), f"the {phase} step touched {other}'s gradients"
+        for player in others(phase):
+            for name, parameter in player.network.named_parameters():
+                told = f"the {phase} step touched gradients of the {player.role}"
+                assert _same_gradient(gradients[f"{player.role}/{name}"], parameter.grad), told
 
     watch_phases(game, before, after)
     with game.training():
@@ -67,10 +67,10 @@ def _gradients(case: Case) -> None:
     def after(phase: str, _: Any) -> None:
         for player in game.players.values():
             gradients = [parameter.grad for parameter in player.parameters]
-            if player.name == phase:
+            if player.phase == phase:
                 missing = [g for g in gradients if g is None or not torch.isfinite(g).all()]
-                assert not missing, f"some of {phase}'s weights have no finite gradient"
-                assert any(bool(g.any()) for g in gradients if g is not None), f"{phase} has only zero gradients"
+                assert not missing, f"some of {player.name}'s weights have no finite gradient"
+                assert any(bool(g.any()) for g in gradients if g is not None), f"{player.name} has only zero gradients"
             else:
                 assert all(g is None for g in gradients), f"the {phase} step gave {player.name} gradients"
 
@@ -149,7 +149,12 @@ def _gates(case: Case) -> None:
     shut = False
 
     def weights(phase: str) -> Tensors:
-        return {name: p.detach().clone() for name, p in game.players[phase].network.named_parameters()}
+        learners = [player for player in game.players.values() if player.phase == phase]
+        return {
+            f"{player.name}/{name}": p.detach().clone()
+            for player in learners
+            for name, p in player.network.named_parameters()
+        }
 
     def unmoved(phase: str, before: Tensors) -> None:
         if shut:

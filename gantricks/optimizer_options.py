@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from gantricks.options import Options
-
-if TYPE_CHECKING:
-    pass
 
 Rate = Annotated[float, Field(gt=0, le=10, description="learning rate")]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -48,7 +45,8 @@ class SGD(Options):
         return self
 
 
-Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="name")]
+OptimizerOptions = Annotated[Adam | AdamW | SGD, Field(discriminator="name")]
+"""The options of an optimizer, by its name: `{ name = "adam", lr = 2e-4 }` in a recipe."""
 
 
 def remembered(config: Any) -> int:
