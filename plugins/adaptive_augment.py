@@ -106,7 +106,7 @@ class AdaptiveAugment(Trick):
     Source: Karras et al. 2020, Training Generative Adversarial Networks with Limited Data, §3 and appendix B.
     """
 
-    needs = {"images"}
+    needs = {"images", "decision"}
     neutral = {"target": 1.0}  # no mean of signs is above 1, so p stays 0
     trial = {"start": 0.5, "speed": 500.0}
 

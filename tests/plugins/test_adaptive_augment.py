@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gantricks import UserError
+from gantricks import Trick, UserError, hookimpl
 from gantricks.engine import sampling
 from gantricks.plugins.adaptive_augment import AdaptiveAugment, adapted, blit, cut, recolor
 from gantricks.rng import Clock, Rng
@@ -326,6 +326,19 @@ def test_the_defaults_are_the_papers() -> None:
 def test_vectors_are_refused() -> None:
     with pytest.raises(UserError, match="needs images"):
         TrickHost().with_trick("adaptive_augment").plan()
+
+
+class Differences(Trick):
+    """An objective of differences of outputs alone, where no output means "undecided"."""
+
+    @hookimpl
+    def adversarial_loss(self):
+        raise NotImplementedError
+
+
+def test_an_objective_without_a_decision_is_refused() -> None:
+    with pytest.raises(UserError, match="needs decision"):
+        IMAGES.with_trick(Differences).with_trick("adaptive_augment").plan()
 
 
 @pytest.mark.parametrize("wrong", [{"start": 1.1}, {"speed": 0.0}, {"target": 2.0}, {"interval": 0}])
