@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from gantricks.augmentations import (
+        cut_out,
+        flip_images,
+        rotate_images,
+        scale_contrast,
+        scale_saturation,
+        shift_brightness,
+        translate_images,
+    )
     from gantricks.catalogue.registry import Registry
     from gantricks.context import Context
     from gantricks.errors import Problem, TrickError, UserError
@@ -65,14 +74,21 @@ _HOME = {
     "Trick": "trick",
     "TrickError": "errors",
     "UserError": "errors",
+    "cut_out": "augmentations",
     "evaluate": "runs.evaluation",
+    "flip_images": "augmentations",
     "hookimpl": "hooks",
     "initialise": "networks.base",
     "load_recipe": "planning.validation",
     "resume": "runs.api",
+    "rotate_images": "augmentations",
     "sample": "runs.api",
+    "scale_contrast": "augmentations",
+    "scale_saturation": "augmentations",
+    "shift_brightness": "augmentations",
     "slerp": "latents",
     "train": "runs.api",
+    "translate_images": "augmentations",
 }
 
 __all__ = [
@@ -110,14 +126,21 @@ __all__ = [
     "Trick",
     "TrickError",
     "UserError",
+    "cut_out",
     "evaluate",
+    "flip_images",
     "hookimpl",
     "initialise",
     "load_recipe",
     "resume",
+    "rotate_images",
     "sample",
+    "scale_contrast",
+    "scale_saturation",
+    "shift_brightness",
     "slerp",
     "train",
+    "translate_images",
 ]
 
 
