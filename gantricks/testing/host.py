@@ -70,7 +70,9 @@ class TrickHost:
         instances = [made(trick, trick.trial) if isinstance(trick, type) else trick for trick in tricks]
         needs = {need for trick in instances for need in trick.needs}
         needs -= {provided for trick in instances for provided in trick.provides}
-        wants_images = any(need.endswith(("_batch_norm", "_convolutions")) or need == "images" for need in needs)
+        wants_images = any(
+            need.endswith(("_batch_norm", "_convolutions", "_styles")) or need == "images" for need in needs
+        )
         wants_classes = any(need.endswith("_conditional") or need == "classes" for need in needs)
         options: dict[str, Any] = {"sample": (1, 8, 8) if wants_images else (2,), "classes": 3 if wants_classes else 0}
         for role in ("generator", "discriminator"):
@@ -78,6 +80,9 @@ class TrickHost:
             if wants_images:
                 # two halvings, because D's first block never has batch norm
                 options[role] |= {"batch_norm": f"{role}_batch_norm" in needs, "depth": 2}
+        if "generator_styles" in needs:
+            options["generator"].pop("batch_norm")
+            options["generator"] |= {"network": "style", "style_dim": 4, "mapping_layers": 2}
         if "discriminator_conditional" in needs:
             options["generator"]["conditional"] = True
         if "discriminator_max_pool" in needs:
