@@ -38,8 +38,7 @@ class Style(Network):
     the root of the sum of their squares. The first map is learned, noise is added to every map with a learned strength
     that starts at 0 (in training only), and the image is the sum of images made at every size, doubled through the
     kernel [1, 3, 3, 1]. Its output is linear. There is no discriminator of this name: `r3` or `resnet` stand opposite
-    it. Tricks can act on its styles. Conditional: an embedding of the class is mapped beside the
-    latents.
+    it. Tricks can act on its styles. Conditional: an embedding of the class is mapped beside the latents.
     """
 
     class GeneratorConfig(Options):
@@ -227,7 +226,7 @@ class NoiseInput(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.strength = nn.Parameter(torch.empty(()))
+        self.strength = nn.Parameter(torch.empty(1))
 
     def initialise(self, rng: Rng) -> None:
         self.strength.zero_()
