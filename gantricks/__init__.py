@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
-    from gantricks.networks.base import Discriminator, Generator, Network, SummedLayers, initialise
+    from gantricks.networks.base import Discriminator, Generator, Network, StyleGenerator, SummedLayers, initialise
     from gantricks.networks.noise import LayerNoise
     from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
@@ -70,6 +70,7 @@ _HOME = {
     "Scheduled": "options",
     "Setting": "trick",
     "Subject": "metrics.base",
+    "StyleGenerator": "networks.base",
     "SummedLayers": "networks.base",
     "Trick": "trick",
     "TrickError": "errors",
@@ -121,6 +122,7 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "Setting",
+    "StyleGenerator",
     "Subject",
     "SummedLayers",
     "Trick",

@@ -27,6 +27,7 @@ CAPABILITIES: dict[str, str] = {
     "generator_convolutions": 'a convolutional generator; set network = "dcgan" in [generator]',
     "discriminator_convolutions": 'a convolutional discriminator; set network = "dcgan" in [discriminator]',
     "discriminator_max_pool": 'a D with max pooling; set network = "resnet" and pool = "max" in [discriminator]',
+    "generator_styles": 'a generator with styles; set network = "style" in [generator]',
     "generator_conditional": "a generator that is given classes; set conditional = true in [generator]",
     "discriminator_conditional": "a discriminator that is given classes; set conditional = true in [discriminator]",
     "generator_conditioned": "a generator that is given conditions; set conditioned = true in [generator]",

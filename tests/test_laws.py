@@ -131,13 +131,18 @@ def test_a_refused_pair_stands_in_one_file() -> None:
 def test_a_pair_is_refused_for_what_the_tricks_declare_and_for_nothing_else(first: str, second: str) -> None:
     a, b, host = pair_of_cases(first, second)
     for lone, other in ((a, b), (b, a)):
-        if not set(lone.trick.conflicts) & set(other.trick.needs):  # what the other needs, the host has
+        if not needed_of_another_network(lone, other):  # what the other needs, the host has
             replace(lone, host=host).with_it.plan()  # not refused: what follows is about the pair
     with pytest.raises(UserError) as refusal:
         replace(b, host=replace(a, host=host).with_it).with_it.plan()
     declared = list(grounds(a, b))
     for problem in refusal.value.problems:
         assert any(ground in problem.what for ground in declared), f"{problem.what}: declared is {declared}"
+
+
+def needed_of_another_network(a: Case, b: Case) -> bool:
+    """Return whether one trick refuses what the other needs of a network: then no host has what both need."""
+    return any(set(one.trick.conflicts) & set(other.trick.needs) for one, other in ((a, b), (b, a)))
 
 
 def grounds(a: Case, b: Case) -> Iterator[str]:
@@ -151,6 +156,8 @@ def grounds(a: Case, b: Case) -> Iterator[str]:
         for what, reason in one.trick.conflicts.items():
             if what in {other.name, *other.trick.provides, *other.trick.needs}:
                 yield reason
+            if what in other.trick.needs:
+                yield f"{other.name} needs {what}"
         if "adversarial_loss" in hooks_of(other.trick):
             yield from (f"{one.name} needs {need}" for need in set(one.trick.needs) - set(other.trick.provides))
 

@@ -134,9 +134,41 @@ class Generator(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def forward(self, latents: Tensor, classes: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        with _precision(latents, self.autocast):
+        with precision(latents, self.autocast):
             images: Tensor = self.head(self.body(self.inputs(latents, classes, condition)))
         return images.to(latents.dtype)
+
+
+class StyleGenerator(Generator):
+    """A generator that makes styles of the latents, and images of the styles. It offers the capability "styles".
+
+    Styles are (B, L, d): L = `style_count` vectors of length d = `style_dim` for each sample, in the order of the
+    layers that they steer, coarse ones first. `style_changes` are modules that are called on them in turn, as
+    `change(styles, network, classes, condition)`, and return styles. Tricks may add to them.
+    """
+
+    style_count: int
+    style_dim: int
+
+    def __init__(
+        self, shapes: Shapes, conditional: bool = False, embedding_dim: int = 0, condition_dim: int = 0
+    ) -> None:
+        super().__init__(shapes, conditional, embedding_dim, condition_dim)
+        self.style_changes = nn.ModuleList()
+
+    def styles(self, latents: Tensor, classes: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """Return the styles (B, L, d) of latents (B, latent_dim), before `style_changes`."""
+        raise NotImplementedError
+
+    def synthesise(self, styles: Tensor) -> Tensor:
+        """Return the images of styles (B, L, d)."""
+        raise NotImplementedError
+
+    def forward(self, latents: Tensor, classes: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        styles = self.styles(latents, classes, condition)
+        for change in self.style_changes:
+            styles = change(styles, self, classes, condition)
+        return self.synthesise(styles)
 
 
 class Discriminator(nn.Module):
@@ -181,7 +213,7 @@ class Discriminator(nn.Module):
         self.projection = nn.Embedding(shapes.classes, feature_dim) if conditional else None
 
     def forward(self, images: Tensor, classes: Tensor | None = None, condition: Tensor | None = None) -> Out:
-        with _precision(images, self.autocast):
+        with precision(images, self.autocast):
             features = self.body(images if self.stem is None else self.stem(images))
             seen = features
             if self.pairing is not None:
@@ -207,7 +239,7 @@ def pair_with(condition: int, features: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(linear=linear, activation=nn.LeakyReLU(0.2)))
 
 
-def _precision(tensor: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+def precision(tensor: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     return nullcontext() if dtype is None else torch.autocast(tensor.device.type, dtype)
 
 
@@ -268,7 +300,8 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
     ~ N(0, 2 / fan_in) in `body`, where rectifiers halve the signal (He et al. 2015, eq. 10), and N(0, 1 / fan_in)
     elsewhere. Biases are 0. Batch norm weights are ~ N(1, 0.02²), as in the code of Radford et al., with fresh running
     statistics; other norms start as PyTorch has them. A module with a method `initialise(rng)` fills what it holds
-    itself (not its children), without gradient.
+    itself (not its children), without gradient. One with a method `draw_from(rng)` is given the stream that it draws
+    from in the step.
 
     A layer's values depend on the seed and its own name only, never on which other layers exist.
 
@@ -279,6 +312,8 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
         for inner, module in network.named_modules():
             name = ".".join(part for part in (at, inner) if part)
             held = {*module._parameters, *module._buffers}
+            if draw_from := getattr(module, "draw_from", None):
+                draw_from(rng.fork(f"{name}/draws"))  # a fork: `anew` would draw the same numbers in every step
             fill = getattr(module, "initialise", None)
             if fill is not None:
                 fill(rng.anew(name))
