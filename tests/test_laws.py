@@ -119,7 +119,7 @@ def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: st
 
 
 def test_few_pairs_are_refused() -> None:
-    assert len(REFUSED) <= 15
+    assert len(REFUSED) <= 0.04 * len(TRICKS) * (len(TRICKS) - 1) / 2
 
 
 def test_a_refused_pair_stands_in_one_file() -> None:
