@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from covering import orders
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trick_files import FOLDER, faults, host_for, trick_files
@@ -18,7 +20,7 @@ from gantricks.catalogue.index import shipped
 from gantricks.engine import sampling
 from gantricks.hooks import KINDS
 from gantricks.planning.contract import hooks_of
-from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, compiled_holds, pair_holds, run_suite
+from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, compiled_holds, pair_holds, run_suite, set_holds
 
 FILES = trick_files()
 SETTINGS = {
@@ -101,21 +103,40 @@ def pair_of_cases(first: str, second: str) -> tuple[Case, Case, TrickHost]:
     return plain_case(first), plain_case(second), host_for(FILES[first], FILES[second])
 
 
+AT_ONCE = 6
+"""The number of tricks that are tried together, so that every pair is tried in far fewer runs than there are pairs."""
+
+ORDERS = orders(TRICKS, [frozenset(pair) for pair in REFUSED], AT_ONCE)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="+".join)
+def test_every_pair_composes_in_both_orders_in_some_set(order: tuple[str, ...]) -> None:
+    set_holds([plain_case(trick) for trick in order], host_for(*(FILES[trick] for trick in order)))
+
+
+def test_every_pair_stands_in_both_orders_in_some_set() -> None:
+    stands = {pair for order in ORDERS for pair in combinations(order, 2)}
+    apart = {frozenset(pair) for pair in REFUSED}
+    assert stands == {pair for pair in permutations(TRICKS, 2) if frozenset(pair) not in apart}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("first", TRICKS)
-def test_every_pair_composes_in_both_orders_or_is_refused_for_a_reason(first: str, refused_pair) -> None:
+def test_every_pair_composes_alone_in_both_orders(first: str) -> None:
     for second in TRICKS:
-        if second == first:
-            continue
-        pair = min(first, second), max(first, second)
-        if pair not in REFUSED:
+        if second != first and (min(first, second), max(first, second)) not in REFUSED:
             try:
                 pair_holds(*pair_of_cases(first, second))
             except (AssertionError, UserError) as broken:
                 raise AssertionError(f"{first}, then {second}: {broken}") from broken
-        else:
-            with pytest.raises(UserError, match=REFUSED[pair]) as refusal:
-                pair_holds(*pair_of_cases(first, second))
-            refused_pair(*pair, "; ".join(problem.what for problem in refusal.value.problems))
+
+
+@pytest.mark.parametrize("pair", REFUSED, ids="+".join)
+def test_a_pair_is_refused_in_both_orders_for_its_reason(pair: tuple[str, str], refused_pair) -> None:
+    for first, second in (pair, pair[::-1]):
+        with pytest.raises(UserError, match=REFUSED[pair]) as refusal:
+            pair_holds(*pair_of_cases(first, second))
+        refused_pair(*pair, "; ".join(problem.what for problem in refusal.value.problems))
 
 
 def test_few_pairs_are_refused() -> None:

@@ -18,7 +18,7 @@ from gantricks.testing.laws import LAWS, Case, Law, NotApplicable, compiled_hold
 from gantricks.testing.mistakes import Mistake, mistake_suite
 from gantricks.testing.record import Call, Phase, Played
 from gantricks.testing.settings import CONDITIONAL, MIXING, Settings
-from gantricks.testing.suite import Outcome, pair_holds, run_suite, trick_suite
+from gantricks.testing.suite import Outcome, pair_holds, run_suite, set_holds, trick_suite
 
 __all__ = [
     "CONDITIONAL",
@@ -38,5 +38,6 @@ __all__ = [
     "mistake_suite",
     "pair_holds",
     "run_suite",
+    "set_holds",
     "trick_suite",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -163,24 +163,31 @@ def _refusal(host: TrickHost) -> str:
 
 
 def pair_holds(first: Case, second: Case, host: TrickHost | None = None, steps: int = 3) -> None:
-    """Train two tricks together in this order, and check the run.
+    """Train two tricks together in this order, and check the run as `set_holds` does."""
+    set_holds((first, second), host, steps)
+
+
+def set_holds(cases: Sequence[Case], host: TrickHost | None = None, steps: int = 3) -> None:
+    """Train several tricks together in this order, and check the run.
 
     It must be finite; each fold keeps its law on the trace, and each trick its own (`Case.trace`); state is updated in
-    place; a resumed run is bit-identical. Raises UserError where the pair is refused, AssertionError where a check
-    fails.
+    place; a resumed run is bit-identical. Raises UserError where the tricks are refused together, AssertionError where
+    a check fails.
     """
-    host = host or TrickHost.for_trick(first.instance, second.instance)
-    pair = Case(second.trick, second.options, host.with_trick(first.trick, first.name, **first.options), second.name)
-    both = pair.with_it
+    host = host or TrickHost.for_trick(*(case.instance for case in cases))
+    *others, last = cases
+    for case in others:
+        host = host.with_trick(case.trick, case.name, **case.options)
+    whole = Case(last.trick, last.options, host, last.name)
     for law in ("in-place", "same-step"):
-        LAWS[law].check(pair)
-    played = both.but(steps=steps).train(steps)
+        LAWS[law].check(whole)
+    played = whole.with_it.but(steps=steps).train(steps)
     fault = played.game.non_finite()
     assert fault is None, f"{fault} is not finite"
     folds_hold(played)
-    for case in (first, second):
+    for case in cases:
         _keeps_its_law(case, played)
-    LAWS["resume"].check(replace(pair, host=pair.without.but(steps=steps)))
+    LAWS["resume"].check(replace(whole, host=whole.without.but(steps=steps)))
 
 
 def _keeps_its_law(case: Case, played: Played) -> None:
