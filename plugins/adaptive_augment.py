@@ -114,10 +114,12 @@ class AdaptiveAugment(Trick):
         target: Annotated[
             float, Field(ge=-1, le=1, description="mean sign of D's logits on reals that p brings about")
         ] = 0.6
-        speed: Annotated[
-            float, Field(gt=0, allow_inf_nan=False, description="real images in which p can go from 0 to 1")
-        ] = 500_000.0
-        interval: Annotated[int, Field(ge=1, description="number of D steps from one change of p to the next")] = 4
+        speed: Annotated[float, Field(gt=0, le=1e12, description="real images in which p can go from 0 to 1")] = (
+            500_000.0
+        )
+        interval: Annotated[
+            int, Field(ge=1, le=1_000_000, description="number of D steps from one change of p to the next")
+        ] = 4
         start: Annotated[Probability, Field(description="p at the start of the run")] = 0.0
         blit: Annotated[bool, Field(description="flips, quarter turns and moves")] = True
         color: Annotated[bool, Field(description="brightness, contrast and saturation")] = True

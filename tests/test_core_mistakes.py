@@ -29,14 +29,14 @@ STEP = {
         caught_by="plugins/test_experience_replay.py::test_the_g_step_never_replays",
     ),
     "the G step leaves gradients in D": Mistake(
-        old="frozen(self.d.parameters)",
+        old='frozen(self.team("d"))',
         new="frozen([])",
         caught_by="plugins/test_feature_matching.py::test_the_generator_gets_the_gradient_and_the_discriminator_none",
     ),
     "a closed gate zeroes gradients, and the optimizer's momentum moves the player": Mistake(
-        old="self.frame.updated = self.frame.updates[player.name] = updated",
+        old="self.frame.updated = updated",
         new="""
-            self.frame.updated = self.frame.updates[player.name] = updated
+            self.frame.updated = updated
             for parameter in player.parameters:
                 if gates:
                     parameter.grad = parameter.grad * updated

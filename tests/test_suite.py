@@ -1617,7 +1617,7 @@ def test_what_a_trick_does_within_its_own_run_is_its_own_to_open_and_close() -> 
 
 
 def test_a_trick_has_the_name_by_which_recipes_know_it(tmp_path) -> None:
-    path = tmp_path / "r1.py"
+    path = tmp_path / "r9.py"
     path.write_text(
         '''
 from gantricks import Trick, hookimpl
@@ -1633,8 +1633,8 @@ class GradientPenalty(Trick):
         return 0.9 * labels
 '''
     )
-    penalty = Registry([path]).load("tricks", "r1").cls
-    assert name_of(penalty) == "r1"
+    penalty = Registry([path]).load("tricks", "r9").cls
+    assert name_of(penalty) == "r9"
     assert name_of(Registry().load("tricks", "soft_labels").cls) == "soft_labels"
     assert name_of(CountsInPython) == "counts_in_python"
     assert name_of(type("R1GPNoise", (Noise,), {"__module__": __name__})) == "r1_gp_noise"
@@ -1642,7 +1642,7 @@ class GradientPenalty(Trick):
     class Rival(Noise):
         """It does not go with the file."""
 
-        conflicts = {"r1": "both move targets"}
+        conflicts = {"r9": "both move targets"}
 
     for first, other in ((penalty, "soft_labels"), (penalty, Counting), (Rival, penalty)):
         (pair,) = [o for o in run_suite(first, beside=[other]) if o.id.startswith("pair:")]

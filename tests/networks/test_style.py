@@ -256,7 +256,7 @@ def test_channels_last_gives_the_numbers_of_the_contiguous_format():
 
 def test_styles_can_be_changed():
     class Swap(nn.Module):
-        def forward(self, styles, network, classes):
+        def forward(self, styles, network, classes, condition):
             return styles.flip(0)
 
     network, z = FAMILY.build("generator").eval(), stream(1).normal((2, 5))

@@ -248,7 +248,7 @@ def test_d_learns_to_classify() -> None:
     game = host.with_trick(Shifted).with_trick("auxiliary_classifier").game()
     for _ in range(host.steps):
         game.advance()
-    images, classes = game.feed.take(torch.arange(40))
+    images, classes, _ = game.feed.take(torch.arange(40))
     shown = shifted(Batch(images, classes)).images
     assert (game.discriminator(shown).class_logits.argmax(1) == classes).all()
     z = sampling.draw_latents(game, 40, game.stream("a"), game.stream("b"))

@@ -411,7 +411,7 @@ def test_an_average_grows_with_its_generator():
     ema = game.plan.tricks[0].trick
     with evaluating(game):
         z = torch.zeros(2, 4, dtype=torch.float64)
-        made = ema.generator.shadow.eval()(z)
+        made = ema.averages["generator"].shadow.eval()(z)
     assert not torch.allclose(made, enlarge(shrink(made, (8, 6)), (16, 12))), "the average is still a small network"
 
 

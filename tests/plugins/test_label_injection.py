@@ -289,7 +289,7 @@ def test_a_reference_batch_gets_the_classes_of_the_reference(order):
 def test_an_average_of_the_generator_reads_the_classes_it_is_given():
     host = IMAGES.with_trick("label_injection").with_trick("ema", decay=0.5, warmup=False)
     game = host.train(3).game
-    shadow = next(planned.trick for planned in game.plan.tricks if planned.name == "ema").generator.shadow
+    shadow = next(planned.trick for planned in game.plan.tricks if planned.name == "ema").averages["generator"].shadow
     z = inputs(IMAGES, "generator", 1).repeat(3, 1)
     images = shadow(z, torch.arange(3))
     assert not torch.allclose(images[0], images[1], rtol=0, atol=1e-9)

@@ -208,7 +208,7 @@ def test_averages_of_both_take_in_weights_and_statistics_of_the_present_players_
     seen = set()
     for _ in range(23):
         game.advance()
-        for player, average in (("d", ema.discriminator), ("g", ema.generator)):
+        for player, average in (("d", ema.averages["discriminator"]), ("g", ema.averages["generator"])):
             shadow, present = average.shadow.state_dict(), present_of(game, swap, player)
             buffers = [name for name, _ in average.shadow.named_buffers()]
             assert buffers
@@ -217,7 +217,7 @@ def test_averages_of_both_take_in_weights_and_statistics_of_the_present_players_
             live = getattr(game, ROLES[player]).state_dict()
             assert all(same_bits(shadow[name], live[name]) for name in buffers) != away
             seen.add((player, away))
-        assert sampling.evaluated_discriminator(game) is ema.discriminator.shadow
+        assert sampling.evaluated_discriminator(game) is ema.averages["discriminator"].shadow
     assert len(seen) == 4
 
 
@@ -255,8 +255,8 @@ def test_averages_follow_the_present_players_whatever_the_order_of_the_phases():
     seen = set()
     for _ in range(23):
         game.advance()
-        shadow, present = ema.discriminator.shadow.state_dict(), present_of(game, swap, "d")
-        assert all(same_bits(shadow[n], present[n]) for n, _ in ema.discriminator.shadow.named_buffers())
+        shadow, present = ema.averages["discriminator"].shadow.state_dict(), present_of(game, swap, "d")
+        assert all(same_bits(shadow[n], present[n]) for n, _ in ema.averages["discriminator"].shadow.named_buffers())
         seen.add(bool(swap.away["d"]))
     assert len(seen) == 2
 

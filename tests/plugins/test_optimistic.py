@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gantricks import Trick, UserError, hookimpl
 from gantricks.engine import optimizers, state
-from gantricks.planning import optimizers as planning
+from gantricks import optimizer_options as planning
 from gantricks.plugins.optimistic import OptimisticUpdate
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs

@@ -238,7 +238,8 @@ class Watch(Trick):
 def labelled_rows(game) -> tuple[torch.Tensor, torch.Tensor]:
     """The labelled images and their classes."""
     subset = next(p.trick for p in game.plan.tricks if isinstance(p.trick, SemiSupervised)).subset
-    return subset.take(torch.arange(len(subset)))
+    images, classes, _ = subset.take(torch.arange(len(subset)))
+    return images, classes
 
 
 @HOSTS

@@ -53,7 +53,7 @@ MISTAKES = {
         caught_by="test_every_layer_but_the_first_is_as_likely_to_be_the_first_exchanged",
     ),
     "the styles of the batch itself are exchanged": Mistake(
-        old="network.styles(self.draws.ctx.latents(count)[0], classes)",
+        old="network.styles(self.draws.ctx.latents(count).z, classes, condition)",
         new="styles.flip(0)",
         caught_by="trace_law",
     ),

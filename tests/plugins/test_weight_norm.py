@@ -236,7 +236,7 @@ def test_a_copy_of_the_network_is_independent_and_equal(host):
 def test_an_average_of_the_generator_samples_from_averaged_parts():
     host = IMAGES.with_trick("weight_norm").with_trick("ema", decay=0.5, warmup=False)
     game = host.train(3).game
-    shadow = next(planned.trick for planned in game.plan.tricks if planned.name == "ema").generator.shadow
+    shadow = next(planned.trick for planned in game.plan.tricks if planned.name == "ema").averages["generator"].shadow
     assert treated(shadow) == treated(game.generator)
     assert torch.isfinite(torch.from_numpy(sampling.sample(game, 4, 0))).all()
     assert not same_bits(shadow.head.conv.weight, game.generator.head.conv.weight)
