@@ -321,8 +321,11 @@ def probe(network: Generator | Discriminator, ctx: Context) -> Maps:
             block.register_forward_hook(note)
     count, sample = (1, (network.latent_dim,)) if isinstance(network, Generator) else (network.group, network.shape)
     classes = torch.zeros(count, dtype=torch.int64, device=ctx.device) if network.conditional else None
+    first, *described = (
+        torch.zeros((count, *shape), device=ctx.device, dtype=ctx.dtype) for shape in (sample, (network.condition,))
+    )
     with torch.no_grad():
-        twin(torch.zeros((count, *sample), device=ctx.device, dtype=ctx.dtype), classes)
+        twin(first, classes, *(described if network.conditioned else ()))
     return seen
 
 

@@ -168,7 +168,7 @@ def needed_of_another_network(a: Case, b: Case) -> bool:
 
 def grounds(a: Case, b: Case) -> Iterator[str]:
     """What two tricks declare that keeps them apart, in words that `check` uses."""
-    for part in set(a.trick.replaces) & set(b.trick.replaces):
+    for part in set(a.instance.replaces) & set(b.instance.replaces):
         yield f"replace the same part, {part}"
     for hook in set(hooks_of(a.trick)) & set(hooks_of(b.trick)):
         if KINDS[hook] == "choice":

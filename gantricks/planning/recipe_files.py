@@ -254,6 +254,8 @@ def _text(path: Path, room: int) -> str:
 
 
 def _table(text: str, path: Path) -> dict[str, Any]:
+    if re.search(r"([\[{]\s*){500}", text):  # whether Python gives up on it depends on what else the process runs
+        raise UserError(Problem("not readable as TOML: it is nested too deep", where=str(path)))
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -24,7 +24,7 @@ SETTINGS: Settings = {
     "mixing": ({"start": 0.3, "speed": 100.0, "target": 0.0, "cutout": True}, MIXING | {"n_critic": 2}),
     "three channels": ({"start": 0.9, "speed": 60.0, "interval": 1, "color": False}, {"sample": (3, 8, 12)}),
 }
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = dict.fromkeys(("relativistic", "wasserstein"), "adaptive_augment needs decision")
 
 MISTAKES = {
     "p follows D's probability": Mistake(

@@ -40,9 +40,14 @@ MISTAKES = {
         caught_by="test_the_g_step_never_replays",
     ),
     "classes are left behind": Mistake(
-        old="Batch(images, torch.where(chosen, buffer.classes.index_select(0, slots), batch.classes))",
-        new="batch.with_images(images)",
+        old="batch._replace(classes=classes)",
+        new="batch",
         caught_by="test_every_output_is_current_or_was_inserted_before",
+    ),
+    "conditions are left behind": Mistake(
+        old="batch._replace(condition=condition)",
+        new="batch",
+        caught_by="conditions",
     ),
     "the buffer is not in the checkpoint": Mistake(
         old="{name: tensor for name, tensor in named.items() if tensor is not None} if self.config.capacity else {}",

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks import Trick, UserError, hookimpl
-from gantricks.engine import optimizers, state
 from gantricks import optimizer_options as planning
+from gantricks.engine import optimizers, state
 from gantricks.plugins.optimistic import OptimisticUpdate
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs

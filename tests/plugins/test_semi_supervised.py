@@ -84,7 +84,7 @@ def trace_law(played: Played, name: str) -> None:
     everything = game.feed.take(torch.arange(game.feed.count))
     known = trick.subset.take(torch.arange(len(trick.subset)))
     assert known.classes.bincount(minlength=game.feed.classes).tolist() == [len(known.images) // game.feed.classes] * 3
-    for image, label in zip(*known, strict=True):
+    for image, label in zip(known.images, known.classes, strict=True):
         assert label in everything.classes[rows_in(everything.images, image[None])], "a label is not that of its image"
     for phase in played.phases:
         outs = [out for out in (phase.real_out, phase.fake_out) if out is not None]

@@ -104,7 +104,7 @@ def exchanged(count: int, probability: float) -> tuple[torch.Tensor, int]:
     game = host(probability=probability).game()
     styles = game.generator.styles(torch.ones(count, game.generator.latent_dim, dtype=torch.float64))
     game.clock.enter("g")
-    mixed = game.generator.style_changes[0](styles, game.generator, None)
+    mixed = game.generator.style_changes[0](styles, game.generator, None, None)
     layers = game.generator.style_count
     return layers - (mixed != styles).any(2).sum(1), layers
 

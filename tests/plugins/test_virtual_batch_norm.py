@@ -107,7 +107,7 @@ def trace_law(played: Played, name: str) -> None:
     norms = {place: module for place, module in done.before.items() if isinstance(module, _BatchNorm)}
     assert norms, "G had no batch norm"
     assert done.replaced.keys() == norms.keys()
-    latents, classes = samples(played, "generator")
+    latents, classes, _ = samples(played, "generator")
     (kept,) = (tensor for key, tensor in played.start["generator"].items() if key.endswith(".latents"))
     (body,) = flows(played, "generator", [game.generator.body])
     assert torch.equal(body.given[:, : game.generator.latent_dim], torch.cat([kept, latents]))

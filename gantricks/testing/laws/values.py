@@ -152,13 +152,13 @@ def _each_keeps_its_own(case: Case, marks: _Marks) -> None:
         origins = marks.read(plain)
         if origins is None or not same_bits(plain.images, through(images).images):
             continue
-        assert -1 not in origins, f"{hook} mixes the {marks.what}s of several images"
         follows = torch.zeros((size, size), dtype=torch.bool)
         for number in range(size):
             other = images.clone()
             other[number] = torch.tanh(rng.normal(game.discriminator.shape))
             follows[:, number] = (through(other).images != plain.images).reshape(size, -1).any(1).cpu()
         for row, origin in enumerate(origins):
+            assert origin >= 0 or not follows[row].any(), f"{hook} mixes the {marks.what}s of several images"
             astray = (
                 follows[row].any() and not follows[row, origin]
             )  # an image that follows no input comes from another batch
