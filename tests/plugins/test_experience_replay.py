@@ -47,7 +47,7 @@ MISTAKES = {
     "conditions are left behind": Mistake(
         old="batch._replace(condition=condition)",
         new="batch",
-        caught_by="conditions",
+        caught_by="test_a_condition_travels_with_its_image",
     ),
     "the buffer is not in the checkpoint": Mistake(
         old="{name: tensor for name, tensor in named.items() if tensor is not None} if self.config.capacity else {}",
@@ -254,6 +254,17 @@ def test_after_a_fault_nothing_enters(capacity, size, held, rng):
     batch = numbered(50, size)
     insert(batch.with_images(batch.images * math.nan), buffer, filled, ILL, rng)
     assert all(map(same_bits, before, held_now))
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.floats(0, 1), gs.rng())
+def test_a_condition_travels_with_its_image(capacity, size, p, rng):
+    buffer, filled = Batch(torch.zeros((capacity, 2)), None, torch.full((capacity, 3), -1.0)), torch.zeros(())
+    for start in (10.0, 100.0, 1000.0):
+        numbers = start + torch.arange(float(size))
+        batch = Batch(numbers[:, None].expand(-1, 2), None, 2 * numbers[:, None].expand(-1, 3))
+        out = replay(batch, buffer, filled, p, rng)
+        assert torch.equal(out.condition, 2 * out.images[:, :1].expand(-1, 3))
+        insert(batch, buffer, filled, HEALTHY, rng)
 
 
 # ---------------------------------------------------------------- in a run
