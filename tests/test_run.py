@@ -285,6 +285,11 @@ def recipe_with(trick: str, data: Path, folder: Path) -> Path:
     beside = {"separate_batches": ""} if "separate_passes" in needs else {}
     network = "resnet" if "discriminator_max_pool" in needs else "dcgan"
     path = written(data, folder, beside | {trick: ACTIVE.get(trick, "")}, network)
+    if "generator_styles" in needs:
+        head, _, tail = path.read_text(encoding="utf-8").partition("[generator]")
+        generator, discriminator, rest = tail.partition("[discriminator]")
+        generator = generator.replace('network = "dcgan"', 'network = "style"').replace("batch_norm = true\n", "")
+        path.write_text(f"{head}[generator]{generator}{discriminator}{rest}", encoding="utf-8")
     if "discriminator_conditional" in cls.conflicts:
         head, _, tail = path.read_text(encoding="utf-8").partition("[discriminator]")
         path.write_text(f"{head}[discriminator]{tail.replace('conditional = true', '')}", encoding="utf-8")

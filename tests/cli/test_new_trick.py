@@ -202,7 +202,7 @@ def test_it_obeys_the_laws_at_its_defaults(gantricks: Any) -> None:
     assert set(outcomes.values()) == {"passed", "skipped"}
 
 
-SILENT = {"classes", "both-sides", "latents", "learns", "gates"}
+SILENT = {"classes", "conditions", "both-sides", "latents", "learns", "gates"}
 """The laws that say nothing of a trick on D's targets."""
 
 
