@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gantricks.rng import Rng
     from gantricks.runs.api import resume, sample, train
     from gantricks.runs.evaluation import Evaluated, evaluate
+    from gantricks.slopes import squared_slopes
     from gantricks.trick import Setting, Trick
 
 _HOME = {
@@ -88,6 +89,7 @@ _HOME = {
     "scale_saturation": "augmentations",
     "shift_brightness": "augmentations",
     "slerp": "latents",
+    "squared_slopes": "slopes",
     "train": "runs.api",
     "translate_images": "augmentations",
 }
@@ -141,6 +143,7 @@ __all__ = [
     "scale_saturation",
     "shift_brightness",
     "slerp",
+    "squared_slopes",
     "train",
     "translate_images",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol, TypeVar
 
@@ -357,14 +357,27 @@ class Context(ABC):
         """
 
     @abstractmethod
-    def d_step(self, critic: int, share_fakes: bool = False) -> None:
+    def d_step(
+        self,
+        critic: int,
+        share_fakes: bool = False,
+        trial: bool = False,
+        start: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> None:
         """Play one D step. For `play`. `critic` numbers the D steps within the step and keys their random draws. With
         `share_fakes`, the next G step uses the same fakes, if it follows before G is changed.
+
+        With `trial`, no trick is told of the update (`after_d_step`): it is one that the trick takes back. `start` has
+        weights to which the update is applied in place of the present ones, at which the gradient was taken: for every
+        player that learns in this step, in the order of its `parameters()`. Where the update is skipped, the player is
+        left with these.
         """
 
     @abstractmethod
-    def g_step(self, number: int = 0) -> None:
-        """Play one G step. For `play`. `number` numbers the G steps within the step and keys their random draws."""
+    def g_step(self, number: int = 0, trial: bool = False, start: Mapping[str, Sequence[Tensor]] | None = None) -> None:
+        """Play one G step. For `play`. `number` numbers the G steps within the step and keys their random draws. For
+        `trial` and `start` see `d_step`.
+        """
 
     @abstractmethod
     def restoring(self, *players: str) -> AbstractContextManager[None]:

@@ -147,8 +147,8 @@ class HookSpecs:
     @choice
     def play(self, ctx: Context) -> None:
         """Replace the order of phases within one step: call `ctx.d_step(critic)` and `ctx.g_step(number)` as often as
-        the algorithm needs. Each has other draws, whatever its number. Default: `ctx.n_critic` D steps, then one G
-        step.
+        the algorithm needs. Each has other draws, whatever its number. A step that is taken back is a `trial`. Default:
+        `ctx.n_critic` D steps, then one G step.
         """
 
     # ------------------------------------------------------------------ the D step

@@ -87,6 +87,6 @@ class Consistency(Trick):
 
     def _distance(self, batch: Batch, logits: Tensor, ctx: Context) -> Tensor:
         copies = transformed(batch.images.detach(), self.config.shift, self.config.flip, ctx.rng)
-        out = ctx.discriminator(copies, batch.classes)
+        out = ctx.discriminator(*batch.with_images(copies))
         distance: Tensor = (logits - out.logits).square().mean()
         return ctx.value(self.config.weight) * distance

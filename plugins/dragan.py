@@ -6,8 +6,8 @@ further factor in [0, 1] for each image, some centres the noise. The fakes play 
 
 The norm is taken of D's gradient by all numbers of an image, of the logit that D trains on. D sees the points as they
 are, in a pass of their own: they lie where D's inputs do, after what the tricks on D's input have done, which are not
-applied again. A conditional D is given their classes. With packing, D judges packs, and the norm is that of the
-gradient by a whole pack.
+applied again. A conditional D is given their classes, and a conditioned one their conditions. With packing, D judges
+packs, and the norm is that of the gradient by a whole pack.
 
 The gradient of the sum of all logits is taken, so D must judge each sample by itself. Where it mixes samples (batch
 norm in D, minibatch discrimination, minibatch standard deviation), the penalty is not the one of the paper, which
@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Rng, Schedule, Scheduled, Trick, hookimpl
+from gantricks import Context, Rng, Schedule, Scheduled, Trick, hookimpl, squared_slopes
 
 
 def around(images: Tensor, rng: Rng) -> Tensor:
@@ -45,8 +45,7 @@ def slope_penalty(logits: Tensor, images: Tensor, target: float) -> Tensor:
 
     Kodali et al. 2017, §2.4.
     """
-    (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    norms = (slopes.reshape(logits.shape[0], -1).square().sum(1) + 1e-12).sqrt()
+    norms = (squared_slopes(logits, images) + 1e-12).sqrt()
     return (norms - target).square().mean()
 
 
@@ -77,5 +76,5 @@ class Dragan(Trick):
     @hookimpl
     def d_loss_terms(self, ctx: Context) -> dict[str, Tensor]:
         points = around(ctx.real_in.images.detach(), ctx.rng).requires_grad_()
-        out = ctx.discriminator(points, ctx.real_in.classes)
+        out = ctx.discriminator(*ctx.real_in.with_images(points))
         return {"penalty": ctx.value(self.config.weight) * slope_penalty(out.logits, points, 1.0)}

@@ -1,12 +1,12 @@
 """Extragradient: both players look ahead by one update, and learn from where that would take them both.
 
 A step has two D phases and two G phases. First each player is updated against the other's old weights. From there, θ½,
-both gradients are taken again, and the old weights move by the updates that follow from these. Adam's averages take in
-both gradients (ExtraAdam). Each phase draws its own samples, so a step sees two batches of reals and costs twice.
+both gradients are taken again, and the old weights are updated with these. Adam's averages take in both gradients
+(ExtraAdam). Each phase draws its own samples, so a step sees two batches of reals and costs twice.
 
-Weight decay acts at θ½. Where an update is skipped (a closed gate, a value that is not finite), its part of the move is
-0: a player held in the second phase ends at its old weights. Tricks that follow a player after its update (`ema`) see
-θ½, and θ½ plus the last update.
+A player whose second update is skipped (a closed gate, a value that is not finite) is left with its old weights. Tricks
+that follow a player after its update (`ema`) see the new weights alone. Companions look ahead with the player that they
+learn with.
 
 Both players move at once, so `n_critic` must be 1. `optimistic` is the form that reuses the last gradient and costs one
 phase less (extrapolation from the past); the two are not combined.
@@ -14,18 +14,12 @@ phase less (extrapolation from the past); the two are not combined.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantricks import Context, Setting, Trick, hookimpl
-
-
-def moved(old: list[Tensor], half: list[Tensor], after: list[Tensor]) -> list[Tensor]:
-    """The old weights θ plus the update that was made at θ½: θ + (`after` − θ½), tensor by tensor.
-
-    Where no update was made, `after` is θ½ to the bit, and so is the result `old`. Gidel et al. 2019, eq. 10 and 11.
-    """
-    return [*torch._foreach_add(old, torch._foreach_sub(after, half))]
 
 
 class Extragradient(Trick):
@@ -53,27 +47,27 @@ class Extragradient(Trick):
 
     @hookimpl
     def play(self, ctx: Context) -> None:
-        d, g = [*ctx.discriminator.parameters()], [*ctx.generator.parameters()]
+        d, g = ctx.learners("d"), ctx.learners("g")
         d_old, g_old = copies(d), copies(g)
-        ctx.d_step(0)
+        ctx.d_step(0, trial=True)
         d_half = copies(d)
-        put_(d, d_old)
-        ctx.g_step(0)
-        g_half = copies(g)
+        put_(d, d_old)  # G looks ahead against the old D
+        ctx.g_step(0, trial=True)
         put_(d, d_half)
-        ctx.d_step(1)
-        d_new = moved(d_old, d_half, copies(d))
-        put_(d, d_half)  # G's second gradient is that against the D that looks ahead, too
-        ctx.g_step(1)
+        ctx.d_step(1, start=d_old)
+        d_new = copies(d)
+        put_(d, d_half)  # and its second gradient is that against the D that has looked ahead
+        ctx.g_step(1, start=g_old)
         put_(d, d_new)
-        put_(g, moved(g_old, g_half, copies(g)))
 
 
-def copies(weights: list[torch.nn.Parameter]) -> list[Tensor]:
-    return [weight.detach().clone() for weight in weights]
+def copies(networks: Mapping[str, nn.Module]) -> dict[str, list[Tensor]]:
+    """Copies of the weights of each network."""
+    return {name: [p.detach().clone() for p in network.parameters()] for name, network in networks.items()}
 
 
 @torch.no_grad()
-def put_(weights: list[torch.nn.Parameter], values: list[Tensor]) -> None:
-    """Give the weights these values, in place."""
-    torch._foreach_copy_([*weights], values)
+def put_(networks: Mapping[str, nn.Module], weights: Mapping[str, list[Tensor]]) -> None:
+    """Give the networks these weights, in place."""
+    for name, network in networks.items():
+        torch._foreach_copy_([*network.parameters()], weights[name])

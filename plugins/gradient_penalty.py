@@ -4,8 +4,8 @@ The points are x̂ = u x + (1 - u) G(z), with real and fake batch paired in orde
 
 The norm is taken of D's gradient by all numbers of an image, of the logit that D trains on. D sees the points as they
 are, in a pass of their own: they lie where D's inputs do, after what the tricks on D's input have done, which are not
-applied again. A conditional D is given the classes of the reals. With packing, D judges packs: a whole pack has one u,
-and the norm is that of the gradient by all of it.
+applied again. A conditional D is given the classes of the reals, and a conditioned one their conditions. With packing,
+D judges packs: a whole pack has one u, and the norm is that of the gradient by all of it.
 
 The gradient of the sum of all logits is taken, so D must judge each sample by itself. Where it mixes samples (batch
 norm in D, minibatch discrimination, minibatch standard deviation), the penalty is not the one of the paper, which
@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Rng, Schedule, Scheduled, Trick, hookimpl
+from gantricks import Context, Rng, Schedule, Scheduled, Trick, hookimpl, squared_slopes
 
 
 def between(real: Tensor, fake: Tensor, rng: Rng, group: int = 1) -> Tensor:
@@ -43,8 +43,7 @@ def slope_penalty(logits: Tensor, images: Tensor, target: float) -> Tensor:
 
     Gulrajani et al. 2017, eq. 3.
     """
-    (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    norms = (slopes.reshape(logits.shape[0], -1).square().sum(1) + 1e-12).sqrt()
+    norms = (squared_slopes(logits, images) + 1e-12).sqrt()
     return (norms - target).square().mean()
 
 
@@ -78,5 +77,5 @@ class GradientPenalty(Trick):
     def d_loss_terms(self, ctx: Context) -> dict[str, Tensor]:
         real, fake = ctx.real_in.images.detach(), ctx.fake_in.images.detach()
         points = between(real, fake, ctx.rng, ctx.discriminator.group).requires_grad_()
-        out = ctx.discriminator(points, ctx.real_in.classes)
+        out = ctx.discriminator(*ctx.real_in.with_images(points))
         return {"penalty": ctx.value(self.config.weight) * slope_penalty(out.logits, points, self.config.target)}

@@ -1,8 +1,8 @@
 """Lookahead: every few steps both players are put back part of the way towards where they were last put.
 
-Each player has slow weights φ beside its own, θ. After every `every` steps φ ← φ + alpha (θ − φ), then θ ← φ, for both
-players at once. The optimizers keep their state. So does batch norm: its statistics are not averaged, and follow within
-a few steps. The slow weights cost one more copy of both networks.
+Each player, companions too, has slow weights φ beside its own, θ. After every `every` steps φ ← φ + alpha (θ − φ), then
+θ ← φ, for all players at once. The optimizers keep their state. So does batch norm: its statistics are not averaged,
+and follow within a few steps. The slow weights cost one more copy of both networks.
 
 The steps in between go on as without the trick, with gates and several D steps as they are. A player whose gate is
 closed is put back too. Weights that join later (growing) have rested where their slow weights are.
@@ -62,7 +62,7 @@ class Lookahead(Trick):
 
     @hookimpl
     def on_setup(self, ctx: Context) -> None:
-        networks = {"d": ctx.discriminator, "g": ctx.generator}
+        networks = {**ctx.learners("d"), **ctx.learners("g")}
         named = {f"{player}.slow.{name}": p for player, net in networks.items() for name, p in net.named_parameters()}
         self.fast: list[Tensor] = [*named.values()]
         self.slow = {name: parameter.detach().clone() for name, parameter in named.items()}

@@ -57,6 +57,9 @@ class ModeSeeking(Trick):
     """
 
     neutral = {"weight": 0.0}
+    conflicts = {
+        "generator_conditioned": "latents are compared under one condition, and no two fakes of a batch share it"
+    }
 
     class Config(Trick.Config):
         weight: Annotated[

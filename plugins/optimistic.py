@@ -5,8 +5,8 @@ times the preconditioned gradient under Adam. Before the first update there is n
 weight decay are part of u_t.
 
 The trick goes with every optimizer of a recipe, and in either order with tricks that move the learning rate. Each u_t
-keeps the rate of its own step. An update that is skipped (a closed gate) is not remembered. The cost is one more copy
-of the weights.
+keeps the rate of its own step. An update that is skipped (a closed gate) is not remembered. A companion goes with the
+player that it learns with. The cost is one more copy of the weights.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Optimistic(Trick):
 
     @hookimpl
     def transform_optimizer(self, optimizer: torch.optim.Optimizer, player: str, ctx: Context) -> torch.optim.Optimizer:
-        if {"d": "discriminator", "g": "generator"}[player] not in self.config.players:
+        if {"d": "discriminator", "g": "generator"}[ctx.learns_in(player)] not in self.config.players:
             return optimizer
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
             raise UserError(

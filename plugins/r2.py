@@ -2,8 +2,8 @@
 
 The slope is the gradient of D's logit, the number that D trains on, by its own input: by every number of an image,
 after whatever the tricks on D's input have done. Its square is summed over the image and averaged over the batch. With
-packing it is summed over the pack and averaged over the packs, since D judges packs.
-The fakes are detached from G: no gradient of the penalty reaches it.
+packing it is summed over the pack and averaged over the packs, since D judges packs. The fakes are detached from G: no
+gradient of the penalty reaches it.
 
 The gradient of the sum of all logits is taken, so D must judge each sample by itself. Where it mixes samples (batch
 norm in D, minibatch discrimination, minibatch standard deviation), the penalty is not the one of the paper.
@@ -11,7 +11,7 @@ norm in D, minibatch discrimination, minibatch standard deviation), the penalty 
 `weight` is γ, a number or a schedule; the penalty is γ/2 times the squared slope. It depends on the data and its size:
 Mescheder et al. use 10, and R3GAN lowers it over the run. With `every` = k the penalty is taken in each k-th step with
 k times the weight (Karras et al. 2020, appendix B). The steps between save its second backward. `penalty` is 0 in their
-log.
+log. Where reals and fakes share a pass, the second backward runs over both. With separate_batches it is cheaper.
 
 R1 is the same at reals. R3GAN uses both.
 """
@@ -20,21 +20,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Schedule, Scheduled, Trick, hookimpl
-
-
-def squared_slope(logits: Tensor, images: Tensor) -> Tensor:
-    """E ‖∇_x D(x)‖², 0-dim: summed over all numbers of an input, with the mean over logits. It can be differentiated.
-
-    `logits`: (N, 1), computed from `images` (B, ...), a tensor with gradient. Each logit must depend on its own B / N
-    images only. Mescheder et al. 2018, eq. 10, without γ/2.
-    """
-    (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return slopes.square().sum() / logits.shape[0]
+from gantricks import Context, Schedule, Scheduled, Trick, hookimpl, squared_slopes
 
 
 class R2(Trick):
@@ -74,4 +63,4 @@ class R2(Trick):
         if not ctx.variant("due"):
             return {"penalty": logits.new_zeros(())}
         weight = ctx.value(self.config.weight) * (0.5 * self.config.every)
-        return {"penalty": weight * squared_slope(logits, ctx.fake_in.images)}
+        return {"penalty": weight * squared_slopes(logits, ctx.fake_in.images).mean()}

@@ -1,7 +1,7 @@
 """Two time scales: the discriminator and the generator learn at rates of their own.
 
 `discriminator` and `generator` multiply the learning rates that the recipe sets. The defaults make D's four times G's,
-which is the ratio of SAGAN (4e-4 and 1e-4).
+which is the ratio of SAGAN (4e-4 and 1e-4). A companion's rate is scaled as that of the player it learns with.
 
 The trick goes with lr_decay in either order: rates keep their ratio while they fall. sgd_discriminator sets D's rate
 anew. Put this trick after it to scale that rate.
@@ -49,5 +49,5 @@ class Ttur(Trick):
 
     @hookimpl
     def transform_optimizer(self, optimizer: torch.optim.Optimizer, player: str, ctx: Context) -> torch.optim.Optimizer:
-        scale_(optimizer, self.config.discriminator if player == "d" else self.config.generator)
+        scale_(optimizer, self.config.discriminator if ctx.learns_in(player) == "d" else self.config.generator)
         return optimizer

@@ -29,7 +29,7 @@ STEP = {
         caught_by="plugins/test_experience_replay.py::test_the_g_step_never_replays",
     ),
     "the G step leaves gradients in D": Mistake(
-        old='frozen(self.team("d"))',
+        old='frozen(self.teams["d"])',
         new="frozen([])",
         caught_by="plugins/test_feature_matching.py::test_the_generator_gets_the_gradient_and_the_discriminator_none",
     ),

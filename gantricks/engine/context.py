@@ -15,7 +15,7 @@ from gantricks.engine.building import build_alone
 from gantricks.engine.dispatch import fold
 from gantricks.engine.feed import Data
 from gantricks.engine.game import Game
-from gantricks.engine.step import means
+from gantricks.engine.step import Start, means
 from gantricks.errors import TrickError
 from gantricks.metrics.base import Direction
 from gantricks.networks.base import Discriminator, Generator, initialise
@@ -234,11 +234,11 @@ class TrickContext(Context):
         self._outside_the_step("restructured")
         self._game.restructured()
 
-    def d_step(self, critic: int, share_fakes: bool = False) -> None:
-        self._game.step.d_step(critic, share_fakes)
+    def d_step(self, critic: int, share_fakes: bool = False, trial: bool = False, start: Start = None) -> None:
+        self._game.step.d_step(critic, share_fakes, trial, start)
 
-    def g_step(self, number: int = 0) -> None:
-        self._game.step.g_step(number)
+    def g_step(self, number: int = 0, trial: bool = False, start: Start = None) -> None:
+        self._game.step.g_step(number, trial, start)
 
     def restoring(self, *players: str) -> AbstractContextManager[None]:
         return state.restoring([self._game.players[player] for player in players])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,6 +47,11 @@ class Player:
         for parameter in self.network.parameters():
             parameter.grad = None  # an optimizer would apply the last gradient of a weight that is no longer trained
         self.parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    @torch.no_grad()
+    def put(self, weights: Sequence[Tensor]) -> None:
+        """Give the network these weights, in the order of `network.parameters()`."""
+        torch._foreach_copy_([*self.network.parameters()], [*weights])
 
     @torch.no_grad()
     def move(self) -> None:

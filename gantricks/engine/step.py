@@ -6,7 +6,7 @@ hook; a hook that no trick of the recipe implements is an empty tuple and costs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ from gantricks.losses import AdversarialLoss
 from gantricks.networks.base import Discriminator
 from gantricks.records import Batch, Latents, Out
 from gantricks.rng import Clock
+
+Start = Mapping[str, Sequence[Tensor]] | None
+"""The weights to which an update is applied, by player; None for the present ones."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,13 @@ class Step:
     shared: tuple[Batch, Tensor | None] | None = None
     """The fakes that the last D step shares with the G step, and their latents."""
 
+    def __post_init__(self) -> None:
+        self.teams = {
+            own.name: (own, *(player for player in self.companions if player.phase == own.name))
+            for own in (self.d, self.g)
+        }
+        """The players that learn in each phase, the phase's own first."""
+
     def __call__(self) -> None:
         self.frame.updates.clear()
         self.frame.clear()
@@ -80,7 +90,7 @@ class Step:
             notify(self.hooks.after_step)
             self.guard.end()
 
-    def d_step(self, critic: int = 0, share_fakes: bool = False) -> None:
+    def d_step(self, critic: int = 0, share_fakes: bool = False, trial: bool = False, start: Start = None) -> None:
         hooks, frame = self.hooks, self.frame
         self.clock.play("d", critic)
         frame.clear()
@@ -101,11 +111,13 @@ class Step:
         frame.logits = {"real": real_out.logits.detach(), "fake": fake_out.logits.detach()}
 
         terms = self.loss.d_loss(real_out, fake_out, frame.real_labels, frame.fake_labels, self.loss_ctx)
-        self.update(self.d, means(terms, self.loss_ctx.name), hooks.d_loss_terms, hooks.after_d_backward, hooks.d_gate)
-        notify(hooks.after_d_step)
+        terms = means(terms, self.loss_ctx.name)
+        self.update(self.d, terms, hooks.d_loss_terms, hooks.after_d_backward, hooks.d_gate, start)
+        if not trial:
+            notify(hooks.after_d_step)
         self.guard.end()
 
-    def g_step(self, number: int = 0) -> None:
+    def g_step(self, number: int = 0, trial: bool = False, start: Start = None) -> None:
         hooks, frame = self.hooks, self.frame
         self.clock.play("g", number)
         frame.clear_all_but_real()
@@ -118,7 +130,7 @@ class Step:
             fake = self.generate(self.feed.batch_size, attached=True)
         frame.fake, self.shared = fake, None
 
-        with frozen(self.team("d")):
+        with frozen(self.teams["d"]):
             frame.fake_in = fold(hooks.d_input, fake, False)
             fake_out = frame.fake_out = self.score_attached(frame.fake_in)
             labels = frame.fake_labels = fold(hooks.g_labels, torch.ones_like(fake_out.logits))
@@ -130,18 +142,26 @@ class Step:
                 weights = fold(hooks.g_weights, torch.ones_like(fake_out.logits)) if hooks.g_weights else None
                 terms = self.loss.g_loss(real_out, fake_out, labels, self.loss_ctx)
                 terms = means(terms, self.loss_ctx.name, weights)
-            self.update(self.g, terms, hooks.g_loss_terms, hooks.after_g_backward, hooks.g_gate)
-        notify(hooks.after_g_step)
+            self.update(self.g, terms, hooks.g_loss_terms, hooks.after_g_backward, hooks.g_gate, start)
+        if not trial:
+            notify(hooks.after_g_step)
         self.guard.end()
 
     def update(
-        self, player: Player, terms: dict[str, Tensor], more: Term[Tensor], after_backward: Event, gates: Fold[Tensor]
+        self,
+        player: Player,
+        terms: dict[str, Tensor],
+        more: Term[Tensor],
+        after_backward: Event,
+        gates: Fold[Tensor],
+        start: Start,
     ) -> None:
         """Run one backward through the sum of all terms, and update the player and its companions once. The update is
-        skipped after the first non-finite value, and where a gate is closed.
+        skipped after the first non-finite value, and where a gate is closed. `start` has the weights that the update
+        is applied to, where these are not the present ones.
         """
         terms |= collect(more)
-        team = self.team(player.name)
+        team = self.teams[player.name]
         for member in team:
             for parameter in member.parameters:
                 parameter.grad = None
@@ -162,12 +182,9 @@ class Step:
         self.frame.updated = updated
         for member in team:
             self.frame.updates[member.name] = updated
+            if start:
+                member.put(start[member.name])
             member.move()
-
-    def team(self, phase: str) -> tuple[Player, ...]:
-        """Return the players that learn in a phase, the phase's own first."""
-        own = self.d if phase == "d" else self.g
-        return own, *(player for player in self.companions if player.phase == phase)
 
     def generate(self, count: int, attached: bool) -> Batch:
         """Generate fakes, with their graph if `attached`."""

@@ -94,8 +94,8 @@ class Subject:
         raise NotImplementedError
 
     def companion(self, name: str) -> nn.Module:
-        """Return the further player `name`, "<trick>.<name>", for evaluation, in eval mode. Gradients are the caller's
-        to switch off. Raises UserError where the run has none of that name.
+        """Return the further player `name`, "<trick>.<name>", for evaluation: a copy in eval mode,
+        without gradients. Raises UserError where the run has none of that name.
         """
         raise NotImplementedError
 
