@@ -124,8 +124,10 @@ image of an earlier batch the one that it came with.""",
     "batch-size": """A run whose batches get smaller and larger on the way is played, keeps the law [fold](#fold) and
         resumes to the bit, or is refused when the recipe is checked. A size set before the first step gives the run of
         a recipe with that size.""",
-    "corners": """float32, bfloat16, a batch of 1, one channel and three: each works, or is refused when the recipe is
-        checked.""",
+    "companions": """Beside a trick that adds a player to D's step and one to G's, a run is played, keeps the law
+        [fold](#fold) and resumes to the bit. `transform_optimizer` is called for these players too.""",
+    "corners": """float32, bfloat16, a batch of 1, one channel and three, networks that are given conditions: each
+        works, or is refused when the recipe is checked.""",
     "cost": """The step takes as many more forward passes of D and of G as the trick declares in `forwards`. With `play`
         this is measured against as many plain D and G steps as it plays.""",
     "fault": "From the first loss or gradient that is not finite, no weight, optimizer or tensor of the trick moves.",

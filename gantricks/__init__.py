@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gantricks.rng import Rng
     from gantricks.runs.api import resume, sample, train
     from gantricks.runs.evaluation import Evaluated, evaluate
-    from gantricks.slopes import squared_slopes
+    from gantricks.slopes import slope_distances, squared_slopes
     from gantricks.trick import Setting, Trick
 
 _HOME = {
@@ -89,6 +89,7 @@ _HOME = {
     "scale_saturation": "augmentations",
     "shift_brightness": "augmentations",
     "slerp": "latents",
+    "slope_distances": "slopes",
     "squared_slopes": "slopes",
     "train": "runs.api",
     "translate_images": "augmentations",
@@ -143,6 +144,7 @@ __all__ = [
     "scale_saturation",
     "shift_brightness",
     "slerp",
+    "slope_distances",
     "squared_slopes",
     "train",
     "translate_images",

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Rng, Schedule, Scheduled, Trick, hookimpl, squared_slopes
+from gantricks import Context, Rng, Schedule, Scheduled, Trick, hookimpl, slope_distances
 
 
 def around(images: Tensor, rng: Rng) -> Tensor:
@@ -35,18 +35,6 @@ def around(images: Tensor, rng: Rng) -> Tensor:
     """
     noise = rng.uniform(images.shape).to(images.dtype)
     return torch.addcmul(images, 0.5 * images.std(correction=0), noise)
-
-
-def slope_penalty(logits: Tensor, images: Tensor, target: float) -> Tensor:
-    """E (‖∇_x D(x)‖ - target)², 0-dim: the norm over all numbers of an input, the mean over logits.
-
-    `logits`: (N, 1), computed from `images` (B, ...), a tensor with gradient. Each logit must depend on its own B / N
-    consecutive images only. 1e-12 inside the root keeps the gradient finite where D is flat.
-
-    Kodali et al. 2017, §2.4.
-    """
-    norms = (squared_slopes(logits, images) + 1e-12).sqrt()
-    return (norms - target).square().mean()
 
 
 class Dragan(Trick):
@@ -77,4 +65,4 @@ class Dragan(Trick):
     def d_loss_terms(self, ctx: Context) -> dict[str, Tensor]:
         points = around(ctx.real_in.images.detach(), ctx.rng).requires_grad_()
         out = ctx.discriminator(*ctx.real_in.with_images(points))
-        return {"penalty": ctx.value(self.config.weight) * slope_penalty(out.logits, points, 1.0)}
+        return {"penalty": ctx.value(self.config.weight) * slope_distances(out.logits, points, 1.0).mean()}

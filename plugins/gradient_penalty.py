@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Rng, Schedule, Scheduled, Trick, hookimpl, squared_slopes
+from gantricks import Context, Rng, Schedule, Scheduled, Trick, hookimpl, slope_distances
 
 
 def between(real: Tensor, fake: Tensor, rng: Rng, group: int = 1) -> Tensor:
@@ -33,18 +33,6 @@ def between(real: Tensor, fake: Tensor, rng: Rng, group: int = 1) -> Tensor:
     """
     shares = rng.uniform((real.shape[0] // group, 1)).to(real.dtype).expand(-1, group)
     return torch.lerp(fake, real, shares.reshape(-1, *[1] * (real.dim() - 1)))
-
-
-def slope_penalty(logits: Tensor, images: Tensor, target: float) -> Tensor:
-    """E (‖∇_x D(x)‖ - target)², 0-dim: the norm over all numbers of an input, the mean over logits.
-
-    `logits`: (N, 1), computed from `images` (B, ...), a tensor with gradient. Each logit must depend on its own B / N
-    consecutive images only. 1e-12 inside the root keeps the gradient finite where D is flat.
-
-    Gulrajani et al. 2017, eq. 3.
-    """
-    norms = (squared_slopes(logits, images) + 1e-12).sqrt()
-    return (norms - target).square().mean()
 
 
 class GradientPenalty(Trick):
@@ -78,4 +66,6 @@ class GradientPenalty(Trick):
         real, fake = ctx.real_in.images.detach(), ctx.fake_in.images.detach()
         points = between(real, fake, ctx.rng, ctx.discriminator.group).requires_grad_()
         out = ctx.discriminator(*ctx.real_in.with_images(points))
-        return {"penalty": ctx.value(self.config.weight) * slope_penalty(out.logits, points, self.config.target)}
+        return {
+            "penalty": ctx.value(self.config.weight) * slope_distances(out.logits, points, self.config.target).mean()
+        }

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from gantricks.testing import Played
+from gantricks.testing import Mistake, Played
+from gantricks.testing.measure import terms_are, value_at
 from gantricks.testing.record import Phase
 
 
@@ -46,6 +47,44 @@ def classes_of(phase: Phase, images: Tensor) -> Tensor | None:
     if len(images) == phase.real_in.size + phase.fake_in.size:
         return torch.cat([phase.real_in.classes, phase.fake_in.classes])
     return (phase.fake_in if torch.equal(images, phase.fake_in.images) else phase.real_in).classes
+
+
+def pays_for_the_slope_at(played: Played, name: str, side: str) -> None:
+    """The term is γ/2 times the squared slope at D's inputs of one side, "real_in" or "fake_in": k times as much in
+    each k-th step, and 0 between.
+    """
+    config, checked = played.trick(name).config, 0
+    for phase in played.steps_of("d"):
+        if phase.step % config.every:
+            assert phase.terms[f"{name}.penalty"] == 0
+            continue
+        slopes = slopes_at(passes_again(played, phase), getattr(phase, side).images)
+        if slopes is None:
+            continue
+        checked += 1
+        weight = value_at(played, config.weight, phase.step) * config.every / 2
+        terms_are(phase, {f"{name}.penalty": weight * slopes.pow(2).sum(1).mean()})
+    assert checked or len(played.game.plan.tricks) > 1
+
+
+# what the weight and the interval of such a penalty may get wrong
+MISTAKES = {
+    "the square is not halved": Mistake(
+        old="(0.5 * self.config.every)",
+        new="self.config.every",
+        caught_by="trace_law",
+    ),
+    "a lazy penalty has the weight of an eager one": Mistake(
+        old="(0.5 * self.config.every)",
+        new="0.5",
+        caught_by="trace_law[lazy]",
+    ),
+    "a lazy penalty skips the first step": Mistake(
+        old="ctx.step % self.config.every == 0",
+        new="(ctx.step + 1) % self.config.every == 0",
+        caught_by="trace_law[lazy]",
+    ),
+}
 
 
 def slopes_at(passes: list[Pass | None], images: Tensor) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gantricks.engine.step
 import gantricks.latents
 import gantricks.networks.noise
+import gantricks.slopes
 from gantricks.testing import Mistake, mistake_suite
 
 STEP = {
@@ -69,6 +70,49 @@ NOISE = {
     ),
 }
 
+SLOPES = {
+    "the mean over the numbers of an image in place of the sum": Mistake(
+        old="slopes.reshape(logits.shape[0], -1).square().sum(1)",
+        new="slopes.reshape(logits.shape[0], -1).square().mean(1)",
+        caught_by="test_slopes.py::test_a_linear_critic_has_the_slope_of_its_weights",
+    ),
+    "the sum over one dimension alone": Mistake(
+        old="slopes.reshape(logits.shape[0], -1).square().sum(1)",
+        new="slopes.square().sum(1)",
+        caught_by="test_slopes.py::test_a_linear_critic_has_the_slope_of_its_weights",
+    ),
+    "one slope for the whole batch": Mistake(
+        old="slopes.reshape(logits.shape[0], -1).square().sum(1)",
+        new="slopes.square().sum()[None]",
+        caught_by="test_slopes.py::test_a_quadratic_critic_has_a_slope_at_each_sample_and_one_of_packs_at_each_pack",
+    ),
+    "the slope is a constant": Mistake(
+        old="torch.autograd.grad(logits.sum(), images, create_graph=True)",
+        new="torch.autograd.grad(logits.sum(), images, retain_graph=True)",
+        caught_by="test_slopes.py::test_second_derivatives_agree_with_finite_differences",
+    ),
+    "the slope of the mean logit": Mistake(
+        old="logits.sum()",
+        new="logits.mean()",
+        caught_by="test_slopes.py::test_a_quadratic_critic_has_a_slope_at_each_sample_and_one_of_packs_at_each_pack",
+    ),
+    "the slope of the probability": Mistake(
+        old="logits.sum()",
+        new="logits.sigmoid().sum()",
+        caught_by="test_slopes.py::test_a_linear_critic_has_the_slope_of_its_weights",
+    ),
+    "epsilon outside the root": Mistake(
+        old="(squared_slopes(logits, images) + 1e-12).sqrt()",
+        new="(squared_slopes(logits, images).sqrt() + 1e-12)",
+        caught_by="test_slopes.py::test_a_flat_critic_has_a_finite_gradient",
+    ),
+    "the distance to the target is not squared": Mistake(
+        old="((squared_slopes(logits, images) + 1e-12).sqrt() - target).square()",
+        new="((squared_slopes(logits, images) + 1e-12).sqrt() - target).abs()",
+        caught_by="test_slopes.py::test_a_linear_critic_has_the_slope_of_its_weights",
+    ),
+}
+
 LATENTS = {
     "interpolation along a straight line": Mistake(
         old="torch.where(aligned & (cosine > 0), torch.lerp(start, end, weight), norm * direction)",
@@ -79,4 +123,5 @@ LATENTS = {
 
 test_mistakes_in_the_step_are_caught = mistake_suite(gantricks.engine.step, STEP, __file__)
 test_mistakes_in_the_noise_of_layers_are_caught = mistake_suite(gantricks.networks.noise, NOISE, __file__)
+test_mistakes_in_slopes_are_caught = mistake_suite(gantricks.slopes, SLOPES, __file__)
 test_mistakes_in_latents_are_caught = mistake_suite(gantricks.latents, LATENTS, __file__)

@@ -1003,6 +1003,28 @@ class OneSlotForTheDStep(Noise):
         ctx.discriminator.head.weight.grad.mul_(self.strengths.pop())
 
 
+@wrong("companions")
+class KnowsTwoPlayers(Trick):
+    """Wrong."""
+
+    @hookimpl
+    def transform_optimizer(self, optimizer, player):
+        for group in optimizer.param_groups:
+            group["lr"] *= {"d": 2.0, "g": 0.5}[player]
+        return optimizer
+
+
+@wrong("corners")
+class ScoresImagesWithoutTheirConditions(Trick):
+    """Wrong."""
+
+    forwards = {"d": 1}
+
+    @hookimpl
+    def d_loss_terms(self, ctx):
+        return {"again": 0.1 * ctx.discriminator(ctx.real_in.images, ctx.real_in.classes).logits.square().mean()}
+
+
 class Follower(Trick):
     """A slow copy of G's weights: right, and the base of wrong ones."""
 

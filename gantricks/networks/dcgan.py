@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import nn
@@ -19,22 +19,12 @@ from gantricks.networks.base import (
     Shapes,
     given_capabilities,
 )
-from gantricks.networks.halving import Size, halvings, misfits
-from gantricks.options import Options
+from gantricks.networks.halving import HalvingOptions, Size, halvings, misfits
 
 
-class _Layout(Options):
+class _Layout(HalvingOptions):
     """Options of either player."""
 
-    channels: Annotated[int, Field(ge=1, le=1024, description="feature maps of the block next to the images")] = 64
-    depth: Annotated[
-        int | None,
-        Field(ge=1, le=7, description="halvings of the image; left out: until the smaller side is at most 5"),
-    ] = None
-    width: Annotated[
-        Literal["doubling", "constant"],
-        Field(description='"doubling": feature maps double with every halving; "constant": always `channels`'),
-    ] = "doubling"
     kernel: Annotated[int, Field(ge=3, le=5, description="height and width of every convolution")] = 4
     batch_norm: Annotated[bool, Field(description="batch norm after all but G's output and D's first convolution")] = (
         True
@@ -82,7 +72,7 @@ class DCGAN(Network):
         network = Generator(shapes, config.conditional, config.embedding_dim, config.condition_dim * config.conditioned)
         image_channels, height, width = shapes.sample
         sizes = halvings((height, width), config.depth)[::-1]
-        widths = _widths(config, len(sizes) - 1)[::-1]
+        widths = config.widths(len(sizes) - 1)[::-1]
         bias = not config.batch_norm
 
         smallest = (widths[0], *sizes[0])
@@ -104,7 +94,7 @@ class DCGAN(Network):
     def discriminator(config: Any, shapes: Shapes) -> Discriminator:
         image_channels, height, width = shapes.sample
         sizes = halvings((height, width), config.depth)
-        widths = [image_channels, *_widths(config, len(sizes) - 1)]
+        widths = [image_channels, *config.widths(len(sizes) - 1)]
 
         blocks = OrderedDict[str, nn.Module]()
         for number, (inner, outer) in enumerate(pairwise(widths)):
@@ -117,12 +107,6 @@ class DCGAN(Network):
         network.body = nn.Sequential(blocks)
         network.head = nn.Linear(network.feature_dim, 1)
         return network
-
-
-def _widths(config: _Layout, depth: int) -> list[int]:
-    """Return the feature maps of each block, the one next to the images first."""
-    growth = 2 if config.width == "doubling" else 1
-    return [config.channels * growth**d for d in range(depth)]
 
 
 def _padding(kernel: int, size: Size) -> Size:

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from gantricks.networks.base import Shapes, given_problems
+from gantricks.options import Options
 
 Size = tuple[int, int]
 """Height and width of a map."""
+
+
+class HalvingOptions(Options):
+    """The sizes and widths of a network that halves an image several times."""
+
+    channels: Annotated[int, Field(ge=1, le=1024, description="feature maps at the size next to the image")] = 64
+    depth: Annotated[
+        int | None,
+        Field(ge=1, le=7, description="halvings of the image; left out: until the smaller side is at most 5"),
+    ] = None
+    width: Annotated[
+        Literal["doubling", "constant"],
+        Field(description='"doubling": feature maps double with every halving; "constant": always `channels`'),
+    ] = "doubling"
+
+    def widths(self, count: int) -> list[int]:
+        """Return the feature maps at `count` sizes, the one next to the image first."""
+        growth = 2 if self.width == "doubling" else 1
+        return [self.channels * growth**halved for halved in range(count)]
 
 
 def halvings(image: Size, depth: int | None = None) -> list[Size]:

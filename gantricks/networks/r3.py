@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -20,26 +20,17 @@ from gantricks.networks.base import (
     Shapes,
     given_capabilities,
 )
-from gantricks.networks.halving import Size, halvings, misfits
+from gantricks.networks.halving import HalvingOptions, Size, halvings, misfits
 from gantricks.networks.resample import Double, Halve
-from gantricks.options import Options
 from gantricks.rng import Rng
 
 SLOPE = 0.2
 
 
-class _Layout(Options):
+class _Layout(HalvingOptions):
     """Options of either player."""
 
     channels: Annotated[int, Field(ge=1, le=1024, description="feature maps at the full size of the image")] = 32
-    depth: Annotated[
-        int | None,
-        Field(ge=1, le=7, description="halvings of the image; left out: until the smaller side is at most 5"),
-    ] = None
-    width: Annotated[
-        Literal["doubling", "constant"],
-        Field(description='"doubling": feature maps double with every halving; "constant": always `channels`'),
-    ] = "doubling"
     blocks: Annotated[int, Field(ge=1, le=8, description="residual blocks at each size")] = 2
     expansion: Annotated[int, Field(ge=1, le=8, description="how many times wider a block is inside")] = 2
     group_size: Annotated[
@@ -89,7 +80,7 @@ class R3(Network):
         network.init_std = None
         image_channels, height, width = shapes.sample
         sizes = halvings((height, width), config.depth)[::-1]
-        widths = _widths(config, len(sizes))[::-1]
+        widths = config.widths(len(sizes))[::-1]
         residuals = config.blocks * len(sizes)
 
         basis = OrderedDict[str, nn.Module](
@@ -107,7 +98,7 @@ class R3(Network):
     def discriminator(config: Any, shapes: Shapes) -> Discriminator:
         image_channels, height, width = shapes.sample
         sizes = halvings((height, width), config.depth)
-        widths = _widths(config, len(sizes))
+        widths = config.widths(len(sizes))
         residuals = config.blocks * len(sizes)
 
         entry: dict[str, nn.Module] = {"from_image": ScaledConv2d(image_channels, widths[0], 1, bias=False)}
@@ -170,12 +161,6 @@ class Added(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         branch: Tensor = super().forward(x)
         return x + branch
-
-
-def _widths(config: Any, sizes: int) -> list[int]:
-    """Return the feature maps at each size, that of the image first."""
-    growth = 2 if config.width == "doubling" else 1
-    return [config.channels * growth**d for d in range(sizes)]
 
 
 def _change(inner: int, outer: int) -> dict[str, nn.Module]:

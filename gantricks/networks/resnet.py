@@ -19,24 +19,9 @@ from gantricks.networks.base import (
     Shapes,
     given_capabilities,
 )
-from gantricks.networks.halving import Size, halvings, misfits
-from gantricks.options import Options
+from gantricks.networks.halving import HalvingOptions, Size, halvings, misfits
 
 POOLS: dict[str, type[nn.Module]] = {"average": nn.AvgPool2d, "max": nn.MaxPool2d}
-
-
-class _Layout(Options):
-    """Options of either player."""
-
-    channels: Annotated[int, Field(ge=1, le=1024, description="feature maps of the block next to the images")] = 64
-    depth: Annotated[
-        int | None,
-        Field(ge=1, le=7, description="halvings of the image; left out: until the smaller side is at most 5"),
-    ] = None
-    width: Annotated[
-        Literal["doubling", "constant"],
-        Field(description='"doubling": feature maps double with every halving; "constant": always `channels`'),
-    ] = "doubling"
 
 
 class ResNet(Network):
@@ -53,10 +38,10 @@ class ResNet(Network):
     of it (Miyato & Koyama 2018).
     """
 
-    class GeneratorConfig(_Layout, GivenGenerator):
+    class GeneratorConfig(HalvingOptions, GivenGenerator):
         batch_norm: Annotated[bool, Field(description="batch norm in every block")] = True
 
-    class DiscriminatorConfig(_Layout, GivenDiscriminator):
+    class DiscriminatorConfig(HalvingOptions, GivenDiscriminator):
         batch_norm: Annotated[bool, Field(description="batch norm in every block but the first")] = False
         pool: Annotated[
             Literal["average", "max"], Field(description="what halves the maps: the mean of four pixels or the largest")
@@ -88,7 +73,7 @@ class ResNet(Network):
         network.init_std = None
         image_channels, height, width = shapes.sample
         sizes = halvings((height, width), config.depth)[::-1]
-        widths = _widths(config, len(sizes) - 1)[::-1]
+        widths = config.widths(len(sizes) - 1)[::-1]
 
         smallest = (widths[0], *sizes[0])
         norm = config.batch_norm
@@ -111,7 +96,7 @@ class ResNet(Network):
     def discriminator(config: Any, shapes: Shapes) -> Discriminator:
         image_channels, height, width = shapes.sample
         sizes = halvings((height, width), config.depth)
-        widths = [image_channels, *_widths(config, len(sizes) - 1)]
+        widths = [image_channels, *config.widths(len(sizes) - 1)]
 
         blocks = OrderedDict[str, nn.Module]()
         for number, (inner, outer) in enumerate(pairwise(widths)):
@@ -145,12 +130,6 @@ def pooling(kind: str) -> nn.Module:
     pixels inside.
     """
     return POOLS[kind](2, ceil_mode=True)
-
-
-def _widths(config: Any, depth: int) -> list[int]:
-    """Return the feature maps of each block, the one next to the images first."""
-    growth = 2 if config.width == "doubling" else 1
-    return [config.channels * growth**d for d in range(depth)]
 
 
 def _residual(inner: int, outer: int, norm: bool) -> Residual:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -26,7 +26,7 @@ from gantricks.networks.base import (
     given_capabilities,
     precision,
 )
-from gantricks.networks.halving import Size, halvings, misfits
+from gantricks.networks.halving import HalvingOptions, Size, halvings, misfits
 from gantricks.networks.resample import doubled
 from gantricks.rng import Rng
 
@@ -47,16 +47,8 @@ class Style(Network):
     it. Tricks can act on its styles. Conditional: an embedding of the class is mapped beside the latents.
     """
 
-    class GeneratorConfig(GivenGenerator):
+    class GeneratorConfig(HalvingOptions, GivenGenerator):
         channels: Annotated[int, Field(ge=1, le=1024, description="feature maps at the full size of the image")] = 32
-        depth: Annotated[
-            int | None,
-            Field(ge=1, le=7, description="halvings of the image; left out: until the smaller side is at most 5"),
-        ] = None
-        width: Annotated[
-            Literal["doubling", "constant"],
-            Field(description='"doubling": feature maps double with every halving; "constant": always `channels`'),
-        ] = "doubling"
         style_dim: Annotated[int, Field(ge=1, le=1024, description="length of a style and width of the mapping")] = 64
         mapping_layers: Annotated[int, Field(ge=1, le=16, description="layers from the latents to a style")] = 4
 
@@ -94,8 +86,7 @@ class StyledImages(StyleGenerator):
         self.init_std = None
         image_channels, height, width = shapes.sample
         self.sizes = halvings((height, width), config.depth)[::-1]
-        growth = 2 if config.width == "doubling" else 1
-        widths = [config.channels * growth ** (len(self.sizes) - 1 - d) for d in range(len(self.sizes))]
+        widths = config.widths(len(self.sizes))[::-1]
         self.style_dim = config.style_dim
         self.style_count = 2 * len(self.sizes)
 

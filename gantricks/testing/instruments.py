@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import random
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from gantricks.engine.dispatch import notify
 from gantricks.engine.game import Game
 from gantricks.hooks import hookimpl
-from gantricks.records import Batch, Out
+from gantricks.optimizer_options import Adam
+from gantricks.records import Batch, Companion, Out
 from gantricks.rng import Rng
 from gantricks.testing.record import same_bits
 from gantricks.trick import Setting, Trick
@@ -112,6 +115,35 @@ class SecondPass(Trick):
         given = ctx.latents(ctx.fake.size)
         again = Batch(ctx.generator(*given), given.classes, given.condition)
         return {"again": 1e-3 * ctx.discriminate(again, False).logits.mean()}
+
+
+class Accompanied(Trick):
+    """A companion of each player: one scores reals in D's step, the other finds the latents of fakes in G's."""
+
+    @hookimpl
+    def companions(self, ctx: Any) -> dict[str, Companion]:
+        inputs, outputs = math.prod(ctx.discriminator.shape), {"judge": 1, "encoder": ctx.latent_dim}
+
+        def layers(width: int) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Linear(inputs, width))
+
+        self.networks = {
+            name: ctx.build(name, functools.partial(layers, width), ctx.discriminator)
+            for name, width in outputs.items()
+        }
+        return {
+            name: Companion(network, Adam(lr=1e-2), "d" if name == "judge" else "g")
+            for name, network in self.networks.items()
+        }
+
+    @hookimpl
+    def d_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
+        return {"judged": (self.networks["judge"](ctx.real.images) - 1).square().mean()}
+
+    @hookimpl
+    def g_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
+        found = self.networks["encoder"](ctx.fake.images.detach())
+        return {"found": (found - ctx.fake_latents).square().mean()}
 
 
 # ---------------------------------------------------------------- between steps

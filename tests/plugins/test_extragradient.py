@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
 
 from gantricks import UserError
-from gantricks.plugins.extragradient import moved
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
-from gantricks.testing import strategies as gs
-from gantricks.testing.instruments import Poison, Shut
+from gantricks.testing.instruments import Accompanied, Poison, Shut
 from gantricks.testing.measure import ROLES, close
-from gantricks.testing.record import differences, same_bits, snapshot
+from gantricks.testing.record import differences, snapshot
 
 # ---------------------------------------------------------------- what the generic suites are told
 
@@ -37,28 +34,33 @@ MISTAKES = {
     "G learns from a D that has its new weights": Mistake(
         old="""
             put_(d, d_half)
-            ctx.g_step(1)
+            ctx.g_step(1, start=g_old)
         """,
         new="""
-            put_(d, d_new)
-            ctx.g_step(1)
+            ctx.g_step(1, start=g_old)
         """,
         caught_by="test_every_gradient_is_taken_where_the_method_says",
     ),
     "the players go on from where they looked": Mistake(
-        old="torch._foreach_add(old, torch._foreach_sub(after, half))",
-        new="after",
-        caught_by=("trace_law", "test_the_move_is_that_of_the_trial_point"),
+        old="ctx.g_step(1, start=g_old)",
+        new="ctx.g_step(1)",
+        caught_by=("trace_law", "test_after_a_fault_the_players_have_their_old_weights"),
+    ),
+    "those that follow a player see where it has looked": Mistake(
+        old="ctx.g_step(0, trial=True)",
+        new="ctx.g_step(0)",
+        caught_by="test_an_average_takes_in_the_new_weights_alone",
     ),
 }
 
 
 def trace_law(played: Played, name: str) -> None:
-    """Each player has two phases in a step, and ends at its old weights plus the change of the second phase."""
+    """Each player has two phases in a step. The second is at the trial point, and is applied to the old weights."""
     at_end = bool(played.calls.get("after_step"))
     order = [(phase.player, phase.critic) for phase in played.phases]
     assert len(order) == 4 * len(played.scalars), "a step has not four phases"
     assert [player for player, _ in order] == ["d", "g"] * (len(order) // 2)
+    plain = played.game.plan.recipe.generator.keys.optimizer.name == "sgd" and len(played.game.plan.tricks) == 1
     for player, role in ROLES.items():
         phases = played.steps_of(player)
         weights = [weight for weight, _ in getattr(played.game, role).named_parameters()]
@@ -67,15 +69,13 @@ def trace_law(played: Played, name: str) -> None:
             for weight in weights:
                 assert torch.equal(real.before[weight], trial.after[weight]), f"{weight} is not at the trial point"
                 if not at_end:
-                    expected = trial.before[weight] + real.after[weight] - real.before[weight]
-                    close(after[weight], expected, f"the move of {weight}")
-
-
-@given(gs.tensors((3,)), gs.tensors((3,)), gs.tensors((3,)))
-def test_the_move_is_that_of_the_trial_point(old, half, change):
-    (found,) = moved([old], [half], [half + change])
-    torch.testing.assert_close(found, old + change, rtol=1e-9, atol=1e-9)
-    assert same_bits(moved([old], [half], [half])[0], old)
+                    assert torch.equal(after[weight], real.after[weight]), f"{weight} has not its new value"
+                if not real.updated:
+                    assert torch.equal(real.after[weight], trial.before[weight]), f"{weight} is not at its old value"
+                if plain:
+                    rate = played.scalars[real.step][f"learning_rate/{player}"]
+                    expected = trial.before[weight] - rate * real.gradients[weight]
+                    close(real.after[weight], expected, f"the move of {weight}")
 
 
 def host() -> TrickHost:
@@ -88,9 +88,9 @@ def test_every_gradient_is_taken_where_the_method_says():
     seen: list[dict[str, torch.Tensor]] = []
 
     def watched(play):
-        def phase(*arguments):
+        def phase(*arguments, **named):
             seen.append({r: next(getattr(game, r).parameters()).detach().clone() for r in ROLES.values()})
-            play(*arguments)
+            play(*arguments, **named)
             seen.append({r: next(getattr(game, r).parameters()).detach().clone() for r in ROLES.values()})
 
         return phase
@@ -124,6 +124,32 @@ def test_behind_closed_gates_nobody_moves():
     before = snapshot(game)
     game.advance()
     assert not differences(before, snapshot(game))
+
+
+def test_an_average_takes_in_the_new_weights_alone():
+    game = host().with_trick("ema", decay=0.5, warmup=False, players="all").game()
+    expected = {role: [p.detach().clone() for p in getattr(game, role).parameters()] for role in ROLES.values()}
+    for _ in range(3):
+        game.advance()
+        for role, averages in expected.items():
+            present = getattr(game, role).parameters()
+            expected[role] = [(a + p.detach()) / 2 for a, p in zip(averages, present, strict=True)]
+    average = game.plan.tricks[-1].trick.averages
+    for role, averages in expected.items():
+        for found, wanted in zip(average[role].shadow.parameters(), averages, strict=True):
+            close(found, wanted, f"the average of the {role}")
+
+
+def test_companions_look_ahead_with_their_players():
+    game = TrickHost().with_trick(Accompanied, "beside").with_trick("extragradient").game()
+    before, seen = snapshot(game), []
+    play = game.step.d_step
+    game.step.d_step = lambda *a, **k: (seen.append(snapshot(game)), play(*a, **k))[1]
+    game.advance()
+    moved = {n.partition("/")[0] for n in differences(before, snapshot(game)) if "optimizer" not in n}
+    assert {"beside.judge", "beside.encoder", "discriminator", "generator"} <= moved
+    half = {n for n in differences(before, seen[1]) if n.startswith("beside.") and "optimizer" not in n}
+    assert {n.partition("/")[0] for n in half} == {"beside.judge", "beside.encoder"}
 
 
 def test_several_critic_steps_are_refused():

@@ -19,6 +19,7 @@ from gantricks.planning.contract import hooks_of
 from gantricks.testing.case import Case, NotApplicable, law, samples_of
 from gantricks.testing.host import TrickHost
 from gantricks.testing.instruments import (
+    Accompanied,
     Poison,
     Resized,
     global_generators_at_rest,
@@ -162,13 +163,27 @@ def _goes_on(host: TrickHost, told: str) -> None:
     assert game.non_finite() is None, f"not finite with {told}"
 
 
-@law("corners", "batch of 1, one channel, float32 and bf16: make them work, or refuse them in problems()")
+@law(
+    "companions",
+    "go by ctx.learners and ctx.learns_in: tricks can add players beside D and G, and `player` may be one of them",
+    presumes=("plays", "fold", "resume"),
+)
+def _companions(case: Case) -> None:
+    host = case.without.with_trick(Accompanied, "accompanied").with_trick(case.trick, case.name, **case.options)
+    _goes_on(host, "a companion of each player")
+
+
+@law("corners", "batch of 1, one channel, float32, bf16, conditions: make them work, or refuse them in problems()")
 def _corners(case: Case) -> None:
     host = case.with_it
     corners: list[dict[str, Any]] = [{"precision": "fp32"}, {"precision": "bf16"}, {"batch_size": 1}]
     if len(host.sample) == 3:
         corners += [{"sample": (1, 8, 8)}, {"sample": (3, 8, 8)}]
-    for corner in corners:
+    given = {"classes": 0, "condition": 2} | {
+        role: {key: value for key, value in getattr(host, role).items() if key != "conditional"} | {"conditioned": True}
+        for role in ("generator", "discriminator")
+    }
+    for corner in [*corners, given]:
         if "batch_size" in corner and _has_batch_norm(host):
             continue  # batch norm has no statistics over one vector, with or without the trick
         try:
