@@ -20,7 +20,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gantricks import Context, Discriminator, Generator, Players, Rng, SummedLayers, Trick, hookimpl
+from gantricks import (
+    Context,
+    Discriminator,
+    Generator,
+    Players,
+    Problem,
+    Rng,
+    SummedLayers,
+    Trick,
+    UserError,
+    hookimpl,
+)
 
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
@@ -134,7 +145,16 @@ class LabelInjection(Trick):
 def inject(network: Generator | Discriminator, dim: int, ctx: Context) -> None:
     """Give the first layer of every block of `network` the class, in place."""
     classes = Classes()
-    for name, layer in first_layers(network):
+    layers = first_layers(network)
+    if not layers:
+        raise UserError(
+            Problem(
+                "this network has no linear or convolutional layer that the class could be put before",
+                f"tricks.{ctx.name}",
+                "name the other player alone in players, or choose another network",
+            )
+        )
+    for name, layer in layers:
 
         def make(layer: Layer = layer) -> Labels:
             return Labels(layer, network.classes, dim, classes)

@@ -33,6 +33,7 @@ from gantricks import (
     Generator,
     Players,
     Problem,
+    Rng,
     Setting,
     SummedLayers,
     Trick,
@@ -55,25 +56,33 @@ class LengthAndDirection(nn.Module):
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
         # in plain operations: torch's own kernel lays w out otherwise than its description says, and what is compiled
         # from that description fails
-        return v * (g / self._lengths(v))
+        return v * (g / self.lengths(v))
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return self._lengths(weight), weight
+        return self.lengths(weight), weight
 
-    def _lengths(self, weight: Tensor) -> Tensor:
+    def lengths(self, weight: Tensor) -> Tensor:
+        """The length of each row, in a shape that the weight can be divided by."""
         within = [axis for axis in range(weight.dim()) if axis != self.rows]
         found: Tensor = torch.linalg.vector_norm(weight, dim=within, keepdim=True)
         return found
 
 
-def weight_norm(layer: _Layer) -> None:
+def weight_norm(layer: _Layer, rng: Rng) -> None:
     """Give a linear or convolutional layer the weight w = g · v / ‖v‖, row by row, with parameters g and v.
 
     A row is what feeds one output channel: w (out, …), or w (in, out, …) in a transposed convolution. g starts as ‖w‖
-    and v as w, so that w is what it was, to rounding. Source: Salimans & Kingma 2016, eq. 2.
+    and v as w, so that w is what it was, to rounding. A row of zeros has no direction: its v is drawn ~ N(0, 1), and
+    its g is 0. Source: Salimans & Kingma 2016, eq. 2.
     """
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    parametrize.register_parametrization(layer, "weight", LengthAndDirection(1 if transposed else 0))
+    form = LengthAndDirection(1 if transposed else 0)
+    empty = form.lengths(layer.weight.detach()) == 0
+    parametrize.register_parametrization(layer, "weight", form)
+    if empty.any():
+        v = _parts(layer)[1]
+        with torch.no_grad():
+            v.copy_(torch.where(empty, rng.normal(v.shape).to(v.dtype), v))
 
 
 @torch.no_grad()
@@ -174,7 +183,7 @@ class WeightNorm(Trick):
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
         if "generator" in self.config.players:
-            self._apply(network, ctx.name)
+            self._apply(network, ctx)
             if self.config.data_init:
                 fit(network, *ctx.latents(self.config.data_init))
         return network
@@ -182,23 +191,32 @@ class WeightNorm(Trick):
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
         if "discriminator" in self.config.players:
-            self._apply(network, ctx.name)
+            self._apply(network, ctx)
             if self.config.data_init:
                 chosen = ctx.rng.permutation(ctx.data.count)[: self.config.data_init]
                 fit(network, *ctx.data.take(chosen))
         return network
 
-    def _apply(self, network: nn.Module, trick: str) -> None:
-        for name, layer in [(name, m) for name, m in network.named_modules() if isinstance(m, _Layer)]:
+    def _apply(self, network: nn.Module, ctx: Context) -> None:
+        layers = [(name, module) for name, module in network.named_modules() if isinstance(module, _Layer)]
+        if not any(name.startswith("body.") for name, _ in layers):
+            raise UserError(
+                Problem(
+                    "this network has no linear or convolutional layer that could be given a length and a direction",
+                    f"tricks.{ctx.name}",
+                    "name the other player alone in players, or choose another network",
+                )
+            )
+        for name, layer in layers:
             if parametrize.is_parametrized(layer, "weight"):
                 raise UserError(
                     Problem(
                         f"another trick computes the weights of {name} already",
-                        f"tricks.{trick}",
+                        f"tricks.{ctx.name}",
                         "switch one of them off, or let each have a player of its own",
                     )
                 )
-            weight_norm(layer)
+            weight_norm(layer, ctx.rng.anew(name))
             if self.config.lengths == "heads" and name.startswith("body."):
                 _parts(layer)[0].requires_grad_(False)
 

@@ -323,3 +323,11 @@ def test_classes_and_conditional_players_are_needed_where_they_are_used():
 def test_options_out_of_bounds_are_refused(wrong):
     with pytest.raises(ValidationError):
         LabelInjection.Config(**wrong)
+
+
+def test_a_network_without_layers_to_put_the_class_before_is_refused() -> None:
+    style = {"network": "style", "channels": 4, "depth": 2, "conditional": True}
+    host = TrickHost(sample=(1, 8, 8), classes=3, generator=style, discriminator={"conditional": True})
+    with pytest.raises(UserError, match=r"tricks\.label_injection: this network has no linear or convolutional layer"):
+        host.with_trick("label_injection").game()
+    host.with_trick("label_injection", players=["discriminator"]).game()

@@ -23,6 +23,7 @@ from gantricks.engine.capture import INDUCTOR, CapturedStep
 from gantricks.networks.base import Discriminator
 from gantricks.plugins import weight_norm as module
 from gantricks.plugins.weight_norm import WeightNorm, fit, weight_norm
+from gantricks.rng import Clock, Rng
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
 from gantricks.testing.measure import close, roles_of, surgery
@@ -38,6 +39,8 @@ SETTINGS: Settings = {
 OVERRIDES = {"": ["tricks.weight_norm.data_init=4"]}
 REFUSED: dict[str, str] = {}
 
+DRAWS = Rng(0, "tricks/a", Clock(), dtype=torch.float64)
+
 MISTAKES = {
     "g and v along the inputs of a transposed convolution": Mistake(
         old="1 if transposed else 0",
@@ -45,8 +48,8 @@ MISTAKES = {
         caught_by=("test_the_weight_is_g_times_the_direction_of_v", "trace_law[conditional]"),
     ),
     "g starts at 1: the network is not what it was": Mistake(
-        old="self._lengths(weight)",
-        new="torch.ones_like(self._lengths(weight))",
+        old="return self.lengths(weight), weight",
+        new="return torch.ones_like(self.lengths(weight)), weight",
         caught_by="test_the_start_is_the_plain_layer_to_rounding",
     ),
     "data are fitted to after each layer's own start, not layer after layer": Mistake(
@@ -125,7 +128,7 @@ def treated(network: nn.Module) -> list[str]:
 @given(st.sampled_from(sorted(LAYERS)), st.data())
 def test_the_weight_is_g_times_the_direction_of_v(kind, data):
     layer, _, outputs = layer_of(kind, data.draw)
-    weight_norm(layer)
+    weight_norm(layer, DRAWS)
     g, v = parts(layer)
     with torch.no_grad():
         g.copy_(data.draw(gs.tensors(g.shape)))
@@ -142,7 +145,7 @@ def test_the_weight_is_g_times_the_direction_of_v(kind, data):
 def test_the_start_is_the_plain_layer_to_rounding(kind, data):
     layer, shape, outputs = layer_of(kind, data.draw)
     x, before, weight = data.draw(gs.tensors((2, *shape))), copy.deepcopy(layer), layer.weight.detach().clone()
-    weight_norm(layer)
+    weight_norm(layer, DRAWS)
     g, v = parts(layer)
     assert same_bits(v, weight)
     np.testing.assert_allclose(g.detach().numpy().ravel(), np.sqrt((rows(weight, outputs) ** 2).sum(1)), rtol=1e-12)
@@ -152,7 +155,7 @@ def test_the_start_is_the_plain_layer_to_rounding(kind, data):
 @given(st.sampled_from(sorted(LAYERS)), st.data())
 def test_the_gradient_of_v_is_orthogonal_to_v_and_that_of_g_is_along_it(kind, data):
     layer, shape, outputs = layer_of(kind, data.draw)
-    weight_norm(layer)
+    weight_norm(layer, DRAWS)
     g, v = parts(layer)
     with torch.no_grad():
         g.copy_(data.draw(gs.tensors(g.shape)) + 3)
@@ -175,7 +178,7 @@ def test_the_gradient_of_v_is_orthogonal_to_v_and_that_of_g_is_along_it(kind, da
 @given(st.floats(0.1, 50))
 def test_the_length_of_v_does_not_matter(factor):
     layer, shape, _ = layer_of("conv")
-    weight_norm(layer)
+    weight_norm(layer, DRAWS)
     x = torch.ones((1, *shape), dtype=torch.float64)
     before = layer(x)
     with torch.no_grad():
@@ -436,7 +439,7 @@ def test_the_step_compiles(network):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_weights_keep_the_layout_of_v(layout):
     layer = nn.Conv2d(3, 4, 3).to(memory_format=layout)
-    weight_norm(layer)
+    weight_norm(layer, DRAWS)
     assert layer.weight.is_contiguous(memory_format=layout)
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as fake:
         described = module.LengthAndDirection(0)(*(fake.from_tensor(part.detach()) for part in parts(layer)))
@@ -448,7 +451,7 @@ def test_a_unit_that_never_varies_keeps_its_length():
     with torch.no_grad():
         network[0].bias.fill_(-100)  # every unit is dead
     for layer in (network[0], network[2]):
-        weight_norm(layer)
+        weight_norm(layer, DRAWS)
     lengths = parts(network[2])[0].clone()
     network[0].bias.requires_grad_(False)
     fit(network, torch.zeros((5, 3), dtype=torch.float64))
@@ -515,3 +518,33 @@ def test_fixed_lengths_are_refused_beside_growing():
     host.with_trick("weight_norm").plan()
     with pytest.raises(UserError, match="a block that joins"):
         host.with_trick("weight_norm", lengths="heads").plan()
+
+
+def test_a_row_of_zeros_has_a_length_of_zero_and_a_direction():
+    layer = nn.Linear(4, 3).double()
+    with torch.no_grad():
+        layer.weight[1] = 0
+    before = layer.weight.detach().clone()
+    weight_norm(layer, DRAWS)
+    torch.testing.assert_close(layer.weight, before, rtol=1e-14, atol=0)
+    layer.weight.sum().backward()
+    g, v = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+    assert v[1].any()
+    assert not g[1].any()
+    assert g.grad.isfinite().all()
+    assert v.grad.isfinite().all()
+    assert g.grad[1].any(), "the row can never grow"
+
+
+def test_networks_that_start_with_zeros_train():
+    options = {"network": "r3", "channels": 4, "depth": 2}
+    host = TrickHost(sample=(1, 8, 8), generator=options, discriminator=options).with_trick("weight_norm")
+    assert host.train(3).game.non_finite() is None
+
+
+def test_a_network_without_such_layers_is_refused():
+    style = {"network": "style", "channels": 4, "depth": 2}
+    host = TrickHost(sample=(1, 8, 8), generator=style)
+    with pytest.raises(UserError, match=r"tricks\.weight_norm: this network has no linear or convolutional layer"):
+        host.with_trick("weight_norm").game()
+    host.with_trick("weight_norm", players=["discriminator"]).game()
