@@ -17,35 +17,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Batch, Context, Rng, Schedule, Scheduled, Trick, hookimpl
-
-
-def moved(size: int, shifts: Tensor) -> Tensor:
-    """Where each row (or column) of a moved image lies in the image: int64 (B, size), for shifts (B,).
-
-    Row i is row i - shift of the image, reflected at its edges, which are not repeated.
-    """
-    period = max(2 * size - 2, 1)
-    places = (torch.arange(size, device=shifts.device) - shifts[:, None]) % period
-    return torch.minimum(places, period - places)
+from gantricks import (
+    Batch,
+    Context,
+    Rng,
+    Schedule,
+    Scheduled,
+    Trick,
+    flip_images,
+    hookimpl,
+    translate_images,
+)
 
 
 def transformed(images: Tensor, shift: int, flip: bool, rng: Rng) -> Tensor:
-    """Copies of `images` (B, C, H, W), each flipped with probability 1/2 if `flip`, and moved by up to `shift` pixels.
-
-    Zhang et al. 2020, §3.1 and appendix.
+    """Copies of `images` (B, C, H, W), each moved by up to `shift` pixels, fewer than its side, and flipped with
+    probability 1/2 if `flip`. Zhang et al. 2020, §3.1 and appendix.
     """
-    count, _, height, width = images.shape
-    down, right = (rng.randint((2, count), 2 * shift + 1) - shift).unbind()
-    rows, columns = moved(height, down), moved(width, right)
-    if flip:
-        columns = torch.where(rng.bernoulli((count, 1), 0.5), width - 1 - columns, columns)
-    by_rows = images.gather(2, rows[:, None, :, None].expand(images.shape))
-    return by_rows.gather(3, columns[:, None, None, :].expand(images.shape))
+    count = images.shape[0]
+    most = (min(shift, side - 1) for side in images.shape[2:])
+    down, right = (rng.randint(count, 2 * far + 1) - far for far in most)
+    copies = translate_images(images, down, right, mirrored=True)
+    return flip_images(copies, rng.bernoulli(count, 0.5)) if flip else copies
 
 
 class Consistency(Trick):

@@ -27,23 +27,23 @@ REFUSED: dict[str, str] = {}
 
 MISTAKES = {
     "one flip for the whole batch": Mistake(
-        old="rng.bernoulli((count, 1), 0.5)",
-        new="rng.bernoulli((1, 1), 0.5)",
+        old="rng.bernoulli(count, 0.5)",
+        new="rng.bernoulli(1, 0.5).expand(count)",
         caught_by="test_every_image_is_transformed_by_itself",
     ),
     "one shift for the whole batch": Mistake(
-        old="rng.randint((2, count), 2 * shift + 1)",
-        new="rng.randint((2, 1), 2 * shift + 1).expand(2, count)",
+        old="rng.randint(count, 2 * far + 1)",
+        new="rng.randint(1, 2 * far + 1).expand(count)",
         caught_by="test_every_image_is_transformed_by_itself",
     ),
     "shifts to one side alone": Mistake(
-        old="rng.randint((2, count), 2 * shift + 1) - shift",
-        new="rng.randint((2, count), shift + 1)",
+        old="rng.randint(count, 2 * far + 1) - far",
+        new="rng.randint(count, far + 1)",
         caught_by="test_all_flips_and_shifts_are_as_likely",
     ),
     "always flipped": Mistake(
-        old="rng.bernoulli((count, 1), 0.5)",
-        new="rng.bernoulli((count, 1), 1.0)",
+        old="rng.bernoulli(count, 0.5)",
+        new="rng.bernoulli(count, 1.0)",
         caught_by=("test_all_flips_and_shifts_are_as_likely", "trace_law"),
     ),
     "the score of the image is a constant": Mistake(
@@ -67,7 +67,7 @@ MISTAKES = {
         caught_by="trace_law[fakes]",
     ),
     "copies are transformed by other tricks again": Mistake(
-        old="ctx.discriminator(copies, batch.classes)",
+        old="ctx.discriminator(*batch.with_images(copies))",
         new="ctx.discriminate(batch.with_images(copies), True)",
         caught_by="test_copies_are_of_what_d_has_seen",
     ),
@@ -151,7 +151,7 @@ def test_all_flips_and_shifts_are_as_likely() -> None:
 
 
 @given(gs.rng(), st.integers(1, 7), st.integers(1, 7), st.integers(0, 6))
-def test_images_smaller_than_the_shift_are_reflected_again(rng, height, width, shift):
+def test_images_smaller_than_the_shift_are_moved_within_their_reflection(rng, height, width, shift):
     images = noise(4, 1, height, width)
     copies = transformed(images, shift, True, rng)
     assert copies.shape == images.shape
