@@ -275,7 +275,7 @@ class Context(ABC):
     def build_network(self, role: Literal["generator", "discriminator"], name: str) -> Generator | Discriminator:
         """Build a further network as the recipe builds its generator or discriminator, without surgery.
 
-        It is initialised from a stream of its own, `name` of this trick. A discriminator is given no classes. For
+        It is initialised from a stream of its own, `name` of this trick. A discriminator is given images alone. For
         companions that are to be of one kind with the players: an encoder is a discriminator with another head.
         """
 

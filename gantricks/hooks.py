@@ -274,7 +274,7 @@ class HookSpecs:
     @fold
     def sampling_generator(self, network: Generator, ctx: Context) -> Generator:
         """Return the generator for sampling and evaluation. It is in eval mode for these, and has its former mode
-        afterwards.
+        afterwards. It is called as G is, with latents, classes and conditions.
         """
 
     @fold

@@ -68,6 +68,8 @@ class Packing(Trick):
     conflicts = {
         "discriminator_conditional": "D would judge a pack as one of a class, and the samples in it are of several; "
         "write conditional = false in [discriminator]",
+        "discriminator_conditioned": "D would judge a pack by one condition, and the samples in it have several; "
+        "write conditioned = false in [discriminator]",
         "class_logits": "D would tell one class of a pack, and the samples in it are of several",
     }
     cautions = {"input_grad": "D judges packs, and the penalty takes D's gradient by each sample for one of its own"}

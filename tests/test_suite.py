@@ -900,9 +900,9 @@ class Chosen(torch.nn.Module):
     def __getattr__(self, name):
         return super().__getattr__(name) if name == "generator" else getattr(self.generator, name)
 
-    def forward(self, latents, classes=None):
-        images = self.generator(latents, classes)
-        return images * (1 + 0.01 * torch.sigmoid(self.judge[0](images, classes).logits))
+    def forward(self, latents, classes=None, condition=None):
+        images = self.generator(latents, classes, condition)
+        return images * (1 + 0.01 * torch.sigmoid(self.judge[0](images, classes, condition).logits))
 
 
 @wrong("evaluation")

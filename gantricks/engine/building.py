@@ -24,10 +24,11 @@ def lay_out(game: Game, role: str, given: Shapes) -> Generator | Discriminator:
 
 
 def build_alone(game: Game, role: str, rng: Rng) -> Generator | Discriminator:
-    """Return a further network of a role, initialised from `rng`. A discriminator is given no classes."""
+    """Return a further network of a role, initialised from `rng`. A discriminator is given images alone."""
     network = lay_out(game, role, game.plan.shapes)
     if isinstance(network, Discriminator):
         network.conditional, network.classes, network.projection = False, 0, None
+        network.conditioned, network.condition, network.pairing = False, 0, None
     initialise(network, rng)
     return network
 

@@ -235,10 +235,10 @@ class TrickContext(Context):
         self._game.restructured()
 
     def d_step(self, critic: int, share_fakes: bool = False, trial: bool = False, start: Start = None) -> None:
-        self._game.step.d_step(critic, share_fakes, trial, start)
+        self._game.step.d_step(critic, share_fakes=share_fakes, trial=trial, start=start)
 
     def g_step(self, number: int = 0, trial: bool = False, start: Start = None) -> None:
-        self._game.step.g_step(number, trial, start)
+        self._game.step.g_step(number, trial=trial, start=start)
 
     def restoring(self, *players: str) -> AbstractContextManager[None]:
         return state.restoring([self._game.players[player] for player in players])

@@ -70,9 +70,8 @@ def _generated(
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield the samples of `network` for what each part gives it."""
     for number, (z, classes, condition) in enumerate(parts, 1):
-        conditions = () if condition is None else (condition,)
         with aside(game, seed, number), eval_mode(network):
-            images = network(fold(game.hooks.latents, z), classes, *conditions).float().cpu().contiguous().numpy()
+            images = network(fold(game.hooks.latents, z), classes, condition).float().cpu().contiguous().numpy()
         yield images, None if classes is None else classes.cpu().numpy()
 
 

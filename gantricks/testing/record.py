@@ -48,8 +48,10 @@ class Phase:
     Batches, scores, labels and latents are those of `ctx`, or None: in a G step `fake_labels` are G's targets, and
     `real_out` exists where a trick read it or D mixes samples. `terms` are the player's loss terms by name,
     "<trick>.<term>" for those of tricks. `gradients` are those that its optimizer received. `before` and `after` are
-    its weights and buffers at the start and end of the phase. `updated` tells whether it was updated. `passes` are D's
-    forward passes: the images and D's output.
+    its weights and buffers at the start and end of the phase; `origin` are those that the update was applied to, which
+    are others than `before` where a `play` says so. `trial` tells whether the update was one to be taken back, of which
+    no trick is told. `updated` tells whether it was updated. `passes` are D's forward passes: the images and D's
+    output.
     """
 
     player: str
@@ -68,6 +70,8 @@ class Phase:
     gradients: Tensors
     before: Tensors
     after: Tensors
+    origin: Tensors
+    trial: bool
     updated: bool
     passes: tuple[tuple[Tensor, Out], ...]
 
@@ -204,6 +208,9 @@ def record_phases(played: Played) -> None:
         def recorded(*arguments: Any, **named: Any) -> None:
             passes.clear()
             before = weights()
+            start = (named.get("start") or {}).get(name)
+            moved = zip(dict(network.named_parameters()), start, strict=True) if start else ()
+            origin = before | {weight: value.clone() for weight, value in moved}
             play(*arguments, **named)
             made = {key: copied(getattr(frame, key)) for key in MADE}
             played.phases.append(
@@ -216,6 +223,8 @@ def record_phases(played: Played) -> None:
                     gradients=_gradients(network),
                     before=before,
                     after=weights(),
+                    origin=origin,
+                    trial=named.get("trial", False),
                     updated=bool(frame.updated),
                     passes=tuple(passes),
                 )

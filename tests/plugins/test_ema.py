@@ -88,7 +88,7 @@ def trace_law(played: Played, name: str) -> None:
         weights = {weight for weight, _ in network.named_parameters()}
         average, count = dict(played.start[role]), 0
         for phase in played.steps_of(player):
-            if phase.updated:
+            if phase.updated and not phase.trial:
                 decay = min(config.decay, (1 + count) / (10 + count)) if config.warmup else config.decay
                 if config.bias_correction:
                     decay = config.decay * (1 - config.decay**count) / (1 - config.decay ** (count + 1))

@@ -44,7 +44,7 @@ MISTAKES = {
     "the players go on from where they looked": Mistake(
         old="ctx.g_step(1, start=g_old)",
         new="ctx.g_step(1)",
-        caught_by=("trace_law", "test_after_a_fault_the_players_have_their_old_weights"),
+        caught_by="trace_law",
     ),
     "those that follow a player see where it has looked": Mistake(
         old="ctx.g_step(0, trial=True)",
@@ -68,6 +68,7 @@ def trace_law(played: Played, name: str) -> None:
             after = next((p.before for p in phases if p.step == trial.step + 1), played.state[role])
             for weight in weights:
                 assert torch.equal(real.before[weight], trial.after[weight]), f"{weight} is not at the trial point"
+                assert torch.equal(real.origin[weight], trial.before[weight]), f"{weight} moves from elsewhere"
                 if not at_end:
                     assert torch.equal(after[weight], real.after[weight]), f"{weight} has not its new value"
                 if not real.updated:

@@ -114,7 +114,7 @@ def trace_law(played: Played, name: str) -> None:
                 past = history[weight]
                 pull = 2 * strength * (phase.before[weight] - sum(past) / len(past))
                 close(call.after[weight], gradient + pull, f"the gradient of {weight}")
-                if phase.updated:
+                if phase.updated and not phase.trial:
                     past.append(phase.after[weight])
         for weight, past in history.items():
             if held:

@@ -96,7 +96,7 @@ def trace_law(played: Played, name: str) -> None:
             weight = value_at(played, config.weight, phase.step)
             expected = weight * float((above**2).mean() + (below**2).mean())
         assert math.isclose(phase.terms[f"{name}.penalty"], expected, rel_tol=1e-9, abs_tol=1e-12)
-        if phase.updated:
+        if phase.updated and not phase.trial:
             past.append((float(real.mean()), float(fake.mean())))
 
 

@@ -27,8 +27,8 @@ REFUSED: dict[str, str] = {"network_swap": "averaged with its slow weights"}
 
 MISTAKES = {
     "only G is put back": Mistake(
-        old='networks = {"d": ctx.discriminator, "g": ctx.generator}',
-        new='networks = {"g": ctx.generator}',
+        old='networks = {**ctx.learners("d"), **ctx.learners("g")}',
+        new='networks = {**ctx.learners("g")}',
         caught_by=("trace_law", "test_both_players_are_put_back_at_once"),
     ),
     "the slow weights move, and the players stay": Mistake(

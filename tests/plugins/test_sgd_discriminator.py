@@ -56,7 +56,7 @@ def trace_law(played: Played, name: str) -> None:
     for phase in played.steps_of("d"):
         rate = played.scalars[phase.step]["learning_rate/d"]
         for weight, gradient in phase.gradients.items():
-            moved = phase.after[weight] - phase.before[weight]
+            moved = phase.after[weight] - phase.origin[weight]
             if phase.updated:
                 momentum[weight] = config.momentum * momentum.get(weight, 0) + gradient
                 close(moved, -rate * momentum[weight], f"the step of {weight}", rtol=1e-6)

@@ -25,12 +25,12 @@ REFUSED: dict[str, str] = {}
 
 MISTAKES = {
     "the factors are exchanged": Mistake(
-        old='self.config.discriminator if player == "d" else self.config.generator',
-        new='self.config.generator if player == "d" else self.config.discriminator',
+        old='self.config.discriminator if ctx.learns_in(player) == "d" else self.config.generator',
+        new='self.config.generator if ctx.learns_in(player) == "d" else self.config.discriminator',
         caught_by=("test_a_run_is_that_of_a_recipe_with_these_rates", "trace_law"),
     ),
     "both players get D's factor": Mistake(
-        old='self.config.discriminator if player == "d" else self.config.generator',
+        old='self.config.discriminator if ctx.learns_in(player) == "d" else self.config.generator',
         new="self.config.discriminator",
         caught_by=("test_a_run_is_that_of_a_recipe_with_these_rates", "trace_law"),
     ),
