@@ -27,7 +27,8 @@ from torch import Tensor
 from gantricks import Problem, Registry, UserError
 from gantricks.engine import sampling, state
 from gantricks.engine.start import start
-from gantricks.metrics.extractors.classifier import Classifier, classify, network_input, taught, tenth_and_rest
+from gantricks.metrics.extractors.classifier import Classifier, classify, taught
+from gantricks.metrics.teaching import network_input, tenth_and_rest
 from gantricks.pictures import to_pixels
 from gantricks.planning.prepare import plan_recipe
 from gantricks.runs import checkpoint

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
-    from gantricks.networks.base import Discriminator, Generator, Network, StyleGenerator, SummedLayers, initialise
+    from gantricks.networks.base import (
+        Discriminator,
+        Generator,
+        Network,
+        StyleGenerator,
+        SummedLayers,
+        TwoStageGenerator,
+        initialise,
+    )
     from gantricks.networks.noise import LayerNoise
     from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
@@ -35,7 +43,7 @@ if TYPE_CHECKING:
     from gantricks.planning.validation import load_recipe
     from gantricks.records import Batch, Companion, Latents, Out
     from gantricks.rng import Rng
-    from gantricks.runs.api import resume, sample, train
+    from gantricks.runs.api import load_generator, resume, sample, train
     from gantricks.runs.evaluation import Evaluated, evaluate
     from gantricks.slopes import slope_distances, squared_slopes
     from gantricks.trick import Setting, Trick
@@ -75,12 +83,14 @@ _HOME = {
     "SummedLayers": "networks.base",
     "Trick": "trick",
     "TrickError": "errors",
+    "TwoStageGenerator": "networks.base",
     "UserError": "errors",
     "cut_out": "augmentations",
     "evaluate": "runs.evaluation",
     "flip_images": "augmentations",
     "hookimpl": "hooks",
     "initialise": "networks.base",
+    "load_generator": "runs.api",
     "load_recipe": "planning.validation",
     "resume": "runs.api",
     "rotate_images": "augmentations",
@@ -130,12 +140,14 @@ __all__ = [
     "SummedLayers",
     "Trick",
     "TrickError",
+    "TwoStageGenerator",
     "UserError",
     "cut_out",
     "evaluate",
     "flip_images",
     "hookimpl",
     "initialise",
+    "load_generator",
     "load_recipe",
     "resume",
     "rotate_images",

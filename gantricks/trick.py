@@ -28,6 +28,7 @@ CAPABILITIES: dict[str, str] = {
     "discriminator_convolutions": 'a convolutional discriminator; set network = "dcgan" in [discriminator]',
     "discriminator_max_pool": 'a D with max pooling; set network = "resnet" and pool = "max" in [discriminator]',
     "generator_styles": 'a generator with styles; set network = "style" in [generator]',
+    "generator_two_stages": 'a generator in two stages; set network = "stackgan" in [generator]',
     "generator_conditional": "a generator that is given classes; set conditional = true in [generator]",
     "discriminator_conditional": "a discriminator that is given classes; set conditional = true in [discriminator]",
     "generator_conditioned": "a generator that is given conditions; set conditioned = true in [generator]",
@@ -103,6 +104,8 @@ class Trick:
     """Options with which the kit tests the trick, where its defaults have no effect within a few steps of a few
     samples.
     """
+    paths: ClassVar[Collection[str]] = ()
+    """Names of the options that hold file system paths; a run's recipe keeps them absolute."""
     capturable: bool = True
     """Whether the step can be captured with this trick in it."""
     deliberate: Mapping[str, str] = {}

@@ -52,6 +52,7 @@ class PathLength(Trick):
 
     needs = {"generator_styles"}
     conflicts = {
+        "generator_two_stages": 'a generator with styles, network = "style", has one stage',
         "generator_batch_norm": 'a generator with styles, network = "style", has no batch norm',
         "generator_convolutions": 'network = "style" steers its convolutions, and surgery on plain ones does not fit',
         "label_injection": 'network = "style" gives every layer the class already, through the styles',

@@ -87,9 +87,11 @@ def test_the_logit_of_a_pair_is_that_of_features_and_condition_together() -> Non
     game = HOST.game()
     d, batch = game.discriminator, game.feed.next()
     out = d(*batch)
-    joined = torch.cat([out.features, batch.condition], 1) @ d.pairing.linear.weight.T + d.pairing.linear.bias
+    inner, outer = d.pairing.inner, d.pairing.outer
+    joined = torch.cat([out.features, batch.condition], 1) @ inner.weight.T + inner.bias
     hidden = torch.where(joined > 0, joined, 0.2 * joined)
-    torch.testing.assert_close(out.logits, hidden @ d.head.weight.T + d.head.bias)
+    paired = out.features + hidden @ outer.weight.T + outer.bias
+    torch.testing.assert_close(out.logits, paired @ d.head.weight.T + d.head.bias)
 
 
 def test_a_d_that_judges_pairs_is_given_pairs() -> None:

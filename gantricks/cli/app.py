@@ -158,12 +158,20 @@ def sample(
     count: Annotated[int, typer.Option(min=1, max=100_000, help="How many samples.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same latents.")] = 0,
     step: AtStep = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CAPTION", help="What to draw, for runs on captions. Repeatable; captions take turns."),
+    ] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npy", help="Rows of numbers in place of captions, of the encoder that was used."),
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Draw samples of a run's generator to a PNG file."""
     from gantricks.cli.training import sample
 
-    sample(run, out, count, seed, step, plugin or [])
+    sample(run, out, count, seed, step, text or [], conditions, plugin or [])
 
 
 @app.command()

@@ -11,11 +11,12 @@ from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import Text, output, typed, write_command, write_json
 from gantricks.cli.errors import problems_of, write_problems
 from gantricks.cli.files import free_for, writing_new
-from gantricks.cli.plans import as_dict, write_plan
+from gantricks.cli.plans import as_dict, write_plan, write_warning
 from gantricks.cli.progress import Screen, clock
 from gantricks.engine.start import try_surgery
 from gantricks.planning.prepare import plan_recipe
 from gantricks.runs import api as run
+from gantricks.runs.conditions import read_conditions
 from gantricks.runs.reporter import Result
 
 
@@ -73,10 +74,25 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
     return 0
 
 
-def sample(folder: Path, out: Path, count: int, seed: int, step: int | None, plugins: Sequence[Path]) -> None:
+def sample(
+    folder: Path,
+    out: Path,
+    count: int,
+    seed: int,
+    step: int | None,
+    texts: Sequence[str],
+    conditions: Path | None,
+    plugins: Sequence[Path],
+) -> None:
     """Write a picture of samples to `out`, which must not exist, in an existing folder."""
     free_for(out, ".png", "pictures are PNG files", "samples")
-    image = run.sample(folder, count, seed, step=step, plugins=plugins)
+    rows = None if conditions is None else read_conditions(conditions)
+    console = output()
+
+    def warn(sentence: str) -> None:
+        write_warning(console, sentence)
+
+    image = run.sample(folder, count, seed, step=step, plugins=plugins, texts=texts, conditions=rows, warn=warn)
     _save_new(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{count:,} sample{'s' * (count != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)

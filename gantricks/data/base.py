@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,7 +25,7 @@ class Description:
     `shape`: of one sample, (C, H, W) for images or (D,) for vectors. `count`: number of samples. `class_names`: one
     name per class, empty when there are no classes. `notes`: sentences for the user (skipped files …). `held_out`:
     number of samples that training never sees. `condition`: the numbers that describe each sample, 0 when there are
-    none.
+    none. `words`: the words of the captions that these numbers stand for, sorted, empty when they are no captions.
     """
 
     shape: tuple[int, ...]
@@ -34,6 +34,7 @@ class Description:
     notes: tuple[str, ...] = ()
     held_out: int = 0
     condition: int = 0
+    words: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -85,5 +86,11 @@ class Source:
     def held_out(self, progress: Progress = silent) -> Dataset | None:
         """Return samples that training never sees, as many as `Description.held_out` says; None where there are none.
         They have classes where the training data has.
+        """
+        return None
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray | None:
+        """Return the conditions that stand for these texts, float32 (n, E), without reading the data; None where
+        conditions are no captions, or were made elsewhere.
         """
         return None

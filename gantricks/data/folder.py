@@ -6,7 +6,7 @@ import bisect
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from gantricks.data import cache, images
+from gantricks.data import cache, captions, images, text
 from gantricks.data.base import Dataset, Description, Progress, Source, silent
 from gantricks.data.images import ImageSize, PathText
 from gantricks.errors import Problem, UserError
@@ -38,9 +38,14 @@ class Folder(Source):
     The images are decoded once, into `$GANTRICKS_CACHE` (else `$XDG_CACHE_HOME/gantricks`, else `~/.cache/gantricks`),
     and mapped from there by later runs until a file or an option changes. The cache may be deleted at any time. Where
     it cannot be written, the images are held in memory.
+
+    Captions stand in a file `captions.jsonl` in the folder, one a line: {"file": "a/b.png", "caption": "a red bag"}.
+    Each picture needs one; it may have several, and is then given the mean of what stands for them. By default words
+    and runs of up to three words stand for a caption, hashed to `text_dim` numbers (`gantricks.data.text`). The rows of
+    any other encoder, one for each line, can be given as an .npy file, `embeddings`.
     """
 
-    paths = ("path",)
+    paths = ("path", "embeddings")
 
     class Config(Options):
         path: Annotated[PathText, Field(description="the folder")]
@@ -49,6 +54,10 @@ class Folder(Source):
             Literal["auto", 1, 3],
             Field(description="1 for grey, 3 for colour; auto: grey when every file's header says grey"),
         ] = "auto"
+        text_dim: Annotated[int, Field(ge=8, le=4096, description="numbers that stand for a caption")] = 256
+        embeddings: Annotated[
+            PathText | None, Field(description="an .npy file of what stands for each line of captions.jsonl instead")
+        ] = None
 
     config: Config
 
@@ -66,7 +75,12 @@ class Folder(Source):
             if problems:
                 raise images.all_of(problems)
             cache.need_room((len(listing.files), size, size, channels))
-        return Description((channels, size, size), len(listing.files), listing.class_names, listing.notes)
+        found = self._captions(listing)
+        words = found.words if found and not self.config.embeddings else ()
+        width = 0 if found is None else self._width(found)
+        return Description(
+            (channels, size, size), len(listing.files), listing.class_names, listing.notes, condition=width, words=words
+        )
 
     def load(self, progress: Progress = silent) -> Dataset:
         """Decode every image, or map the images that an earlier run decoded.
@@ -81,7 +95,31 @@ class Folder(Source):
             channels = self._headers(listing, progress)[0] if self.config.channels == "auto" else self.config.channels
             decoded = partial(_decoded, listing, size, channels, progress)
             samples, notes = cache.store(name, (count, size, size, channels), decoded)
-        return Dataset(samples, listing.classes, notes)
+        conditions = None
+        if found := self._captions(listing):
+            conditions = found.of(listing.names, self._rows(found))
+        return Dataset(samples, listing.classes, notes, conditions)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray | None:
+        return None if self.config.embeddings else text.embed(texts, self.config.text_dim)
+
+    def _captions(self, listing: _Listing) -> captions.Captions | None:
+        found = captions.read(listing.root, listing.names)
+        if found is None and self.config.embeddings:
+            what = f"there is no {captions.NAME}, whose lines the embeddings stand for"
+            raise UserError(Problem(what, str(listing.root), "write one, or leave data.embeddings out"))
+        return found
+
+    def _width(self, found: captions.Captions) -> int:
+        return self._given(found).shape[1] if self.config.embeddings else self.config.text_dim
+
+    def _rows(self, found: captions.Captions) -> np.ndarray:
+        return self._given(found) if self.config.embeddings else text.embed(found.texts, self.config.text_dim)
+
+    def _given(self, found: captions.Captions) -> np.ndarray:
+        assert self.config.embeddings
+        hint = f"set data.embeddings to an .npy file with a row for each line of {captions.NAME}"
+        return captions.read_embeddings(images.at(self.config.embeddings, folder=False, hint=hint), found)
 
     def _listing(self) -> _Listing:
         root = images.at(self.config.path, folder=True, hint="set data.path to a folder of images")
@@ -211,7 +249,7 @@ class _Listing:
                             files.append(_File(name, -1, 0))
                         elif is_image and status is not None and stat.S_ISREG(status.st_mode):
                             files.append(_File(name, status.st_size, status.st_mtime_ns))
-                        else:
+                        elif name != captions.NAME:
                             others.add(name)
             except FileNotFoundError as error:
                 if not folder:
@@ -223,6 +261,10 @@ class _Listing:
         if closed:
             raise images.all_of(closed, "folders")
         return cls(root, sorted(files), others, litter, frozenset(first_level))
+
+    @property
+    def names(self) -> list[str]:
+        return [file.name for file in self.files]
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:

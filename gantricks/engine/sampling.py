@@ -21,17 +21,21 @@ CHUNK = 64
 """The number of samples in each pass of G. It is fixed, because the last bits of a sample may depend on it."""
 
 
-def sample(game: Game, count: int, seed: int) -> np.ndarray:
-    """Return `count` samples of the recipe's sampling generator, float32 (count, C, H, W) or (count, D)."""
-    return np.concatenate([images for images, _ in samples(game, count, seed)])
+def sample(game: Game, count: int, seed: int, conditions: np.ndarray | None = None) -> np.ndarray:
+    """Return `count` samples of the recipe's sampling generator, float32 (count, C, H, W) or (count, D). For
+    `conditions` see `samples`.
+    """
+    return np.concatenate([images for images, _ in samples(game, count, seed, conditions)])
 
 
-def samples(game: Game, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def samples(
+    game: Game, count: int, seed: int, conditions: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield `count` samples in parts, float32 (n, C, H, W) or (n, D), with their classes, int64 (n,), or None.
 
     Sample i is a function of the networks' state, `seed` and i. Where G is conditional, the class of sample i is i
-    modulo the number of classes. Where it is conditioned, the conditions are those of real samples spread over the
-    data.
+    modulo the number of classes. Where it is conditioned, its condition is row i modulo n of `conditions`, (n, E), by
+    default those of real samples spread over the data.
     """
     network = sampling_generator(game, seed)
     rng = _latent_stream(game, "sampling", seed)
@@ -40,7 +44,7 @@ def samples(game: Game, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.
         for start in range(0, count, CHUNK):
             # always a full chunk, so that a sample does not depend on `count`
             numbers = torch.arange(start, start + CHUNK, device=game.placement.device)
-            yield _given(game, network, rng.normal((CHUNK, network.latent_dim)), numbers)
+            yield _given(game, network, rng.normal((CHUNK, network.latent_dim)), numbers, conditions)
 
     start = 0
     for images, classes in _generated(game, network, seed, parts()):
@@ -80,13 +84,13 @@ def _latent_stream(game: Game, name: str, seed: int) -> Rng:
     return Rng(seed, f"{name}/latents", Clock(), game.placement.device, game.placement.dtype)
 
 
-def _given(game: Game, network: Generator, z: Tensor, numbers: Tensor) -> Latents:
+def _given(game: Game, network: Generator, z: Tensor, numbers: Tensor, conditions: np.ndarray | None = None) -> Latents:
     """Return what `network` is given for the samples of these numbers, beside their latents `z`."""
     classes, condition = None, None
     if network.conditional:
         classes = numbers % network.classes
     if network.conditioned:
-        there = game.feed.reference_conditions
+        there = game.feed.reference_conditions if conditions is None else conditions
         assert there is not None, "a generator is conditioned where the data has conditions"
         condition = torch.from_numpy(there).to(z.device, z.dtype).index_select(0, numbers % len(there))
     return Latents(z, classes, condition)

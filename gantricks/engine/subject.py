@@ -53,6 +53,12 @@ class GameSubject(Subject):
             # the networks that ship end in tanh, but a network of a user may not
             yield images.clip(-1, 1) if self.description.is_images else images, classes
 
+    def conditions(self, count: int) -> np.ndarray:
+        there = self._game.feed.reference_conditions
+        if there is None or not self._game.generator.conditioned:
+            raise UserError(Problem("the generator is given no conditions", hint="set conditioned = true in it"))
+        return there[np.arange(count) % len(there)]
+
     def reals(self, count: int, which: int = 0) -> Samples:
         there = len(self.dataset.samples)
         if count > there:

@@ -23,6 +23,8 @@ NEEDS: dict[str, str] = {
     "images": "image data",
     "vectors": "data of points, not of images",
     "classes": "data with classes",
+    "conditions": "data whose samples have conditions, such as captions",
+    "generator_conditioned": "a generator that is given conditions; set conditioned = true in [generator]",
     "mixture": 'a mixture whose modes are known; the sources "ring" and "grid" are such',
     "held_out": "a part of the data that training never sees; an .npz archive with x_test and y_test has one",
     "class_logits": "a D that predicts classes; add [tricks.auxiliary_classifier], for one",
@@ -75,6 +77,13 @@ class Subject:
         """Yield `count` generated samples, in batches. Sample i depends on (state, seed, i) only.
 
         Raises UserError when a sample is not finite.
+        """
+        raise NotImplementedError
+
+    def conditions(self, count: int) -> np.ndarray:
+        """Return the conditions for which `generated` makes `count` samples, float32 (count, E).
+
+        Raises UserError where the generator is given none.
         """
         raise NotImplementedError
 

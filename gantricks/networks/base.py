@@ -118,6 +118,7 @@ class Generator(nn.Module):
         self.classes = shapes.classes if conditional else 0
         self.conditional = conditional
         self.condition = shapes.condition if condition_dim else 0
+        self.condition_dim = condition_dim
         self.conditioned = condition_dim > 0
         embeds = conditional and embedding_dim > 0
         self.embedding = ClassEmbedding(shapes.classes, embedding_dim) if embeds else None
@@ -171,6 +172,12 @@ class StyleGenerator(Generator):
         return self.synthesise(styles)
 
 
+class TwoStageGenerator(Generator):
+    """A generator whose blocks see the image of another one, `first`. It offers the capability "two_stages"."""
+
+    first: Generator
+
+
 class Discriminator(nn.Module):
     """A network from images of `shape` to an `Out`. When conditional it is given classes (B,) too, when conditioned
     conditions (B, E).
@@ -205,7 +212,7 @@ class Discriminator(nn.Module):
         self.conditional = conditional
         self.condition = shapes.condition if conditioned else 0
         self.conditioned = conditioned
-        self.pairing = pair_with(shapes.condition, feature_dim) if conditioned else None
+        self.pairing = Pairing(feature_dim, shapes.condition) if conditioned else None
         self.group = 1
         self.stem = None
         self.neck = nn.Sequential()
@@ -233,10 +240,23 @@ def condense(condition: int, width: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(linear=nn.Linear(condition, width), activation=nn.LeakyReLU(0.2)))
 
 
-def pair_with(condition: int, features: int) -> nn.Sequential:
-    """Return layers that join features (B, `features`) and a condition (B, `condition`) to features of the pair."""
-    linear = nn.Linear(features + condition, features)
-    return nn.Sequential(OrderedDict(linear=linear, activation=nn.LeakyReLU(0.2)))
+class Pairing(nn.Module):
+    """Features and a condition (B, `features` + `condition`) to features of the pair (B, `features`).
+
+    The features are kept, and a hidden layer of at most 256 units adds what it makes of both.
+    """
+
+    def __init__(self, features: int, condition: int) -> None:
+        super().__init__()
+        self.features = features
+        hidden = min(features, 256)
+        self.inner = nn.Linear(features + condition, hidden)
+        self.activation = nn.LeakyReLU(0.2)
+        self.outer = nn.Linear(hidden, features)
+
+    def forward(self, both: Tensor) -> Tensor:
+        added: Tensor = self.outer(self.activation(self.inner(both)))
+        return both[:, : self.features] + added
 
 
 def precision(tensor: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

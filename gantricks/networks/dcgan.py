@@ -22,7 +22,7 @@ from gantricks.networks.base import (
 from gantricks.networks.halving import HalvingOptions, Size, halvings, misfits
 
 
-class _Layout(HalvingOptions):
+class Layout(HalvingOptions):
     """Options of either player."""
 
     kernel: Annotated[int, Field(ge=3, le=5, description="height and width of every convolution")] = 4
@@ -43,10 +43,10 @@ class DCGAN(Network):
     & Koyama 2018).
     """
 
-    class GeneratorConfig(_Layout, GivenGenerator):
+    class GeneratorConfig(Layout, GivenGenerator):
         """Options of G."""
 
-    class DiscriminatorConfig(_Layout, GivenDiscriminator):
+    class DiscriminatorConfig(Layout, GivenDiscriminator):
         slope: Annotated[float, Field(ge=0, le=1, description="slope of LeakyReLU below zero")] = 0.2
 
     @staticmethod
@@ -82,11 +82,11 @@ class DCGAN(Network):
         }
         blocks = {"project": _block(project, widths[0], config.batch_norm, nn.ReLU())}
         for number, (inner, outer) in enumerate(pairwise(widths)):
-            conv = _doubling(inner, outer, config.kernel, sizes[number], sizes[number + 1], bias)
+            conv = doubling(inner, outer, config.kernel, sizes[number], sizes[number + 1], bias)
             blocks[f"up{number + 1}"] = _block({"conv": conv}, outer, config.batch_norm, nn.ReLU())
         network.body = nn.Sequential(OrderedDict[str, nn.Module](blocks))
 
-        conv = _doubling(widths[-1], image_channels, config.kernel, sizes[-2], sizes[-1], bias=True)
+        conv = doubling(widths[-1], image_channels, config.kernel, sizes[-2], sizes[-1], bias=True)
         network.head = nn.Sequential(OrderedDict[str, nn.Module](conv=conv, activation=nn.Tanh()))
         return network
 
@@ -99,7 +99,7 @@ class DCGAN(Network):
         blocks = OrderedDict[str, nn.Module]()
         for number, (inner, outer) in enumerate(pairwise(widths)):
             norm = config.batch_norm and number > 0
-            conv = _halving(inner, outer, config.kernel, sizes[number], bias=not norm)
+            conv = halving(inner, outer, config.kernel, sizes[number], bias=not norm)
             blocks[f"down{number + 1}"] = _block({"conv": conv}, outer, norm, nn.LeakyReLU(config.slope))
         blocks["flatten"] = nn.Flatten()
 
@@ -117,12 +117,12 @@ def _padding(kernel: int, size: Size) -> Size:
     return height, width
 
 
-def _halving(inner: int, outer: int, kernel: int, size: Size, bias: bool) -> nn.Conv2d:
+def halving(inner: int, outer: int, kernel: int, size: Size, bias: bool) -> nn.Conv2d:
     """Return a convolution (B, inner, H, W) to (B, outer, ceil(H / 2), ceil(W / 2)), (H, W) = `size`."""
     return nn.Conv2d(inner, outer, kernel, stride=2, padding=_padding(kernel, size), bias=bias)
 
 
-def _doubling(inner: int, outer: int, kernel: int, size: Size, target: Size, bias: bool) -> nn.ConvTranspose2d:
+def doubling(inner: int, outer: int, kernel: int, size: Size, target: Size, bias: bool) -> nn.ConvTranspose2d:
     """Return a transposed convolution (B, inner, *size) to (B, outer, *target), the adjoint of the halving of `target`
     to `size`.
     """

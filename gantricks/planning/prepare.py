@@ -70,7 +70,7 @@ def prepare(
 def _unwritable(recipe: Recipe) -> Iterator[Problem]:
     """Yield a problem for each path that is not UTF-8, which a recipe file cannot hold."""
     for key in getattr(recipe.data.found.cls, "paths", ()):
-        path = str(Path(getattr(recipe.data.options, key)).absolute())
+        path = str(Path(getattr(recipe.data.options, key) or "").absolute())
         if path != legible(path):
             yield Problem(f"{legible(path)} is not UTF-8, as recipes are", recipe.places.of("data", key), NAME_IT_ANEW)
 

@@ -62,15 +62,19 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as plain data, in the order and shape of a recipe file. Paths are absolute."""
 
-        def table(part: Part[Any]) -> dict[str, Any]:
-            plain = _plain(part.keys) | _plain(part.options)
+        def options(part: Part[Any] | TrickPart | MetricPart) -> dict[str, Any]:
+            plain = _plain(part.options)
             for key in getattr(part.found.cls, "paths", ()):
-                plain[key] = str(Path(plain[key]).expanduser().absolute())
+                if key in plain:  # a path may be left out
+                    plain[key] = str(Path(plain[key]).expanduser().absolute())
             return plain
+
+        def table(part: Part[Any]) -> dict[str, Any]:
+            return _plain(part.keys) | options(part)
 
         def instances(parts: tuple[TrickPart, ...] | tuple[MetricPart, ...]) -> dict[str, Any]:
             return {
-                part.name: ({"use": part.found.name} if part.found.name != part.name else {}) | _plain(part.options)
+                part.name: ({"use": part.found.name} if part.found.name != part.name else {}) | options(part)
                 for part in parts
             }
 

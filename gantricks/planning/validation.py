@@ -153,7 +153,7 @@ class _Validation:
         known = True
         for key in getattr(found.cls, "paths", ()):
             try:
-                Path(getattr(options, key)).expanduser()
+                Path(getattr(options, key) or "").expanduser()
             except RuntimeError:
                 self._report((section, key), "there is no such home folder", "write the path in full")
                 known = False

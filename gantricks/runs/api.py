@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL.Image import Image
 
 from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Description
 from gantricks.engine.game import Game
+from gantricks.engine.sampling import sampling_generator
 from gantricks.errors import Problem, UserError, legible
 from gantricks.files import name_aside, write_whole
+from gantricks.networks.base import Generator
 from gantricks.planning.plan import Plan, on_data
 from gantricks.planning.prepare import plan_recipe, prepare
 from gantricks.planning.recipe import Recipe
 from gantricks.runs import checkpoint, signals
 from gantricks.runs import folder as folders
+from gantricks.runs.conditions import conditions_for
 from gantricks.runs.edits import edits, lengthened, not_places
 from gantricks.runs.folder import RECIPE
 from gantricks.runs.manifest import data_facts, differences
@@ -145,10 +149,33 @@ def sample(
     step: int | None = None,
     device: str = "cpu",
     plugins: Sequence[str | Path] = (),
+    texts: Sequence[str] = (),
+    conditions: np.ndarray | None = None,
+    warn: Callable[[str], None] = lambda sentence: None,
 ) -> Image:
-    """Return a picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`."""
+    """Return a picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`.
+
+    A generator that is given conditions draws for those of real samples, or for `texts`, or for `conditions` (n, E),
+    which take turns. `warn` is called with a sentence about words that no caption of the data has. Raises UserError
+    where the generator is given no captions, or the conditions do not fit.
+    """
+    view = open_run(Path(run), plugins).view(device)
+    given = conditions_for(view.plan, texts, conditions, warn)
+    return picture(view.game(step), count, seed, given)
+
+
+def load_generator(
+    run: str | Path, *, step: int | None = None, device: str = "cpu", plugins: Sequence[str | Path] = ()
+) -> Generator:
+    """Return the generator that a run is sampled with: averaged weights where a trick keeps some, surgery included.
+
+    It is that of the newest checkpoint or of the one at `step`, in eval mode and without gradients, and is called with
+    latents (B, `latent_dim`), and classes (B,) or conditions (B, E) where it is given these. Nothing is written, and no
+    data is opened. Raises UserError when the folder is not a run, or its checkpoint is damaged or missing.
+    """
     game = load_game(run, step=step, device=device, plugins=plugins)
-    return picture(game, count, seed)
+    network: Generator = sampling_generator(game, 0).eval().requires_grad_(False)
+    return network
 
 
 def load_game(

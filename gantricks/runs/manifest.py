@@ -72,13 +72,21 @@ class DataFacts(_Facts):
     labels: str | None = None
     condition: Annotated[int, Field(ge=0, le=1 << 20)] = 0
     conditions: str | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def description(self) -> Description | None:
         """The description of the data, or None for a run of an earlier format that lacks it."""
         if not self.count or self.shape is None or len(self.shape) == 2 or self.class_names is None:
             return None
-        return Description(self.shape, self.count, self.class_names, held_out=self.held_out, condition=self.condition)
+        return Description(
+            self.shape,
+            self.count,
+            self.class_names,
+            held_out=self.held_out,
+            condition=self.condition,
+            words=self.words,
+        )
 
 
 class Session(_Facts):
@@ -187,6 +195,7 @@ def data_facts(dataset: Dataset, description: Description) -> dict[str, Any]:
         "labels": None if dataset.classes is None else _fingerprint(dataset.classes),
         "condition": description.condition,
         "conditions": None if dataset.conditions is None else _fingerprint(dataset.conditions),
+        "words": list(description.words),
     }
 
 

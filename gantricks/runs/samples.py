@@ -16,12 +16,14 @@ GRID = 64
 """The default number of samples in a picture."""
 
 
-def picture(game: Game, count: int, seed: int) -> Image:
-    """Return a grid of samples, or for vector data a scatter plot over the real points."""
-    classes = game.generator.classes
-    # each column holds one class, and the grid is as nearly square as that allows
-    columns = classes * max(1, round(math.sqrt(count) / classes)) if 0 < classes <= count else None
-    return drawn(game, sample(game, count, seed), columns)
+def picture(game: Game, count: int, seed: int, conditions: np.ndarray | None = None) -> Image:
+    """Return a grid of samples, or for vector data a scatter plot over the real points. `conditions` (n, E) take turns;
+    by default they are those of real samples.
+    """
+    turns = game.generator.classes if conditions is None else len(conditions)
+    # each column holds one class or condition, and the grid is as nearly square as that allows
+    columns = turns * max(1, round(math.sqrt(count) / turns)) if 0 < turns <= count else None
+    return drawn(game, sample(game, count, seed, conditions), columns)
 
 
 def drawn(game: Game, samples: np.ndarray, columns: int | None = None) -> Image:

@@ -72,7 +72,7 @@ class TrickHost:
         needs = {need for trick in instances for need in trick.needs}
         needs -= {provided for trick in instances for provided in trick.provides}
         wants_images = any(
-            need.endswith(("_batch_norm", "_convolutions", "_styles")) or need == "images" for need in needs
+            need.endswith(("_batch_norm", "_convolutions", "_styles", "_stages")) or need == "images" for need in needs
         )
         wants_classes = any(need.endswith("_conditional") or need == "classes" for need in needs)
         options: dict[str, Any] = {"sample": (1, 8, 8) if wants_images else (2,), "classes": 3 if wants_classes else 0}
@@ -88,6 +88,9 @@ class TrickHost:
         if "generator_styles" in needs:
             options["generator"].pop("batch_norm")
             options["generator"] |= {"network": "style", "style_dim": 4, "mapping_layers": 2}
+        elif "generator_two_stages" in needs:
+            options["generator"] |= {"network": "stackgan", "blocks": 1, "first": {"channels": 4}}
+            del options["generator"]["depth"]
         if "discriminator_max_pool" in needs:
             # with 4 channels, or at 8x8, all units of a small D can be dead at the start
             options["discriminator"] |= {"network": "resnet", "pool": "max", "channels": 8}

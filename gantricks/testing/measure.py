@@ -172,7 +172,7 @@ def stays_behind_a_closed_gate(played: Played, phase: Phase, may_move: bool) -> 
         network: Any = getattr(played.game, ROLES[phase.player])
         assert not phase.updated
         for weight, _ in network.named_parameters():
-            assert torch.equal(phase.before[weight], phase.after[weight]), f"{weight} moved behind a closed gate"
+            assert torch.equal(phase.origin[weight], phase.after[weight]), f"{weight} moved behind a closed gate"
 
 
 # ---------------------------------------------------------------- networks

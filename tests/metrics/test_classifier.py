@@ -16,7 +16,8 @@ from gantricks.data.base import Dataset
 from gantricks.data.fashion_mnist import FashionMnist
 from gantricks.errors import UserError
 from gantricks.metrics.extractors import classifier as module
-from gantricks.metrics.extractors.classifier import Classifier, Network, moved, network_input, taught
+from gantricks.metrics.extractors.classifier import Classifier, Network, taught
+from gantricks.metrics.teaching import moved, network_input
 from gantricks.rng import Clock, Rng
 
 FEW = Classifier.Config(steps=25)

@@ -107,7 +107,7 @@ def trace_law(played: Played, name: str) -> None:
     norms = {place: module for place, module in done.before.items() if isinstance(module, _BatchNorm)}
     assert norms, "G had no batch norm"
     assert done.replaced.keys() == norms.keys()
-    latents, classes, _ = samples(played, "generator")
+    latents, classes, condition = samples(played, "generator")
     (kept,) = (tensor for key, tensor in played.start["generator"].items() if key.endswith(".latents"))
     (body,) = flows(played, "generator", [game.generator.body])
     assert torch.equal(body.given[:, : game.generator.latent_dim], torch.cat([kept, latents]))
@@ -132,7 +132,7 @@ def trace_law(played: Played, name: str) -> None:
     images = []
     for others in (latents[1:], -latents[1:]):
         game.clock.enter("log")  # noise inside G is the same in both passes
-        images.append(game.generator(torch.cat([latents[:1], others]), classes))
+        images.append(game.generator(torch.cat([latents[:1], others]), classes, condition))
     close(images[0][0], images[1][0], "an image beside other images")
     assert not torch.equal(images[0][1:], images[1][1:])
 

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import shutil
 from collections import OrderedDict
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate, pad
+from torch.nn.functional import cross_entropy, interpolate
 
 from gantricks import store
-from gantricks.data import cache, images
+from gantricks.data import cache
 from gantricks.data.base import Dataset, Description, Progress, silent
-from gantricks.errors import Problem, UserError
+from gantricks.metrics import teaching
 from gantricks.metrics.base import Subject
 from gantricks.metrics.extractors.base import Extractor
+from gantricks.metrics.teaching import moved, network_input, one_thread, tenth_and_rest
 from gantricks.networks.base import initialise
 from gantricks.options import Options
 from gantricks.rng import Clock, Rng
 
 WIDTHS = (24, 48, 96, 128)
 SIDES = (8, 32)
-BATCH = 100
 RATE = 6e-3
 LEAST = 100
 
@@ -59,15 +54,19 @@ class Network(nn.Module):
         self.body = nn.Sequential(layers)
         self.head = nn.Linear(WIDTHS[-1], classes)
 
-    def features(self, images: Tensor) -> Tensor:
+    def maps(self, images: Tensor) -> Tensor:
+        """Return the last maps, (B, 128, h, w)."""
         least, most = SIDES
         height, width = images.shape[2:]
         scale = min(1.0, most / max(height, width))
         size = [max(least, round(side * scale)) for side in (height, width)]
         if size != [height, width]:
             images = interpolate(images, size=size, mode="bilinear", antialias=True)
-        features: Tensor = self.body(images).mean((2, 3))
-        return features
+        found: Tensor = self.body(images)
+        return found
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.maps(images).mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(images))
@@ -84,12 +83,12 @@ def train(
     `rng` only.
     """
     # the caller may have switched gradients off
-    with torch.inference_mode(False), torch.enable_grad(), _one_thread():
+    with torch.inference_mode(False), torch.enable_grad(), one_thread():
         network = _empty(samples.shape[3], count)
         initialise(network, rng)
         optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
-        batches = _batches(len(samples), rng)
+        batches = teaching.batches(len(samples), rng)
         for step in range(steps):
             chosen = next(batches)
             images = moved(network_input(samples[chosen]), rng)
@@ -111,43 +110,6 @@ def _empty(channels: int, classes: int) -> Network:
         network = Network(channels, classes)
     network.to_empty(device="cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread. More threads would split sums differently and change the last bits, and the result is
-    stored for good. They save little at this size, and cost much time on a busy machine.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _batches(count: int, rng: Rng) -> Iterator[np.ndarray]:
-    """Yield indices in full batches, epoch after epoch, because batch norm needs full batches."""
-    while True:
-        for chosen in rng.permutation(count).split(min(BATCH, count)):
-            if len(chosen) == min(BATCH, count):
-                yield chosen.numpy()
-
-
-def moved(images: Tensor, rng: Rng, reach: int = 1) -> Tensor:
-    """Return images (B, C, H, W), each shifted by up to `reach` pixels at random. Uncovered pixels repeat the edge."""
-    count, channels, height, width = images.shape
-    down, right = rng.randint((2, count), 2 * reach + 1)[:, :, None, None]
-    rows = down + torch.arange(height)[:, None]
-    columns = right + torch.arange(width)
-    # (B, 1, H, W) source indices of each pixel
-    image, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
-    return pad(images, [reach] * 4, mode="replicate")[image, channel, rows[:, None], columns[:, None]]
-
-
-def network_input(samples: np.ndarray) -> Tensor:
-    """Convert uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(samples)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.no_grad()
@@ -172,53 +134,21 @@ def taught(dataset: Dataset, count: int, options: Classifier.Config, progress: P
     when that folder cannot be written.
     """
     assert dataset.classes is not None
-    name = cache.cache_name("classifier", _FORMAT, WIDTHS, SIDES, count, options.steps, _fingerprint(dataset))
-    folder = images.cache_folder() / name
-    channels = dataset.samples.shape[3]
-    try:
-        tensors, facts = store.read(folder)
-    except (UserError, OSError):  # not trained yet, or damaged
-        with _cache_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        held_out, known = tenth_and_rest(len(dataset.samples))
+    samples, classes = dataset.samples, np.asarray(dataset.classes, dtype=np.int64)
+    print_of = teaching.fingerprint(samples, classes)
+    name = cache.cache_name("classifier", _FORMAT, WIDTHS, SIDES, count, options.steps, print_of)
+
+    def teach() -> tuple[store.Tensors, dict[str, Any]]:
+        held_out, known = tenth_and_rest(len(samples))
         rng = Rng(0, "classifier", Clock())
-        network = train(dataset.samples[known], dataset.classes[known], count, options.steps, rng, progress)
-        right = classify(network, network_input(dataset.samples[held_out])).numpy() == dataset.classes[held_out]
-        tensors, facts = {"network": network.state_dict()}, {"accuracy": float(right.mean()), "held_out": len(held_out)}
-        with _cache_errors(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            store.save(folder, tensors, facts)
-    network = _empty(channels, count)
+        network = train(samples[known], classes[known], count, options.steps, rng, progress)
+        right = classify(network, network_input(samples[held_out])).numpy() == classes[held_out]
+        return {"network": network.state_dict()}, {"accuracy": float(right.mean()), "held_out": len(held_out)}
+
+    tensors, facts = teaching.remembered(name, teach)
+    network = _empty(samples.shape[3], count)
     network.load_state_dict(tensors["network"])
     return Taught(network.eval().requires_grad_(False), facts["accuracy"], facts["held_out"])
-
-
-def tenth_and_rest(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of `count` images are held out, and which train the classifier: indices, in ascending order."""
-    order = Rng(0, "classifier/split", Clock()).permutation(count).numpy()
-    return np.sort(order[: count // 10]), np.sort(order[count // 10 :])
-
-
-@contextlib.contextmanager
-def _cache_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            Problem(
-                f"the classifier cannot be kept here: {error.strerror or error}",
-                str(folder.parent),
-                f"make room or make it writable, or set {images.CACHE_VARIABLE} to another folder",
-            )
-        ) from error
-
-
-def _fingerprint(dataset: Dataset) -> str:
-    digest = hashlib.sha256(repr(dataset.samples.shape).encode())
-    for start in range(0, len(dataset.samples), 1024):
-        digest.update(np.ascontiguousarray(dataset.samples[start : start + 1024]).data)
-    digest.update(np.ascontiguousarray(dataset.classes, dtype=np.int64).data)
-    return digest.hexdigest()
 
 
 class Classifier(Extractor):

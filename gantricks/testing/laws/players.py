@@ -33,17 +33,16 @@ def _other_player(case: Case) -> None:
             for player in others(phase)
             for name, p in player.network.named_parameters()
         }
-        return snapshot(game), gradients, _taking_part(game)
+        return snapshot(game), gradients, _taking_part(game), _in_eval_mode(game)
 
     def after(phase: str, seen: Any) -> None:
-        start, gradients, taking_part = seen
+        start, gradients, taking_part, resting = seen
         optimizers = tuple(f"{player.role}_optimizer/" for player in others(phase))
         moved = [n for n in differences(start, snapshot(game)) if n in gradients or n.startswith(optimizers)]
         assert not moved, f"the {phase} step moved {moved}"
         assert _taking_part(game) == taking_part, f"the {phase} step left weights frozen, or thawed some"
-        for player in game.players.values():
-            left = [name for name, module in player.network.named_modules() if not module.training]
-            assert not left, f"the {phase} step left {left[0] or 'a network'} in eval mode"
+        left = [name for name in _in_eval_mode(game) if name not in resting]
+        assert not left, f"the {phase} step left {left[0]} in eval mode"
         for player in others(phase):
             for name, parameter in player.network.named_parameters():
                 told = f"the {phase} step touched gradients of the {player.role}"
@@ -184,6 +183,16 @@ def _copies_of_weights(game: Game, trick: str) -> Tensors:
         for name, tensor in game.trick_tensors.items()
         if name.partition("/")[0] == trick and any(same_bits(tensor.detach(), weight) for weight in weights)
     }
+
+
+def _in_eval_mode(game: Game) -> list[str]:
+    """Return the modules in eval mode, "<player>" or "<player>.<name>". A trick may keep some there for good."""
+    return [
+        f"{player.role}.{name}".removesuffix(".")
+        for player in game.players.values()
+        for name, module in player.network.named_modules()
+        if not module.training
+    ]
 
 
 def _taking_part(game: Game) -> list[bool]:
