@@ -25,7 +25,7 @@ from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Description
 from gantricks.data.ring import Ring
-from gantricks.data.stand_in import POINTS, reference_points, stand_in
+from gantricks.data.stand_in import POINTS, reference_conditions, reference_points, stand_in
 from gantricks.engine import sampling, state
 from gantricks.engine.game import Game
 from gantricks.engine.start import start
@@ -71,7 +71,8 @@ def looked_at(game: Game) -> list[np.ndarray]:
     made = [images for images, _ in sampling.samples(game, 70, seed=5)]
     shown = [*made, walk(game, 3, 4, seed=5)]
     network: Discriminator = sampling.evaluated_discriminator(game)
-    if not network.conditional and (logits := sampling.class_logits(game, network, made[0])) is not None:
+    unaided = not network.conditional and not network.conditioned
+    if unaided and (logits := sampling.class_logits(game, network, made[0])) is not None:
         shown.append(logits)
     return shown
 
@@ -85,7 +86,8 @@ def stands_alone(host: TrickHost, monkeypatch: pytest.MonkeyPatch) -> None:
             gone.delattr(MadeUp, method)  # then it has the base class's, which raises
         description = trained.plan.description
         plan = make_plan(host.recipe(), to_train=False, trained=description)
-        alone = start(plan, stand_in(description), trained.placement, budget=0)
+        there = stand_in(description, conditions=reference_conditions(trained.dataset))  # as a run keeps them
+        alone = start(plan, there, trained.placement, budget=0)
     state.load(alone, tensors, numbers)
     assert differences(tensors, snapshot(alone)) == []
     for there, here in zip(expected, looked_at(alone), strict=True):

@@ -35,8 +35,8 @@ class Captions:
         of_line = np.array([place[file] for file in self.files])
         sums = np.zeros((len(pictures), rows.shape[1]))
         np.add.at(sums, of_line, rows)
-        means: np.ndarray = sums / np.bincount(of_line, minlength=len(pictures))[:, None]
-        return means.astype(np.float32)
+        means: np.ndarray = (sums / np.bincount(of_line, minlength=len(pictures))[:, None]).astype(np.float32)
+        return means
 
 
 def read(folder: Path, pictures: Sequence[str]) -> Captions | None:
@@ -108,7 +108,8 @@ def read_embeddings(path: Path, captions: Captions) -> np.ndarray:
     if len(rows) != len(captions.texts):
         what = f"{len(rows):,} rows for {len(captions.texts):,} captions"
         raise UserError(Problem(what, str(path), hint))
-    return rows
+    found: np.ndarray = rows
+    return found
 
 
 def read_rows(path: Path, hint: str) -> np.ndarray:

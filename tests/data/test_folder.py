@@ -13,6 +13,7 @@ from PIL import Image
 
 from gantricks.data import images
 from gantricks.data.folder import Folder
+from gantricks.data.text import embed
 from gantricks.errors import UserError
 
 
@@ -454,3 +455,104 @@ def test_a_cache_that_cannot_be_written_is_done_without(root, tmp_path, monkeypa
     dataset = folder(root).load()
     assert (dataset.samples == 7).all()
     assert "held in memory" in dataset.notes[0]
+
+
+# ---------------------------------------------------------------- captions
+
+
+def caption(root, *lines):
+    (root / "captions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def line(file, caption):
+    return json.dumps({"file": file, "caption": caption})
+
+
+@pytest.fixture
+def three(root):
+    for name in ("a.png", "sub/b.png", "c.png"):
+        put(root / name)
+    return root
+
+
+def test_captions_are_hashed_and_the_mean_stands_for_several(three):
+    caption(
+        three,
+        line("c.png", "a red bag"),
+        line("a.png", "two shoes"),
+        "",
+        line("sub/b.png", "one"),
+        line("a.png", "one"),
+    )
+    source = folder(three, text_dim=16)
+    described, dataset = source.describe(), source.load()
+    assert described.condition == 16
+    assert described.words == ("a", "bag", "one", "red", "shoes", "two")
+    assert described.notes == ("no classes: images lie outside the sub-folders: 2 files (a.png, c.png)",)
+    shoes, one, bag = embed(["two shoes", "one", "a red bag"], 16)
+    np.testing.assert_allclose(dataset.conditions, [(shoes + one) / 2, bag, one], rtol=1e-6)
+    assert dataset.conditions.dtype == np.float32
+    assert (source.embed(["one"]) == one).all()
+
+
+def test_rows_of_another_encoder_stand_for_the_lines(three, tmp_path):
+    caption(three, line("c.png", "x"), line("a.png", "y"), line("sub/b.png", "z"), line("a.png", "w"))
+    np.save(tmp_path / "rows.npy", np.array([[1.0, 2], [3, 4], [5, 6], [7, 8]]))
+    source = folder(three, embeddings=str(tmp_path / "rows.npy"))
+    assert source.describe().condition == 2
+    assert source.describe().words == ()
+    np.testing.assert_allclose(source.load().conditions, [[5, 6], [1, 2], [5, 6]])
+    assert source.embed(["x"]) is None
+
+
+def test_a_folder_without_captions_has_no_conditions(three):
+    assert folder(three).describe().condition == 0
+    assert folder(three).load().conditions is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (['{"file": "a.png"}'], "captions.jsonl:1: caption must be given, as text"),
+        (['{"file": 3, "caption": 4}'], "file and caption must be given"),
+        (["[]"], "a line is a JSON object"),
+        (["{"], "not JSON"),
+        ([line("a.png", "…")], "the caption has no word"),
+        ([line("b.png", "x")], "no picture 'b.png' in this folder"),
+        ([line("a.png", "x")], "2 of 3 pictures have no caption (c.png, sub/b.png)"),
+    ],
+)
+def test_wrong_captions_are_told_by_their_lines(three, lines, told):
+    caption(three, *lines)
+    problems = refused(folder(three).describe)
+    assert any(told in f"{problem.where}: {problem.what}" for problem in problems), problems
+
+
+def test_all_wrong_lines_are_told_at_once(three):
+    caption(three, "{", line("d.png", "x"), "[]")
+    assert [problem.where.rpartition(":")[2] for problem in refused(folder(three).load)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (np.ones((2, 4)), "2 rows for 3 captions"),
+        (np.ones(3), "cannot have the shape (3,)"),
+        (np.array([["x"]] * 3), "embeddings are numbers"),
+        (np.array([[1.0], [np.nan], [2]]), "NaN or infinity"),
+    ],
+)
+def test_wrong_rows_are_refused(three, tmp_path, rows, told):
+    caption(three, *(line(name, "x") for name in ("a.png", "sub/b.png", "c.png")))
+    np.save(tmp_path / "rows.npy", rows)
+    (problem,) = refused(folder(three, embeddings=str(tmp_path / "rows.npy")).describe)
+    assert told in problem.what
+
+
+def test_rows_without_captions_and_files_that_are_no_arrays_are_refused(three, tmp_path):
+    (tmp_path / "rows.npy").write_bytes(b"x")
+    rows = str(tmp_path / "rows.npy")
+    assert "there is no captions.jsonl" in refused(folder(three, embeddings=rows).describe)[0].what
+    caption(three, *(line(name, "x") for name in ("a.png", "sub/b.png", "c.png")))
+    assert "cannot be read" in refused(folder(three, embeddings=rows).describe)[0].what
+    assert "no such file" in refused(folder(three, embeddings=rows + "x").describe)[0].what
