@@ -108,8 +108,7 @@ def read_embeddings(path: Path, captions: Captions) -> np.ndarray:
     if len(rows) != len(captions.texts):
         what = f"{len(rows):,} rows for {len(captions.texts):,} captions"
         raise UserError(Problem(what, str(path), hint))
-    found: np.ndarray = rows
-    return found
+    return rows
 
 
 def read_rows(path: Path, hint: str) -> np.ndarray:
@@ -131,4 +130,5 @@ def read_rows(path: Path, hint: str) -> np.ndarray:
         wrong = "embeddings hold NaN or infinity"
     if wrong:
         raise UserError(Problem(wrong, str(path), hint))
-    return rows
+    found: np.ndarray = rows
+    return found
