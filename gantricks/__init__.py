@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
-    from gantricks.networks.base import Discriminator, Generator, Network, StyleGenerator, SummedLayers, initialise
+    from gantricks.networks.base import (
+        Discriminator,
+        Generator,
+        Network,
+        PassClasses,
+        StyleGenerator,
+        SummedLayers,
+        initialise,
+    )
     from gantricks.networks.noise import LayerNoise
     from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
@@ -60,6 +68,7 @@ _HOME = {
     "OptimizerOptions": "optimizer_options",
     "Options": "options",
     "Out": "records",
+    "PassClasses": "networks.base",
     "Players": "options",
     "Probability": "options",
     "Problem": "errors",
@@ -116,6 +125,7 @@ __all__ = [
     "OptimizerOptions",
     "Options",
     "Out",
+    "PassClasses",
     "Players",
     "Probability",
     "Problem",
