@@ -403,9 +403,8 @@ def test_it_goes_with_other_surgery_in_either_order(other, options, first):
     game = host.train(6).game
     assert game.non_finite() is None
     assert len(treated(game.generator)) == 3
-    assert not [
-        m for n, m in game.generator.named_modules() if isinstance(m, _BatchNorm) and not n.endswith("norm.norm")
-    ]
+    norms = [name for name, module in game.generator.named_modules() if isinstance(module, _BatchNorm)]
+    assert norms == [f"{place}.norm" for place in treated(game.generator)]
 
 
 def test_a_start_from_data_leaves_scales_and_statistics_alone():

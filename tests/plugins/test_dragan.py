@@ -77,7 +77,8 @@ def trace_law(played: Played, name: str) -> None:
         norms = slopes.reshape(len(again.logits), -1).norm(dim=1)
         weight = value_at(played, config.weight, phase.step)
         expected = weight * (norms - 1).pow(2).mean()
-        assert math.isclose(phase.terms[f"{name}.penalty"], expected, rel_tol=1e-6, abs_tol=1e-9)
+        # where D is flat, the epsilon inside the root makes the norm 1e-6
+        assert math.isclose(phase.terms[f"{name}.penalty"], expected, rel_tol=1e-5, abs_tol=1e-9)
     standard_uniform(torch.cat(drawn), "the draws")
     assert checked or len(played.game.plan.tricks) > 1
 
