@@ -72,14 +72,16 @@ class HookSpecs:
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
         """Change G's layers (surgery), once, before optimizers exist. `network` exposes `body` (an `nn.Sequential` of
         blocks), `head`, `shape` and `latent_dim`. Added parameters must be initialised here, from `ctx.rng`. Tricks
-        that replace the same part name it in `replaces`.
+        that replace the same part name it in `replaces`. A layer of the body is given its input alone; where it needs
+        the classes, `gantricks.PassClasses` has them.
         """
 
     @fold
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
         """Change D's layers (surgery), once, before optimizers exist. `network` exposes `body` (blocks from images to
         features (B, A)), `head` (features to logits (B, 1)), `shape` and `feature_dim`. A trick that replaces the head
-        declares `replaces = {"d_head"}`.
+        declares `replaces = {"d_head"}`. One that gives D a use for classes declares `provides =
+        {"discriminator_conditional"}`: D is conditional for all surgery then, also for tricks that come before it.
         """
 
     @term

@@ -58,6 +58,7 @@ class FirstStage(Trick):
 
     needs = {"generator_two_stages"}
     conflicts = {
+        "class_batch_norm": "the first stage keeps its batch norms, with what they have seen in its own training",
         "virtual_batch_norm": "the first stage keeps its batch norms, with what they have seen in its own training",
     }
     paths = ("run",)

@@ -24,6 +24,7 @@ from gantricks import (
     Context,
     Discriminator,
     Generator,
+    PassClasses,
     Players,
     Problem,
     Rng,
@@ -57,18 +58,6 @@ def beside(layer: Layer, inputs: int) -> Layer:
     return kind(inputs, layer.out_channels, bias=False, **where)
 
 
-class Classes:
-    """The classes of the pass that a network is in, for its layers to read. A copied network gets a copied one."""
-
-    now: Tensor | None = None
-
-    def take(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.now = args[1] if len(args) > 1 else kwargs.get("classes")
-
-    def forget(self, network: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-        self.now = None
-
-
 class LabelEmbedding(nn.Embedding):
     """Classes (B,) to labels (B, E), ~ N(0, 1) at the start."""
 
@@ -79,7 +68,7 @@ class LabelEmbedding(nn.Embedding):
 class Labels(nn.Module):
     """What the class adds to the outputs of a layer."""
 
-    def __init__(self, layer: Layer, count: int, dim: int, classes: Classes) -> None:
+    def __init__(self, layer: Layer, count: int, dim: int, classes: PassClasses) -> None:
         super().__init__()
         self.embedding, self.layer, self.classes = LabelEmbedding(count, dim), beside(layer, dim), classes
 
@@ -144,7 +133,6 @@ class LabelInjection(Trick):
 
 def inject(network: Generator | Discriminator, dim: int, ctx: Context) -> None:
     """Give the first layer of every block of `network` the class, in place."""
-    classes = Classes()
     layers = first_layers(network)
     if not layers:
         raise UserError(
@@ -154,6 +142,7 @@ def inject(network: Generator | Discriminator, dim: int, ctx: Context) -> None:
                 "name the other player alone in players, or choose another network",
             )
         )
+    classes = PassClasses(network)
     for name, layer in layers:
 
         def make(layer: Layer = layer) -> Labels:
@@ -166,8 +155,6 @@ def inject(network: Generator | Discriminator, dim: int, ctx: Context) -> None:
             with torch.no_grad():
                 labels.layer.weight.mul_((dim / (inputs + dim)) ** 0.5)
         network.set_submodule(name, Labelled(layer, labels))
-    network.register_forward_pre_hook(classes.take, with_kwargs=True)
-    network.register_forward_hook(classes.forget)
 
 
 def first_layers(network: Generator | Discriminator) -> list[tuple[str, Layer]]:

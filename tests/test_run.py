@@ -290,7 +290,7 @@ def recipe_with(trick: str, data: Path, folder: Path) -> Path:
         generator, discriminator, rest = tail.partition("[discriminator]")
         generator = generator.replace('network = "dcgan"', 'network = "style"').replace("batch_norm = true\n", "")
         path.write_text(f"{head}[generator]{generator}{discriminator}{rest}", encoding="utf-8")
-    if "discriminator_conditional" in cls.conflicts:
+    if "discriminator_conditional" in {*cls.conflicts, *cls.provides}:
         head, _, tail = path.read_text(encoding="utf-8").partition("[discriminator]")
         path.write_text(f"{head}[discriminator]{tail.replace('conditional = true', '')}", encoding="utf-8")
     return path

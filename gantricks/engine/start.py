@@ -84,6 +84,8 @@ def build_networks(game: Game, stream: Callable[[str], Rng]) -> None:
         network = lay_out(game, role, given)
         if isinstance(network, Discriminator):
             network.shape, network.stem, network.group = plan.shapes.sample, stem, plan.group
+            if plan.any_trick("provides", "discriminator_conditional"):
+                network.conditional, network.classes = True, plan.shapes.classes
             if stem:
                 stem.to_empty(device=game.placement.device).to(game.placement.dtype)
         initialise(network, stream(role))

@@ -89,6 +89,26 @@ class SummedLayers(nn.Module):
         raise NotImplementedError
 
 
+class PassClasses:
+    """The classes of the pass that `network` is in, for its layers: `now` is (B,) int64, and None outside a pass.
+
+    The layers of a body are given their input alone. Surgery that needs the classes in one of them makes one of these
+    for the network, and the layer reads `now`. A copy of the network has a copy of it.
+    """
+
+    now: Tensor | None = None
+
+    def __init__(self, network: Generator | Discriminator) -> None:
+        network.register_forward_pre_hook(self._take, with_kwargs=True)
+        network.register_forward_hook(self._forget)
+
+    def _take(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.now = args[1] if len(args) > 1 else kwargs.get("classes")
+
+    def _forget(self, network: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        self.now = None
+
+
 class Generator(nn.Module):
     """A network from latents (B, latent_dim) to images of `shape`. When conditional it is given classes (B,) too, when
     conditioned conditions (B, E).
@@ -185,11 +205,13 @@ class Discriminator(nn.Module):
     A `stem` that a trick provides comes first and turns images into the input of `body`. Where it combines samples,
     `group` of them for each row, an `Out` has B / `group` rows, of consecutive samples. `body` is an `nn.Sequential` of
     blocks, as in a `Generator`, and one `nn.Flatten`, from images to the features (B, A), A = `feature_dim`; `head`
-    turns features into logits (B, 1). A conditional discriminator adds the projection ⟨embedding(class), features⟩ to
-    the logit (Miyato & Koyama 2018, eq. 3). `class_head`, when a trick sets it, turns features into class logits (B,
-    K); with `head_reads` = "class_logits", these are the input of `head`. `pairing` joins features and condition, (B, A
-    + E) to (B, A), in a discriminator that judges pairs; `condition` = E. `neck` is between the features and the heads,
-    and is empty unless a trick adds layers to it. `initialise` reads `init_std`.
+    turns features into logits (B, 1). A network that is built conditional has a `projection`, from classes (B,) to
+    embeddings (B, A), and adds ⟨projection(class), features⟩ to the logit (Miyato & Koyama 2018, eq. 3). Where a trick
+    provides "discriminator_conditional", D is conditional before any surgery, and that trick gives it a use for
+    classes. `class_head`, when a trick sets it, turns features into class logits (B, K); with `head_reads` =
+    "class_logits", these are the input of `head`. `pairing` joins features and condition, (B, A + E) to (B, A), in a
+    discriminator that judges pairs; `condition` = E. `neck` is between the features and the heads, and is empty unless
+    a trick adds layers to it. `initialise` reads `init_std`.
     """
 
     stem: nn.Module | None

@@ -24,6 +24,8 @@ SETTINGS: Settings = {
     ),
 }
 REFUSED = {
+    "class_batch_norm": "a condition says more than the class",
+    "projection_discriminator": "a condition says more than the class",
     "auxiliary_classifier": "a condition says more than the class",
     "label_injection": "a condition says more than the class",
     "mode_seeking": "no two fakes of a batch share it",

@@ -19,6 +19,7 @@ from gantricks.testing.record import same_bits
 
 SETTINGS: Settings = {"": ({}, {})}
 REFUSED = {
+    "class_batch_norm": "the first stage keeps its batch norms",
     "path_length": "has one stage",
     "style_mixing": "has one stage",
     "virtual_batch_norm": "the first stage keeps its batch norms",

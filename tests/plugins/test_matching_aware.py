@@ -21,6 +21,8 @@ SETTINGS: Settings = {
     "images": ({"weight": {"start": 1.0, "end": 0.2}}, PAIRS | {"sample": (1, 8, 8), "n_critic": 2}),
 }
 REFUSED = {
+    "class_batch_norm": "a condition says more than the class",
+    "projection_discriminator": "a condition says more than the class",
     "auxiliary_classifier": "a condition says more than the class",
     "label_injection": "a condition says more than the class",
     "mode_seeking": "no two fakes of a batch share it",
