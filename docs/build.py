@@ -46,6 +46,7 @@ GROUPS = {
     },
     "Networks": {"transform_generator", "transform_discriminator"},
     "Batches and inputs": {"latents", "fake_batch", "d_input", "d_scores"},
+    "Sampling": {"sampling_latents", "sampler"},
     "Optimizers and the run": set(KINDS),
 }
 """What tricks act on: a trick belongs to the first group that has one of its hooks."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
     from gantricks.planning.recipe import Recipe
     from gantricks.planning.validation import load_recipe
-    from gantricks.records import Batch, Companion, Latents, Out
+    from gantricks.records import Batch, Companion, Latents, Out, Sampler
     from gantricks.rng import Rng
     from gantricks.runs.api import resume, sample, train
     from gantricks.runs.evaluation import Evaluated, evaluate
@@ -67,6 +67,7 @@ _HOME = {
     "Registry": "catalogue.registry",
     "Rng": "rng",
     "SGD": "optimizer_options",
+    "Sampler": "records",
     "Schedule": "options",
     "Scheduled": "options",
     "Setting": "trick",
@@ -122,6 +123,7 @@ __all__ = [
     "Recipe",
     "Registry",
     "Rng",
+    "Sampler",
     "Schedule",
     "Scheduled",
     "Setting",

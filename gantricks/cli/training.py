@@ -73,10 +73,18 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
     return 0
 
 
-def sample(folder: Path, out: Path, count: int, seed: int, step: int | None, plugins: Sequence[Path]) -> None:
+def sample(
+    folder: Path,
+    out: Path,
+    count: int,
+    seed: int,
+    step: int | None,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+) -> None:
     """Write a picture of samples to `out`, which must not exist, in an existing folder."""
     free_for(out, ".png", "pictures are PNG files", "samples")
-    image = run.sample(folder, count, seed, step=step, plugins=plugins)
+    image = run.sample(folder, count, seed, step=step, plugins=plugins, overrides=overrides)
     _save_new(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{count:,} sample{'s' * (count != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
@@ -89,13 +97,14 @@ def interpolate(
     columns: int | None,
     seed: int,
     step: int | None,
+    overrides: Sequence[str],
     plugins: Sequence[Path],
 ) -> None:
     """Write a picture of a walk through the latents to `out`, which must not exist, in an existing folder."""
     from gantricks.runs.interpolation import interpolate
 
     free_for(out, ".png", "pictures are PNG files", "path")
-    image = interpolate(folder, rows, columns, seed, step=step, plugins=plugins)
+    image = interpolate(folder, rows, columns, seed, step=step, plugins=plugins, overrides=overrides)
     _save_new(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{rows} path{'s' * (rows != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)

@@ -94,7 +94,10 @@ def _evaluations(records: Sequence[Record]) -> str:
         return ""
     names = ["value"] if len(records) == 1 else _names(records)
     cells = [[label, *values, floors[label]] for label, values in rows.items()]
-    return _section("Evaluation", _table(["figure", *names, "real against real"], cells))
+    given = [f"{name}: {', '.join(record.evaluation.overrides)}" for name, record in zip(names, records, strict=True)]
+    notes = [line for line, record in zip(given, records, strict=True) if record.evaluation.overrides]
+    set_for_it = f'<p class="note">Set for the evaluation: {escape("; ".join(notes))}.</p>' if notes else ""
+    return _section("Evaluation", _table(["figure", *names, "real against real"], cells) + set_for_it)
 
 
 def _figures(record: Record) -> Iterator[tuple[str, str, str]]:

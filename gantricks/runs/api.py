@@ -19,7 +19,7 @@ from gantricks.planning.prepare import plan_recipe, prepare
 from gantricks.planning.recipe import Recipe
 from gantricks.runs import checkpoint, signals
 from gantricks.runs import folder as folders
-from gantricks.runs.edits import edits, lengthened, not_places
+from gantricks.runs.edits import edits, lengthened, not_of_samples, not_places
 from gantricks.runs.folder import RECIPE
 from gantricks.runs.manifest import data_facts, differences
 from gantricks.runs.opening import open_run
@@ -145,21 +145,33 @@ def sample(
     step: int | None = None,
     device: str = "cpu",
     plugins: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
 ) -> Image:
-    """Return a picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`."""
-    game = load_game(run, step=step, device=device, plugins=plugins)
+    """Return a picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`.
+
+    `overrides`, `KEY=VALUE` strings, set tricks that act on samples alone.
+    """
+    game = load_game(run, step=step, device=device, plugins=plugins, overrides=overrides)
     return picture(game, count, seed)
 
 
 def load_game(
-    run: str | Path, *, step: int | None = None, device: str = "cpu", plugins: Sequence[str | Path] = ()
+    run: str | Path,
+    *,
+    step: int | None = None,
+    device: str = "cpu",
+    plugins: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
 ) -> Game:
     """Return the game of a run at its newest checkpoint, or at the one at `step`. Nothing is written, and no data is
     opened.
 
-    Raises UserError when the folder is not a run, or its checkpoint is damaged or missing.
+    `overrides`, `KEY=VALUE` strings, set tricks that act on samples alone. Raises UserError when the folder is not a
+    run, when an override sets anything else, or the checkpoint is damaged or missing.
     """
-    return open_run(Path(run), plugins).view(device).game(step)
+    if problems := list(not_of_samples(overrides)):
+        raise UserError(*problems)
+    return open_run(Path(run), plugins).view(device, overrides).game(step)
 
 
 def _may_begin(run: Path) -> list[Path]:
