@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Batch, Context, Latents, Sampler, Setting, Trick, hookimpl
+from gantricks import Batch, Context, Latents, Sampler, Trick, hookimpl
 
 
 def langevin(
@@ -65,6 +65,7 @@ class LangevinSampling(Trick):
         "rejection_sampling": "each corrects G's samples by D's logit, and together they would do it twice",
         "minibatch_discrimination": "D's score of a sample depends on the rest of its batch there",
         "minibatch_stddev": "D's score of a sample depends on the rest of its batch there",
+        "packing": "D judges several samples at once there, and says nothing of one",
     }
     cautions = {
         "label_smoothing": "with its targets D's logit is no longer the log of the density ratio",
@@ -80,11 +81,6 @@ class LangevinSampling(Trick):
         rate: Annotated[float, Field(gt=0, le=4, description="ε, the size of a step")] = 0.01
 
     config: Config
-
-    def problems(self, setting: Setting) -> list[str]:
-        if setting.group > 1:
-            return [f"D judges {setting.group} samples at once, and says nothing of one; switch off what packs them"]
-        return []
 
     @hookimpl
     def sampler(self, sampler: Sampler, ctx: Context) -> Sampler:

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Batch, Context, Latents, Sampler, Setting, Trick, hookimpl
+from gantricks import Batch, Context, Latents, Sampler, Trick, hookimpl
 
 CHUNK = 64
 """The number of fakes in one pass of the burn-in."""
@@ -60,6 +60,7 @@ class RejectionSampling(Trick):
     conflicts = {
         "minibatch_discrimination": "D's score of a sample depends on the rest of its batch there",
         "minibatch_stddev": "D's score of a sample depends on the rest of its batch there",
+        "packing": "D judges several samples at once there, and says nothing of one",
     }
     cautions = {
         "label_smoothing": "with its targets D's logit is no longer the log of the density ratio",
@@ -89,11 +90,6 @@ class RejectionSampling(Trick):
 
     config: Config
 
-    def problems(self, setting: Setting) -> list[str]:
-        if setting.group > 1:
-            return [f"D judges {setting.group} samples at once, and says nothing of one; switch off what packs them"]
-        return []
-
     @hookimpl
     def sampler(self, sampler: Sampler, ctx: Context) -> Sampler:
         options = self.config
@@ -122,7 +118,7 @@ class RejectionSampling(Trick):
                 # drawn for all rows: what a row draws does not depend on which others wait
                 again = given._replace(z=ctx.latents(count).z)
                 draws = ctx.rng.uniform(count)[rows]
-                others, logits = made(Latents(*(None if each is None else each[rows] for each in again)))
+                others, logits = made(_rows(again, rows))
                 maximum = torch.maximum(maximum, logits.max())
                 accepted = draws < acceptance(logits, maximum, gamma, options.epsilon)
                 taken = accepted | (logits > best[rows])
@@ -132,3 +128,8 @@ class RejectionSampling(Trick):
             return images
 
         return accepted_ones
+
+
+def _rows(given: Latents, rows: Tensor) -> Latents:
+    classes, condition = (None if each is None else each[rows] for each in given[1:])
+    return Latents(given.z[rows], classes, condition)
