@@ -27,13 +27,6 @@ SETTINGS: Settings = {
     "classes": ({"per_class": [0.5, 9.0, 1.5]}, CONDITIONAL),
 }
 REFUSED: dict[str, str] = {"spherical_latents": "cuts off the tails of Gaussian latents"}
-OVERRIDES = {
-    "per_class": [
-        "data.source=fashion_mnist",
-        "generator.conditional=true",
-        "tricks.truncation.per_class=[1.0,1.0,1.0,1.0,1.0,1.0,1.0,1.0,1.0,1.0]",
-    ]
-}
 
 MISTAKES = {
     "clipped and not drawn anew": Mistake(
