@@ -48,11 +48,11 @@ def latent_energy(z: Tensor, logits: Tensor) -> Tensor:
 class LangevinSampling(Trick):
     """Langevin sampling (DDLS): latents of samples walk, with noise, to where D takes what G makes of them for real.
 
-    G and D of a GAN are together a model of the data by an energy in the space of latents, which D's logit corrects. In
-    that space the chain passes from mode to mode, and no sample is thrown away.
+    G and D of a GAN are together a model of the data by an energy in the space of latents, which D's logit corrects. A
+    chain there passes from mode to mode, and no sample is thrown away.
 
-    When it hurts: each step costs a backward pass through G and D. A chain that is too long follows what D gets wrong,
-    and one with a large `rate` diverges. With G's own noise, D's logit is that of one of many images.
+    When it hurts: each step costs a backward pass through G and D. A long chain follows what D gets wrong, and one with
+    a large `rate` diverges.
 
     Source: Che et al. 2020, "Your GAN is Secretly an Energy-based Model and You Should Use Discriminator Driven Latent
     Sampling".
