@@ -46,6 +46,7 @@ GROUPS = {
     },
     "Networks": {"transform_generator", "transform_discriminator"},
     "Batches and inputs": {"latents", "fake_batch", "d_input", "d_scores"},
+    "Sampling": {"sampling_latents", "sampler"},
     "Optimizers and the run": set(KINDS),
 }
 """What tricks act on: a trick belongs to the first group that has one of its hooks."""
@@ -150,8 +151,9 @@ points = 10000
 ```
 
 Where a recipe names none, those are measured that suit its data. `--metric NAME` takes an instance of the recipe or any
-metric at its defaults. A figure is a function of the checkpoint and of `--seed`. A trick asks for a metric of the
-recipe with `ctx.evaluate(name)`, between steps. Installed packages offer metrics in the entry-point group
+metric at its defaults. A figure is a function of the checkpoint and of `--seed`. With `--set`, a run is measured with
+tricks that act on samples alone, such as `--set tricks.truncation.limit=0.5`; `--json` tells it. A trick asks for a
+metric of the recipe with `ctx.evaluate(name)`, between steps. Installed packages offer metrics in the entry-point group
 `gantricks.metrics`: subclasses of `gantricks.Metric`, one per name."""
 
 EXTRACTORS = """What turns images into the features that metrics compare: their option `extractor` names one. Figures of

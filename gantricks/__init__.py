@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
     from gantricks.planning.recipe import Recipe
     from gantricks.planning.validation import load_recipe
-    from gantricks.records import Batch, Companion, Latents, Out
+    from gantricks.records import Batch, Companion, Latents, Out, Sampler
     from gantricks.rng import Rng
     from gantricks.runs.api import load_generator, resume, sample, train
     from gantricks.runs.evaluation import Evaluated, evaluate
@@ -77,6 +77,7 @@ _HOME = {
     "Registry": "catalogue.registry",
     "Rng": "rng",
     "SGD": "optimizer_options",
+    "Sampler": "records",
     "Schedule": "options",
     "Scheduled": "options",
     "Setting": "trick",
@@ -135,6 +136,7 @@ __all__ = [
     "Recipe",
     "Registry",
     "Rng",
+    "Sampler",
     "Schedule",
     "Scheduled",
     "Setting",

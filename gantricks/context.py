@@ -243,6 +243,12 @@ class Context(ABC):
         """Return what D would be shown of a further batch: the hook `d_input` of all tricks, without D."""
 
     @abstractmethod
+    def judge(self, batch: Batch) -> Out:
+        """Return the scores that samples get from the discriminator which evaluation uses
+        (`evaluation_discriminator`), in eval mode and without the hook `d_input`. For `sampler`.
+        """
+
+    @abstractmethod
     def d_loss(
         self, real: Out, fake: Out, real_labels: Tensor | None = None, fake_labels: Tensor | None = None
     ) -> Tensor:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gantricks.context import Context
     from gantricks.losses import AdversarialLoss
     from gantricks.networks.base import Discriminator, Generator
-    from gantricks.records import Batch, Companion, Out
+    from gantricks.records import Batch, Companion, Latents, Out, Sampler
 
 _mark_spec = pluggy.HookspecMarker("gantricks")
 hookimpl = pluggy.HookimplMarker("gantricks")
@@ -277,6 +277,25 @@ class HookSpecs:
     def sampling_generator(self, network: Generator, ctx: Context) -> Generator:
         """Return the generator for sampling and evaluation. It is in eval mode for these, and has its former mode
         afterwards. It is called as G is, with latents, classes and conditions.
+        """
+
+    @fold
+    def sampling_latents(self, given: Latents, ctx: Context) -> Latents:
+        """Change what G is given for samples, wherever it makes some for pictures and metrics, and never in training.
+        The latents have passed the hook `latents`. Classes and conditions stay.
+
+        Each row is a continuous function of its latents, for `interpolate` walks through it.
+        """
+
+    @fold
+    def sampler(self, sampler: Sampler, ctx: Context) -> Sampler:
+        """Return the function that makes samples: `sampler(given)` returns an image for each row of `given`, of the
+        same class and condition. It may call the one that it was given more than once, and with other latents.
+
+        The hook is called once for a series of samples, and may measure G there. The first sampler applies
+        `sampling_latents` and calls the network of `sampling_generator`. That network is in eval mode, and gradients
+        are off. `ctx.judge` scores samples, `ctx.latents` draws further latents. A sample may depend on the rows of its
+        call, and never on earlier calls. `interpolate` leaves this hook out, since its latents are given.
         """
 
     @fold

@@ -46,7 +46,7 @@ class NonSaturating(AdversarialLoss):
     D: BCE(s_real, t_real) and BCE(s_fake, t_fake). G: BCE(s_fake, t_g) with t_g = 1 by default.
     """
 
-    provides = frozenset({"targets", "decision"})
+    provides = frozenset({"targets", "decision", "log_ratio"})
 
     def d_loss(self, real: Out, fake: Out, real_labels: Tensor, fake_labels: Tensor, ctx: Context) -> dict[str, Tensor]:
         return {"real": cross_entropy(real.logits, real_labels), "fake": cross_entropy(fake.logits, fake_labels)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -46,6 +47,10 @@ class Latents(NamedTuple):
     z: Tensor
     classes: Tensor | None = None
     condition: Tensor | None = None
+
+
+Sampler = Callable[[Latents], Tensor]
+"""Makes samples of what G is given for them: images (B, C, H, W) or vectors (B, D)."""
 
 
 class Out(NamedTuple):

@@ -15,6 +15,8 @@ CAPABILITIES: dict[str, str] = {
     "targets": "an adversarial loss that uses labels; switch off the trick that replaces the default one, which does",
     "decision": "an adversarial loss in which an output of D means that a sample is as likely real as fake; switch off "
     "the trick that replaces the default one, which has 0",
+    "log_ratio": "an adversarial loss whose best D is the log of the ratio of densities, reals over fakes; switch off "
+    "the trick that replaces the default one, which has it",
     "classes": 'data with classes; set a source that has them in [data], such as "fashion_mnist"',
     "conditions": "data whose samples have conditions, such as captions; set a source that has them in [data]",
     "images": 'image data; set a source of images in [data], such as "fashion_mnist"',

@@ -54,7 +54,7 @@ class Minimax(Trick):
     Source: Goodfellow et al. 2014, eq. 1.
     """
 
-    provides = {"targets", "decision"}
+    provides = {"targets", "decision", "log_ratio"}
 
     @hookimpl
     def adversarial_loss(self) -> AdversarialLoss:

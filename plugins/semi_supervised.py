@@ -98,7 +98,7 @@ class SemiSupervised(Trick):
     """
 
     needs = {"classes", "separate_passes"}
-    provides = {"class_logits", "targets", "decision"}
+    provides = {"class_logits", "targets", "decision", "log_ratio"}
     replaces = {"d_head"}
     conflicts = {
         "auxiliary_classifier": "both give D's class logits a meaning, K classes there and K + 1 here",

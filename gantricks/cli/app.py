@@ -56,6 +56,14 @@ Overrides = Annotated[
         help="Override a key, such as train.steps=100 or tricks.soft_labels=off. Repeatable.",
     ),
 ]
+OfSamples = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a trick that acts on samples alone, such as tricks.truncation.limit=0.5. Repeatable.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Plugins = Annotated[
     list[Path] | None,
@@ -166,12 +174,13 @@ def sample(
         Path | None,
         typer.Option(metavar="FILE.npy", help="Rows of numbers in place of captions, of the encoder that was used."),
     ] = None,
+    overrides: OfSamples = None,
     plugin: Plugins = None,
 ) -> None:
     """Draw samples of a run's generator to a PNG file."""
     from gantricks.cli.training import sample
 
-    sample(run, out, count, seed, step, text or [], conditions, plugin or [])
+    sample(run, out, count, seed, step, text or [], conditions, overrides or [], plugin or [])
 
 
 @app.command()
@@ -196,7 +205,8 @@ def evaluate(
             "--set",
             metavar="KEY=VALUE",
             help="Override a key of [evaluate] or [data], such as data.path=DIR or "
-            '\'evaluate.frechet_distance.extractor={name="inception",weights="…"}\'. Repeatable.',
+            '\'evaluate.frechet_distance.extractor={name="inception",weights="…"}\'; or a trick that acts on samples '
+            "alone, such as tricks.truncation.limit=0.5. Repeatable.",
         ),
     ] = None,
     device: Device = None,
@@ -220,12 +230,13 @@ def interpolate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same latents.")] = 0,
     step: AtStep = None,
+    overrides: OfSamples = None,
     plugin: Plugins = None,
 ) -> None:
     """Draw samples of a run's generator along great circles through its latents."""
     from gantricks.cli.training import interpolate
 
-    interpolate(run, out, rows, columns, seed, step, plugin or [])
+    interpolate(run, out, rows, columns, seed, step, overrides or [], plugin or [])
 
 
 @app.command()

@@ -47,7 +47,9 @@ def evaluate_run(
     finally:
         screen.close()
     if json:
-        write_json({"run": str(folder), "step": found[0].step, "seed": seed, "metrics": [as_dict(e) for e in found]})
+        facts = {"run": str(folder), "step": found[0].step, "seed": seed}
+        given = {"set": list(overrides)} if overrides else {}
+        write_json(facts | given | {"metrics": [as_dict(e) for e in found]})
         return
     console.print(Text.assemble((str(folder), "bold"), f" after {found[0].step:,} steps, seed {seed}"), soft_wrap=True)
     console.print()

@@ -82,6 +82,7 @@ def sample(
     step: int | None,
     texts: Sequence[str],
     conditions: Path | None,
+    overrides: Sequence[str],
     plugins: Sequence[Path],
 ) -> None:
     """Write a picture of samples to `out`, which must not exist, in an existing folder."""
@@ -92,7 +93,17 @@ def sample(
     def warn(sentence: str) -> None:
         write_warning(console, sentence)
 
-    image = run.sample(folder, count, seed, step=step, plugins=plugins, texts=texts, conditions=rows, warn=warn)
+    image = run.sample(
+        folder,
+        count,
+        seed,
+        step=step,
+        plugins=plugins,
+        overrides=overrides,
+        texts=texts,
+        conditions=rows,
+        warn=warn,
+    )
     _save_new(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{count:,} sample{'s' * (count != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)
@@ -105,13 +116,14 @@ def interpolate(
     columns: int | None,
     seed: int,
     step: int | None,
+    overrides: Sequence[str],
     plugins: Sequence[Path],
 ) -> None:
     """Write a picture of a walk through the latents to `out`, which must not exist, in an existing folder."""
     from gantricks.runs.interpolation import interpolate
 
     free_for(out, ".png", "pictures are PNG files", "path")
-    image = interpolate(folder, rows, columns, seed, step=step, plugins=plugins)
+    image = interpolate(folder, rows, columns, seed, step=step, plugins=plugins, overrides=overrides)
     _save_new(image, out)
     size = f"{image.width} × {image.height} pixels"
     output().print(f"{rows} path{'s' * (rows != 1)} of {folder}, seed {seed}: {out} ({size})", soft_wrap=True)

@@ -148,6 +148,9 @@ class TrickContext(Context):
     def d_input(self, batch: Batch, is_real: bool) -> Batch:
         return fold(self._game.hooks.d_input, batch, is_real)
 
+    def judge(self, batch: Batch) -> Out:
+        return sampling.judge(self._game, batch)
+
     def d_loss(
         self, real: Out, fake: Out, real_labels: Tensor | None = None, fake_labels: Tensor | None = None
     ) -> Tensor:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gantricks.losses import AdversarialLoss
     from gantricks.networks.base import Discriminator, Generator
-    from gantricks.records import Batch, Companion, Out
+    from gantricks.records import Batch, Companion, Latents, Out, Sampler
 
 
 class Named(Protocol):
@@ -80,6 +80,8 @@ class Hooks:
     after_g_step: Event = ()
     after_step: Event = ()
     sampling_generator: Fold[Generator] = ()
+    sampling_latents: Fold[Latents] = ()
+    sampler: Fold[Sampler] = ()
     evaluation_companion: Fold[nn.Module] = ()
     evaluation_discriminator: Fold[Discriminator] = ()
     log_scalars: Term[Tensor] = ()

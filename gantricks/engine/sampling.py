@@ -14,7 +14,7 @@ from gantricks.engine.dispatch import fold
 from gantricks.engine.game import Game
 from gantricks.latents import paths
 from gantricks.networks.base import Discriminator, Generator
-from gantricks.records import Latents, Out
+from gantricks.records import Batch, Latents, Out, Sampler
 from gantricks.rng import Clock, Rng
 
 CHUNK = 64
@@ -38,6 +38,7 @@ def samples(
     default those of real samples spread over the data.
     """
     network = sampling_generator(game, seed)
+    make = _sampler(game, network, seed)
     rng = _latent_stream(game, "sampling", seed)
 
     def parts() -> Iterator[Latents]:
@@ -47,7 +48,7 @@ def samples(
             yield _given(game, network, rng.normal((CHUNK, network.latent_dim)), numbers, conditions)
 
     start = 0
-    for images, classes in _generated(game, network, seed, parts()):
+    for images, classes in _generated(game, network, make, seed, parts()):
         wanted = slice(count - start)
         yield images[wanted], None if classes is None else classes[wanted]
         start += CHUNK
@@ -57,26 +58,43 @@ def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
     """Return samples along great circles between Gaussian latents: float32 (rows, columns, C, H, W) or (rows, columns,
     D).
 
-    They are a function of the networks' state and `seed`. The hook `latents` is applied as in sampling, so that latents
-    on a sphere or in a cube stay there. Where G is conditional, the class of row i is i modulo the number of classes.
+    They are a function of the networks' state and `seed`. The hooks `latents` and `sampling_latents` are applied as in
+    sampling, so that latents on a sphere or in a cube stay there. The hook `sampler` is not: latents that it redraws
+    would not lie on the way. Where G is conditional, the class of row i is i modulo the number of classes.
     """
     network = sampling_generator(game, seed)
     rng, shape = _latent_stream(game, "interpolation", seed), (rows, network.latent_dim)
     ways = paths(rng.normal(shape), rng.normal(shape), columns).flatten(0, 1)
     numbers = torch.arange(rows, device=game.placement.device).repeat_interleave(columns)
     parts = (_given(game, network, z, of) for z, of in zip(ways.split(CHUNK), numbers.split(CHUNK), strict=True))
-    flat = np.concatenate([images for images, _ in _generated(game, network, seed, parts)])
+    flat = np.concatenate([images for images, _ in _generated(game, network, _plain(game, network), seed, parts)])
     return flat.reshape(rows, columns, *flat.shape[1:])
 
 
 def _generated(
-    game: Game, network: Generator, seed: int, parts: Iterable[Latents]
+    game: Game, network: Generator, make: Sampler, seed: int, parts: Iterable[Latents]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yield the samples of `network` for what each part gives it."""
-    for number, (z, classes, condition) in enumerate(parts, 1):
+    """Yield the samples that `make` makes with `network` of what each part gives it."""
+    for number, given in enumerate(parts, 1):
         with aside(game, seed, number), eval_mode(network):
-            images = network(fold(game.hooks.latents, z), classes, condition).float().cpu().contiguous().numpy()
-        yield images, None if classes is None else classes.cpu().numpy()
+            images = make(given._replace(z=fold(game.hooks.latents, given.z))).float().cpu().contiguous().numpy()
+        yield images, None if given.classes is None else given.classes.cpu().numpy()
+
+
+def _plain(game: Game, network: Generator) -> Sampler:
+    """Return the sampler that asks `network` once for each sample."""
+
+    def make(given: Latents) -> Tensor:
+        images: Tensor = network(*fold(game.hooks.sampling_latents, given))
+        return images
+
+    return make
+
+
+def _sampler(game: Game, network: Generator, seed: int) -> Sampler:
+    """Return the sampler that the recipe samples `network` with."""
+    with aside(game, seed), eval_mode(network):
+        return fold(game.hooks.sampler, _plain(game, network))
 
 
 def _latent_stream(game: Game, name: str, seed: int) -> Rng:
@@ -121,6 +139,14 @@ def evaluated_discriminator(game: Game) -> Discriminator:
         return fold(game.hooks.evaluation_discriminator, game.discriminator)
 
 
+def judge(game: Game, batch: Batch) -> Out:
+    """Return the scores of the discriminator that evaluation uses, in eval mode. Gradients are left as they are."""
+    network = evaluated_discriminator(game)
+    with _modes_of_eval(network):
+        out: Out = network(*batch)
+    return out
+
+
 def evaluated_companion(game: Game, name: str) -> nn.Module:
     """Return the companion that evaluation uses, in eval mode. Where it is the one that is trained, it is a copy."""
     with aside(game, 0):
@@ -148,11 +174,16 @@ def aside(game: Game, seed: int, chunk: int = 0) -> AbstractContextManager[None]
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
     """Put the network in eval mode and switch gradients off. Afterwards every module has its former mode."""
+    with _modes_of_eval(network), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _modes_of_eval(network: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode

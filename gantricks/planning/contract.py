@@ -7,11 +7,23 @@ from collections.abc import Iterator
 
 from gantricks.errors import nearest
 from gantricks.hooks import KINDS, HookSpecs
+from gantricks.trick import Trick
 
 
 def hooks_of(trick: type) -> list[str]:
     """Return the names of the methods of a trick class that are marked with `@hookimpl`."""
     return [name for name in dir(trick) if hasattr(getattr(trick, name, None), "gantricks_impl")]
+
+
+BESIDE_TRAINING = frozenset(
+    {"sampling_generator", "sampling_latents", "sampler", "evaluation_discriminator", "evaluation_companion"}
+)
+"""The hooks that no training step reaches."""
+
+
+def acts_on_samples_alone(trick: type[Trick]) -> bool:
+    """Return whether a run is trained, and its checkpoints are written, as without this trick."""
+    return set(hooks_of(trick)) <= BESIDE_TRAINING and trick.tensors is Trick.tensors
 
 
 def contract_problems(trick: type) -> Iterator[str]:

@@ -94,7 +94,12 @@ def _evaluations(records: Sequence[Record]) -> str:
         return ""
     names = ["value"] if len(records) == 1 else _names(records)
     cells = [[label, *values, floors[label]] for label, values in rows.items()]
-    return _section("Evaluation", _table(["figure", *names, "real against real"], cells))
+    given = [", ".join(record.evaluation.overrides) for record in records]
+    notes = [
+        f"{name}: {words}" if len(records) > 1 else words for name, words in zip(names, given, strict=True) if words
+    ]
+    set_for_it = f'<p class="note">Set for the evaluation: {escape("; ".join(notes))}.</p>' if notes else ""
+    return _section("Evaluation", _table(["figure", *names, "real against real"], cells) + set_for_it)
 
 
 def _figures(record: Record) -> Iterator[tuple[str, str, str]]:

@@ -54,6 +54,7 @@ class Evaluation(_File):
     """The output of `gantricks evaluate RUN --json`."""
 
     metrics: list[Measured] = []
+    overrides: Annotated[list[str], Field(alias="set")] = []
 
 
 class _Line(_File):

@@ -23,10 +23,10 @@ from gantricks.planning.recipe import Recipe
 from gantricks.runs import checkpoint, signals
 from gantricks.runs import folder as folders
 from gantricks.runs.conditions import conditions_for
-from gantricks.runs.edits import edits, lengthened, not_places
+from gantricks.runs.edits import edits, lengthened, not_of_samples, not_places
 from gantricks.runs.folder import RECIPE
 from gantricks.runs.manifest import data_facts, differences
-from gantricks.runs.opening import open_run
+from gantricks.runs.opening import View, open_run
 from gantricks.runs.reference import REFERENCE, keep_reference
 from gantricks.runs.reporter import Reporter, Result
 from gantricks.runs.samples import GRID, picture
@@ -149,6 +149,7 @@ def sample(
     step: int | None = None,
     device: str = "cpu",
     plugins: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
     texts: Sequence[str] = (),
     conditions: np.ndarray | None = None,
     warn: Callable[[str], None] = lambda sentence: None,
@@ -156,10 +157,11 @@ def sample(
     """Return a picture of `count` samples of a run's generator, from its newest checkpoint or the one at `step`.
 
     A generator that is given conditions draws for those of real samples, or for `texts`, or for `conditions` (n, E),
-    which take turns. `warn` is called with a sentence about words that no caption of the data has. Raises UserError
-    where the generator is given no captions, or the conditions do not fit.
+    which take turns. `overrides`, `KEY=VALUE` strings, set tricks that act on samples alone. `warn` is called with a
+    sentence about words that no caption of the data has. Raises UserError where the generator is given no captions, or
+    the conditions do not fit.
     """
-    view = open_run(Path(run), plugins).view(device)
+    view = _view(run, device, plugins, overrides)
     given = conditions_for(view.plan, texts, conditions, warn)
     return picture(view.game(step), count, seed, given)
 
@@ -179,14 +181,26 @@ def load_generator(
 
 
 def load_game(
-    run: str | Path, *, step: int | None = None, device: str = "cpu", plugins: Sequence[str | Path] = ()
+    run: str | Path,
+    *,
+    step: int | None = None,
+    device: str = "cpu",
+    plugins: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
 ) -> Game:
     """Return the game of a run at its newest checkpoint, or at the one at `step`. Nothing is written, and no data is
     opened.
 
-    Raises UserError when the folder is not a run, or its checkpoint is damaged or missing.
+    `overrides`, `KEY=VALUE` strings, set tricks that act on samples alone. Raises UserError when the folder is not a
+    run, when an override sets anything else, or the checkpoint is damaged or missing.
     """
-    return open_run(Path(run), plugins).view(device).game(step)
+    return _view(run, device, plugins, overrides).game(step)
+
+
+def _view(run: str | Path, device: str, plugins: Sequence[str | Path], overrides: Sequence[str]) -> View:
+    if problems := list(not_of_samples(overrides)):
+        raise UserError(*problems)
+    return open_run(Path(run), plugins).view(device, overrides)
 
 
 def _may_begin(run: Path) -> list[Path]:

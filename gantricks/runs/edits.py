@@ -11,6 +11,7 @@ from typing import Any
 from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError
 from gantricks.option_errors import check_options
+from gantricks.planning.contract import acts_on_samples_alone
 from gantricks.planning.keys import TrainKeys
 from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import Places
@@ -68,6 +69,28 @@ def not_places(overrides: Collection[str], paths: Collection[str]) -> Iterator[P
                 hint = f"say it with --{key.partition('.')[2]}"
             what = "a run cannot be changed when it is resumed: only the place of its data can be set"
             yield Problem(what, f"--set {override}", hint)
+
+
+def not_of_samples(overrides: Collection[str]) -> Iterator[Problem]:
+    """Yield a problem for each override of a sampled run that is not one of a trick."""
+    for override in overrides:
+        if not override.startswith("tricks."):
+            what = "a run is sampled as it was trained: only tricks that act on samples alone can be set"
+            yield Problem(what, f"--set {override}", "write tricks.NAME.OPTION=VALUE, or train a run with it")
+
+
+def trained_with(before: Recipe, after: Recipe) -> Iterator[Problem]:
+    """Yield a problem for each trick of which the two recipes differ, unless it acts on samples alone.
+
+    `before` is the recipe of a run that has been trained, `after` the one that it is to be sampled with.
+    """
+    then, now = ({part.name: part for part in recipe.tricks} for recipe in (before, after))
+    for name in {**then, **now}:
+        parts = [tricks[name] for tricks in (then, now) if name in tricks]
+        same = len(parts) == 2 and parts[0].found.name == parts[1].found.name and parts[0].options == parts[1].options
+        if not same and not all(acts_on_samples_alone(part.found.cls) for part in parts):
+            what = f"{name} acts in training, and the run is trained: only tricks that act on samples alone can be set"
+            yield Problem(what, after.places.of("tricks", name), "begin a run of its own with it")
 
 
 def _compared(recipe: Recipe, length: str) -> dict[str, Any]:

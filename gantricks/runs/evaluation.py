@@ -65,13 +65,15 @@ def evaluate(
 
     `metrics` name instances of the recipe, or any metric at its defaults. Without them, all metrics of the recipe are
     measured, and where it has none, those that suit its data. `samples` replaces the recipe's number. `overrides`,
-    `KEY=VALUE` strings, replace its keys in [evaluate] and in [data], as long as samples and classes keep their form.
+    `KEY=VALUE` strings, replace its keys in [evaluate], in [data], as long as samples and classes keep their form, and
+    of tricks that act on samples alone.
     The same arguments give the same figures. `warn` is called with sentences about problems that do not stop the
     evaluation. Raises UserError with every problem that does, before anything is generated.
     """
-    ours = [override for override in overrides if override.startswith(("evaluate.", "data."))]
+    ours = [override for override in overrides if override.startswith(("evaluate.", "data.", "tricks."))]
     what = (
-        "a run is measured as it was trained: only keys of [evaluate] can be set, and of [data] to say where it is now"
+        "a run is measured as it was trained: only keys of [evaluate] can be set, of tricks that act on samples alone, "
+        "and of [data] to say where it is now"
     )
     problems = [Problem(what, f"--set {one}", "such as evaluate.samples=10000") for one in overrides if one not in ours]
     try:

@@ -20,6 +20,7 @@ from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import RecipeFile, read_recipe
 from gantricks.planning.validation import load_recipe
 from gantricks.runs import checkpoint
+from gantricks.runs.edits import trained_with
 from gantricks.runs.folder import require_run
 from gantricks.runs.manifest import Manifest, data_facts, other_data, read_manifest
 from gantricks.runs.reference import read_reference
@@ -67,9 +68,13 @@ class Run:
         """Prepare the run for sampling or measuring. No data is opened, unless the manifest lacks the description of
         the data.
 
-        Raises UserError when something that its recipe names is missing.
+        Raises UserError when something that its recipe names is missing, and where `overrides` change a trick that the
+        run was trained with.
         """
         recipe = self.as_begun(device, overrides)
+        kept = [override for override in overrides if not override.startswith("tricks.")]
+        if problems := list(trained_with(self.as_begun(device, kept), recipe)):
+            raise UserError(*problems)
         plan, placement = prepare(recipe, self.registry, to_train=False, trained=self.manifest.data.description)
         return View(self, plan, placement)
 

@@ -77,3 +77,21 @@ def test_check_tells_what_a_recipes_metrics_need(gantricks: Any) -> None:
     outcome = gantricks("check", "ring_mlp", "--set", "evaluate.mixture_coverage={}", "--json")
     plan = json.loads(outcome.out)["plan"]
     assert plan["metrics"] == [{"name": "mixture_coverage", "use": "mixture_coverage"}]
+
+
+def test_a_finished_run_is_measured_with_tricks_that_act_on_samples_alone(gantricks: Any, run: Path) -> None:
+    def figures(*words: str) -> Any:
+        told = json.loads(gantricks("evaluate", run, "--json", *words).out)
+        return told["metrics"][0]["figures"], told.get("set")
+
+    cut = ("--set", "tricks.truncation.limit=0.01")
+    assert figures()[1] is None
+    assert figures(*cut)[1] == ["tricks.truncation.limit=0.01"]
+    assert figures(*cut)[0] == figures(*cut)[0] != figures()[0]
+    # nothing of it stays in the run
+    assert "truncation" not in (run / "recipe.toml").read_text(encoding="utf-8")
+    assert figures("--set", "tricks.truncation.limit=9.0")[0] == figures()[0]
+    outcome = gantricks("evaluate", run, *cut, "--set", "tricks.ema=on")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "ema acts in training, and the run is trained: only tricks that act on samples alone" in outcome.err
+    assert "--set tricks.ema=on" in outcome.err

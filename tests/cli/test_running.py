@@ -246,3 +246,69 @@ def test_clock(seconds: float, shown: str) -> None:
 @pytest.mark.parametrize(("speed", "shown"), [(12345, "12,345 steps/s"), (2.5, "2.5 steps/s"), (0.25, "4 s/step")])
 def test_pace(speed: float, shown: str) -> None:
     assert pace(speed) == shown
+
+
+def test_a_finished_run_is_sampled_with_tricks_that_act_on_samples_alone(gantricks: Any, run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def drawn(name: str, *words: str, command: str = "sample") -> bytes:
+        outcome = gantricks(command, run, "--out", f"{name}.png", *(part for one in words for part in ("--set", one)))
+        assert outcome.status == 0, outcome.err
+        return Path(f"{name}.png").read_bytes()
+
+    plain = drawn("plain")
+    few = ("tricks.rejection_sampling.burn_in=64", "tricks.rejection_sampling.attempts=3")
+    found = {
+        plain,
+        drawn("cut", "tricks.truncation.limit=0.2"),
+        drawn("chosen", *few),
+        drawn("cut_and_chosen", *few, "tricks.truncation={limit=0.2}"),
+        drawn("moved", "tricks.langevin_sampling={steps=20,rate=0.5}"),
+    }
+    assert len(found) == 5
+    assert drawn("same", "tricks.truncation.limit=9.0") == plain
+    assert drawn("off", "tricks.truncation=on", "tricks.truncation=off") == plain
+    path = drawn("path", command="interpolate")
+    assert drawn("short_path", "tricks.truncation.limit=0.2", command="interpolate") != path
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_what_a_run_was_trained_with_cannot_be_set_when_it_is_sampled(gantricks: Any, run: Path) -> None:
+    for command in ("sample", "interpolate"):
+        for override, told in (
+            ("train.steps=3", "a run is sampled as it was trained"),
+            ("seed=3", "only tricks that act on samples alone can be set"),
+            ("tricks.spherical_latents=on", "spherical_latents acts in training, and the run is trained"),
+            ("tricks.averaged.use=ema", "averaged acts in training"),
+            ("tricks.truncatoin=on", "did you mean 'truncation'?"),
+            ("tricks.truncation.limit=-1", "limit"),
+        ):
+            outcome = gantricks(command, run, "--out", "x.png", "--set", override)
+            assert (outcome.status, outcome.out) == (2, "")
+            assert told in outcome.err
+            assert f"--set {override}" in outcome.err
+    assert not Path("x.png").exists()
+
+
+def test_a_trick_of_the_recipe_that_acts_on_samples_alone_can_be_set_anew(gantricks: Any) -> None:
+    own = ("--set", "tricks.truncation.limit=0.3", "--set", "tricks.ema=on", "--set", "train.steps=2")
+    assert gantricks("train", "ring_mlp", *gantricks.small, *own, "--run-dir", "run").status == 0
+
+    def drawn(name: str, *words: str) -> bytes:
+        outcome = gantricks("sample", "run", "--out", f"{name}.png", *words)
+        assert outcome.status == 0, outcome.err
+        return Path(f"{name}.png").read_bytes()
+
+    assert drawn("own") == drawn("same", "--set", "tricks.truncation.limit=0.3")
+    wide = drawn("wide", "--set", "tricks.truncation.limit=9.0")
+    assert wide != Path("own.png").read_bytes()
+    assert drawn("off", "--set", "tricks.truncation=off") == wide
+    refused = gantricks("sample", "run", "--out", "x.png", "--set", "tricks.ema=off")
+    assert "ema acts in training" in refused.err
+
+
+def test_a_path_refuses_tricks_that_choose_other_latents(gantricks: Any, run: Path) -> None:
+    outcome = gantricks("interpolate", run, "--out", "x.png", "--set", "tricks.rejection_sampling.attempts=3")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "a path gives its own" in outcome.err
+    assert "--set tricks.rejection_sampling.attempts=3" in outcome.err

@@ -394,3 +394,15 @@ def test_a_long_curve_keeps_its_extremes(at: int, count: int) -> None:
     rules = [float(y) for y in re.findall(r'y1="([\d.]+)"', svg)]
     assert max(heights) == max(rules)
     assert max(heights) - min(heights) > 0.8 * (max(rules) - min(rules))  # the axis ends at 60
+
+
+def test_what_was_set_for_an_evaluation_is_told_beside_its_figures(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+    given = {"set": ["tricks.truncation.limit=0.5", "tricks.<b>=on"]}
+    (runs[0] / "evaluation.json").write_text(json.dumps(EVALUATION | given))
+    (runs[1] / "evaluation.json").write_text(json.dumps(EVALUATION))
+    html = page([read_run(run) for run in runs])
+    told = "tricks.truncation.limit=0.5, tricks.&lt;b&gt;=on.</p>"
+    assert len(re.findall(rf"Set for the evaluation: [^:<]*a[^:<]*: {re.escape(told)}", html)) == 1
+    assert f"Set for the evaluation: {told}" in page([read_run(runs[0])])
+    assert "Set for the evaluation" not in page([read_run(runs[1])])

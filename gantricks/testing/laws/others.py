@@ -55,7 +55,8 @@ def _evaluation(case: Case) -> None:
                     assert same_bits(*(_judged(game, asked) for _ in range(2))), "D in eval mode is not deterministic"
     changed = [name for name in differences(snapshot(game), snapshot(undisturbed)) if name.partition("/")[2] not in own]
     assert not changed, f"logging, sampling and evaluating changed the run: {changed[:3]}"
-    if not {"sampling_generator", "transform_generator", "latents"} & set(hooks_of(case.trick)):
+    seen = {"sampling_generator", "sampling_latents", "sampler", "transform_generator", "latents"}
+    if not seen & set(hooks_of(case.trick)):
         plain = case.without.game()
         trained = {**snapshot(plain), "generator": snapshot(game)["generator"]}
         state.load(plain, trained, state.counters(plain))

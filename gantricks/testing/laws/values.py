@@ -14,7 +14,7 @@ from gantricks.engine.game import Game
 from gantricks.errors import UserError
 from gantricks.hooks import KINDS
 from gantricks.planning.contract import hooks_of
-from gantricks.records import Batch
+from gantricks.records import Batch, Latents
 from gantricks.rng import Clock, Rng
 from gantricks.testing.case import Case, NotApplicable, law
 from gantricks.testing.instruments import (
@@ -39,7 +39,7 @@ def _fold(case: Case) -> None:
 def folds_hold(played: Played) -> None:
     """Check the law "fold" on a recorded run."""
     folds = [hook for hook in played.calls if KINDS[hook] == "fold" and not hook.startswith("transform")]
-    folds = [hook for hook in folds if hook not in ("sampling_generator", "evaluation_discriminator")]
+    folds = [hook for hook in folds if hook not in ("sampling_generator", "sampler", "evaluation_discriminator")]
     for hook, calls in played.calls.items():
         for call in calls:
             assert not call.modified, f"{hook} wrote into one of its arguments"
@@ -50,7 +50,7 @@ def folds_hold(played: Played) -> None:
     for hook in folds:
         for call in played.calls[hook]:
             value, result = call.arguments[0], call.result
-            pairs = zip(value, result, strict=True) if isinstance(value, Batch) else [(value, result)]
+            pairs = zip(value, result, strict=True) if isinstance(value, Batch | Latents) else [(value, result)]
             for before, after in pairs:
                 gave = before is None and hook in ("real_batch", "generated_batch")  # what these hooks are for
                 assert gave or (before is None) == (after is None), f"{hook} lost or invented classes or conditions"
