@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
-    from gantricks.networks.base import Discriminator, Generator, Network, StyleGenerator, SummedLayers, initialise
+    from gantricks.networks.base import (
+        Discriminator,
+        Generator,
+        Network,
+        StyleGenerator,
+        SummedLayers,
+        fan_in,
+        initialise,
+    )
     from gantricks.networks.noise import LayerNoise
     from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
@@ -78,6 +86,7 @@ _HOME = {
     "UserError": "errors",
     "cut_out": "augmentations",
     "evaluate": "runs.evaluation",
+    "fan_in": "networks.base",
     "flip_images": "augmentations",
     "hookimpl": "hooks",
     "initialise": "networks.base",
@@ -133,6 +142,7 @@ __all__ = [
     "UserError",
     "cut_out",
     "evaluate",
+    "fan_in",
     "flip_images",
     "hookimpl",
     "initialise",
