@@ -69,6 +69,7 @@ class EqualizedLr(Trick):
     Source: Karras et al. 2018, Progressive Growing of GANs, §4.1.
     """
 
+    conflicts = {"generator_styles": 'network = "style" has equalized rates of its own; leave G out of players'}
     cautions = {
         "minibatch_discrimination": "listed before it, equalized_lr does not reach D's new head; listed after it, it "
         "changes the features on which the head's scale was measured"
@@ -82,10 +83,9 @@ class EqualizedLr(Trick):
     @classmethod
     def facts(cls, config: Config) -> dict[str, Any]:
         players = [player for player in ("generator", "discriminator") if player in config.players]
-        styles = {"generator_styles": 'network = "style" has equalized rates of its own; leave G out of players'}
         return {
             "replaces": {f"{player}_weights" for player in players},
-            "conflicts": styles if "generator" in players else {},
+            "conflicts": cls.conflicts if "generator" in players else {},
         }
 
     @hookimpl

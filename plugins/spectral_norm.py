@@ -7,8 +7,8 @@ The weight of a convolution is the matrix (outputs, inputs · k · k), also in a
 `iterations` of these, whoever learns from it, and a pass in eval mode makes none. u and v are buffers: they are saved,
 `ema` copies them, and no gradient flows through them. At the start they come from 30 iterations.
 
-`players` is D alone by default, as in Miyato et al.: it is D whose slope the game needs bounded. "all" treats G too, as
-in self-attention GANs (Zhang et al. 2019).
+`players` is D alone by default, as in Miyato et al., and "all" treats G too, as in the self-attention GANs of Zhang et
+al. The cost is two products of a matrix and a vector for each layer and pass, and one more pass over the weights.
 
 Where W is all zeros there is nothing to divide by: the layer stays 0, and its gradient is that of a plain layer. From
 the first update on, its σ is 1 like that of any other.
@@ -64,7 +64,8 @@ def iterate(matrix: Tensor, u: Tensor, v: Tensor, count: int) -> tuple[Tensor, T
 def _unit(vector: Tensor, before: Tensor) -> Tensor:
     # plus next to nothing of what it was, which is all that is left where the vector is 0
     vector = torch.add(vector, before, alpha=_SMALLEST)
-    return vector / torch.linalg.vector_norm(vector)
+    unit: Tensor = vector / torch.linalg.vector_norm(vector)
+    return unit
 
 
 class OverSpectralNorm(nn.Module):
@@ -109,20 +110,22 @@ def spectral_norm(layer: _Layer, rng: Rng, iterations: int = 1) -> None:
     """
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
     form = OverSpectralNorm(layer.weight, transposed, iterations, rng)
-    parametrize.register_parametrization(layer, "weight", form, unsafe=True)  # the check of shapes would advance u and v
+    parametrize.register_parametrization(
+        layer, "weight", form, unsafe=True
+    )  # the check of shapes would advance u and v
 
 
 class SpectralNorm(Trick):
     """Spectral norm on D, G, or both: each layer's weights are divided by their largest singular value.
 
     No layer then stretches any direction of its input by more than 1, which bounds how steep D can get, everywhere and
-    not only at samples. G keeps useful gradients, and D can learn faster without running away. It costs little: one
-    step of power iteration in each pass.
+    not only at samples. G keeps useful gradients, and D can learn faster without running away. `players` is D alone
+    unless set: D's slope is what the game needs bounded. On G too it steadies training (Zhang et al.).
 
     When it hurts: D is weaker, so gradients can get small in deep networks. Batch norm in D undoes the bound. For
     convolutions it bounds the matrix of the kernel, not the operator.
 
-    Source: Miyato et al. 2018, Spectral Normalization for Generative Adversarial Networks; Zhang et al. 2019 (on G).
+    Source: Miyato et al. 2018, Spectral Normalization for Generative Adversarial Networks; Zhang et al. 2019, §3.
     """
 
     class Config(Trick.Config):
