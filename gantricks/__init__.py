@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StyleGenerator,
         SummedLayers,
         TwoStageGenerator,
+        fan_in,
         initialise,
     )
     from gantricks.networks.noise import LayerNoise
@@ -90,6 +91,7 @@ _HOME = {
     "UserError": "errors",
     "cut_out": "augmentations",
     "evaluate": "runs.evaluation",
+    "fan_in": "networks.base",
     "flip_images": "augmentations",
     "hookimpl": "hooks",
     "initialise": "networks.base",
@@ -149,6 +151,7 @@ __all__ = [
     "UserError",
     "cut_out",
     "evaluate",
+    "fan_in",
     "flip_images",
     "hookimpl",
     "initialise",

@@ -149,10 +149,6 @@ class WeightNorm(Trick):
     Source: Salimans & Kingma 2016, §2 and §3 (`data_init`); Salimans et al. 2016, official code.
     """
 
-    conflicts = {
-        "spectral_norm": "both compute the layers' weights, and the length that one learns the other divides out"
-    }
-
     class Config(Trick.Config):
         players: Annotated[Players, Field(description="whose layers are treated")] = Players()
         data_init: Annotated[
@@ -167,7 +163,7 @@ class WeightNorm(Trick):
 
     @classmethod
     def facts(cls, config: Config) -> dict[str, Any]:
-        conflicts = dict(cls.conflicts)
+        conflicts = {}
         if config.lengths == "heads":
             conflicts["grow"] = "a block that joins would begin to learn its lengths"
         elif config.data_init:

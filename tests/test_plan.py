@@ -266,6 +266,7 @@ def test_batch_norm_over_single_vectors_is_refused_wherever_they_come_from():
 ONCE = {
     "batch_size_schedule": {"start": 4, "end": 8},
     "ema": {},
+    "equalized_lr": {},
     "grow": {},
     "label_smoothing": {},
     "lr_decay": {},
@@ -273,6 +274,7 @@ ONCE = {
     "network_swap": {},
     "sgd_discriminator": {},
     "soft_labels": {},
+    "spectral_norm": {},
     "spherical_latents": {},
     "weight_norm": {},
 }

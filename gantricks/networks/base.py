@@ -367,7 +367,7 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
                 scale = std
                 if scale is None:
                     gain = 2 if name.startswith("body.") else 1
-                    scale = math.sqrt(gain / _fan_in(module))
+                    scale = math.sqrt(gain / fan_in(module))
                 module.weight.copy_(scale * rng.anew(name).normal(module.weight.shape))
                 bias = getattr(module, "bias", None)
                 if bias is not None:
@@ -379,7 +379,7 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
                 )
 
 
-def _fan_in(layer: nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) -> float:
+def fan_in(layer: nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) -> float:
     """Return the number of weighted inputs in one output; for a transposed convolution with a stride, the average."""
     weight = layer.weight
     if isinstance(layer, nn.Embedding):

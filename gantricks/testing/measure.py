@@ -167,11 +167,14 @@ def share_told(played: Played, phase: Phase) -> float:
 
 
 def stays_behind_a_closed_gate(played: Played, phase: Phase, may_move: bool) -> None:
-    """Check that a player that may not move keeps its weights in this phase, and that the phase reports it."""
+    """Check that a player that may not move is left with the weights that the update starts from in this phase, and
+    that the phase reports it.
+    """
     if not may_move:
         network: Any = getattr(played.game, ROLES[phase.player])
         assert not phase.updated
         for weight, _ in network.named_parameters():
+            # where a skipped update leaves the player: at the weights that it was to be applied to
             assert torch.equal(phase.origin[weight], phase.after[weight]), f"{weight} moved behind a closed gate"
 
 

@@ -100,9 +100,12 @@ def trace_law(played: Played, name: str) -> None:
     """
     options = played.trick(name).config
     interval, undecided = options.interval, played.game.step.loss.undecided
-    p, signs, images, scores, values = np.float32(options.start), 0, 0, 0, []
-    for number, phase in enumerate(played.steps_of("d"), 1):
+    p, signs, images, scores, values, number = np.float32(options.start), 0, 0, 0, [], 0
+    for phase in played.steps_of("d"):
         values.append((phase.step, phase.critic, float(p)))
+        if phase.trial:
+            continue
+        number += 1
         assert phase.real_out is not None
         signs += int((phase.real_out.logits - undecided).sign().sum())
         scores += len(phase.real_out.logits)

@@ -91,10 +91,17 @@ def trace_law(played: Played, name: str) -> None:
     step = int(best_step)
     for player, role in ROLES.items():
         phases = played.steps_of(player)
-        around = [[p for p in phases if p.step == step - 1][-1].after, next(p for p in phases if p.step == step).before]
-        kept = {key: played.state["kept"][f"{role}/{key}"] for key in around[0]}
-        # between the two, others may have changed it
-        same = [all(torch.equal(kept[key], tensor) for key, tensor in state.items()) for state in around]
+        after, before = (
+            [p for p in phases if p.step == step - 1][-1].after,
+            next(p for p in phases if p.step == step).before,
+        )
+        kept = {key: played.state["kept"][f"{role}/{key}"] for key in after}
+        # between the two, others may have changed it, and buffers move in the other player's phase
+        weights = [key for key, _ in getattr(played.game, role).named_parameters()]
+        same = [
+            all(torch.equal(kept[key], state[key]) for key in keys)
+            for state, keys in ((after, weights), (before, kept))
+        ]
         assert any(same), f"the {role} that is kept is not that after step {step}"
 
 
