@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
-    from gantricks.networks.base import Discriminator, Generator, Network, StyleGenerator, SummedLayers, initialise
+    from gantricks.networks.base import (
+        Discriminator,
+        Generator,
+        Network,
+        StyleGenerator,
+        SummedLayers,
+        block_shapes,
+        initialise,
+    )
     from gantricks.networks.noise import LayerNoise
     from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
@@ -76,6 +84,7 @@ _HOME = {
     "Trick": "trick",
     "TrickError": "errors",
     "UserError": "errors",
+    "block_shapes": "networks.base",
     "cut_out": "augmentations",
     "evaluate": "runs.evaluation",
     "flip_images": "augmentations",
@@ -131,6 +140,7 @@ __all__ = [
     "Trick",
     "TrickError",
     "UserError",
+    "block_shapes",
     "cut_out",
     "evaluate",
     "flip_images",
