@@ -117,6 +117,8 @@ class OrthogonalInit(Trick):
             )
         for name, layer in layers:
             weight = redrawn(layer, self.config.gain, ctx.rng.anew(f"{player}.{name}"))
+            if not weight.any():
+                continue
             if not parametrize.is_parametrized(layer, "weight"):
                 layer.weight.copy_(weight)
                 continue

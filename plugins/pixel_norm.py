@@ -28,9 +28,9 @@ EPSILON = 1e-8
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """x (B, C, …) over the root of its mean square over C, pixel by pixel: b = a / √(mean_c a² + 1e-8).
+    """Maps (B, C, …) over the root of their mean square over C, pixel by pixel: b = a / √(mean_c a² + 1e-8).
 
-    In float32 at least; the result has x's type. Source: Karras et al. 2018, Progressive Growing of GANs, §4.2.
+    In float32 at least; the result has the maps' type. Source: Karras et al. 2018, Progressive Growing of GANs, §4.2.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + EPSILON)).to(x.dtype)
@@ -44,7 +44,7 @@ class PixelwiseNorm(nn.Module):
 
 
 class Bias(nn.Module):
-    """x (B, C, …) plus a bias (C,), the one that a batch norm had."""
+    """Adds a bias (C,) to maps (B, C, …), the one that a batch norm had."""
 
     def __init__(self, bias: nn.Parameter) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ def attention(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """x (B, C, H, W) to x + γ · o(values that each place attends to), of the same shape. Zhang et al. 2019, eq. 2, 3.
+    """Maps x (B, C, H, W) to x + γ · o(values that each place attends to), of the same shape. Zhang et al. 2019, eq. 2, 3.
 
     In plain operations: torch's fused attention cannot be differentiated twice, which penalties on slopes need.
     """
@@ -75,7 +75,8 @@ class Attention(nn.Module):
         queries, keys, values = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
         weights = attention(queries, keys).to(values.dtype)
         seen = (values @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
-        return x + (self.gain * self.output(seen)).to(x.dtype)
+        added: Tensor = self.gain * self.output(seen)
+        return x + added.to(x.dtype)
 
 
 class SelfAttention(Trick):
@@ -134,7 +135,7 @@ class SelfAttention(Trick):
     def _insert(self, network: Generator | Discriminator, player: str, ctx: Context) -> None:
         made = {name: out for name, (_, out) in block_shapes(network).items() if len(out) == 3}
         smaller = {name: out for name, out in made.items() if 1 < min(out[1:]) < min(network.shape[1:])}
-        for sentence in self._misfit(player, [size for _, *size in smaller.values()]):
+        for sentence in self._misfit(player, [out[1:] for out in smaller.values()]):
             raise UserError(Problem(sentence, f"tricks.{ctx.name}"))
         side = self.config.resolution or fitting([(height, width) for _, height, width in smaller.values()])
         # the last one, where several blocks have maps of this size

@@ -26,7 +26,7 @@ from gantricks.testing.record import same_bits
 
 SETTINGS: Settings = {
     "": ({}, {}),
-    "conditional": ({"resolution": 2, "players": ["generator"]}, CONDITIONAL | {"n_critic": 2}),
+    "conditional": ({"resolution": 4, "players": ["generator"]}, CONDITIONAL | {"n_critic": 2}),
     "wide": ({"players": ["discriminator"]}, {"sample": (3, 9, 12), "discriminator": {"depth": 2, "channels": 16}}),
 }
 REFUSED: dict[str, str] = {}
@@ -43,8 +43,8 @@ MISTAKES = {
         caught_by=("test_the_start_is_the_network_without_it_to_the_bit", "trace_law"),
     ),
     "the map itself is not added": Mistake(
-        old="x + (self.gain * self.output(seen)).to(x.dtype)",
-        new="(self.gain * self.output(seen)).to(x.dtype)",
+        old="x + added.to(x.dtype)",
+        new="added.to(x.dtype)",
         caught_by=("test_the_block_is_the_definition", "trace_law"),
     ),
     "samples attend to each other": Mistake(
@@ -247,7 +247,7 @@ def test_the_start_is_the_network_without_it_to_the_bit(host):
     for role in ROLES:
         network, before = getattr(game.game, role), getattr(plain.game, role)
         assert len(blocks(network)) == 1
-        assert not [*blocks(network).values()][0].gain.any()
+        assert not next(iter(blocks(network).values())).gain.any()
         for training in (True, False):
             outs = [net.train(training)(*samples(plain, role)) for net in (network, before)]
             a, b = (out if isinstance(out, torch.Tensor) else out.logits for out in outs)
@@ -291,7 +291,11 @@ def test_the_map_that_attends_has_the_resolution(host, players, resolution):
 def test_it_is_the_last_in_its_block():
     game = IMAGES.with_trick("self_attention").game()
     for role, block in (("generator", "up1"), ("discriminator", "down1")):
-        assert [*getattr(game, role).body.get_submodule(block)._modules] == ["conv", "activation", "self_attention_block"]
+        assert [*getattr(game, role).body.get_submodule(block)._modules] == [
+            "conv",
+            "activation",
+            "self_attention_block",
+        ]
 
 
 @pytest.mark.parametrize(
