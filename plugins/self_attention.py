@@ -54,7 +54,7 @@ def attention(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Maps x (B, C, H, W) to x + γ · o(values that each place attends to), of the same shape. Zhang et al. 2019, eq. 2, 3.
+    """Maps x (B, C, H, W) to x + γ · o(values that each place attends to), their like. Zhang et al. 2019, eq. 2, 3.
 
     In plain operations: torch's fused attention cannot be differentiated twice, which penalties on slopes need.
     """
