@@ -17,7 +17,6 @@ trick computes the weights (weight norm), what they are computed from is set so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -74,7 +73,8 @@ class OrthogonalInit(Trick):
     Source: Saxe et al. 2014, Exact Solutions to the Nonlinear Dynamics of Learning; Brock et al. 2019, §3 (in GANs).
     """
 
-    cautions: Mapping[str, str] = {
+    conflicts = {"generator_styles": "its layers keep their weights at another scale than they use"}
+    cautions = {
         "minibatch_discrimination": "listed after it, orthogonal_init changes the features on which the head's scale "
         "was measured; list it before",
         "weight_norm": "listed after it, orthogonal_init undoes a start from data (data_init); list it before",
@@ -88,9 +88,7 @@ class OrthogonalInit(Trick):
 
     @classmethod
     def facts(cls, config: Config) -> dict[str, Any]:
-        if "generator" not in config.players:
-            return {}
-        return {"conflicts": {"generator_styles": "its layers keep their weights at another scale than they use"}}
+        return {} if "generator" in config.players else {"conflicts": {}}
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
