@@ -66,7 +66,7 @@ class Attention(nn.Module):
         self.key = nn.Conv2d(channels, narrow, 1, bias=False)
         self.value = nn.Conv2d(channels, half, 1, bias=False)
         self.output = nn.Conv2d(half, channels, 1, bias=False)
-        self.gain = nn.Parameter(torch.empty(()))
+        self.gain = nn.Parameter(torch.empty(1))  # not 0-dim: averages of it would be scalars, which are float32
 
     def initialise(self, rng: Rng) -> None:
         self.gain.zero_()
