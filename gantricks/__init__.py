@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StyleGenerator,
         SummedLayers,
         TwoStageGenerator,
+        block_shapes,
         fan_in,
         initialise,
     )
@@ -89,6 +90,7 @@ _HOME = {
     "TrickError": "errors",
     "TwoStageGenerator": "networks.base",
     "UserError": "errors",
+    "block_shapes": "networks.base",
     "cut_out": "augmentations",
     "evaluate": "runs.evaluation",
     "fan_in": "networks.base",
@@ -149,6 +151,7 @@ __all__ = [
     "TrickError",
     "TwoStageGenerator",
     "UserError",
+    "block_shapes",
     "cut_out",
     "evaluate",
     "fan_in",

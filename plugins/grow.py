@@ -20,7 +20,6 @@ These are the only weights added.
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -30,7 +29,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from gantricks import Batch, Context, Discriminator, Generator, Problem, Setting, Trick, UserError, hookimpl
+from gantricks import (
+    Batch,
+    Context,
+    Discriminator,
+    Generator,
+    Problem,
+    Setting,
+    Trick,
+    UserError,
+    block_shapes,
+    hookimpl,
+)
 
 Size = tuple[int, ...]
 """Height and width."""
@@ -199,7 +209,7 @@ class Grow(Trick):
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
         self.alpha = torch.ones((), device=ctx.device)
-        maps = probe(network, ctx)
+        maps = block_shapes(network)
         self.growth = Growth(self._sizes(maps, ctx), self.alpha)
         widths = [0] * self.growth.last
         for name, joins, first in self._joining({name: out for name, (_, out) in maps.items()}):
@@ -215,7 +225,7 @@ class Grow(Trick):
 
     @hookimpl
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
-        maps = probe(network, ctx)
+        maps = block_shapes(network)
         channels = next(iter(maps.values()))[0][0]  # of several images, where D judges several at once
         for name, joins, first in self._joining({name: given for name, (given, _) in maps.items()}):
             block = DownBlock(_layers(network, name, ctx), self.growth, joins, first)
@@ -271,7 +281,7 @@ class Grow(Trick):
     def _sizes(self, of_generator: Maps, ctx: Context) -> list[Size]:
         """The sizes of images that the networks go through, the first and smallest first."""
         made = {out[1:] for _, out in of_generator.values()}
-        full, *smaller = dict.fromkeys(given[1:] for given, _ in probe(ctx.discriminator, ctx).values())
+        full, *smaller = dict.fromkeys(given[1:] for given, _ in block_shapes(ctx.discriminator).values())
         shared = [size for size in smaller if size in made]
         if not shared or (self.config.blocks or 1) > len(shared):
             raise UserError(
@@ -306,27 +316,6 @@ class Grow(Trick):
                 for number, early in enumerate(module.early):
                     early.requires_grad_(number in edges)
         ctx.restructured()
-
-
-def probe(network: Generator | Discriminator, ctx: Context) -> Maps:
-    """The shapes (C, H, W) of what each block of the body is given and gives, by name, found by showing it a sample."""
-    seen: Maps = {}
-    twin = copy.deepcopy(network).eval()
-    for name, block in twin.body.named_children():
-        if isinstance(block, nn.Sequential):
-
-            def note(block: nn.Module, args: Any, out: Tensor, name: str = name) -> None:
-                seen[name] = tuple(args[0].shape[1:]), tuple(out.shape[1:])
-
-            block.register_forward_hook(note)
-    count, sample = (1, (network.latent_dim,)) if isinstance(network, Generator) else (network.group, network.shape)
-    classes = torch.zeros(count, dtype=torch.int64, device=ctx.device) if network.conditional else None
-    first, *described = (
-        torch.zeros((count, *shape), device=ctx.device, dtype=ctx.dtype) for shape in (sample, (network.condition,))
-    )
-    with torch.no_grad():
-        twin(first, classes, *(described if network.conditioned else ()))
-    return seen
 
 
 def _layers(network: Generator | Discriminator, name: str, ctx: Context) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -398,6 +399,32 @@ def mixes_samples(network: nn.Module) -> bool:
         getattr(module, "mixes_samples", isinstance(module, nn.modules.batchnorm._BatchNorm))
         for module in network.modules()
     )
+
+
+def block_shapes(network: Generator | Discriminator) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the shapes of what each block of the body is given and of what it gives, by the block's name there, such
+    as ((8, 4, 4), (4, 8, 8)) for maps (C, H, W).
+
+    They are found by showing a copy of the network a sample of zeros. For surgery that adds layers of a fitting size.
+    """
+    seen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    twin = copy.deepcopy(network).eval()
+    for name, block in twin.body.named_children():
+        # the children, because a generator may run them without their block
+        for layer in block.children() if isinstance(block, nn.Sequential) else ():
+
+            def note(layer: nn.Module, args: Any, out: Tensor, name: str = name) -> None:
+                given, _ = seen.get(name, (tuple(args[0].shape[1:]), None))
+                seen[name] = given, tuple(out.shape[1:])
+
+            layer.register_forward_hook(note)
+    count, sample = (1, (network.latent_dim,)) if isinstance(network, Generator) else (network.group, network.shape)
+    like = next(network.parameters())
+    classes = torch.zeros(count, dtype=torch.int64, device=like.device) if network.conditional else None
+    described = [like.new_zeros(count, network.condition)] if network.conditioned else []
+    with torch.no_grad():
+        twin(like.new_zeros(count, *sample), classes, *described)
+    return seen
 
 
 def count_parameters(network: nn.Module) -> int:
