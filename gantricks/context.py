@@ -97,7 +97,9 @@ class Context(ABC):
     @property
     @abstractmethod
     def real(self) -> Batch:
-        """The real batch as drawn; in the G step, that of the last D step."""
+        """The real batch as drawn; in the G step, that of the last D step, or a new one where none has been played in
+        this step.
+        """
 
     @property
     @abstractmethod
@@ -124,7 +126,7 @@ class Context(ABC):
     @property
     @abstractmethod
     def fake_out(self) -> Out:
-        """D's scores of the fakes."""
+        """D's scores of the fakes; in the G step, those that its loss is taken of."""
 
     @property
     @abstractmethod
@@ -140,7 +142,8 @@ class Context(ABC):
     @abstractmethod
     def real_out(self) -> Out:
         """D's scores of the reals. In the G step these are the scores of the real batch under the updated D, without
-        gradient; they are computed at the first access and shared.
+        gradient; they are computed at the first access and shared. Where a trick scores for G (`g_scores`), they are
+        those that it returned.
         """
 
     @property
@@ -236,6 +239,13 @@ class Context(ABC):
     def discriminate(self, batch: Batch, is_real: bool) -> Out:
         """Apply `d_input` and D to a further batch. Where D mixes samples, scores depend on the batch that they
         share.
+        """
+
+    @abstractmethod
+    def score(self, real: Batch, fake: Batch, weights: Mapping[str, Tensor]) -> tuple[Out, Out]:
+        """Score two batches of D's inputs as its own step does, by a D with other `weights`, named as its parameters
+        are. It has the present D's weights where none are given. Gradients flow to `weights`, and the present D stays
+        as it is, its buffers too.
         """
 
     @abstractmethod

@@ -235,6 +235,14 @@ class HookSpecs:
     def before_g_step(self, ctx: Context) -> None:
         """Called first in a G step. With `reuse_fakes`, the fakes exist already."""
 
+    @choice
+    def g_scores(self, fake: Batch, ctx: Context) -> tuple[Out, Out] | None:
+        """Score the real batch and the fakes for G's loss, in this order, by another D than the present one:
+        `ctx.score` does so with other weights. `fake` is D's input of fakes; that of reals is `ctx.d_input(ctx.real,
+        True)`. Gradients flow through both scores to G. None stands for the default: the present D, and scores of reals
+        without gradient.
+        """
+
     @fold
     def g_labels(self, labels: Tensor, ctx: Context) -> Tensor:
         """Change G's targets, (B, 1), which start as ones. They are separate from D's labels."""

@@ -50,6 +50,16 @@ STEP = {
         new="len(weights)",
         caught_by="test_dispatch.py::test_equal_weights_are_no_weights_to_rounding",
     ),
+    "scoring by other weights moves D's buffers": Mistake(
+        old="buffer.clone()",
+        new="buffer",
+        caught_by="plugins/test_unrolled.py::test_the_g_step_leaves_d_as_it_is",
+    ),
+    "scoring by other weights is not in the recipe's passes": Mistake(
+        old="(lambda: self.score(real, fake),)",
+        new="(lambda: score_jointly(self.d.network, real, fake),)",
+        caught_by="plugins/test_unrolled.py::test_the_gradient_is_that_of_the_loss_after_real_steps_of_d",
+    ),
     "a difference that was broadcast to (B, B) is taken for B terms": Mistake(
         old="term.numel() != samples",
         new="not samples",

@@ -153,6 +153,21 @@ def test_lookahead_multiplies_by_its_matrix(rate, every, alpha):
     close(matrix(of, 2 * every), once @ once)
 
 
+@given(rates, st.integers(0, 6), st.floats(0.01, 0.5))
+@settings(max_examples=10)
+def test_unrolled_steps_have_their_matrix(rate, steps, ahead):
+    """After k steps of its own, D would be at y - k ahead x: G goes down -y x + k ahead x², and not -y x."""
+    found = matrix(host(rate).with_trick("unrolled", steps=steps, rate=ahead))
+    drawn = 2 * steps * rate * ahead
+    close(found, torch.tensor([[1 - rate**2 - drawn, rate], [-rate, 1]], dtype=torch.float64))
+    assert abs(float(torch.linalg.det(found)) - (1 - drawn)) < 1e-10
+
+
+def test_unrolled_steps_converge_where_plain_ones_go_round():
+    assert ends(host(0.3), (1.0, 1.0), 100).norm() > 0.5
+    assert ends(host(0.3).with_trick("unrolled", steps=5, rate=0.1), (1.0, 1.0), 100).norm() < 1e-6
+
+
 # ---------------------------------------------------------------- the Dirac-GAN
 
 

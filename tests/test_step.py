@@ -330,8 +330,8 @@ D_STEP = [
     "d_labels",
 ]
 D_STEP += ["d_assignment", "d_labels", "d_loss_terms", "after_d_backward", "d_gate", "after_d_step"]
-G_STEP = ["before_g_step", "d_input", "g_labels", "g_loss_terms", "after_g_backward", "g_gate", "after_g_step"]
-G_STEP += ["after_step"]
+G_STEP = ["before_g_step", "d_input", "g_scores", "g_labels", "g_loss_terms", "after_g_backward", "g_gate"]
+G_STEP += ["after_g_step", "after_step"]
 
 
 class Everywhere(Trick):
@@ -409,6 +409,9 @@ class Everywhere(Trick):
     @hookimpl
     def d_scores(self, real, fake, ctx):
         return ctx.discriminator(*real), ctx.discriminator(*fake)
+
+    @hookimpl
+    def g_scores(self): ...
 
 
 def test_every_hook_of_the_step_runs_once_where_the_contract_says() -> None:

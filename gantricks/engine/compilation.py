@@ -83,6 +83,8 @@ def _write_out(graph: fx.GraphModule) -> None:
         return fx.Proxy(node, tracer)
 
     for node in list(graph.graph.nodes):
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default  # a compiler can lay a tensor out so that there is no such view
         if node.target is aten._foreach_norm.Scalar:
             _open_norms(node)
         if node.target in formulas:

@@ -59,7 +59,6 @@ class TrickContext(Context):
         self.name = name
         self.rng = rng
 
-    real = _InStep[Batch]()
     fake = _InStep[Batch]()
     real_in = _InStep[Batch]()
     fake_in = _InStep[Batch]()
@@ -67,6 +66,12 @@ class TrickContext(Context):
     real_labels = _InStep[Tensor]()
     fake_labels = _InStep[Tensor]()
     fake_latents = _InStep[Tensor]()
+
+    @property
+    def real(self) -> Batch:
+        if self._frame.real is None and self.phase != "g":
+            raise TrickError(f"{self.name}: ctx.real does not exist at this point of phase {self.phase!r}")
+        return self._game.step.real_batch()
 
     @property
     def real_out(self) -> Out:
@@ -144,6 +149,9 @@ class TrickContext(Context):
 
     def discriminate(self, batch: Batch, is_real: bool) -> Out:
         return self._game.step.discriminate(batch, is_real)
+
+    def score(self, real: Batch, fake: Batch, weights: Mapping[str, Tensor]) -> tuple[Out, Out]:
+        return self._game.step.score_by(weights, real, fake)
 
     def d_input(self, batch: Batch, is_real: bool) -> Batch:
         return fold(self._game.hooks.d_input, batch, is_real)

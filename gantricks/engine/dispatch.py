@@ -71,6 +71,7 @@ class Hooks:
     d_gate: Fold[Tensor] = ()
     after_d_step: Event = ()
     before_g_step: Event = ()
+    g_scores: Choice[tuple[Out, Out] | None] = ()
     g_labels: Fold[Tensor] = ()
     g_weights: Fold[Tensor] = ()
     g_objective: Choice[Mapping[str, Tensor]] = ()

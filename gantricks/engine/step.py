@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from gantricks.engine.dispatch import Event, Fold, Hooks, Term, choose, collect, fold, notify
 from gantricks.engine.feed import Feed
@@ -198,12 +199,22 @@ class Step:
         """Score both batches with D: through the recipe's `d_scores`, or jointly in one pass."""
         return choose(self.hooks.d_scores, real, fake) or score_jointly(self.d.network, real, fake)  # type: ignore[arg-type]
 
+    def score_by(self, weights: Mapping[str, Tensor], real: Batch, fake: Batch) -> tuple[Out, Out]:
+        """Score both batches as the D step does, by a D with these weights and copies of its buffers."""
+        buffers = {name: buffer.clone() for name, buffer in self.d.network.named_buffers()}
+        held = {f"network.{name}": tensor for name, tensor in (buffers | dict(weights)).items()}
+        scores: tuple[Out, Out] = functional_call(_Asked(self.d.network), held, (lambda: self.score(real, fake),))
+        return scores
+
     def score_attached(self, fake: Batch) -> Out:
-        """Score the fakes of the G step with D.
+        """Score the fakes of the G step: through the recipe's `g_scores`, or with D.
 
         Where D mixes samples and the D step scores reals and fakes in one pass, the G step does so too. Alone, the same
         fakes would get other scores, and G would learn against another D.
         """
+        if scores := choose(self.hooks.g_scores, fake):
+            self.frame.real_out, fake_out = scores
+            return fake_out
         if self.rules.separate or not self.rules.mixes:
             out: Out = self.d.network(*fake)
             return out
@@ -243,6 +254,17 @@ class Step:
 
     def leaf(self, batch: Batch) -> Batch:
         return batch.with_images(batch.images.detach().requires_grad_()) if self.rules.input_grad else batch
+
+
+class _Asked(nn.Module):
+    """A network that is asked by a function, so that whatever the function does sees other weights in it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, ask: Callable[[], Any]) -> Any:
+        return ask()
 
 
 def score_jointly(discriminator: Discriminator, real: Batch, fake: Batch) -> tuple[Out, Out]:

@@ -366,6 +366,8 @@ class Pointed:
 
         def scored(real: Batch, fake: Batch) -> tuple[Out, Out]:
             real_out, fake_out = score(real, fake)
+            if game.clock.phase == "g":  # a trick's own scores on the way to those of `g_scores`
+                return real_out, fake_out
             return self._point("real", real_out), self._point("fake", fake_out)
 
         def scored_attached(fake: Batch) -> Out:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -10,17 +13,21 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from gantricks import UserError
+from gantricks import Trick, UserError, hookimpl
 from gantricks.plugins.consistency import Consistency, transformed
 from gantricks.rng import Clock, Rng
-from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
+from gantricks.testing import CONDITIONAL, Mistake, Phase, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
-from gantricks.testing.measure import terms_are, value_at, within_chance
+from gantricks.testing.measure import standard_normal, terms_are, value_at, within_chance
 
 # ---------------------------------------------------------------- what the generic suites are told
 
 SETTINGS: Settings = {
     "": ({"weight": 2.0}, {}),
+    "latents": (
+        {"latents": {"start": 3.0, "end": 1.0}, "spread": 0.5, "noise": 0.3},
+        CONDITIONAL | {"reuse_fakes": False},
+    ),
     "fakes": ({"weight": {"start": 2.0, "end": 1.0}, "fakes": True, "shift": 2}, CONDITIONAL | {"n_critic": 2}),
 }
 REFUSED: dict[str, str] = {}
@@ -71,6 +78,51 @@ MISTAKES = {
         new="ctx.discriminate(batch.with_images(copies), True)",
         caught_by="test_copies_are_of_what_d_has_seen",
     ),
+    "one move for all latents of a batch": Mistake(
+        old="rng.normal(latents.shape)",
+        new="rng.normal((1, latents.shape[1]))",
+        caught_by="test_latents_are_moved_each_by_itself_in_every_phase",
+    ),
+    "latents are moved by the variance": Mistake(
+        old="latents + sigma * rng.normal(latents.shape).to(latents.dtype)",
+        new="latents + sigma**2 * rng.normal(latents.shape).to(latents.dtype)",
+        caught_by="test_latents_are_moved_each_by_itself_in_every_phase",
+    ),
+    "other latents in place of moved ones": Mistake(
+        old="moved(ctx.fake_latents, self.config.noise, ctx.rng)",
+        new="ctx.latents(len(ctx.fake_latents)).z",
+        caught_by="test_latents_are_moved_each_by_itself_in_every_phase",
+    ),
+    "neighbours have classes of their own": Mistake(
+        old="made.classes if network.conditional else None",
+        new="ctx.latents(made.size).classes",
+        caught_by="test_latents_are_moved_each_by_itself_in_every_phase",
+    ),
+    "replayed fakes are compared with G's new ones": Mistake(
+        old="images, *described = self.made",
+        new="images, *described = ctx.fake",
+        caught_by="test_replayed_fakes_have_no_neighbours",
+    ),
+    "D's distance at latents is not squared": Mistake(
+        old="(here - there).square().mean()",
+        new="(here - there).abs().mean()",
+        caught_by="trace_law[latents]",
+    ),
+    "D's score of the fake is a constant": Mistake(
+        old="(here - there).square().mean()",
+        new="(here.detach() - there).square().mean()",
+        caught_by="test_d_pays_for_the_distance_of_both_scores",
+    ),
+    "G pays for reacting to its latents": Mistake(
+        old="-ctx.value(self.config.spread) * distance",
+        new="ctx.value(self.config.spread) * distance",
+        caught_by=("trace_law[latents]", "test_g_is_paid_for_the_distance_of_its_samples"),
+    ),
+    "G's sample of the moved latents is a constant": Mistake(
+        old="ctx.fake.images - self._neighbours(ctx.fake, ctx)",
+        new="ctx.fake.images - self._neighbours(ctx.fake, ctx).detach()",
+        caught_by="test_g_is_paid_for_the_distance_of_its_samples",
+    ),
 }
 
 
@@ -89,11 +141,24 @@ def trace_law(played: Played, name: str) -> None:
             drawn.append(which)
             distance = (getattr(phase, f"{side}_out").logits - out.logits).pow(2).mean()
             terms_are(phase, {f"{name}.{side}": weight * distance})
+        if config.latents:
+            weight, term = value_at(played, config.latents, phase.step), phase.terms[f"{name}.latents"]
+            assert any(math.isclose(term, weight * gap, rel_tol=1e-9) for gap in gaps_of_halves(phase)), "of no pass"
+    for phase in played.steps_of("g"):
+        if config.spread:
+            weight = value_at(played, config.spread, phase.step)
+            assert -4 * weight <= phase.terms[f"{name}.spread"] < 0, "images are in [-1, 1], and G is paid"
     flips, down, right = torch.cat(drawn).unbind(1)
     within_chance(flips == 1, 0.5 if config.flip else 0.0, "flips")
     for each in (down, right):
         within_chance(each > 0, config.shift / (2 * config.shift + 1), "shifts to one side")
         within_chance(each == 0, 1 / (2 * config.shift + 1), "no shift")
+
+
+def gaps_of_halves(phase: Phase) -> list[float]:
+    """The mean squared distance of the logits of both halves, for each pass of D with two batches."""
+    halves = [out.logits.chunk(2) for shown, out in phase.passes if len(shown) == 2 * phase.fake.size]
+    return [float((first - second).pow(2).mean()) for first, second in halves]
 
 
 def copy_of(images: Tensor, flip: bool, down: int, right: int) -> Tensor:
@@ -211,6 +276,120 @@ def test_no_term_is_added_to_g() -> None:
     assert all(set(phase.terms) == {"adversarial"} for phase in played.steps_of("g"))
 
 
+# ---------------------------------------------------------------- latents
+
+
+MOVING = {"weight": 0.0, "latents": 3.0, "spread": 0.5, "noise": 0.3}
+GIVEN = IMAGES.but(**CONDITIONAL, optimizer={"name": "sgd", "lr": 1.0})
+
+
+class Pass(NamedTuple):
+    """One pass of G: what it was given, and its images."""
+
+    phase: str
+    z: Tensor
+    classes: Tensor | None
+    images: Tensor
+
+
+def passes_of_g(host: TrickHost, steps: int) -> tuple[Played, list[Pass]]:
+    """A recorded run, and every pass of G in it."""
+    seen: list[Pass] = []
+
+    class Seen(Trick):
+        @hookimpl
+        def on_setup(self, ctx):
+            def note(_, given, images):
+                if ctx.phase in ("d", "g"):
+                    seen.append(Pass(ctx.phase, given[0].clone(), given[1], images.detach().clone()))
+
+            ctx.generator.register_forward_hook(note)
+
+    return host.with_trick(Seen, "seen").train(steps), seen
+
+
+def test_latents_are_moved_each_by_itself_in_every_phase() -> None:
+    """Passes of G come in pairs: the fakes, and their neighbours with the same classes."""
+    _, seen = passes_of_g(GIVEN.but(reuse_fakes=False).with_trick("consistency", **MOVING), 20)
+    assert [each.phase for each in seen] == ["d", "d", "g", "g"] * 20
+    for first, second in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(first.classes, second.classes)
+    moves = [second.z - first.z for first, second in zip(seen[::2], seen[1::2], strict=True)]
+    standard_normal(torch.cat(moves) / 0.3, "moves of latents")
+
+
+def test_d_pays_for_the_distance_of_both_scores() -> None:
+    """D's gradient gains that of λ E (D(G(z)) - D(G(T(z))))², by its definition."""
+    played, seen = passes_of_g(GIVEN.with_trick("consistency", **MOVING), 1)
+    plain = GIVEN.train(1).steps_of("d")[0]
+    phase, network = played.steps_of("d")[0], played.game.discriminator
+    weights = {name: phase.before[name].clone().requires_grad_() for name, _ in network.named_parameters()}
+    here, there = (torch.func.functional_call(network, weights, (each.images, each.classes)) for each in seen[:2])
+    loss = 3 * (here.logits - there.logits).pow(2).mean()
+    assert phase.terms["consistency.latents"] == pytest.approx(loss.item(), rel=1e-9)
+    gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    for name, gradient in zip(weights, gradients, strict=True):
+        wanted = torch.zeros_like(weights[name]) if gradient is None else gradient
+        torch.testing.assert_close(phase.gradients[name] - plain.gradients[name], wanted, atol=1e-9, rtol=1e-6)
+
+
+def test_g_is_paid_for_the_distance_of_its_samples() -> None:
+    """G's gradient gains that of -w E (G(z) - G(T(z)))², by its definition."""
+    host = GIVEN.with_trick("consistency", weight=0.0, spread=0.5, noise=0.3)
+    (played, seen), plain = passes_of_g(host, 1), GIVEN.train(1).steps_of("g")[0]
+    phase, network = played.steps_of("g")[0], played.game.generator
+    assert [each.phase for each in seen] == ["d", "g"]
+    weights = {name: phase.before[name].clone().requires_grad_() for name, _ in network.named_parameters()}
+    here, there = (torch.func.functional_call(network, weights, (each.z, each.classes)) for each in seen)
+    loss = -0.5 * (here - there).pow(2).mean()
+    assert phase.terms["consistency.spread"] == pytest.approx(loss.item(), rel=1e-9)
+    gradients = torch.autograd.grad(loss, list(weights.values()))
+    for name, wanted in zip(weights, gradients, strict=True):
+        torch.testing.assert_close(phase.gradients[name] - plain.gradients[name], wanted, atol=1e-9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("replay_first", [True, False])
+def test_replayed_fakes_have_no_neighbours(replay_first) -> None:
+    """Where D's step replays older fakes, the distance is still that of what G has just made."""
+    tricks: list[tuple[str, dict[str, object]]] = [
+        ("experience_replay", {"p": 1.0}),
+        ("consistency", {**MOVING, "spread": 0.0}),
+    ]
+    host = GIVEN
+    for trick, options in tricks if replay_first else tricks[::-1]:
+        host = host.with_trick(trick, **options)
+    played, seen = passes_of_g(host, 3)
+    made = [each for each in seen if each.phase == "d"]
+    for phase, first, second in zip(played.steps_of("d"), made[::2], made[1::2], strict=True):
+        shown, out = phase.passes[-1]
+        assert torch.equal(shown, torch.cat([first.images, second.images]))
+        here, there = out.logits.chunk(2)
+        terms_are(phase, {"consistency.latents": 3 * (here - there).pow(2).mean()})
+    assert not torch.equal(played.steps_of("d")[-1].fake.images, made[-2].images)
+
+
+def test_what_is_off_costs_nothing_and_has_no_term() -> None:
+    played, seen = passes_of_g(IMAGES.with_trick("consistency"), 2)
+    assert len(seen) == 2
+    assert {term for phase in played.phases for term in phase.terms if "." in term} == {"consistency.real"}
+
+
+def test_a_condition_that_g_is_not_given_is_refused_for_latents() -> None:
+    host = IMAGES.but(condition=2, discriminator={"conditioned": True})
+    refused = host.with_trick("consistency", latents=1.0)
+    with pytest.raises(UserError, match="latents = 0"):
+        refused.plan()
+
+
+def test_packs_are_scored_whole() -> None:
+    host = IMAGES.with_trick("packing", m=2).with_trick("consistency", **MOVING)
+    for phase in host.train(2).steps_of("d"):
+        assert [len(out.logits) for _, out in phase.passes][-1] == 8
+
+
+# ---------------------------------------------------------------- where it does not fit
+
+
 def test_vectors_are_refused() -> None:
     with pytest.raises(UserError, match="image data"):
         TrickHost().with_trick("consistency").plan()
@@ -231,7 +410,9 @@ def test_a_batch_of_one_plays_in_every_precision(precision):
 # ---------------------------------------------------------------- options
 
 
-@pytest.mark.parametrize("wrong", [{"shift": -1}, {"shift": 1.5}, {"weight": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"noise": 0.0}, {"spread": -1.0}, {"latents": -1.0}, {"shift": -1}, {"shift": 1.5}, {"weight": -1.0}]
+)
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(ValidationError):
         Consistency.Config(**wrong)

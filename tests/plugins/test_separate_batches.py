@@ -54,7 +54,8 @@ MISTAKES = {
 
 def trace_law(played: Played, name: str) -> None:
     """D scores reals and fakes in passes of their own, in both steps: no pass holds both."""
-    for phase, call in zip(played.steps_of("d"), played.of(name, "d_scores"), strict=True):
+    calls = [call for call in played.of(name, "d_scores") if call.phase == "d"]  # others may score so in the G step
+    for phase, call in zip(played.steps_of("d"), calls, strict=True):
         for batch, out in zip(call.arguments, call.result, strict=True):
             said = [said for shown, said in phase.passes if torch.equal(shown, batch.images)]
             assert any(torch.equal(out.logits, each.logits) for each in said), "scores of no pass of this batch"

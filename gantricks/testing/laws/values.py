@@ -251,6 +251,7 @@ def _shown_as_they_are(case: Case) -> None:
 def _signs(case: Case) -> None:
     hooks = set(hooks_of(case.trick))
     judged = {"adversarial_loss", "g_objective", "d_assignment", "d_labels", "g_labels", "d_loss_terms", "g_loss_terms"}
+    judged |= {"g_scores"}
     if not hooks & (judged | _STEERING):
         raise NotApplicable("it changes no target, no loss and no gradient")
     if hooks & _STEERING:
