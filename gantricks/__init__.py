@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
-    from gantricks.networks.base import Discriminator, Generator, Network, StyleGenerator, SummedLayers, initialise
+    from gantricks.networks.base import (
+        Discriminator,
+        Generator,
+        Network,
+        StyleGenerator,
+        SummedLayers,
+        initialise,
+        pair_with,
+    )
     from gantricks.networks.noise import LayerNoise
     from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
     from gantricks.options import Interval, Options, Players, Probability, Schedule, Scheduled
@@ -82,6 +90,7 @@ _HOME = {
     "hookimpl": "hooks",
     "initialise": "networks.base",
     "load_recipe": "planning.validation",
+    "pair_with": "networks.base",
     "resume": "runs.api",
     "rotate_images": "augmentations",
     "sample": "runs.api",
@@ -137,6 +146,7 @@ __all__ = [
     "hookimpl",
     "initialise",
     "load_recipe",
+    "pair_with",
     "resume",
     "rotate_images",
     "sample",

@@ -32,21 +32,22 @@ def passes_again(played: Played, phase: Phase) -> list[Pass | None]:
     with torch.enable_grad(), played.game.clock.aside(phase.step, "d", phase.critic):
         for images, out in phase.passes:
             leaf = images.detach().clone().requires_grad_()
-            logits = functional_call(network, state, (leaf, classes_of(phase, images))).logits
+            logits = functional_call(network, state, (leaf, *belonging_to(phase, images))).logits
             same = logits.shape == out.logits.shape and torch.allclose(logits, out.logits, rtol=1e-9, atol=1e-12)
             assert same or len(played.game.plan.tricks) > 1, "the recorded scores are not D's"
             found.append(Pass(leaf, logits) if same else None)
     return found
 
 
-def classes_of(phase: Phase, images: Tensor) -> Tensor | None:
-    """The classes of the images of a pass: of both batches, of the fakes, or of the reals."""
+def belonging_to(phase: Phase, images: Tensor) -> list[Tensor | None]:
+    """The classes and the conditions of the images of a pass: of both batches, of the fakes, or of the reals."""
     assert phase.real_in is not None
-    if phase.real_in.classes is None or phase.fake_in.classes is None:
-        return None
+    reals, fakes = phase.real_in[1:], phase.fake_in[1:]
     if len(images) == phase.real_in.size + phase.fake_in.size:
-        return torch.cat([phase.real_in.classes, phase.fake_in.classes])
-    return (phase.fake_in if torch.equal(images, phase.fake_in.images) else phase.real_in).classes
+        pairs = zip(reals, fakes, strict=True)
+        return [None if real is None or fake is None else torch.cat([real, fake]) for real, fake in pairs]
+    chosen = fakes if torch.equal(images, phase.fake_in.images) else reals
+    return [one if other is not None else None for one, other in zip(chosen, fakes, strict=True)]
 
 
 def pays_for_the_slope_at(played: Played, name: str, side: str) -> None:

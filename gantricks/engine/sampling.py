@@ -49,6 +49,21 @@ def samples(game: Game, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.
         start += CHUNK
 
 
+def made_of(game: Game, latents: np.ndarray, classes: np.ndarray | None, seed: int) -> np.ndarray:
+    """Return what the recipe's sampling generator makes of these latents (n, latent_dim), as they are: float32 (n, C,
+    H, W) or (n, D). A conditional G is given `classes`, int64 (n,), a conditioned G the conditions of samples spread
+    over the data.
+    """
+    network, placement = sampling_generator(game, seed), game.placement
+    z = torch.from_numpy(latents).to(placement.device, placement.dtype)
+    given = _given(game, network, z, torch.arange(len(z), device=placement.device))
+    if network.conditional and classes is not None:
+        given = given._replace(classes=torch.from_numpy(classes).to(placement.device))
+    with aside(game, seed), eval_mode(network):
+        images: np.ndarray = network(*given).float().cpu().contiguous().numpy()
+    return images
+
+
 def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
     """Return samples along great circles between Gaussian latents: float32 (rows, columns, C, H, W) or (rows, columns,
     D).

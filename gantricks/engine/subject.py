@@ -33,6 +33,7 @@ class GameSubject(Subject):
         self.device = game.placement.device
         self.source, self.description = game.plan.source, game.plan.description
         self.dataset = dataset or game.dataset
+        self.latent_dim = game.generator.latent_dim
 
     @cached_property
     def held_out(self) -> Dataset | None:
@@ -52,6 +53,10 @@ class GameSubject(Subject):
             self.progress("generating", done, count)
             # the networks that ship end in tanh, but a network of a user may not
             yield images.clip(-1, 1) if self.description.is_images else images, classes
+
+    def generate(self, latents: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
+        images = sampling.made_of(self._game, latents, classes, self.seed)
+        return images.clip(-1, 1) if self.description.is_images else images
 
     def reals(self, count: int, which: int = 0) -> Samples:
         there = len(self.dataset.samples)

@@ -55,7 +55,8 @@ class Measurement:
 class Subject:
     """The object of an evaluation: a generator, a discriminator and their data, at one fixed state.
 
-    `samples` is the number of generated samples. All methods are functions of the state and of `seed`, and none changes
+    `samples` is the number of generated samples, `latent_dim` the length of the generator's latents. All methods are
+    functions of the state and of `seed`, and none changes
     the state.
     """
 
@@ -65,6 +66,7 @@ class Subject:
     source: Source
     description: Description
     dataset: Dataset
+    latent_dim: int
 
     @property
     def held_out(self) -> Dataset | None:
@@ -75,6 +77,14 @@ class Subject:
         """Yield `count` generated samples, in batches. Sample i depends on (state, seed, i) only.
 
         Raises UserError when a sample is not finite.
+        """
+        raise NotImplementedError
+
+    def generate(self, latents: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
+        """Return what the generator makes of these latents, (n, latent_dim), in the form of `generated`.
+
+        The latents are taken as they are, without the hook `latents`. `classes`, int64 (n,), are read where it is
+        conditional.
         """
         raise NotImplementedError
 

@@ -71,7 +71,8 @@ def trace_law(played: Played, name: str) -> None:
         norms = slopes.reshape(len(again.logits), -1).norm(dim=1)
         weight = value_at(played, config.weight, phase.step)
         expected = weight * (norms - config.target).pow(2).mean()
-        assert math.isclose(phase.terms[f"{name}.penalty"], expected, rel_tol=1e-6, abs_tol=1e-9)
+        # where D is flat, as dropout can make it, the norm is off by 1e-6
+        assert math.isclose(phase.terms[f"{name}.penalty"], expected, rel_tol=1e-6, abs_tol=3e-6 * weight)
     standard_uniform(torch.cat(drawn), "the draws")
     assert checked or len(played.game.plan.tricks) > 1
 
