@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gantricks.context import Context
     from gantricks.errors import Problem, TrickError, UserError
     from gantricks.hooks import hookimpl
+    from gantricks.labels import labelled_subset, positions
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
@@ -89,8 +90,10 @@ _HOME = {
     "flip_images": "augmentations",
     "hookimpl": "hooks",
     "initialise": "networks.base",
+    "labelled_subset": "labels",
     "load_recipe": "planning.validation",
     "pair_with": "networks.base",
+    "positions": "labels",
     "resume": "runs.api",
     "rotate_images": "augmentations",
     "sample": "runs.api",
@@ -145,8 +148,10 @@ __all__ = [
     "flip_images",
     "hookimpl",
     "initialise",
+    "labelled_subset",
     "load_recipe",
     "pair_with",
+    "positions",
     "resume",
     "rotate_images",
     "sample",
