@@ -143,12 +143,18 @@ def class_logits(game: Game, network: Discriminator, images: np.ndarray) -> np.n
     """Return the class logits of `network` for `images` (n, C, H, W) or (n, D): float32 (n, K), or None without class
     logits.
     """
+    out = said_of(game, network, images)
+    return None if out.class_logits is None else out.class_logits.float().cpu().numpy()
+
+
+def said_of(game: Game, network: nn.Module, images: np.ndarray) -> Out:
+    """Return the output of `network` for `images` (n, C, H, W) or (n, D), in eval mode."""
     shown = torch.from_numpy(images).to(game.placement.device, game.placement.dtype)
     if game.feed.is_images:
         shown = shown.contiguous(memory_format=torch.channels_last)
     with aside(game, 0), eval_mode(network):
         out: Out = network(shown)
-    return None if out.class_logits is None else out.class_logits.float().cpu().numpy()
+    return out
 
 
 def aside(game: Game, seed: int, chunk: int = 0) -> AbstractContextManager[None]:

@@ -34,6 +34,7 @@ class GameSubject(Subject):
         self.source, self.description = game.plan.source, game.plan.description
         self.dataset = dataset or game.dataset
         self.latent_dim = game.generator.latent_dim
+        self._asked: dict[str, nn.Module] = {}
 
     @cached_property
     def held_out(self) -> Dataset | None:
@@ -84,6 +85,15 @@ class GameSubject(Subject):
             known = ", ".join(self._game.companions) or "none"
             raise UserError(Problem(f"the run has no companion {name!r}", hint=f"it has: {known}"))
         return sampling.evaluated_companion(self._game, name)
+
+    def ask(self, name: str, images: np.ndarray) -> np.ndarray:
+        if name not in self._asked:
+            self._asked[name] = self.companion(name)
+        network = self._asked[name]
+        parts = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+        return np.concatenate(
+            [sampling.said_of(self._game, network, part).logits.float().cpu().numpy() for part in parts]
+        )
 
     def progress(self, what: str, done: int, total: int) -> None:
         self._progress(what, done, total)

@@ -109,6 +109,13 @@ class Subject:
         """
         raise NotImplementedError
 
+    def ask(self, name: str, images: np.ndarray) -> np.ndarray:
+        """Return what the companion `name` says of images, the logits of its head: float32 (n, F), in eval mode.
+
+        `images` are as for `classify`. Raises UserError where the run has no companion of that name.
+        """
+        raise NotImplementedError
+
     def progress(self, what: str, done: int, total: int) -> None:
         """Report the progress of a longer computation to the user."""
 
@@ -120,8 +127,8 @@ class Metric:
 
     figures: ClassVar[Mapping[str, Direction]] = {}
     """The figures and their better directions. The first is the main figure."""
-    needs: ClassVar[Collection[str]] = frozenset()
-    """What the data and the recipe must provide, from `NEEDS`."""
+    needs: Collection[str] = frozenset()
+    """What the data and the recipe must provide, from `NEEDS`. An instance may need other things by its options."""
 
     class Config(Options):
         """The metric's options: its keys in the recipe."""

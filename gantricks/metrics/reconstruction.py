@@ -38,16 +38,11 @@ class Reconstruction(Metric):
     config: Config
 
     def measure(self, subject: Subject) -> Measurement:
-        import torch
-
-        encoder = subject.companion(self.config.encoder)
-        weight = next(encoder.parameters())
         total, count, numbers = 0.0, 0, 0
         first, second = np.zeros(()), np.zeros(())
         for images, classes in _shown(subject):
-            with torch.no_grad():
-                found = encoder(torch.from_numpy(images).to(weight.device, weight.dtype)).logits
-            again = subject.generate(found[:, : subject.latent_dim].float().cpu().numpy(), classes)
+            latents = subject.ask(self.config.encoder, images)[:, : subject.latent_dim]
+            again = subject.generate(np.ascontiguousarray(latents), classes)
             wide = images.astype(np.float64)
             total += float(np.square(again - wide).sum())
             first, second = first + wide.sum(0), second + np.square(wide).sum(0)
