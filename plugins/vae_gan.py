@@ -16,7 +16,7 @@ are: what other tricks show D in their place would differ between x and x̃ by c
 step, and x once. The gradient that L_feat gives E is taken at z, before that of the weights.
 
 Where networks are conditional, a reconstruction is made and judged with the class of its image. Conditions likewise.
-[evaluate.reconstruction] with encoder = "vae_gan.encoder" measures pixels.
+[evaluate.reconstruction] measures pixels.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ class GameSubject(Subject):
         self.source, self.description = game.plan.source, game.plan.description
         self.dataset = dataset or game.dataset
         self.latent_dim = game.generator.latent_dim
+        self.companions = tuple(game.companions)
         self._asked: dict[str, nn.Module] = {}
 
     @cached_property

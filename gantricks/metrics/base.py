@@ -55,7 +55,8 @@ class Measurement:
 class Subject:
     """The object of an evaluation: a generator, a discriminator and their data, at one fixed state.
 
-    `samples` is the number of generated samples, `latent_dim` the length of the generator's latents. All methods are
+    `samples` is the number of generated samples, `latent_dim` the length of the generator's latents, `companions` the
+    names of further players. All methods are
     functions of the state and of `seed`, and none changes
     the state.
     """
@@ -67,6 +68,7 @@ class Subject:
     description: Description
     dataset: Dataset
     latent_dim: int
+    companions: tuple[str, ...]
 
     @property
     def held_out(self) -> Dataset | None:

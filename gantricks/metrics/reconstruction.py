@@ -7,6 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from gantricks.errors import Problem, UserError
 from gantricks.metrics.base import Measurement, Metric, Samples, Subject, as_generated
 from gantricks.options import Options
 
@@ -31,26 +32,36 @@ class Reconstruction(Metric):
 
     class Config(Options):
         encoder: Annotated[
-            str,
-            Field(min_length=1, description='the companion that encodes, "<trick>.<name>", such as vae_gan.encoder'),
-        ] = "bigan.encoder"
+            str | None,
+            Field(min_length=1, description="the companion that encodes, <trick>.<name>; left out: the one encoder"),
+        ] = None
 
     config: Config
 
     def measure(self, subject: Subject) -> Measurement:
+        name = self.config.encoder or _only_encoder(subject)
         total, count, numbers = 0.0, 0, 0
         first, second = np.zeros(()), np.zeros(())
         for images, classes in _shown(subject):
-            latents = subject.ask(self.config.encoder, images)[:, : subject.latent_dim]
+            latents = subject.ask(name, images)[:, : subject.latent_dim]
             again = subject.generate(np.ascontiguousarray(latents), classes)
             wide = images.astype(np.float64)
             total += float(np.square(again - wide).sum())
             first, second = first + wide.sum(0), second + np.square(wide).sum(0)
             count, numbers = count + len(images), numbers + images.size
         variance = float((second / count - np.square(first / count)).mean())
-        facts: dict[str, str | int | float] = {"reals": count, "variance": variance, "encoder": self.config.encoder}
+        facts: dict[str, str | int | float] = {"reals": count, "variance": variance, "encoder": name}
         facts["held_out"] = int(subject.held_out is not None)
         return Measurement({"error": total / numbers}, facts)
+
+
+def _only_encoder(subject: Subject) -> str:
+    encoders = [name for name in subject.companions if name.endswith(".encoder")]
+    if len(encoders) != 1:
+        known = ", ".join(subject.companions) or "none"
+        what = "images are reconstructed by an encoder, and the run has " + ("several" if encoders else "none")
+        raise UserError(Problem(what, hint=f"name a companion in `encoder`; the run has: {known}"))
+    return encoders[0]
 
 
 def _shown(subject: Subject) -> Samples:

@@ -76,3 +76,11 @@ def test_a_run_without_that_encoder_says_which_it_has() -> None:
     game = TrickHost().with_trick("bigan").game()
     with pytest.raises(UserError, match=r"no companion 'vae_gan.encoder'\n +it has: bigan.encoder"):
         METRIC(METRIC.Config(encoder="vae_gan.encoder")).measure(GameSubject(game, 10, 0))
+
+
+def test_without_an_encoder_or_with_several_one_must_be_named() -> None:
+    with pytest.raises(UserError, match="the run has none"):
+        METRIC(METRIC.Config()).measure(GameSubject(TrickHost().game(), 10, 0))
+    several = TrickHost().with_trick("vae_gan", "first").with_trick("vae_gan", "second").game()
+    with pytest.raises(UserError, match=r"several\n +name a companion in .*: first.encoder, second.encoder"):
+        METRIC(METRIC.Config()).measure(GameSubject(several, 10, 0))
