@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gantricks.context import Context
     from gantricks.errors import Problem, TrickError, UserError
     from gantricks.hooks import hookimpl
+    from gantricks.labels import labelled_subset, positions
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         block_shapes,
         fan_in,
         initialise,
+        pair_with,
     )
     from gantricks.networks.noise import LayerNoise
     from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
@@ -98,7 +100,10 @@ _HOME = {
     "hookimpl": "hooks",
     "initialise": "networks.base",
     "load_generator": "runs.api",
+    "labelled_subset": "labels",
     "load_recipe": "planning.validation",
+    "pair_with": "networks.base",
+    "positions": "labels",
     "resume": "runs.api",
     "rotate_images": "augmentations",
     "sample": "runs.api",
@@ -158,8 +163,11 @@ __all__ = [
     "flip_images",
     "hookimpl",
     "initialise",
+    "labelled_subset",
     "load_generator",
     "load_recipe",
+    "pair_with",
+    "positions",
     "resume",
     "rotate_images",
     "sample",

@@ -228,7 +228,10 @@ class MinibatchDiscrimination(Trick):
             chosen = ctx.rng.permutation(ctx.data.count)[:CALIBRATION]
             chosen = chosen[: len(chosen) // network.group * network.group]
             # a copy: its batch norm statistics and its dropout are not the run's
-            features = deepcopy(network)(*ctx.data.take(chosen)).features
+            batch = ctx.data.take(chosen)
+            if network.conditioned:  # features are those of images alone
+                batch = batch._replace(condition=batch.images.new_zeros((batch.size, network.condition)))
+            features = deepcopy(network)(*batch).features
             head.similarity.weight.mul_(initial_scale(head.similarity.project(features)))
             head.linear.weight[:, width:].zero_()
             if isinstance(network.head, nn.Linear):

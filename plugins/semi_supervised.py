@@ -20,7 +20,6 @@ code's numbers are of such an average. A D that is given classes has nothing to 
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import torch
@@ -34,13 +33,14 @@ from gantricks import (
     Discriminator,
     Out,
     Problem,
-    Rng,
     Schedule,
     Scheduled,
     Setting,
     Trick,
     UserError,
     hookimpl,
+    labelled_subset,
+    positions,
 )
 
 
@@ -56,25 +56,6 @@ def verdict(class_logits: Tensor) -> Tensor:
 def supervised_loss(class_logits: Tensor, classes: Tensor) -> Tensor:
     """-log p(y | x, real) = log Σ_k exp(l_k) - l_y, (B,): `class_logits` (B, K), `classes` (B,) int64."""
     return cross_entropy(class_logits, classes, reduction="none")
-
-
-def labelled_subset(classes: Tensor, count: int, labels: int, rng: Rng) -> Tensor:
-    """The indices, int64 (labels,), of labels / count samples of each of `count` classes, drawn at random.
-
-    `classes` (N,) int64. Raises ValueError naming the first class that has too few samples.
-    """
-    order = rng.permutation(len(classes)).to(classes.device)
-    shuffled = classes[order]
-    chosen = [order[shuffled == k][: labels // count] for k in range(count)]
-    for k, indices in enumerate(chosen):
-        if len(indices) < labels // count:
-            raise ValueError(f"class {k} has {len(indices)} samples, and {labels // count} are to be labelled")
-    return torch.cat(chosen)
-
-
-def positions(count: int, size: int, rng: Rng) -> Tensor:
-    """`size` of `count` positions, int64 (size,): all in random order, then all again, until there are enough."""
-    return torch.cat([rng.permutation(count) for _ in range(math.ceil(size / count))])[:size]
 
 
 class Verdict(nn.Module):

@@ -83,5 +83,8 @@ def _inputs_of_pools(network: Discriminator, ctx: Context) -> dict[str, tuple[in
 
             module.register_forward_pre_hook(note)
     with torch.no_grad():
-        copy(*ctx.data.take(torch.arange(min(4, ctx.data.count), device=ctx.device)))
+        batch = ctx.data.take(torch.arange(min(4, ctx.data.count), device=ctx.device))
+        if network.conditioned:  # a trick may give D conditions that the data does not have
+            batch = batch._replace(condition=batch.images.new_zeros((batch.size, network.condition)))
+        copy(*batch)
     return seen

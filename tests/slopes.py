@@ -47,7 +47,10 @@ def belonging_to(phase: Phase, images: Tensor) -> list[Tensor | None]:
         pairs = zip(reals, fakes, strict=True)
         return [None if real is None or fake is None else torch.cat([real, fake]) for real, fake in pairs]
     chosen = fakes if torch.equal(images, phase.fake_in.images) else reals
-    return [one if other is not None else None for one, other in zip(chosen, fakes, strict=True)]
+    rows = torch.arange(len(images)) % phase.real_in.size  # a trick's own pass may hold more images than a batch
+    return [
+        one[rows] if one is not None and other is not None else None for one, other in zip(chosen, fakes, strict=True)
+    ]
 
 
 def pays_for_the_slope_at(played: Played, name: str, side: str) -> None:

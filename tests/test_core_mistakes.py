@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gantricks.engine.step
+import gantricks.labels
 import gantricks.latents
 import gantricks.networks.noise
 import gantricks.slopes
@@ -131,7 +132,16 @@ LATENTS = {
     ),
 }
 
+LABELS = {
+    "labels are drawn without a look at their class": Mistake(
+        old="order[shuffled == k][: labels // count]",
+        new="order[k * (labels // count) : (k + 1) * (labels // count)]",
+        caught_by="plugins/test_semi_supervised.py::test_each_class_has_as_many_labels",
+    ),
+}
+
 test_mistakes_in_the_step_are_caught = mistake_suite(gantricks.engine.step, STEP, __file__)
 test_mistakes_in_the_noise_of_layers_are_caught = mistake_suite(gantricks.networks.noise, NOISE, __file__)
 test_mistakes_in_slopes_are_caught = mistake_suite(gantricks.slopes, SLOPES, __file__)
 test_mistakes_in_latents_are_caught = mistake_suite(gantricks.latents, LATENTS, __file__)
+test_mistakes_in_labels_are_caught = mistake_suite(gantricks.labels, LABELS, __file__)

@@ -54,6 +54,21 @@ def samples(
         start += CHUNK
 
 
+def made_of(game: Game, latents: np.ndarray, classes: np.ndarray | None, seed: int) -> np.ndarray:
+    """Return what the recipe's sampling generator makes of these latents (n, latent_dim), as they are: float32 (n, C,
+    H, W) or (n, D). A conditional G is given `classes`, int64 (n,), a conditioned G the conditions of samples spread
+    over the data.
+    """
+    network, placement = sampling_generator(game, seed), game.placement
+    z = torch.from_numpy(latents).to(placement.device, placement.dtype)
+    given = _given(game, network, z, torch.arange(len(z), device=placement.device))
+    if network.conditional and classes is not None:
+        given = given._replace(classes=torch.from_numpy(classes).to(placement.device))
+    with aside(game, seed), eval_mode(network):
+        images: np.ndarray = network(*given).float().cpu().contiguous().numpy()
+    return images
+
+
 def walk(game: Game, rows: int, columns: int, seed: int) -> np.ndarray:
     """Return samples along great circles between Gaussian latents: float32 (rows, columns, C, H, W) or (rows, columns,
     D).
@@ -158,12 +173,18 @@ def class_logits(game: Game, network: Discriminator, images: np.ndarray) -> np.n
     """Return the class logits of `network` for `images` (n, C, H, W) or (n, D): float32 (n, K), or None without class
     logits.
     """
+    out = said_of(game, network, images)
+    return None if out.class_logits is None else out.class_logits.float().cpu().numpy()
+
+
+def said_of(game: Game, network: nn.Module, images: np.ndarray) -> Out:
+    """Return the output of `network` for `images` (n, C, H, W) or (n, D), in eval mode."""
     shown = torch.from_numpy(images).to(game.placement.device, game.placement.dtype)
     if game.feed.is_images:
         shown = shown.contiguous(memory_format=torch.channels_last)
     with aside(game, 0), eval_mode(network):
         out: Out = network(shown)
-    return None if out.class_logits is None else out.class_logits.float().cpu().numpy()
+    return out
 
 
 def aside(game: Game, seed: int, chunk: int = 0) -> AbstractContextManager[None]:

@@ -33,6 +33,9 @@ class GameSubject(Subject):
         self.device = game.placement.device
         self.source, self.description = game.plan.source, game.plan.description
         self.dataset = dataset or game.dataset
+        self.latent_dim = game.generator.latent_dim
+        self.companions = tuple(game.companions)
+        self._asked: dict[str, nn.Module] = {}
 
     @cached_property
     def held_out(self) -> Dataset | None:
@@ -58,6 +61,10 @@ class GameSubject(Subject):
         if there is None or not self._game.generator.conditioned:
             raise UserError(Problem("the generator is given no conditions", hint="set conditioned = true in it"))
         return there[np.arange(count) % len(there)]
+
+    def generate(self, latents: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
+        images = sampling.made_of(self._game, latents, classes, self.seed)
+        return images.clip(-1, 1) if self.description.is_images else images
 
     def reals(self, count: int, which: int = 0) -> Samples:
         there = len(self.dataset.samples)
@@ -87,6 +94,15 @@ class GameSubject(Subject):
             known = ", ".join(self._game.companions) or "none"
             raise UserError(Problem(f"the run has no companion {name!r}", hint=f"it has: {known}"))
         return sampling.evaluated_companion(self._game, name)
+
+    def ask(self, name: str, images: np.ndarray) -> np.ndarray:
+        if name not in self._asked:
+            self._asked[name] = self.companion(name)
+        network = self._asked[name]
+        parts = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+        return np.concatenate(
+            [sampling.said_of(self._game, network, part).logits.float().cpu().numpy() for part in parts]
+        )
 
     def progress(self, what: str, done: int, total: int) -> None:
         self._progress(what, done, total)

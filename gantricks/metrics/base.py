@@ -57,7 +57,9 @@ class Measurement:
 class Subject:
     """The object of an evaluation: a generator, a discriminator and their data, at one fixed state.
 
-    `samples` is the number of generated samples. All methods are functions of the state and of `seed`, and none changes
+    `samples` is the number of generated samples, `latent_dim` the length of the generator's latents, `companions` the
+    names of further players. All methods are
+    functions of the state and of `seed`, and none changes
     the state.
     """
 
@@ -67,6 +69,8 @@ class Subject:
     source: Source
     description: Description
     dataset: Dataset
+    latent_dim: int
+    companions: tuple[str, ...]
 
     @property
     def held_out(self) -> Dataset | None:
@@ -84,6 +88,14 @@ class Subject:
         """Return the conditions for which `generated` makes `count` samples, float32 (count, E).
 
         Raises UserError where the generator is given none.
+        """
+        raise NotImplementedError
+
+    def generate(self, latents: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
+        """Return what the generator makes of these latents, (n, latent_dim), in the form of `generated`.
+
+        The latents are taken as they are, without the hook `latents`. `classes`, int64 (n,), are read where it is
+        conditional.
         """
         raise NotImplementedError
 
@@ -108,6 +120,13 @@ class Subject:
         """
         raise NotImplementedError
 
+    def ask(self, name: str, images: np.ndarray) -> np.ndarray:
+        """Return what the companion `name` says of images, the logits of its head: float32 (n, F), in eval mode.
+
+        `images` are as for `classify`. Raises UserError where the run has no companion of that name.
+        """
+        raise NotImplementedError
+
     def progress(self, what: str, done: int, total: int) -> None:
         """Report the progress of a longer computation to the user."""
 
@@ -119,8 +138,8 @@ class Metric:
 
     figures: ClassVar[Mapping[str, Direction]] = {}
     """The figures and their better directions. The first is the main figure."""
-    needs: ClassVar[Collection[str]] = frozenset()
-    """What the data and the recipe must provide, from `NEEDS`."""
+    needs: Collection[str] = frozenset()
+    """What the data and the recipe must provide, from `NEEDS`. An instance may need other things by its options."""
 
     class Config(Options):
         """The metric's options: its keys in the recipe."""

@@ -113,7 +113,8 @@ class SecondPass(Trick):
     @hookimpl
     def g_loss_terms(self, ctx: Any) -> dict[str, Tensor]:
         given = ctx.latents(ctx.fake.size)
-        again = Batch(ctx.generator(*given), given.classes, given.condition)
+        # conditions of the fakes themselves: a trick may have given them its own
+        again = ctx.fake._replace(images=ctx.generator(*given), classes=given.classes)
         return {"again": 1e-3 * ctx.discriminate(again, False).logits.mean()}
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Dataset
+from gantricks.engine.subject import GameSubject
 from gantricks.metrics.base import Subject, obstacles
 from gantricks.testing import TrickHost
 
@@ -38,6 +40,10 @@ class Answers(Subject):
         pixels = np.rint((images + 1) * 127.5).astype(np.uint8)
         numbers = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)).reshape(-1, 4).view(np.uint32).ravel()
         return self.logits[numbers]
+
+    def ask(self, name: str, images: np.ndarray) -> np.ndarray:
+        assert name == "triple_gan.classifier"
+        return -self.classify(images)
 
     def progress(self, what: str, done: int, total: int) -> None:
         self.progressed.append((what, done, total))
@@ -74,3 +80,33 @@ def test_it_is_refused_where_d_does_not_classify_is_told_the_class_or_nothing_is
     assert obstacles(metric, able) == []
     told = replace(able, provided=able.provided | {"discriminator_conditional"})
     assert "set conditional = false" in obstacles(metric, told)[0]
+
+
+def test_a_companion_can_be_asked_in_ds_place():
+    logits, right = np.array([[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]]), np.array([0, 0, 0])
+    config = METRIC.Config(classifier="triple_gan.classifier")
+    found = METRIC(config).measure(Answers(logits, right))
+    assert found.facts["wrong"] == 1  # its logits are minus those of D, which is wrong twice
+    assert METRIC(METRIC.Config()).measure(Answers(logits, right)).facts["wrong"] == 2
+    given = TrickHost(classes=3, generator={"conditional": True}, discriminator={"conditional": True})
+    facts = given.plan().facts
+    able = replace(facts, provided=facts.provided | {"held_out"})
+    assert obstacles(METRIC(config), able) == []
+    assert "it needs class_logits" in " ".join(obstacles(METRIC(METRIC.Config()), able))
+
+
+@pytest.mark.parametrize("changes", [{}, {"sample": (1, 8, 8)}])
+def test_what_a_companion_says_in_a_run_is_what_its_averaged_weights_say(changes):
+    given = TrickHost(classes=3, generator={"conditional": True}, discriminator={"conditional": True}, **changes)
+    averaged = {"decay": 0.5, "warmup": False, "players": ["discriminator"]}
+    game = given.with_trick("triple_gan", labels=6).with_trick("ema", **averaged).game()
+    for _ in range(2):
+        game.advance()
+    subject = GameSubject(game, 4, 0)
+    images = game.feed.take(torch.arange(game.feed.count)).images
+    network = subject.companion("triple_gan.classifier")
+    said = subject.ask("triple_gan.classifier", images.numpy().astype(np.float32))
+    assert said.shape == (40, 3)
+    np.testing.assert_allclose(said, network(images).logits, rtol=1e-4, atol=1e-6)
+    live = game.companions["triple_gan.classifier"].network(images).logits
+    assert abs(said - live.detach().numpy()).max() > 1e-5

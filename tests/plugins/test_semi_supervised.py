@@ -15,9 +15,10 @@ from gantricks import Batch, Rng, Trick, UserError, hookimpl
 from gantricks.data.base import Dataset
 from gantricks.engine import state
 from gantricks.engine.start import start
+from gantricks.labels import labelled_subset, positions
 from gantricks.networks.base import Out
 from gantricks.planning.device import place
-from gantricks.plugins.semi_supervised import SemiSupervised, labelled_subset, positions, supervised_loss, verdict
+from gantricks.plugins.semi_supervised import SemiSupervised, supervised_loss, verdict
 from gantricks.rng import Clock
 from gantricks.testing import MIXING, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
@@ -58,11 +59,6 @@ MISTAKES = {
         old="torch.logsumexp",
         new="lambda l, d, keepdim: l.exp().sum(d, keepdim).log()",
         caught_by="test_logits_of_ten_thousand_give_finite_losses_and_gradients",
-    ),
-    "labels are drawn without a look at their class": Mistake(
-        old="order[shuffled == k][: labels // count]",
-        new="order[k * (labels // count) : (k + 1) * (labels // count)]",
-        caught_by="test_each_class_has_as_many_labels",
     ),
     "the labels of all images are used": Mistake(
         old="subset.take(positions(len(subset), options.labelled_batch or ctx.real.size, ctx.rng))",
