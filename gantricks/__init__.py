@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Discriminator,
         Generator,
         Network,
+        Pairing,
         PassClasses,
         StyleGenerator,
         SummedLayers,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         block_shapes,
         fan_in,
         initialise,
-        pair_with,
     )
     from gantricks.networks.noise import LayerNoise
     from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
@@ -102,7 +102,7 @@ _HOME = {
     "load_generator": "runs.api",
     "labelled_subset": "labels",
     "load_recipe": "planning.validation",
-    "pair_with": "networks.base",
+    "Pairing": "networks.base",
     "positions": "labels",
     "resume": "runs.api",
     "rotate_images": "augmentations",
@@ -138,6 +138,7 @@ __all__ = [
     "OptimizerOptions",
     "Options",
     "Out",
+    "Pairing",
     "PassClasses",
     "Players",
     "Probability",
@@ -166,7 +167,6 @@ __all__ = [
     "labelled_subset",
     "load_generator",
     "load_recipe",
-    "pair_with",
     "positions",
     "resume",
     "rotate_images",

@@ -33,9 +33,9 @@ from gantricks import (
     OptimizerOptions,
     Options,
     Out,
+    Pairing,
     Trick,
     hookimpl,
-    pair_with,
 )
 
 
@@ -88,7 +88,7 @@ class BiGAN(Trick):
     def transform_discriminator(self, network: Discriminator, ctx: Context) -> Discriminator:
         features, latents = network.feature_dim, ctx.latent_dim
         network.conditioned, network.condition = True, latents
-        network.pairing = ctx.build("pairing", lambda: pair_with(latents, features), like=network)
+        network.pairing = ctx.build("pairing", lambda: Pairing(features, latents), like=network)
         return network
 
     @hookimpl
