@@ -19,6 +19,7 @@ from gantricks.plugins.self_attention import Attention, SelfAttention, attention
 from gantricks.rng import Clock, Rng
 from gantricks.testing import CONDITIONAL, Mistake, Played, Settings, TrickHost
 from gantricks.testing import strategies as gs
+from gantricks.testing.instruments import boundary
 from gantricks.testing.measure import close, flows, roles_of, samples, surgery
 from gantricks.testing.record import same_bits
 
@@ -352,7 +353,9 @@ def test_it_plays_in_bfloat16(host):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_step_compiles(precision):
     host = IMAGES.but(precision=precision).with_trick("r1").with_trick("self_attention")
-    CapturedStep(host.game(), INDUCTOR)()
+    game = host.game()
+    boundary(game)  # where r1 says whether it is due
+    CapturedStep(game, INDUCTOR)()
 
 
 # ---------------------------------------------------------------- what is refused
