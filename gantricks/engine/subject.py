@@ -73,6 +73,8 @@ class GameSubject(Subject):
     def classify(self, images: np.ndarray) -> np.ndarray:
         if self._discriminator.conditional:
             raise UserError(Problem("the discriminator is given the class, and cannot predict it"))
+        if self._discriminator.conditioned:
+            raise UserError(Problem("the discriminator judges pairs, and cannot classify images alone"))
         found = []
         for start in range(0, len(images), BATCH):
             logits = sampling.class_logits(self._game, self._discriminator, images[start : start + BATCH])
