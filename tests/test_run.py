@@ -275,6 +275,7 @@ ACTIVE = {
     "failure_watch": "window = 4\ngradient_norm = 0.001",
     "n_critic_schedule": "start = 2\nat = 0.5",
     "semi_supervised": "labels = 10",
+    "triple_gan": "labels = 10",
 }
 
 

@@ -47,6 +47,10 @@ class HeldOutError(Metric):
     def problems(self, facts: EvaluationFacts) -> list[str]:
         if self.config.classifier is None and "discriminator_conditional" in facts.provided:
             return ["the discriminator is given the class that it should predict; set conditional = false in it"]
+        if self.config.classifier is None and "discriminator_conditioned" in facts.provided:
+            return [
+                "the discriminator judges pairs, and cannot classify images alone; name a companion in `classifier`"
+            ]
         return []
 
     def measure(self, subject: Subject) -> Measurement:

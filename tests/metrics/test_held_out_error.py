@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gantricks import UserError
 from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Dataset
 from gantricks.engine.subject import GameSubject
@@ -80,6 +81,14 @@ def test_it_is_refused_where_d_does_not_classify_is_told_the_class_or_nothing_is
     assert obstacles(metric, able) == []
     told = replace(able, provided=able.provided | {"discriminator_conditional"})
     assert "set conditional = false" in obstacles(metric, told)[0]
+    pairs = replace(able, provided=able.provided | {"discriminator_conditioned"})
+    assert "name a companion" in obstacles(metric, pairs)[0]
+
+
+def test_a_d_that_judges_pairs_classifies_no_images_alone():
+    host = TrickHost(classes=3, generator={"conditional": True}).with_trick("auxiliary_classifier").with_trick("bigan")
+    with pytest.raises(UserError, match="judges pairs"):
+        GameSubject(host.game(), 4, 0).classify(np.zeros((2, 2), np.float32))
 
 
 def test_a_companion_can_be_asked_in_ds_place():
