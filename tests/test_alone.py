@@ -71,13 +71,8 @@ def looked_at(game: Game) -> list[np.ndarray]:
     made = [images for images, _ in sampling.samples(game, 70, seed=5)]
     shown = [*made, walk(game, 3, 4, seed=5)]
     network: Discriminator = sampling.evaluated_discriminator(game)
-<<<<<<< HEAD
-    unaided = not network.conditional and not network.conditioned
-    if unaided and (logits := sampling.class_logits(game, network, made[0])) is not None:
-=======
     given = network.conditional or network.conditioned
     if not given and (logits := sampling.class_logits(game, network, made[0])) is not None:
->>>>>>> encoders
         shown.append(logits)
     return shown
 
