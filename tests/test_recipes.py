@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +28,6 @@ SMALL = [
     "train.sample_every=3",
     "train.precision=fp32",
 ]
-IMAGES = [f"{player}.channels=4" for player in ("generator", "discriminator")]
-NARROW = [f"{player}.hidden=[8]" for player in ("generator", "discriminator")]
-VECTORS = ["data.samples=500", *NARROW]
-FEW_LABELS = ["data.batch_size=8", "tricks.semi_supervised.labels=20", "tricks.weight_norm.data_init=10"]
 LARGE = ["minibatch_discrimination.kernels=5", "virtual_batch_norm.reference=4", "experience_replay.capacity=8"]
 
 
@@ -38,31 +35,50 @@ def names(recipe: Path) -> list[str]:
     return [trick.name for trick in plan_recipe(recipe, overrides(recipe), Registry())[0].tricks]
 
 
+def tables(recipe: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a recipe, with those that it extends."""
+    read = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    found = tables(recipe.with_name(read["extends"])) if "extends" in read else {}
+    for name, table in read.items():
+        if isinstance(table, dict):
+            found[name] = found.get(name, {}) | table
+    return found
+
+
 def overrides(recipe: Path, folder: Path | None = None) -> list[str]:
-    text = recipe.read_text(encoding="utf-8")
-    if recipe.stem.endswith("_mlp") or recipe.stem.startswith("pacgan"):
-        return [*SMALL, *VECTORS]
-    if recipe.stem.endswith("_semi_supervised"):
-        layers = NARROW if recipe.stem.startswith("mnist") else IMAGES
-        return [*SMALL, *layers, *FEW_LABELS, f"data.path={folder and folder / recipe.stem.partition('_')[0]}.npz"]
-    wanted = [*SMALL, *IMAGES]
-    if "folder" in recipe.stem:
+    """What makes a recipe small, and gives it data from `folder`."""
+    said, wanted = tables(recipe), [*SMALL]
+    for player in ("generator", "discriminator"):
+        network = said[player]["network"]
+        wanted.append(f"{player}.hidden=[8]" if network == "mlp" else f"{player}.channels=4")
+        if network == "stackgan":
+            wanted.append(f"{player}.first.channels=4")
+    source = said["data"]["source"]
+    if source in ("ring", "grid"):
+        wanted.append("data.samples=500")
+    elif source == "folder":
         wanted += [f"data.path={folder}", "data.image_size=48"]
     else:
         wanted.append("data.batch_size=8")
-    if recipe.stem.startswith("stackgan"):
-        wanted += ["data.count=200", *(["generator.first.channels=4"] if recipe.stem == "stackgan_2" else [])]
-    return wanted + [f"tricks.{option}" for option in LARGE if f"[tricks.{option.partition('.')[0]}]" in text]
+    if source == "npz":
+        wanted.append(f"data.path={folder and folder / said['data']['path']}")
+    if source == "scenes":
+        wanted.append("data.count=200")
+    tricks = said.get("tricks", {})
+    wanted += [f"tricks.{name}.labels=20" for name in ("semi_supervised", "triple_gan") if name in tricks]
+    if "data_init" in tricks.get("weight_norm", {}):
+        wanted.append("tricks.weight_norm.data_init=10")
+    return wanted + [f"tricks.{option}" for option in LARGE if option.partition(".")[0] in tricks]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eighty pictures of noise, and archives of eighty more in the form of MNIST and of CIFAR-10."""
+    """Eighty pictures of noise, and archives of eighty more in the form of MNIST, CIFAR-10 and SVHN."""
     made = tmp_path_factory.mktemp("pictures")
     draw = np.random.default_rng(0)
     for number in range(80):
         Image.fromarray(draw.integers(0, 256, (60, 70, 3), dtype=np.uint8)).save(made / f"{number}.png")
-    for name, shape in (("mnist", (28, 28)), ("cifar10", (32, 32, 3))):
+    for name, shape in (("mnist", (28, 28)), ("cifar10", (32, 32, 3)), ("svhn", (32, 32, 3))):
         pictures = draw.integers(0, 256, (80, *shape), dtype=np.uint8)
         labels = np.arange(80) % 10
         np.savez(made / f"{name}.npz", x_train=pictures, y_train=labels, x_test=pictures[:20], y_test=labels[:20])
