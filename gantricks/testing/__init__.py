@@ -16,6 +16,7 @@ from __future__ import annotations
 from gantricks.testing.host import TrickHost
 from gantricks.testing.laws import LAWS, Case, Law, NotApplicable, compiled_holds
 from gantricks.testing.mistakes import Mistake, mistake_suite
+from gantricks.testing.networks import NETWORK_LAWS, NetworkCase, NetworkLaw, network_suite
 from gantricks.testing.record import Call, Phase, Played
 from gantricks.testing.settings import CONDITIONAL, MIXING, Settings
 from gantricks.testing.suite import Outcome, pair_holds, run_suite, set_holds, trick_suite
@@ -24,10 +25,13 @@ __all__ = [
     "CONDITIONAL",
     "LAWS",
     "MIXING",
+    "NETWORK_LAWS",
     "Call",
     "Case",
     "Law",
     "Mistake",
+    "NetworkCase",
+    "NetworkLaw",
     "NotApplicable",
     "Outcome",
     "Phase",
@@ -36,6 +40,7 @@ __all__ = [
     "TrickHost",
     "compiled_holds",
     "mistake_suite",
+    "network_suite",
     "pair_holds",
     "run_suite",
     "set_holds",
