@@ -208,6 +208,7 @@ def first_page() -> str:
 Setting up, the commands and a recipe: [the README](../README.md).
 
 - [Your first trick in ten minutes](first_trick.md): from an idea to a tested package that recipes can name.
+- [Your own network, data, metric](own_parts.md): one file each, with the suite that tests a network.
 - [The hooks](hooks.md): every place where a trick can act, what it receives, what it returns, when it runs. They are
   called from [the step](../gantricks/engine/step.py), the whole algorithm on one page.
 - [Architecture](architecture.md): who imports whom, and where a recipe, a batch, a trick's tensor and a checkpoint go.
@@ -394,6 +395,11 @@ the place of their namesakes, or are added. `caught_by` is a test of the file, `
 or `trace_law`, which stands for a function of that name in the test file (`trace_law[name]` at another of `SETTINGS`).
 Each is first run on the source as it stands, and must hold there. Then it must fail on the mistake. What a `trace_law`
 measures with is in `gantricks.testing.measure`.
+
+## Networks
+
+{_wrapped("`network_suite`. " + _paragraph(testing.network_suite))} See
+[your own network](own_parts.md#a-network).
 
 ## Types
 

@@ -22,18 +22,22 @@ if TYPE_CHECKING:
     )
     from gantricks.catalogue.registry import Registry
     from gantricks.context import Context
+    from gantricks.data.base import Dataset, Description, Source
     from gantricks.errors import Problem, TrickError, UserError
     from gantricks.hooks import hookimpl
     from gantricks.labels import labelled_subset, positions
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
+    from gantricks.metrics.extractors.base import Extractor
+    from gantricks.metrics.features import ExtractorChoice
     from gantricks.networks.base import (
         Discriminator,
         Generator,
         Network,
         Pairing,
         PassClasses,
+        Shapes,
         StyleGenerator,
         SummedLayers,
         TwoStageGenerator,
@@ -63,6 +67,12 @@ _HOME = {
     "Discriminator": "networks.base",
     "Evaluated": "runs.evaluation",
     "EvaluationFacts": "metrics.base",
+    "Shapes": "networks.base",
+    "ExtractorChoice": "metrics.features",
+    "Extractor": "metrics.extractors.base",
+    "Source": "data.base",
+    "Description": "data.base",
+    "Dataset": "data.base",
     "Generator": "networks.base",
     "Interval": "options",
     "Latents": "records",
@@ -125,9 +135,13 @@ __all__ = [
     "Batch",
     "Companion",
     "Context",
+    "Dataset",
+    "Description",
     "Discriminator",
     "Evaluated",
     "EvaluationFacts",
+    "Extractor",
+    "ExtractorChoice",
     "Generator",
     "Interval",
     "Latents",
@@ -150,6 +164,8 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "Setting",
+    "Shapes",
+    "Source",
     "StyleGenerator",
     "Subject",
     "SummedLayers",

@@ -269,6 +269,24 @@ def test_the_first_trick_up_to_its_package(capsys: pytest.CaptureFixture[str]) -
     assert follow(page, run) == 6
 
 
+@pytest.mark.usefixtures("empty_folder")
+def test_your_own_parts_word_for_word(capsys: pytest.CaptureFixture[str]) -> None:
+    from gantricks.cli import main
+
+    def run(line: str) -> tuple[int, str]:
+        capsys.readouterr()
+        program, *words = line.split()
+        if program == "gantricks":
+            status = main(words)
+            return status, "".join(capsys.readouterr())
+        done = subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, env=dict(os.environ), timeout=300
+        )
+        return done.returncode, done.stdout
+
+    assert follow((DOCS / "own_parts.md").read_text(encoding="utf-8"), run) == 3
+
+
 @pytest.mark.slow
 def test_the_first_trick_word_for_word(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("setuptools", reason="without it pip cannot build the package offline")
