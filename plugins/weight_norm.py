@@ -190,7 +190,10 @@ class WeightNorm(Trick):
             self._apply(network, ctx)
             if self.config.data_init:
                 chosen = ctx.rng.permutation(ctx.data.count)[: self.config.data_init]
-                fit(network, *ctx.data.take(chosen))
+                batch = ctx.data.take(chosen)
+                if network.conditioned and batch.condition is None:  # a trick gives D conditions: latents, say
+                    batch = batch._replace(condition=ctx.rng.normal((batch.size, network.condition)))
+                fit(network, *batch)
         return network
 
     def _apply(self, network: nn.Module, ctx: Context) -> None:
