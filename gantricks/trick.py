@@ -52,7 +52,8 @@ class Setting:
     the number of samples in the data; `condition` is the number of numbers that describe each. `generator` and
     `discriminator` are the networks' options. `generator_maps` and `discriminator_maps` are the heights and widths of
     the maps between their blocks, from the image to the smallest map. `metrics` are those of the recipe, by instance,
-    with the better direction of the main figure, "higher" or "lower".
+    with the better direction of the main figure, "higher" or "lower". `begins` is false where a run goes on, or is
+    sampled or measured: its state is in its checkpoint.
     """
 
     shape: tuple[int, ...]
@@ -70,6 +71,7 @@ class Setting:
     group: int = 1
     metrics: Mapping[str, str] = field(default_factory=dict)
     condition: int = 0
+    begins: bool = True
 
 
 class Trick:

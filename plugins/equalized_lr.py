@@ -69,7 +69,10 @@ class EqualizedLr(Trick):
     Source: Karras et al. 2018, Progressive Growing of GANs, §4.1.
     """
 
-    conflicts = {"generator_styles": 'network = "style" has equalized rates of its own; leave G out of players'}
+    conflicts = {
+        "generator_styles": 'network = "style" has equalized rates of its own; leave G out of players',
+        "orthogonal_init": "it draws the weights anew, ~ N(0, 1)",
+    }
     cautions = {
         "minibatch_discrimination": "listed before it, equalized_lr does not reach D's new head; listed after it, it "
         "changes the features on which the head's scale was measured"
@@ -85,7 +88,9 @@ class EqualizedLr(Trick):
         players = [player for player in ("generator", "discriminator") if player in config.players]
         return {
             "replaces": {f"{player}_weights" for player in players},
-            "conflicts": cls.conflicts if "generator" in players else {},
+            "conflicts": {
+                name: why for name, why in cls.conflicts.items() if "generator" in players or name != "generator_styles"
+            },
         }
 
     @hookimpl

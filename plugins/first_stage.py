@@ -25,6 +25,7 @@ from gantricks import (
     Context,
     Generator,
     Problem,
+    Setting,
     Trick,
     TwoStageGenerator,
     UserError,
@@ -67,30 +68,25 @@ class FirstStage(Trick):
         run: Annotated[
             str | None, Field(min_length=1, max_length=4096, description="the folder of the run that trained the stage")
         ] = None
-        step: Annotated[int | None, Field(ge=1, description="the checkpoint that is taken; left out, the newest")] = (
-            None
-        )
+        step: Annotated[
+            int | None, Field(ge=1, le=1_000_000_000, description="the checkpoint to take; left out, the newest")
+        ] = None
 
     config: Config
+
+    def problems(self, setting: Setting) -> list[str]:
+        if setting.begins and self.config.run is not None and not _is_folder(self.config.run):
+            return [f"run: there is no folder {self.config.run}; write that of the run that trained the first stage"]
+        return []
 
     @hookimpl
     def transform_generator(self, network: Generator, ctx: Context) -> Generator:
         assert isinstance(network, TwoStageGenerator)
-        self.missing = ""
-        if self.config.run is not None:
-            if Path(self.config.run).expanduser().is_dir():
-                self._take(network.first, self.config.run, ctx)
-            else:
-                self.missing = self.config.run
+        run = self.config.run
+        if run is not None and _is_folder(run):  # a run that has begun has the stage in its own checkpoint
+            self._take(network.first, run, ctx)
         freeze(network.first)
         return network
-
-    @hookimpl
-    def on_run_start(self, ctx: Context) -> None:
-        # a run that has begun has the stage in its own checkpoint
-        if self.missing and ctx.step == 0:
-            hint = "write the folder of the run that trained the first stage"
-            raise UserError(Problem(f"there is no folder {self.missing}", f"tricks.{ctx.name}.run", hint))
 
     def _take(self, first: Generator, run: str, ctx: Context) -> None:
         trained = load_generator(run, step=self.config.step)
@@ -109,6 +105,10 @@ class FirstStage(Trick):
         with torch.no_grad():
             for name, tensor in ours.items():
                 tensor.copy_(theirs[name])
+
+
+def _is_folder(run: str) -> bool:
+    return Path(run).expanduser().is_dir()
 
 
 def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:

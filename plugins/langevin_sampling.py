@@ -60,6 +60,7 @@ class LangevinSampling(Trick):
 
     needs = {"log_ratio"}
     conflicts = {
+        "bigan": "D judges a sample with its latents there, and is given none",
         "spherical_latents": "its energy is that of Gaussian latents, and the chain leaves a sphere or a cube",
         "truncation": "its chain leaves the truncated latents",
         "rejection_sampling": "each corrects G's samples by D's logit, and together they would do it twice",

@@ -58,6 +58,7 @@ class RejectionSampling(Trick):
 
     needs = {"log_ratio"}
     conflicts = {
+        "bigan": "D judges a sample with its latents there, and is given none",
         "minibatch_discrimination": "D's score of a sample depends on the rest of its batch there",
         "minibatch_stddev": "D's score of a sample depends on the rest of its batch there",
         "packing": "D judges several samples at once there, and says nothing of one",

@@ -98,6 +98,14 @@ class OverSpectralNorm(nn.Module):
             sigma = torch.dot(u, product)
         return weight / torch.where(sigma > _SMALLEST, sigma, 1)
 
+    @torch.no_grad()
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Take `weight` as W, with u and v that fit it."""
+        u, v, _ = iterate(matrix_of(weight.detach(), self.transposed), self.u, self.v, _WARM_UP)
+        self.u.copy_(u)
+        self.v.copy_(v)
+        return weight
+
     def extra_repr(self) -> str:
         return f"rows={len(self.u)}, columns={len(self.v)}, iterations={self.iterations}"
 
@@ -119,8 +127,8 @@ class SpectralNorm(Trick):
     """Spectral norm on D, G, or both: each layer's weights are divided by their largest singular value.
 
     No layer then stretches any direction of its input by more than 1, which bounds how steep D can get, everywhere and
-    not only at samples. G keeps useful gradients, and D can learn faster without running away. `players` is D alone
-    unless set: D's slope is what the game needs bounded. On G too it steadies training (Zhang et al.).
+    not only at samples. G keeps useful gradients. `players` is D alone unless set: D's slope is what must be bounded.
+    On G too it steadies training (Zhang et al.).
 
     When it hurts: D is weaker, so gradients can get small in deep networks. Batch norm in D undoes the bound. For
     convolutions it bounds the matrix of the kernel, not the operator.

@@ -50,6 +50,7 @@ class Facts:
     description: Description
     tricks: tuple[PlannedTrick, ...]
     metrics: tuple[PlannedMetric, ...]
+    begins: bool = True
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -117,6 +118,7 @@ class Facts:
             generator_maps=self._maps("generator"),
             discriminator_maps=self._maps("discriminator"),
             group=group(self.tricks),
+            begins=self.begins,
             metrics={planned.name: next(iter(planned.metric.figures.values())) for planned in self.metrics},
         )
         set_by_tricks = sorted({size for planned in self.tricks for size in planned.trick.batch_sizes(setting)})

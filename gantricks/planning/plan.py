@@ -66,13 +66,18 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, warnings: Collection[str] = (), *, to_train: bool = True, trained: Description | None = None
+    recipe: Recipe,
+    warnings: Collection[str] = (),
+    *,
+    to_train: bool = True,
+    begins: bool = True,
+    trained: Description | None = None,
 ) -> Plan:
     """Instantiate the recipe's tricks and metrics and check everything that can be known before a tensor exists.
 
     With `to_train` false, problems of metrics are ignored, since a run that is only sampled or measured may not use
-    them. `trained` describes the data that a run was trained on; with it, the source is not asked. Raises UserError
-    with every problem found.
+    them. `begins` is false where a run's state comes from a checkpoint. `trained` describes the data that a run was
+    trained on; with it, the source is not asked. Raises UserError with every problem found.
     """
     places = recipe.places
     tricks = tuple(
@@ -89,7 +94,7 @@ def make_plan(
     problems: list[Problem] = []
     facts = None
     try:
-        facts = Facts(recipe, source, trained or describe(source, places), tricks, metrics)
+        facts = Facts(recipe, source, trained or describe(source, places), tricks, metrics, begins)
     except UserError as error:
         problems += error.problems
     on = checks.hooks_in_use(tricks)

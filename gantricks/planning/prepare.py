@@ -39,19 +39,24 @@ def plan_recipe(
 
 
 def prepare(
-    recipe: Recipe, registry: Registry, *, to_train: bool = True, trained: Description | None = None
+    recipe: Recipe,
+    registry: Registry,
+    *,
+    to_train: bool = True,
+    begins: bool = True,
+    trained: Description | None = None,
 ) -> tuple[Plan, Placement]:
     """Return the plan of a recipe and its placement.
 
-    `trained` describes the data that a run was trained on, where no data is to be opened. Raises UserError with the
-    problems of both.
+    `begins` is false where a run's state comes from a checkpoint. `trained` describes the data that a run was trained
+    on, where no data is to be opened. Raises UserError with the problems of both.
     """
     problems = list(_unwritable(recipe)) if to_train else []
     plan = placement = None
     try:
         parts: list[Any] = [recipe.data, recipe.generator, recipe.discriminator, *recipe.tricks, *recipe.metrics]
         named = [part.found.name for part in parts]
-        plan = make_plan(recipe, registry.warnings(named), to_train=to_train, trained=trained)
+        plan = make_plan(recipe, registry.warnings(named), to_train=to_train, begins=begins, trained=trained)
         plan = replace(plan, warnings=(*plan.warnings, *_foreign_names(plan, registry)))
     except UserError as error:
         problems += error.problems

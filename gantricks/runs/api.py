@@ -115,7 +115,7 @@ def resume(
                 checkpoint.keep_newest(folder, recipe.train.keep)
             return Result(folder, done, recipe.train.steps, state_from=saved[1].get("state_from_step"))
         with opened.where_data_is(played, "resume"):
-            plan, placement = prepare(played, registry)
+            plan, placement = prepare(played, registry, begins=saved is None)
         placement = replace(placement, threads=manifest.threads or placement.threads)
         reporter.planned(plan, placement)
         _same_form(plan, manifest.data.description)

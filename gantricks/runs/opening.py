@@ -75,7 +75,9 @@ class Run:
         kept = [override for override in overrides if not override.startswith("tricks.")]
         if problems := list(trained_with(self.as_begun(device, kept), recipe)):
             raise UserError(*problems)
-        plan, placement = prepare(recipe, self.registry, to_train=False, trained=self.manifest.data.description)
+        plan, placement = prepare(
+            recipe, self.registry, to_train=False, begins=False, trained=self.manifest.data.description
+        )
         return View(self, plan, placement)
 
     @contextlib.contextmanager

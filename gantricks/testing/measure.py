@@ -145,7 +145,8 @@ def g_mean(played: Played, phase: Phase, losses: Tensor) -> Tensor:
     """Return the mean of one number a fake, (B, 1), in a G step, 0-dim: weighted where a trick weighs fakes
     (`g_weights`).
     """
-    weights = [call.result for call in played.calls.get("g_weights", ()) if call.step == phase.step]
+    calls = played.calls.get("g_weights", ())
+    weights = [call.result for call in calls if (call.step, call.critic) == (phase.step, phase.critic)]
     return (losses * weights[-1]).sum() / weights[-1].sum() if weights else losses.mean()
 
 

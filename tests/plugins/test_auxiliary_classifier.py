@@ -76,8 +76,9 @@ def trace_law(played: Played, name: str) -> None:
     batch = samples(played, "discriminator")
     out = network.eval()(*batch)  # in training there may be noise before the head
     seen = out.features if network.pairing is None else network.pairing(torch.cat([out.features, batch.condition], 1))
+    expected_logits = head(seen)
     network.train(was_training)
-    close(out.class_logits, head(seen), "class logits")
+    close(out.class_logits, expected_logits, "class logits")
 
 
 HOST = TrickHost(classes=3, generator={"conditional": True})

@@ -26,6 +26,11 @@ SETTINGS: Settings = {
     "conditional": ({}, CONDITIONAL),
 }
 REFUSED: dict[str, str] = {
+    "conditioning_augmentation": "has no place for another condition",
+    "langevin_sampling": "D judges a sample with its latents there",
+    "matching_aware": "has no place for another condition",
+    "projection_discriminator": "a condition says more than the class",
+    "rejection_sampling": "D judges a sample with its latents there",
     "packing": "discriminator_conditioned",
     "relativistic": "bigan needs decision",
     "semi_supervised": "whose latents it would have to know",

@@ -41,6 +41,7 @@ SETTINGS: Settings = {
 }
 NO_BATCH_NORM = "has no batch norm"
 REFUSED: dict[str, str] = {
+    "pixel_norm": "replace the same part, generator_batch_norm",
     "instance_norm": "generator_batch_norm",
     "path_length": NO_BATCH_NORM,
     "style_mixing": NO_BATCH_NORM,

@@ -31,7 +31,11 @@ SETTINGS: Settings = {
     "conditional": ({}, CONDITIONAL),
     "generator": ({"gain": 0.7, "players": ["generator"]}, {"sample": (1, 8, 8), "n_critic": 2}),
 }
-REFUSED: dict[str, str] = {"path_length": STYLES, "style_mixing": STYLES}
+REFUSED: dict[str, str] = {
+    "equalized_lr": "it draws the weights anew",
+    "path_length": STYLES,
+    "style_mixing": STYLES,
+}
 
 MISTAKES = {
     "a transposed convolution is the matrix of its plain one": Mistake(

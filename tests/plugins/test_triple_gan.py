@@ -33,6 +33,10 @@ SETTINGS: Settings = {
 }
 OVERRIDES = {"": ["tricks.triple_gan.labels=20"]}
 REFUSED: dict[str, str] = {
+    "conditioning_augmentation": "a condition says more than the class",
+    "langevin_sampling": "needs log_ratio",
+    "matching_aware": "a condition says more than the class",
+    "rejection_sampling": "needs log_ratio",
     "bigan": "pairs of the classifier have nothing else",
     "hinge": "adversarial_loss",
     "least_squares": "adversarial_loss",
