@@ -28,6 +28,15 @@ SETTINGS = {
 }
 
 
+MOST = 2
+"""The settings of each trick at which the suite checks every law; the slow tests check all of them."""
+
+EACH = [
+    pytest.param(setting, marks=pytest.mark.slow if [*FILES[trick].settings].index(name) >= MOST else ())
+    for setting, (trick, name) in SETTINGS.items()
+]
+
+
 @lru_cache(2)  # laws share its runs
 def case(setting: str) -> Case:
     trick, name = SETTINGS[setting]
@@ -55,7 +64,7 @@ def test_what_a_test_file_lacks_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=str)
-@pytest.mark.parametrize("trick", SETTINGS)
+@pytest.mark.parametrize("trick", EACH)
 def test_law(trick: str, law) -> None:
     try:
         law.check(case(trick))
@@ -185,7 +194,7 @@ def grounds(a: Case, b: Case) -> Iterator[str]:
 
 @given(st.lists(st.sampled_from(TRICKS), unique=True, min_size=3, max_size=6), st.integers(0, 1000))
 @example(["auxiliary_classifier", "grow", "historical_averaging"], 0)  # growth: weights whose history begins later
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_any_set_of_tricks_that_compose_trains_saves_resumes_and_samples(chosen: list[str], seed: int) -> None:
     against = {frozenset(pair) for pair in REFUSED}
     chosen = [a for i, a in enumerate(chosen) if not any(frozenset((a, b)) in against for b in chosen[:i])]
