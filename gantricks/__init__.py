@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gantricks.data.base import Dataset, Description, Source
     from gantricks.errors import Problem, TrickError, UserError
     from gantricks.hooks import hookimpl
-    from gantricks.labels import labelled_subset, positions
+    from gantricks.labels import label_problems, labelled_subset, positions
     from gantricks.latents import slerp
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         block_shapes,
         fan_in,
         initialise,
+        refuse_computed_weights,
+        weighted_layers,
     )
     from gantricks.networks.noise import LayerNoise
     from gantricks.optimizer_options import SGD, Adam, AdamW, OptimizerOptions
@@ -110,7 +112,10 @@ _HOME = {
     "hookimpl": "hooks",
     "initialise": "networks.base",
     "load_generator": "runs.api",
+    "label_problems": "labels",
     "labelled_subset": "labels",
+    "refuse_computed_weights": "networks.base",
+    "weighted_layers": "networks.base",
     "load_recipe": "planning.validation",
     "Pairing": "networks.base",
     "positions": "labels",
@@ -180,10 +185,12 @@ __all__ = [
     "flip_images",
     "hookimpl",
     "initialise",
+    "label_problems",
     "labelled_subset",
     "load_generator",
     "load_recipe",
     "positions",
+    "refuse_computed_weights",
     "resume",
     "rotate_images",
     "sample",
@@ -195,6 +202,7 @@ __all__ = [
     "squared_slopes",
     "train",
     "translate_images",
+    "weighted_layers",
 ]
 
 

@@ -24,6 +24,21 @@ def labelled_subset(classes: Tensor, count: int, labels: int, rng: Rng) -> Tenso
     return torch.cat(chosen)
 
 
+def label_problems(labels: int, classes: int, count: int) -> list[str]:
+    """Return sentences saying why `labels` of `count` samples of `classes` classes cannot be chosen, for
+    `Trick.problems`.
+    """
+    if classes == 1:
+        return ["the data has one class only, so there is nothing to classify; switch the trick off"]
+    found = []
+    if classes and labels % classes:
+        fitting = max(classes, labels - labels % classes)
+        found.append(f"{labels} labels cannot be as many for each of {classes} classes; write labels = {fitting}")
+    if labels > count:
+        found.append(f"{labels} images are to be labelled, and the data holds {count}; write fewer labels")
+    return found
+
+
 def positions(count: int, size: int, rng: Rng) -> Tensor:
     """`size` of `count` positions, int64 (size,): all in random order, then all again, until there are enough."""
     return torch.cat([rng.permutation(count) for _ in range(math.ceil(size / count))])[:size]

@@ -24,7 +24,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gantricks import Context, Discriminator, Generator, Players, Problem, Rng, Trick, UserError, fan_in, hookimpl
+from gantricks import (
+    Context,
+    Discriminator,
+    Generator,
+    Players,
+    Rng,
+    Trick,
+    fan_in,
+    hookimpl,
+    refuse_computed_weights,
+    weighted_layers,
+)
 
 _Layer = nn.Linear | nn.modules.conv._ConvNd
 
@@ -106,22 +117,7 @@ class EqualizedLr(Trick):
         return network
 
     def _apply(self, network: nn.Module, ctx: Context) -> None:
-        layers = [(name, module) for name, module in network.named_modules() if isinstance(module, _Layer)]
-        if not any(name.startswith("body.") for name, _ in layers):
-            raise UserError(
-                Problem(
-                    "this network has no linear or convolutional layer whose weights could be scaled",
-                    f"tricks.{ctx.name}",
-                    "name the other player alone in players, or choose another network",
-                )
-            )
+        layers: list[tuple[str, Any]] = weighted_layers(network, ctx.name, "whose weights could be scaled")
+        refuse_computed_weights(layers, ctx.name)
         for name, layer in layers:
-            if parametrize.is_parametrized(layer, "weight"):
-                raise UserError(
-                    Problem(
-                        f"another trick computes the weights of {name} already",
-                        f"tricks.{ctx.name}",
-                        "switch one of them off, or let each have a player of its own",
-                    )
-                )
             equalize(layer, ctx.rng.anew(name), 2 if name.startswith("body.") else 1)

@@ -89,7 +89,11 @@ class FirstStage(Trick):
         return network
 
     def _take(self, first: Generator, run: str, ctx: Context) -> None:
-        trained = load_generator(run, step=self.config.step)
+        try:
+            trained = load_generator(run, step=self.config.step)
+        except UserError as error:
+            where = f"tricks.{ctx.name}"
+            raise UserError(*(Problem(f"{p.where}: {p.what}", where, p.hint) for p in error.problems)) from error
         theirs, ours = trained.state_dict(), first.state_dict()
         wrong = sorted(name for name in {*theirs, *ours} if _shape(theirs.get(name)) != _shape(ours.get(name)))
         if wrong:

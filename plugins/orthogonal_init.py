@@ -24,7 +24,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gantricks import Context, Discriminator, Generator, Players, Problem, Rng, Trick, UserError, hookimpl
+from gantricks import (
+    Context,
+    Discriminator,
+    Generator,
+    Players,
+    Problem,
+    Rng,
+    Trick,
+    UserError,
+    hookimpl,
+    weighted_layers,
+)
 
 _Layer = nn.Linear | nn.Embedding | nn.modules.conv._ConvNd
 
@@ -104,15 +115,7 @@ class OrthogonalInit(Trick):
 
     @torch.no_grad()
     def _redraw(self, network: nn.Module, player: str, ctx: Context) -> None:
-        layers = [(name, module) for name, module in network.named_modules() if isinstance(module, _Layer)]
-        if not any(name.startswith("body.") for name, _ in layers):
-            raise UserError(
-                Problem(
-                    f"the {player} has no linear or convolutional layer that could be redrawn",
-                    f"tricks.{ctx.name}",
-                    "name the other player alone in players, or choose another network",
-                )
-            )
+        layers: list[tuple[str, Any]] = weighted_layers(network, ctx.name, "that could be redrawn", True)
         for name, layer in layers:
             weight = redrawn(layer, self.config.gain, ctx.rng.anew(f"{player}.{name}"))
             if not weight.any():

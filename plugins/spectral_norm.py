@@ -27,7 +27,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gantricks import Context, Discriminator, Generator, Players, Problem, Rng, Trick, UserError, hookimpl
+from gantricks import (
+    Context,
+    Discriminator,
+    Generator,
+    Players,
+    Rng,
+    Trick,
+    hookimpl,
+    refuse_computed_weights,
+    weighted_layers,
+)
 
 _Layer = nn.Linear | nn.modules.conv._ConvNd | nn.Embedding
 _WARM_UP = 30
@@ -172,27 +182,9 @@ class SpectralNorm(Trick):
         return network
 
     def _apply(self, network: Generator | Discriminator, ctx: Context) -> None:
-        projection = getattr(network, "projection", None)
-        layers: list[tuple[str, Any]] = [
-            (name, module)
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) or (module is projection and module is not None)
-        ]
-        if not any(name.startswith("body.") for name, _ in layers):
-            raise UserError(
-                Problem(
-                    "this network has no linear or convolutional layer whose weights could be divided",
-                    f"tricks.{ctx.name}",
-                    "name the other player alone in players, or choose another network",
-                )
-            )
+        layers: list[tuple[str, Any]] = weighted_layers(network, ctx.name, "whose weights could be divided")
+        if (projection := getattr(network, "projection", None)) is not None:
+            layers.append(("projection", projection))
+        refuse_computed_weights(layers, ctx.name)
         for name, layer in layers:
-            if parametrize.is_parametrized(layer, "weight"):
-                raise UserError(
-                    Problem(
-                        f"another trick computes the weights of {name} already",
-                        f"tricks.{ctx.name}",
-                        "switch one of them off, or let each have a player of its own",
-                    )
-                )
             spectral_norm(layer, ctx.rng.anew(name), self.config.iterations)

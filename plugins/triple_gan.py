@@ -48,6 +48,7 @@ from gantricks import (
     Trick,
     UserError,
     hookimpl,
+    label_problems,
     labelled_subset,
     positions,
 )
@@ -123,16 +124,7 @@ class TripleGAN(Trick):
     config: Config
 
     def problems(self, setting: Setting) -> list[str]:
-        labels, classes = self.config.labels, setting.classes
-        if classes == 1:
-            return ["the data has one class only, so there is nothing to classify; switch the trick off"]
-        found = []
-        if classes and labels % classes:
-            fitting = max(classes, labels - labels % classes)
-            found.append(f"{labels} labels cannot be as many for each of {classes} classes; write labels = {fitting}")
-        if labels > setting.count:
-            found.append(f"{labels} images are to be labelled, and the data holds {setting.count}; write fewer labels")
-        return found
+        return label_problems(self.config.labels, setting.classes, setting.count)
 
     @hookimpl
     def companions(self, ctx: Context) -> dict[str, Companion]:

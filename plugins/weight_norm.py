@@ -32,13 +32,13 @@ from gantricks import (
     Discriminator,
     Generator,
     Players,
-    Problem,
     Rng,
     Setting,
     SummedLayers,
     Trick,
-    UserError,
     hookimpl,
+    refuse_computed_weights,
+    weighted_layers,
 )
 
 _Layer = nn.Linear | nn.modules.conv._ConvNd
@@ -197,24 +197,10 @@ class WeightNorm(Trick):
         return network
 
     def _apply(self, network: nn.Module, ctx: Context) -> None:
-        layers = [(name, module) for name, module in network.named_modules() if isinstance(module, _Layer)]
-        if not any(name.startswith("body.") for name, _ in layers):
-            raise UserError(
-                Problem(
-                    "this network has no linear or convolutional layer that could be given a length and a direction",
-                    f"tricks.{ctx.name}",
-                    "name the other player alone in players, or choose another network",
-                )
-            )
+        what = "that could be given a length and a direction"
+        layers: list[tuple[str, Any]] = weighted_layers(network, ctx.name, what)
+        refuse_computed_weights(layers, ctx.name)
         for name, layer in layers:
-            if parametrize.is_parametrized(layer, "weight"):
-                raise UserError(
-                    Problem(
-                        f"another trick computes the weights of {name} already",
-                        f"tricks.{ctx.name}",
-                        "switch one of them off, or let each have a player of its own",
-                    )
-                )
             weight_norm(layer, ctx.rng.anew(name))
             if self.config.lengths == "heads" and name.startswith("body."):
                 _parts(layer)[0].requires_grad_(False)

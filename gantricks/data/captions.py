@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gantricks.data import images, text
-from gantricks.errors import Problem, UserError
+from gantricks.errors import Problem, UserError, legible
 
 NAME = "captions.jsonl"
 _FORM = 'write a line such as {"file": "a/b.png", "caption": "a red bag"}'
@@ -70,7 +70,7 @@ def read(folder: Path, pictures: Sequence[str]) -> Captions | None:
             problems.append(Problem(wrong, where, _FORM))
         elif found[0] not in known:
             near = difflib.get_close_matches(found[0], pictures, 1)
-            hint = f"did you mean {near[0]!r}?" if near else "files are named from the folder on"
+            hint = f"did you mean {legible(near[0])!r}?" if near else "files are named from the folder on"
             problems.append(Problem(f"no picture {found[0]!r} in this folder", where, hint))
         else:
             files.append(found[0])
@@ -78,7 +78,7 @@ def read(folder: Path, pictures: Sequence[str]) -> Captions | None:
     if not problems:
         without = sorted(known.difference(files))
         if without:
-            few = ", ".join(without[:3]) + ", …" * (len(without) > 3)
+            few = ", ".join(map(legible, without[:3])) + ", …" * (len(without) > 3)
             what = f"{len(without):,} of {len(known):,} pictures have no caption ({few})"
             problems.append(Problem(what, str(path), "give each a line, or move them to another folder"))
     if problems:

@@ -58,9 +58,7 @@ class Subject:
     """The object of an evaluation: a generator, a discriminator and their data, at one fixed state.
 
     `samples` is the number of generated samples, `latent_dim` the length of the generator's latents, `companions` the
-    names of further players. All methods are
-    functions of the state and of `seed`, and none changes
-    the state.
+    names of further players. All methods are functions of the state and of `seed`, and none changes the state.
     """
 
     seed: int

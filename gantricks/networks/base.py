@@ -13,8 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from gantricks.errors import TrickError
+from gantricks.errors import Problem, TrickError, UserError
 from gantricks.options import Options
 from gantricks.records import Out
 from gantricks.rng import Rng
@@ -399,6 +400,32 @@ def mixes_samples(network: nn.Module) -> bool:
         getattr(module, "mixes_samples", isinstance(module, nn.modules.batchnorm._BatchNorm))
         for module in network.modules()
     )
+
+
+def weighted_layers(network: nn.Module, trick: str, what: str, embeddings: bool = False) -> list[tuple[str, nn.Module]]:
+    """Return the linear and convolutional layers of a network, and `embeddings` if wanted, with their names. For
+    surgery on weights.
+
+    Raises UserError at `trick`, its name in the recipe, where the body has none; `what` says what could be done to one,
+    such as "that could be redrawn".
+    """
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.modules.conv._ConvNd)
+    kinds += (nn.Embedding,) if embeddings else ()
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
+    if not any(name.startswith("body.") for name, _ in layers):
+        hint = "name the other player alone in players, or choose another network"
+        player = "generator" if isinstance(network, Generator) else "discriminator"
+        sentence = f"the {player} has no linear or convolutional layer {what}"
+        raise UserError(Problem(sentence, f"tricks.{trick}", hint))
+    return layers
+
+
+def refuse_computed_weights(layers: Iterable[tuple[str, nn.Module]], trick: str) -> None:
+    """Raise UserError at `trick`, its name in the recipe, where another one computes the weights of a layer already."""
+    for name, layer in layers:
+        if parametrize.is_parametrized(layer, "weight"):
+            hint = "switch one of them off, or let each have a player of its own"
+            raise UserError(Problem(f"another trick computes the weights of {name} already", f"tricks.{trick}", hint))
 
 
 def block_shapes(network: Generator | Discriminator) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -74,10 +74,13 @@ def prepare(
 
 def _unwritable(recipe: Recipe) -> Iterator[Problem]:
     """Yield a problem for each path that is not UTF-8, which a recipe file cannot hold."""
-    for key in getattr(recipe.data.found.cls, "paths", ()):
-        path = str(Path(getattr(recipe.data.options, key) or "").absolute())
-        if path != legible(path):
-            yield Problem(f"{legible(path)} is not UTF-8, as recipes are", recipe.places.of("data", key), NAME_IT_ANEW)
+    parts: list[tuple[tuple[str, ...], Any]] = [(("data",), recipe.data)]
+    parts += [(("tricks", part.name), part) for part in recipe.tricks]
+    for at, part in parts:
+        for key in getattr(part.found.cls, "paths", ()):
+            path = str(Path(getattr(part.options, key) or "").absolute())
+            if path != legible(path):
+                yield Problem(f"{legible(path)} is not UTF-8, as recipes are", recipe.places.of(*at, key), NAME_IT_ANEW)
 
 
 def _foreign_names(plan: Plan, registry: Registry) -> Iterator[str]:

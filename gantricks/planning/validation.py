@@ -144,18 +144,18 @@ class _Validation:
         if not found or not config:
             return None
         options = self._options(config, own, (section,), known=model.model_fields)
-        if options is not None and not self._homes(found, options, section):
+        if options is not None and not self._homes(found, options, (section,)):
             return None
         return Part(keys, found, options) if keys and options is not None else None
 
-    def _homes(self, found: Found, options: Options, section: str) -> bool:
+    def _homes(self, found: Found, options: Options, path: KeyPath) -> bool:
         """Return whether every path that begins with ~ names an existing home folder."""
         known = True
         for key in getattr(found.cls, "paths", ()):
             try:
                 Path(getattr(options, key) or "").expanduser()
             except RuntimeError:
-                self._report((section, key), "there is no such home folder", "write the path in full")
+                self._report((*path, key), "there is no such home folder", "write the path in full")
                 known = False
         return known
 
@@ -208,7 +208,7 @@ class _Validation:
                     found_here[use] = self._find(kind, use, path)
                 if found := found_here[use]:
                     config = self._options(found.cls.Config, options, path, known=("use",))  # type: ignore[attr-defined]
-                    if config is not None:
+                    if config is not None and self._homes(found, config, path):
                         yield name, found, config
 
     def _find(self, kind: str, name: str, path: KeyPath) -> Found | None:

@@ -211,7 +211,10 @@ def _form(case: NetworkCase) -> None:
 def _precision(case: NetworkCase) -> None:
     for form in _forms(case):
         network = form.built(dtype=torch.float64)
-        made = form.result(network, *form.inputs(network, dtype=torch.float64))
+        try:
+            made = form.result(network, *form.inputs(network, dtype=torch.float64))
+        except RuntimeError as error:
+            raise AssertionError(f"a pass in float64 fails: {error}") from error
         assert made.dtype == torch.float64, f"float64 comes out as {made.dtype}"
         assert made.isfinite().all()
 

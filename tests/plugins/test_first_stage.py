@@ -137,6 +137,13 @@ def test_a_run_of_another_shape_is_refused_with_what_differs(first, tmp_path) ->
     assert "write the same options under first" in told.value.problems[0].hint
 
 
+def test_a_folder_that_is_no_run_and_a_home_that_is_none_are_refused_where_they_are_named(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"^--set tricks\.first_stage\.run=.*: .*the folder is not a run"):
+        train("stackgan_2", overrides=second(tmp_path), run_dir=tmp_path / "second")
+    with pytest.raises(UserError, match=r"tricks\.first_stage\.run: there is no such home folder"):
+        train("stackgan_2", overrides=second("~nobody_of_this_name/run"), run_dir=tmp_path / "second")
+
+
 def test_what_the_second_stage_sees_is_the_first_ones_picture() -> None:
     stages = {"network": "stackgan", "first": {"channels": 4}, "blocks": 1}
     game = TrickHost(sample=(1, 8, 8), generator=stages).with_trick("first_stage").game()

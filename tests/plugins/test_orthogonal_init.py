@@ -360,7 +360,7 @@ class Bare(Trick):
 
 
 def test_a_network_without_such_layers_is_refused():
-    with pytest.raises(UserError, match="the discriminator has no linear or convolutional layer"):
+    with pytest.raises(UserError, match=r"tricks\.orthogonal_init: the discriminator has no linear or convolutional"):
         VECTORS.with_trick(Bare).with_trick("orthogonal_init").game()
 
 

@@ -121,8 +121,8 @@ MISTAKES = {
         caught_by="test_weights_of_zeros_stay_zeros_and_can_grow",
     ),
     "classes are projected by weights of any size": Mistake(
-        old="(module is projection and module is not None)",
-        new="False",
+        old='getattr(network, "projection", None)',
+        new="None",
         caught_by=("trace_law[conditional]", "test_every_layer_of_the_chosen_players_is_treated"),
     ),
     "G alone is treated": Mistake(
@@ -588,7 +588,7 @@ class Bare(Trick):
 
 
 def test_a_network_without_such_layers_is_refused():
-    with pytest.raises(UserError, match=r"tricks\.spectral_norm: this network has no linear or convolutional layer"):
+    with pytest.raises(UserError, match=r"tricks\.spectral_norm: the discriminator has no linear or convolutional"):
         VECTORS.with_trick(Bare).with_trick("spectral_norm", players="all").game()
 
 

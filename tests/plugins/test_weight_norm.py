@@ -545,6 +545,6 @@ def test_networks_that_start_with_zeros_train():
 def test_a_network_without_such_layers_is_refused():
     style = {"network": "style", "channels": 4, "depth": 2}
     host = TrickHost(sample=(1, 8, 8), generator=style)
-    with pytest.raises(UserError, match=r"tricks\.weight_norm: this network has no linear or convolutional layer"):
+    with pytest.raises(UserError, match=r"tricks\.weight_norm: the generator has no linear or convolutional"):
         host.with_trick("weight_norm").game()
     host.with_trick("weight_norm", players=["discriminator"]).game()
