@@ -328,7 +328,7 @@ class Bare(Trick):
 
 
 def test_a_network_without_such_layers_is_refused():
-    with pytest.raises(UserError, match=r"tricks\.equalized_lr: the discriminator has no linear or convolutional"):
+    with pytest.raises(UserError, match=r"tricks\.equalized_lr: the generator has no linear or convolutional"):
         VECTORS.with_trick(Bare).with_trick("equalized_lr").game()
 
 

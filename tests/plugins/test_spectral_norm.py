@@ -588,7 +588,7 @@ class Bare(Trick):
 
 
 def test_a_network_without_such_layers_is_refused():
-    with pytest.raises(UserError, match=r"tricks\.spectral_norm: the discriminator has no linear or convolutional"):
+    with pytest.raises(UserError, match=r"tricks\.spectral_norm: the generator has no linear or convolutional"):
         VECTORS.with_trick(Bare).with_trick("spectral_norm", players="all").game()
 
 
