@@ -125,6 +125,12 @@ MISTAKES = {
         new="None",
         caught_by=("trace_law[conditional]", "test_every_layer_of_the_chosen_players_is_treated"),
     ),
+    "a weight that is set keeps the singular vectors of the one before": Mistake(
+        inside="OverSpectralNorm.right_inverse",
+        old="self.u.copy_(u)",
+        new="self.v.copy_(self.v)",
+        caught_by="test_a_weight_that_is_set_is_w_and_is_divided_by_its_own_sigma",
+    ),
     "G alone is treated": Mistake(
         old='Players("discriminator")', new='Players("generator")', caught_by="test_d_alone_is_treated_by_default"
     ),
@@ -237,6 +243,16 @@ def test_the_largest_singular_value_is_1(kind):
     assert largest(layer) == pytest.approx(1, rel=1e-9)
     sigma = np.linalg.svd(rows(layer, original(layer)).detach().numpy(), compute_uv=False)[0]
     np.testing.assert_allclose(layer.weight.detach().numpy(), original(layer).detach().numpy() / sigma, rtol=1e-9)
+
+
+@KINDS
+def test_a_weight_that_is_set_is_w_and_is_divided_by_its_own_sigma(kind):
+    layer = layer_of(kind)
+    given = DRAWS.anew("given").normal(layer.weight.shape).double()
+    with torch.no_grad():
+        layer.weight = given
+    assert torch.equal(original(layer), given)
+    assert largest(layer) == pytest.approx(1, rel=0.05)  # after 30 iterations
 
 
 @KINDS
