@@ -93,8 +93,10 @@ def material(workload: Workload) -> Material:
     return Material(ours.generator, ours.discriminator, samples, ours.feed.batch_size)
 
 
-def hand_written(given: Material) -> Callable[[Tensor], None]:
-    """One step of the loop that people write, as a function of the real batch."""
+def hand_written(given: Material, r1: float = 0.0) -> Callable[[Tensor], None]:
+    """One step of the loop that people write, as a function of the real batch. `r1` is the weight γ of the penalty
+    γ / 2 ‖∇D‖² on real samples, 0 for none (Mescheder et al. 2018, eq. 9).
+    """
     generator, discriminator, size = given.generator, given.discriminator, given.batch_size
     d_adam = torch.optim.Adam(discriminator.parameters(), **LEARNING)
     g_adam = torch.optim.Adam(generator.parameters(), **LEARNING)
@@ -103,7 +105,13 @@ def hand_written(given: Material) -> Callable[[Tensor], None]:
 
     def step(real: Tensor) -> None:
         d_adam.zero_grad()
-        criterion(discriminator(real).logits, ones).backward()
+        real = real.detach().requires_grad_(bool(r1))
+        logits = discriminator(real).logits
+        loss = criterion(logits, ones)
+        if r1:
+            (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+            loss = loss + r1 / 2 * gradient.square().flatten(1).sum(1).mean()
+        loss.backward()
         fake = generator(torch.randn(size, given.latent_dim))
         criterion(discriminator(fake.detach()).logits, zeros).backward()
         d_adam.step()

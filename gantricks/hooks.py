@@ -284,7 +284,8 @@ class HookSpecs:
     @fold
     def sampling_generator(self, network: Generator, ctx: Context) -> Generator:
         """Return the generator for sampling and evaluation. It is in eval mode for these, and has its former mode
-        afterwards. It is called as G is, with latents, classes and conditions.
+        afterwards. It is called as G is, with latents, classes and conditions. A trick that changes it returns a copy,
+        and is asked after one that `replaces` "generator_for_sampling".
         """
 
     @fold

@@ -1,4 +1,4 @@
-"""Few ordered sets in which every pair of names stands in both orders."""
+"""Few sets of names in which every pair stands together, or stands in both orders."""
 
 from __future__ import annotations
 
@@ -37,5 +37,32 @@ def orders(names: Sequence[str], apart: Collection[frozenset[str]], size: int) -
             chosen = best
         for pair in combinations(chosen, 2):
             missing.pop(pair, None)
+        found.append(tuple(chosen))
+    return found
+
+
+def together(names: Sequence[str], apart: Collection[frozenset[str]], size: int) -> list[tuple[str, ...]]:
+    """Return tuples of at most `size` names such that any two names that are not `apart` are in some tuple. No tuple
+    holds two that are apart.
+
+    Greedy, like `orders`.
+    """
+    missing = {frozenset(pair): None for pair in combinations(names, 2) if frozenset(pair) not in apart}
+    found = []
+    while missing:
+        chosen = sorted(next(iter(missing)), key=names.index)
+        while len(chosen) < size:
+            fitting = [
+                name
+                for name in names
+                if name not in chosen and not any(frozenset((name, other)) in apart for other in chosen)
+            ]
+            gains = {name: sum(frozenset((name, other)) in missing for other in chosen) for name in fitting}
+            best = max(fitting, key=gains.__getitem__, default=None)
+            if best is None or not gains[best]:
+                break
+            chosen.append(best)
+        for pair in combinations(chosen, 2):
+            missing.pop(frozenset(pair), None)
         found.append(tuple(chosen))
     return found

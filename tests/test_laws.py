@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from covering import orders
+from covering import orders, together
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trick_files import FOLDER, faults, host_for, trick_files
@@ -19,7 +19,7 @@ from gantricks import UserError
 from gantricks.catalogue.index import shipped
 from gantricks.engine import sampling
 from gantricks.hooks import KINDS
-from gantricks.planning.contract import hooks_of
+from gantricks.planning.contract import acts_on_samples_alone, hooks_of
 from gantricks.testing import LAWS, Case, NotApplicable, TrickHost, compiled_holds, pair_holds, run_suite, set_holds
 
 FILES = trick_files()
@@ -123,10 +123,38 @@ def test_every_pair_composes_in_both_orders_in_some_set(order: tuple[str, ...]) 
     set_holds([plain_case(trick) for trick in order], host_for(*(FILES[trick] for trick in order)))
 
 
+def test_every_pair_is_in_some_compiled_set() -> None:
+    tried = {frozenset(pair) for chosen in COMPILED for pair in combinations(chosen, 2)}
+    apart = {frozenset(pair) for pair in REFUSED}
+    in_training = {trick for chosen in COMPILED for trick in chosen}
+    assert tried == {frozenset(pair) for pair in combinations(sorted(in_training), 2)} - apart
+    assert all(acts_on_samples_alone(plain_case(trick).instance.__class__) for trick in {*TRICKS} - in_training)
+
+
 def test_every_pair_stands_in_both_orders_in_some_set() -> None:
     stands = {pair for order in ORDERS for pair in combinations(order, 2)}
     apart = {frozenset(pair) for pair in REFUSED}
     assert stands == {pair for pair in permutations(TRICKS, 2) if frozenset(pair) not in apart}
+
+
+COMPILED_AT_ONCE = 16
+
+COMPILED = together(
+    [trick for trick in TRICKS if not acts_on_samples_alone(plain_case(trick).instance.__class__)],
+    [frozenset(pair) for pair in REFUSED],
+    COMPILED_AT_ONCE,
+)
+"""Few sets of tricks, in which any two tricks that act in training are compiled together."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(COMPILED)))
+def test_every_pair_is_compiled_together_in_some_set(number: int) -> None:
+    *others, last = (plain_case(trick) for trick in COMPILED[number])
+    host = host_for(*(FILES[trick] for trick in COMPILED[number]))
+    for each in others:
+        host = host.with_trick(each.trick, each.name, **each.options)
+    compiled_holds(Case(last.trick, last.options, host, last.name))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pluggy
 
 from gantricks.errors import TrickError
 from gantricks.hooks import KINDS, HookSpecs
+from gantricks.planning.contract import in_order
 from gantricks.planning.facts import PlannedTrick
 
 if TYPE_CHECKING:
@@ -103,12 +104,12 @@ def freeze(tricks: Collection[PlannedTrick], contexts: Mapping[str, Named]) -> H
         manager.register(planned.trick, planned.name)
     manager.check_pending()
     hooks: dict[str, Any] = {}
-    order = {planned.name: position for position, planned in enumerate(tricks)}
     for hook in KINDS:
         specified = tuple(inspect.signature(getattr(HookSpecs, hook)).parameters)[1:]
-        implementations = sorted(getattr(manager.hook, hook).get_hookimpls(), key=lambda i: order[i.plugin_name])
+        found = {i.plugin_name: i for i in getattr(manager.hook, hook).get_hookimpls()}
         hooks[hook] = tuple(
-            (_with_all_arguments(i.function, i.argnames, specified), contexts[i.plugin_name]) for i in implementations
+            (_with_all_arguments(found[name].function, found[name].argnames, specified), contexts[name])
+            for name in (planned.name for planned in in_order(hook, tricks))
         )
     return Hooks(**hooks)
 

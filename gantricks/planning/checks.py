@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from gantricks.errors import Problem
 from gantricks.hooks import KINDS
 from gantricks.metrics.base import obstacles
-from gantricks.planning.contract import contract_problems, hooks_of
+from gantricks.planning.contract import contract_problems, in_order
 from gantricks.planning.facts import ROLES, Facts, PlannedTrick, parameters
 from gantricks.planning.keys import DataKeys
 from gantricks.planning.recipe import Part, Recipe
@@ -19,12 +19,10 @@ from gantricks.trick import CAPABILITIES
 
 
 def hooks_in_use(tricks: Iterable[PlannedTrick]) -> dict[str, tuple[str, ...]]:
-    """Return the names of the tricks on each hook, in recipe order."""
-    on: dict[str, list[str]] = {hook: [] for hook in KINDS}
-    for planned in tricks:
-        for hook in hooks_of(type(planned.trick)):
-            on.get(hook, []).append(planned.name)
-    return {hook: tuple(names) for hook, names in on.items() if names}
+    """Return the names of the tricks on each hook, in the order in which they are asked."""
+    given = list(tricks)
+    on = {hook: tuple(planned.name for planned in in_order(hook, given)) for hook in KINDS}
+    return {hook: names for hook, names in on.items() if names}
 
 
 def of_tricks(tricks: Sequence[PlannedTrick], on: Mapping[str, Sequence[str]], places: Places) -> Iterator[Problem]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from gantricks.errors import nearest
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.trick import Trick
+
+if TYPE_CHECKING:
+    from gantricks.planning.facts import PlannedTrick
 
 
 def hooks_of(trick: type) -> list[str]:
@@ -19,6 +23,24 @@ BESIDE_TRAINING = frozenset(
     {"sampling_generator", "sampling_latents", "sampler", "evaluation_discriminator", "evaluation_companion"}
 )
 """The hooks that no training step reaches."""
+
+
+REPLACED = {
+    "sampling_generator": "generator_for_sampling",
+    "evaluation_discriminator": "discriminator_for_evaluation",
+}
+"""The hooks that give a network to sampling and evaluation, and the part that a trick replaces there."""
+
+
+def in_order(hook: str, tricks: Iterable[PlannedTrick]) -> list[PlannedTrick]:
+    """Return the tricks on a hook in the order in which they are asked: recipe order, but that a trick which replaces
+    the network for sampling or evaluation comes before those that change it. Otherwise the change would be lost.
+    """
+    part = REPLACED.get(hook, "")
+    return sorted(
+        (planned for planned in tricks if hook in hooks_of(type(planned.trick))),
+        key=lambda planned: part not in planned.trick.replaces,
+    )
 
 
 def acts_on_samples_alone(trick: type[Trick]) -> bool:
