@@ -112,7 +112,7 @@ def pair_of_cases(first: str, second: str) -> tuple[Case, Case, TrickHost]:
     return plain_case(first), plain_case(second), host_for(FILES[first], FILES[second])
 
 
-AT_ONCE = 6
+AT_ONCE = 10
 """The number of tricks that are tried together, so that every pair is tried in far fewer runs than there are pairs."""
 
 ORDERS = orders(TRICKS, [frozenset(pair) for pair in REFUSED], AT_ONCE)
