@@ -78,6 +78,8 @@ def drops(played: Played, role: str, layers: Mapping[Any, float], training: bool
     for phase in ("d", "g"):
         for layer, x, y in flows(played, role, layers, training, phase):
             close(y, torch.where(y == 0, y, x / (1 - layers[layer])), "what is kept", rtol=1e-12)
+            if not x.any():
+                continue  # a unit that is off for every sample shows no mask
             given.append(x != 0)
             dropped.append(y == 0)
             shares.append(torch.full(x.shape, layers[layer])[x != 0])

@@ -98,10 +98,7 @@ def trace_law(played: Played, name: str) -> None:
         kept = {key: played.state["kept"][f"{role}/{key}"] for key in after}
         # between the two, others may have changed it, and buffers move in the other player's phase
         weights = [key for key, _ in getattr(played.game, role).named_parameters()]
-        same = [
-            all(torch.equal(kept[key], state[key]) for key in keys)
-            for state, keys in ((after, weights), (before, kept))
-        ]
+        same = [all(torch.equal(kept[key], state[key]) for key in weights) for state in (after, before)]
         assert any(same), f"the {role} that is kept is not that after step {step}"
 
 
