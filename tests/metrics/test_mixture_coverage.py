@@ -14,7 +14,14 @@ from gantricks.data import mixtures
 from gantricks.data.grid import Grid
 from gantricks.data.ring import Ring
 from gantricks.metrics.base import Subject
-from gantricks.metrics.mixture_coverage import MixtureCoverage, reverse_kl, tally
+from gantricks.metrics.mixture_coverage import (
+    MixtureCoverage,
+    beyond,
+    reverse_kl,
+    sliced_wasserstein,
+    tally,
+    total_variation,
+)
 
 SOURCES = [Ring(Ring.Config()), Grid(Grid.Config())]
 
@@ -37,6 +44,11 @@ class Points(Subject):
 def measured(source: Ring | Grid, points: np.ndarray, batch: int = 64) -> dict[str, float]:
     metric = MixtureCoverage(MixtureCoverage.Config(points=len(points)))
     return metric.measure(Points(source, points, batch)).values
+
+
+def of_pacgan(source: Ring | Grid, points: np.ndarray, batch: int = 64) -> dict[str, float]:
+    found = measured(source, points, batch)
+    return {name: found[name] for name in ("modes", "high_quality", "reverse_kl")}
 
 
 def by_hand(source: Ring | Grid, points: np.ndarray) -> dict[str, float]:
@@ -63,7 +75,7 @@ def by_hand(source: Ring | Grid, points: np.ndarray) -> dict[str, float]:
 def test_the_figures_are_those_of_the_definition(source, seed, spread, kept, batch):
     centres = source.centres()[:kept]
     points = mixtures.draw(centres, spread * source.std, 80, seed)
-    assert measured(source, points, batch) == pytest.approx(by_hand(source, points), abs=1e-12)
+    assert of_pacgan(source, points, batch) == pytest.approx(by_hand(source, points), abs=1e-12)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=["ring", "grid"])
@@ -99,11 +111,11 @@ def test_the_floor_is_a_perfect_sampler_and_a_function_of_the_seed():
 @pytest.mark.parametrize("source", SOURCES, ids=["ring", "grid"])
 def test_one_mode_alone_is_the_worst_divergence_and_points_between_modes_are_in_none(source):
     modes = len(source.centres())
-    assert measured(source, np.repeat(source.centres()[2:3], 50, axis=0)) == pytest.approx(
+    assert of_pacgan(source, np.repeat(source.centres()[2:3], 50, axis=0)) == pytest.approx(
         {"modes": 1, "high_quality": 100, "reverse_kl": math.log(modes)}
     )
     between = np.repeat(source.centres()[:1] + 10 * source.std, 50, axis=0)
-    assert measured(source, between) == pytest.approx({"modes": 0, "high_quality": 0, "reverse_kl": math.log(modes)})
+    assert of_pacgan(source, between) == pytest.approx({"modes": 0, "high_quality": 0, "reverse_kl": math.log(modes)})
 
 
 def test_the_distance_is_euclidean_and_three_deviations_are_outside():
@@ -134,3 +146,79 @@ def test_only_points_of_high_quality_are_in_the_divergence():
 def test_a_tally_counts_every_point():
     counts, total = tally([np.zeros((3, 2)), np.ones((4, 2))], np.zeros((1, 2)), 0.1)
     assert (counts.tolist(), total) == ([3], 7)
+
+
+# ---------------------------------------------------------------- figures that nothing fools
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 5, 8])
+def test_the_share_beyond_is_that_of_the_normal_distribution(dimension):
+    draws = np.linalg.norm(np.random.default_rng(0).standard_normal((200_000, dimension)), axis=1)
+    for reach in (0.5, 1.5, 3.0):
+        share = beyond(reach, dimension)
+        error = math.sqrt(share * (1 - share) / len(draws))
+        assert abs((draws >= reach).mean() - share) < 4.5 * error
+    assert beyond(3.0, 2) == math.exp(-4.5)
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=9), st.integers(0, 40), st.floats(0.0, 0.5))
+def test_total_variation_is_the_largest_difference_of_probabilities(counts, strays, outside):
+    total = sum(counts) + strays
+    if not total:
+        return
+    q = [*(count / total for count in counts), strays / total]
+    p = [*[(1 - outside) / len(counts)] * len(counts), outside]
+    # of any event: those outcomes that one has more of
+    largest = sum(a - b for a, b in zip(q, p, strict=True) if a > b)
+    assert total_variation(np.array(counts), total, outside) == pytest.approx(largest, abs=1e-12)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=["ring", "grid"])
+def test_noise_missing_modes_and_uneven_ones_are_told_from_a_sample(source):
+    centres, rng = source.centres(), np.random.default_rng(1)
+    sample = mixtures.draw(centres, source.std, 2500, 3)
+    reach = np.abs(centres).max() + source.std
+    others = {
+        "noise": rng.uniform(-reach, reach, (2500, 2)),
+        "half of the modes": mixtures.draw(centres[::2], source.std, 2500, 3),
+        "uneven modes": centres[rng.integers(len(centres), size=2500) // 2]
+        + source.std * rng.standard_normal((2500, 2)),
+        "modes too wide": mixtures.draw(centres, 3 * source.std, 2500, 3),
+    }
+    right = measured(source, sample)
+    assert right["total_variation"] < 0.08
+    for name, points in others.items():
+        wrong = measured(source, points)
+        assert wrong["total_variation"] > 3 * right["total_variation"], name
+    points = np.repeat(centres, 100, axis=0)
+    assert measured(source, points)["total_variation"] == pytest.approx(math.exp(-4.5))
+    # only where the points lie tells this one: an unlucky sample can still differ by more
+    assert sliced_wasserstein(points, centres, source.std, 0) == pytest.approx(source.std, rel=0.1)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=["ring", "grid"])
+def test_the_sliced_distance_is_that_of_the_sorted_projections(source):
+    centres, std = source.centres(), source.std
+    points = mixtures.draw(centres, 2 * std, 4 * len(centres), 5)
+    fresh = np.repeat(centres, 4, axis=0)
+    fresh = fresh + std * np.random.default_rng([7, len(centres)]).standard_normal(fresh.shape)
+    squares = []
+    for number in range(32):
+        angle = math.pi * (number + 0.5) / 32
+        one, other = (
+            sorted(x * math.cos(angle) + y * math.sin(angle) for x, y in at.tolist()) for at in (points, fresh)
+        )
+        squares.append(sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) / len(one))
+    expected = math.sqrt(sum(squares) / len(squares))
+    assert sliced_wasserstein(points, centres, std, 7) == pytest.approx(expected, rel=1e-9)
+
+
+def test_moving_every_point_moves_the_sliced_distance_by_the_mean_projection():
+    centres = np.zeros((1, 2))
+    for count in (1000, 1001):
+        points = mixtures.draw(centres, 0.01, count, 0)
+        # the mean over angles of (t cos)² is t² / 2
+        assert sliced_wasserstein(points + np.array([3.0, 4.0]), centres, 0.01, 1) == pytest.approx(
+            5 / math.sqrt(2), rel=1e-2
+        )
+    assert sliced_wasserstein(np.ones((500, 3)), np.zeros((1, 3)), 1e-9, 0) == pytest.approx(1.0, rel=0.2)
