@@ -11,8 +11,7 @@ applied again. A conditional D is given their classes, and a conditioned one the
 packs, and the norm is that of the gradient by a whole pack.
 
 The gradient of the sum of all logits is taken, so D must judge each sample by itself. Where it mixes samples (batch
-norm in D, minibatch discrimination, minibatch standard deviation), the penalty is not the one of the paper, which
-leaves batch norm out of D.
+norm in D, minibatch discrimination, minibatch standard deviation), the penalty is not the one of the paper.
 
 `weight` is λ, a number or a schedule. The norm that is asked for is 1. No gradient reaches G.
 """
