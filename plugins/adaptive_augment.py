@@ -6,13 +6,13 @@ objective's undecided value. At 0.6, D is right about 80 % of the reals. p and t
 
 Reals and fakes are changed alike, afresh in each pass, in D's step and in G's. Each change of the list is applied to
 each image with probability p, by itself. A change that most images escape cannot be learned as if it were data: at p
-below about 0.8 G makes unchanged images (§2.3). Samples are never changed.
+below about 0.8 G makes unchanged images (§2). Samples are never changed.
 
 `blit`: a flip in half of the cases; a rotation by 0 to 3 quarters of a turn (0 or 2 where images are not square); a
 move by up to an eighth of each side, with the image mirrored at its border. `color`: brightness + N(0, 0.2²), contrast
 times 2^N(0, 0.5²), about mid-grey, and saturation times 2^N(0, 1). `cutout`: a rectangle of half of each side becomes
-0. The defaults are the paper's recommended classes as far as they are here. Its scaling, arbitrary rotation, hue and
-luma changes are not.
+0. The defaults are the official code's ("bgc") as far as they are here. Its scaling, rotation by any angle, moves by
+parts of a pixel, hue and luma changes are not.
 
 `start` gives p another start. With `speed` so large that p hardly moves, that is the paper's fixed augmentation.
 """
@@ -47,7 +47,7 @@ MOVE, CUT = 1 / 8, 1 / 2
 
 def adapted(p: Tensor, mean_sign: Tensor, images: Tensor, target: float, speed: float) -> Tensor:
     """P + sign(mean_sign - target) · images / speed, in [0, 1]. All are 0-dim; `images` is their number since the last
-    change, `speed` the number in which p would go from 0 to 1. Source: Karras et al. 2020, §3.1.
+    change, `speed` the number in which p would go from 0 to 1. Source: Karras et al. 2020, §3, and official code.
     """
     return (p + (mean_sign - target).sign() * images / speed).clamp(0, 1)
 

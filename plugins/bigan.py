@@ -42,7 +42,7 @@ from gantricks import (
 def mirrored(out: Out, undecided: float) -> Out:
     """D's output with logits 2u - s, where u = `undecided`: as sure of the opposite. Features stay.
 
-    With D(x) = σ(s) and u = 0 it is 1 - D(x). Donahue et al. 2017, §3.4: the objective with real and fake exchanged.
+    With D(x) = σ(s) and u = 0 it is 1 - D(x). Donahue et al. 2017, §3: the objective with real and fake exchanged.
     """
     return out._replace(logits=2 * undecided - out.logits)
 

@@ -29,8 +29,8 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 def scale_and_shift(x: Tensor, classes: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """γ_y · x + β_y, map by map: x (B, C, …), `classes` (B,) int64, γ = `weight` and β = `bias` (K, C); x's type.
 
-    Source: Dumoulin et al. 2017, A Learned Representation for Artistic Style, eq. 5; de Vries et al. 2017, Modulating
-    Early Visual Processing by Language, §3.
+    Source: Dumoulin et al. 2017, A Learned Representation for Artistic Style, eq. 5 (instance norm); de Vries et al.
+    2017, Modulating Early Visual Processing by Language, §3.
     """
     of_maps = *x.shape[:2], *[1] * (x.dim() - 2)
     gamma, beta = (embedding(classes, table).reshape(of_maps) for table in (weight, bias))
@@ -69,7 +69,7 @@ class ClassBatchNorm(Trick):
     When it hurts: as with batch norm, a sample depends on its batch, and so on the classes that happen to be in it.
     With many classes the scales of each are seldom trained.
 
-    Source: Dumoulin et al. 2017; de Vries et al. 2017; Miyato & Koyama 2018, §6 (in G).
+    Source: Dumoulin et al. 2017; de Vries et al. 2017; Miyato & Koyama 2018, §5.1 (in G).
     """
 
     needs = {"classes", "generator_conditional", "generator_batch_norm"}

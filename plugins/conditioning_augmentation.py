@@ -1,9 +1,9 @@
 """Conditioning augmentation: the generator is given a random vector around what stands for the condition.
 
 A linear layer gives μ and log σ² of a condition, such as a caption's embedding. In training G is given c = μ + σ ε,
-with ε ~ N(0, 1) drawn for every sample and pass; when sampling it is given μ. G's loss has the term
-weight · KL(N(μ, σ²) ‖ N(0, 1)), a mean over the numbers of c, as in the authors' code. The paper's formula is their
-sum, which is as many times larger.
+with ε ~ N(0, 1) drawn for every sample and pass; when sampling it is given μ, where the authors' code draws too. G's
+loss has the term weight · KL(N(μ, σ²) ‖ N(0, 1)), a mean over the numbers of c, as in the authors' code, whose weight
+of 2 is the default. The paper's formula is their sum, which is as many times larger.
 
 The layer takes the place of the one with which G reads conditions, and c is as long as what that one gives
 (`condition_dim`). In a generator of two stages, each stage has its own; one that is kept in eval mode (first_stage)

@@ -11,9 +11,8 @@ for images that a mirror makes wrong, such as digits.
 Latent consistency (zCR, ibid.) moves latents a little, T(z) = z + Δ with Δ ~ N(0, `noise`²) afresh for each number. D
 pays `latents` times (D(G(z)) - D(G(T(z))))², and G is paid `spread` times the mean of (G(z) - G(T(z)))² over all
 numbers of the images: D is not to see the difference, and G is to make one. Both are off by default. With all of them
-on it is improved consistency (ICR). In use for CIFAR-10 are `latents` = 20 and `spread` = 0.5 with `noise` = 0.05 for a
-BigGAN, in a public library. `latents` = 5 for a DCGAN, and `noise` from 0.03 to 0.07, are quoted from the paper without
-its text at hand.
+on it is improved consistency (ICR). PyTorch-StudioGAN has `latents` = 20, `spread` = 0.5 and `noise` = 0.05 for a
+BigGAN on CIFAR-10, and `weight` = 10 on both sides. The paper's own values may differ.
 
 G is given the fakes' own classes and conditions there. What it draws in a pass (noise, dropout, mixed styles) it draws
 anew. D scores G(z) and G(T(z)) in one pass, as what G has just made: of its fakes, replay may have exchanged some.
@@ -48,7 +47,7 @@ from gantricks import (
 
 def transformed(images: Tensor, shift: int, flip: bool, rng: Rng) -> Tensor:
     """Copies of `images` (B, C, H, W), each moved by up to `shift` pixels, fewer than its side, and flipped with
-    probability 1/2 if `flip`. Zhang et al. 2020, §3.1 and appendix.
+    probability 1/2 if `flip`. Zhang et al. 2020.
     """
     count = images.shape[0]
     most = (min(shift, side - 1) for side in images.shape[2:])
@@ -58,7 +57,7 @@ def transformed(images: Tensor, shift: int, flip: bool, rng: Rng) -> Tensor:
 
 
 def moved(latents: Tensor, sigma: float, rng: Rng) -> Tensor:
-    """Latents (B, Z) plus Δ ~ N(0, sigma²) for each number. Zhao et al. 2021, §2.2."""
+    """Latents (B, Z) plus Δ ~ N(0, sigma²) for each number. Zhao et al. 2021, zCR."""
     return latents + sigma * rng.normal(latents.shape).to(latents.dtype)
 
 

@@ -1,8 +1,8 @@
 """Dropout in the discriminator: on its input and after each hidden block.
 
 `input` is the share dropped from what D sees. `hidden` is the share dropped after the activation of each hidden block.
-What is kept is scaled up by 1 / (1 - p). Masks are drawn for every number, sample and pass, so those of the D step and
-of the G step are independent.
+The official code drops at two places inside. What is kept is scaled up by 1 / (1 - p). Masks are drawn for every
+number, sample and pass, so those of the D step and of the G step are independent.
 
 The noise in D's logits and features reaches penalties on D's gradient, feature matching and balance statistics.
 

@@ -35,7 +35,7 @@ class DiscriminatorNoise(Trick):
     When it hurts: with too much noise D judges coarsely. Noise of a fixed size is drowned by activations that grow, so
     D can learn its way out of it.
 
-    Source: Salimans et al. 2016, §5, official code for MNIST.
+    Source: Salimans et al. 2016, §6.1, and official code for MNIST.
     """
 
     neutral = {"input": 0.0, "hidden": 0.0}

@@ -1,8 +1,9 @@
 """DRAGAN: the norm of D's slope is held near 1 around the reals.
 
 The points are x + 0.5 s u, s the standard deviation of all numbers of the real batch together, and u ~ U(0, 1) for
-every number of every image, as in the authors' code. Noise is thus positive. Published code differs: some draws a
-further factor in [0, 1] for each image, some centres the noise. The fakes play no part.
+every number of every image, the perturbed batch of the authors' code. Noise is thus positive. That code then takes a
+random point of the line from each image to its perturbed one; here it is the perturbed one itself. Other published code
+centres the noise. The fakes play no part.
 
 The norm is taken of D's gradient by all numbers of an image, of the logit that D trains on. D sees the points as they
 are, in a pass of their own: they lie where D's inputs do, after what the tricks on D's input have done, which are not
@@ -10,8 +11,7 @@ applied again. A conditional D is given their classes, and a conditioned one the
 packs, and the norm is that of the gradient by a whole pack.
 
 The gradient of the sum of all logits is taken, so D must judge each sample by itself. Where it mixes samples (batch
-norm in D, minibatch discrimination, minibatch standard deviation), the penalty is not the one of the paper, which
-leaves batch norm out of D.
+norm in D, minibatch discrimination, minibatch standard deviation), the penalty is not the one of the paper.
 
 `weight` is λ, a number or a schedule. The norm that is asked for is 1. No gradient reaches G.
 """
@@ -31,7 +31,7 @@ def around(images: Tensor, rng: Rng) -> Tensor:
     """Points x + 0.5 s u: `images` and the result are (B, ...).
 
     s is the standard deviation of all their numbers (divided by their count), u ~ U(0, 1) for each number. Kodali et
-    al. 2017, authors' code.
+    al. 2017, authors' code, without its further factor in [0, 1] for each image.
     """
     noise = rng.uniform(images.shape).to(images.dtype)
     return torch.addcmul(images, 0.5 * images.std(correction=0), noise)
@@ -46,7 +46,7 @@ class Dragan(Trick):
     When it hurts: it costs a further pass of D and a second backward. D keeps a slope where G already fits the data, so
     the players may circle; R1 lets them rest. Noise is as strong in every direction, and leaves the range of images.
 
-    Source: Kodali et al. 2017, On Convergence and Stability of GANs, §2.4, and authors' code.
+    Source: Kodali et al. 2017, On Convergence and Stability of GANs, and authors' code.
     """
 
     needs = {"input_grad"}

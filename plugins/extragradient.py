@@ -31,7 +31,8 @@ class Extragradient(Trick):
     When it hurts: a step costs twice as much and sees two batches. With noisy gradients of small batches the trial step
     goes in a direction of chance. Lower the learning rate then.
 
-    Source: Korpelevich 1976; Gidel et al. 2019, A Variational Inequality Perspective on GANs, algorithms 2 and 4.
+    Source: Korpelevich 1976; Gidel et al. 2019, A Variational Inequality Perspective on GANs (ExtraSGD and ExtraAdam),
+    and official code.
     """
 
     conflicts = {

@@ -16,7 +16,7 @@ from gantricks import AdversarialLoss, Context, Out, Trick, hookimpl
 def margin_loss(outputs: Tensor, side: float) -> Tensor:
     """relu(1 - side · s), sample by sample: `outputs` s and the result are (B, 1); `side` is 1 for reals, -1 for fakes.
 
-    Lim & Ye 2017, §3; Miyato et al. 2018, eq. 16.
+    Lim & Ye 2017; Miyato et al. 2018, §4.
     """
     return (1 - side * outputs).relu()
 
@@ -40,7 +40,7 @@ class Hinge(Trick):
     When it hurts: nothing but D's weights bounds its slope, and G follows that slope. A D without normalisation or
     penalty can make G's steps wild. A D that has all samples outside the margin learns nothing until G moves.
 
-    Source: Lim & Ye 2017, Geometric GAN; Miyato et al. 2018, Spectral Normalization, eq. 16 and 17.
+    Source: Lim & Ye 2017, Geometric GAN; Miyato et al. 2018, Spectral Normalization, §4.
     """
 
     provides = {"decision"}

@@ -28,7 +28,7 @@ def instance_norm_like(norm: Any) -> nn.InstanceNorm2d:
 
     Each map of each sample is normalised with its own mean and variance over H × W, in training and in eval alike.
 
-    Source: Ulyanov et al. 2016, Instance Normalization, eq. 2.
+    Source: Ulyanov et al. 2016, Instance Normalization.
     """
     with torch.device("meta"):
         instance = nn.InstanceNorm2d(norm.num_features, norm.eps, affine=norm.affine)

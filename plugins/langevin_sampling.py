@@ -1,10 +1,10 @@
 """Langevin sampling: the latents of samples first move to where D takes G's images for real. Training is not changed.
 
-Where D's logit is log p_data(x) / p_g(x), latents with the energy E(z) = ‖z‖²/2 - D(G(z)) make samples of the data.
-A chain of Langevin steps, z ← z - ε/2 ∇E(z) + √ε n with n ~ N(0, I), leads there from z ~ N(0, I). `rate` is ε and
+Where D's logit is log p_data(x) / p_g(x), latents with the energy E(z) = ‖z‖²/2 - D(G(z)) make samples of the data. A
+chain of Langevin steps, z ← z - ε/2 ∇E(z) + √ε n with n ~ N(0, I), leads there from z ~ N(0, I). `rate` is ε and
 `steps` the length of the chain. Together they say how far it goes: after steps · rate ≈ 4 most of the start is
-forgotten. A large ε distorts the distribution (with E = a z²/2, the variance is 1 / (a (1 - ε a / 4))), and from
-4 / a on the chain diverges.
+forgotten. A large ε distorts the distribution (with E = a z²/2, the variance is 1 / (a (1 - ε a / 4))), and from 4 / a
+on the chain diverges. The defaults are ours.
 
 D is the one that evaluation uses, in eval mode, and sees samples as they are, without augmentation. A sample costs
 `steps` forward and backward passes of G and D. Noise comes from a stream of the trick. The trick leaves out

@@ -18,7 +18,7 @@ def leak(network: nn.Module, slope: float) -> int:
     """Replace every `nn.ReLU` of `network`, however deep, by f(x) = x for x > 0 and `slope` · x below; returns their
     number.
 
-    Source: Maas et al. 2013, Rectifier Nonlinearities Improve Neural Network Acoustic Models, §2.1.
+    Source: Maas et al. 2013, Rectifier Nonlinearities Improve Neural Network Acoustic Models, §2.
     """
     # a module that stands in two places is found in both
     found = [(name, m) for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, nn.ReLU)]
@@ -37,7 +37,7 @@ class LeakyRelu(Trick):
     When it hurts: rarely. A generator with batch norm keeps its units alive anyway, and Radford et al. found that ReLU
     works well there. A slope near 1 leaves little that is not linear.
 
-    Source: GAN hacks list, point 5; Radford et al. 2016, §3 (slope 0.2, in D).
+    Source: GAN hacks list, point 5; Radford et al. 2016, official code (slope 0.2, in D).
     """
 
     neutral = {"slope": 0.0}

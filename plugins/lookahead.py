@@ -8,7 +8,8 @@ The steps in between go on as without the trick, with gates and several D steps 
 closed is put back too. Weights that join later (growing) have rested where their slow weights are.
 
 `ema` averages the fast weights. To sample from slow ones, let the interval of samples and checkpoints be a multiple of
-`every`. The paper takes `every` = 5 on images, up to 10,000, and alpha = 0.5.
+`every`. The authors' code takes `every` = 5 and alpha = 0.5 on images. Its second level of slow weights, put back every
+10,000 steps, is not here.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def mode_seeking(images: Tensor, latents: Tensor, classes: Tensor | None) -> Ten
 
     d_I and d_z are the mean absolute differences of neighbours, those of one class where there are classes.
 
-    Source: Mao et al. 2019, eq. 2, and the authors' code.
+    Source: Mao et al. 2019, and the authors' code.
     """
     dtype = torch.promote_types(images.dtype, torch.float32)
     images, latents = images.flatten(1).to(dtype), latents.flatten(1).to(dtype)
@@ -53,7 +53,7 @@ class ModeSeeking(Trick):
     When it hurts: distance is not variety. Brightness and noise make samples distant too, so a large `weight` buys
     differences that nobody wants. Where samples coincide the term is very large.
 
-    Source: Mao et al. 2019, Mode Seeking Generative Adversarial Networks, eq. 2 and 3.
+    Source: Mao et al. 2019, Mode Seeking Generative Adversarial Networks, and official code (weight 1).
     """
 
     neutral = {"weight": 0.0}

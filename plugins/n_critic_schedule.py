@@ -31,8 +31,8 @@ class NCriticSchedule(Trick):
     When it hurts: with the saturating losses a D that is far ahead leaves G no gradient. So many D steps help
     Wasserstein and hinge losses more than cross-entropy.
 
-    Source: GAN hacks list, point 14; Arjovsky et al. 2017 (Wasserstein GAN), whose code takes 100 D steps for each of
-    the first 25 of G's and 5 afterwards.
+    Source: GAN hacks list, point 14; Arjovsky et al. 2017 (Wasserstein GAN), whose code takes 100 D steps for the first
+    25 of G's and every 500th, else 5.
     """
 
     replaces = {"n_critic"}

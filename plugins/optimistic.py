@@ -24,8 +24,8 @@ from gantricks import Context, Players, Problem, Trick, UserError, hookimpl
 def correct_(weights: list[Tensor], changes: list[Tensor], previous: list[Tensor], held: Tensor) -> None:
     """After an update by u_t = `changes`: w ← w + u_t − u_{t−1}, and `previous` ← u_t, in place.
 
-    The lists are parallel, shape by shape. Where `held` (0-dim) is 1 nothing moves. With the update itself this is
-    w ← w + 2u_t − u_{t−1}: Daskalakis et al. 2018, eq. 6 for u = −η g, algorithm 1 for Adam.
+    The lists are parallel, shape by shape. Where `held` (0-dim) is 1 nothing moves. With the update itself this is w ←
+    w + 2u_t − u_{t−1}: Daskalakis et al. 2018, OMD for u = −η g, Optimistic Adam for Adam.
     """
     moves = [(1 - held).to(weights[0].dtype)] * len(weights)
     torch._foreach_addcmul_(weights, torch._foreach_sub(changes, previous), moves)
@@ -67,9 +67,9 @@ class Optimistic(Trick):
     correction, plain steps converge on the games where they would circle. It costs no further gradient.
 
     When it hurts: a change of the gradient from one batch to the next counts twice, so noise of small batches grows.
-    Lower learning rates then. Momentum undoes part of the effect; the paper's Adam has β₁ = 0.5.
+    Lower learning rates then. Momentum undoes part of the effect; the authors' Adam has β₁ = 0.5.
 
-    Source: Daskalakis et al. 2018, Training GANs with Optimism, eq. 6 and algorithm 1.
+    Source: Daskalakis et al. 2018, Training GANs with Optimism (OMD and Optimistic Adam).
     """
 
     class Config(Trick.Config):

@@ -44,8 +44,8 @@ def orthogonal(rows: int, columns: int, rng: Rng) -> Tensor:
     """A matrix (rows, columns), float64 on the CPU, with orthonormal rows, or columns where there are fewer of these.
 
     It is uniformly distributed (by Haar's measure): the Q of a Gaussian matrix, with the signs that make the diagonal
-    of R positive. Sources: Saxe et al. 2014, §3; Mezzadri 2007, How to Generate Random Matrices from the Classical
-    Compact Groups, §5.
+    of R positive. Sources: Saxe et al. 2014; Mezzadri 2007, How to Generate Random Matrices from the Classical Compact
+    Groups, §5.
     """
     draws = rng.normal((max(rows, columns), min(rows, columns)))
     q, r = torch.linalg.qr(draws.to("cpu", torch.float64))

@@ -27,7 +27,7 @@ from gantricks import Context, Setting, Trick, hookimpl
 def pack(samples: Tensor, m: int) -> Tensor:
     """Each `m` consecutive samples as one, side by side on the channels: (B, C, …) to (B / m, m · C, …).
 
-    Vectors (B, D) become (B / m, m · D). Source: Lin et al. 2018, §2.1.
+    Vectors (B, D) become (B / m, m · D). Source: Lin et al. 2018.
 
     Raises ValueError where `m` does not divide B.
     """
@@ -61,7 +61,7 @@ class Packing(Trick):
     When it hurts: fewer verdicts from the same samples make gradients noisier, and `m` times the inputs are harder to
     judge. The paper stays at 2 to 4. Samples grow more varied before they grow better.
 
-    Source: Lin et al. 2018, PacGAN: The power of two samples in generative adversarial networks, §2.1.
+    Source: Lin et al. 2018, PacGAN: The power of two samples in generative adversarial networks.
     """
 
     neutral = {"m": 1}

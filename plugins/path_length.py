@@ -3,7 +3,8 @@
 J_w is the Jacobian of the image with respect to the styles (B, L, d) of a sample. A random direction y in image space,
 N(0, 1) / √(HW), gives J_wᵀ y by one backward pass. Its length is the root of the mean, over layers, of the squared sums
 over d. The penalty is the squared distance of this length to its running mean a. a takes in a share `decay` of each
-mean of lengths, is used with it, and is a constant to the gradient.
+mean of lengths, is used with it, and is a constant to the gradient. In the authors' code its gradient flows, which
+lessens the pull on the mean length by the share `decay`.
 
 The penalty is due in every `every`-th step, and counts as often there. It takes the styles of the first half of the
 batch, and one more pass of G's layers after the mapping, with two backward passes. Changes of styles, such as mixing,

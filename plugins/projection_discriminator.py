@@ -11,8 +11,8 @@ must be conditional. D then counts as conditional for all other tricks.
 starts as it would without classes.
 
 With `pooled`, e_y has one number for each map of the last features in place of one for each of its places, and meets
-the sums of the maps, as in the paper. These are fewer weights, and the class cannot depend on where something is. The
-head reads all features as before. D must end in maps.
+the sums of the maps, as in the authors' code. These are fewer weights, and the class cannot depend on where something
+is. The head reads all features as before, while theirs reads the sums too. D must end in maps.
 
 List the trick before others that treat the weights of embeddings, such as spectral norm.
 """
@@ -34,7 +34,7 @@ def over_places(embedded: Tensor, places: int) -> Tensor:
     """Embeddings (B, C) of maps to those of features, (B, C · places), where features are maps laid out one by one.
 
     Each number is repeated for all places of its map. So ⟨over_places(e), φ⟩ = ⟨e, Σ φ⟩, with the sum over the places
-    of each map: the projection on sum-pooled features. Source: Miyato & Koyama 2018, §6 and official code (global sum
+    of each map: the projection on sum-pooled features. Source: Miyato & Koyama 2018, official code (global sum
     pooling).
     """
     return embedded.repeat_interleave(places, 1, output_size=embedded.shape[1] * places)
@@ -64,7 +64,7 @@ class ProjectionDiscriminator(Trick):
     When it hurts: an embedding learns from samples of its own class only, slowly where a class has few. Wrong labels go
     straight into the logit.
 
-    Source: Miyato & Koyama 2018, cGANs with Projection Discriminator, §3 and eq. 3.
+    Source: Miyato & Koyama 2018, cGANs with Projection Discriminator, eq. 3 and §3.
     """
 
     needs = {"classes", "generator_conditional"}

@@ -9,8 +9,8 @@ norm in D, minibatch discrimination, minibatch standard deviation), the penalty 
 
 `weight` is γ, a number or a schedule; the penalty is γ/2 times the squared slope. It depends on the data and its size:
 Mescheder et al. use 10, and R3GAN lowers it over the run. With `every` = k the penalty is taken in each k-th step with
-k times the weight (Karras et al. 2020, appendix B). The steps between save its second backward. `penalty` is 0 in their
-log. Where reals and fakes share a pass, the second backward runs over both. With separate_batches it is cheaper.
+k times the weight (Karras et al. 2020, StyleGAN2, §3.1). The steps between save its second backward. `penalty` is 0 in
+their log. Where reals and fakes share a pass, the second backward runs over both. With separate_batches it is cheaper.
 
 R2 is the same at fakes. R3GAN uses both.
 """

@@ -7,9 +7,9 @@ would be rejected with it, so γ is the `percentile` of the scores F + γ of fak
 surpasses is accepted with the probability ½. A low percentile accepts nearly all. `gamma` is a fixed γ in its place.
 
 Before each series of samples, D scores `burn_in` fakes. Their largest logit is D_M, and γ follows from them; a larger
-logit met later counts from there on, within one call of 64 samples. The paper uses 10,000, and sets γ by each batch.
-Latents come from a stream of the trick. A sample keeps its class and condition. It is made anew until one is accepted,
-`attempts` times in all; where none is, it is the one with the highest logit.
+logit met later counts from there on, within one call of 64 samples. Published code scores up to 50,000, and sets γ by
+each batch. Latents come from a stream of the trick. A sample keeps its class and condition. It is made anew until one
+is accepted, `attempts` times in all; where none is, it is the one with the highest logit.
 
 D is the one that evaluation uses, in eval mode, and sees samples as they are, without augmentation. A sample costs as
 many passes of G and D as it has attempts. The trick leaves out `gantricks interpolate`, whose latents are given. Of a
@@ -33,7 +33,7 @@ CHUNK = 64
 def score(logits: Tensor, maximum: Tensor | float, epsilon: float = 0.0) -> Tensor:
     """F + γ = d - log(1 - exp(d - ε)), d = logit - maximum, number by number. A logit above the maximum counts as it.
 
-    At the maximum it is log(1 / (1 - exp(-ε))), infinite for ε = 0. Source: Azadi et al. 2019, §3.3.
+    At the maximum it is log(1 / (1 - exp(-ε))), infinite for ε = 0. Source: Azadi et al. 2019, §3.
     """
     below = (logits - maximum).clamp(max=0)
     return below - (-torch.expm1(below - epsilon)).log()

@@ -44,7 +44,7 @@ def rotations(count: int, ways: int, rng: Rng) -> Tensor:
 def rotation_loss(scores: Tensor, truth: Tensor) -> Tensor:
     """-E log softmax(scores)[truth], 0-dim, float32 at least: `scores` (B, R) of R rotations, `truth` (B,) int64.
 
-    Source: Chen et al. 2019, eq. 2 and 3, of one batch.
+    Source: Chen et al. 2019, of one batch.
     """
     return cross_entropy(scores.to(torch.promote_types(scores.dtype, torch.float32)), truth)
 

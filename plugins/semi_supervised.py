@@ -7,6 +7,8 @@ minimises three terms:
 - for all real images, which must belong to one of the classes, ½ softplus(-log Z);
 - for fakes, ½ softplus(log Z).
 
+The halves are those of the official code. The paper's formula has none.
+
 `labels` images in all, the same number of each class, are labelled. `subset_seed` chooses which, and the run's seed has
 no part in it. A batch of `labelled_batch` of them goes through D at each of its steps, in a pass of its own. If
 `labelled_batch` is left out, it is the size of the batches of reals. Classes of other images are never read.

@@ -143,7 +143,7 @@ class SpectralNorm(Trick):
     When it hurts: D is weaker, so gradients can get small in deep networks. Batch norm in D undoes the bound. For
     convolutions it bounds the matrix of the kernel, not the operator.
 
-    Source: Miyato et al. 2018, Spectral Normalization for Generative Adversarial Networks; Zhang et al. 2019, §3.
+    Source: Miyato et al. 2018, Spectral Normalization for Generative Adversarial Networks; Zhang et al. 2019, §4.1.
     """
 
     class Config(Trick.Config):

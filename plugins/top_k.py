@@ -1,7 +1,8 @@
 """Top-k: the generator learns from the fakes of a batch that the discriminator finds most real.
 
-`share` is k / B, a number or a schedule. The default falls from all fakes to the better half over the run. k is
-share · B to the nearest whole number, and at least 1. The paper multiplies k by 0.99 in each epoch until it is B / 2.
+`share` is k / B, a number or a schedule. The default falls from all fakes to the better half over the run. k is share ·
+B to the nearest whole number, and at least 1. The paper lowers k by a factor in each epoch. In public code the factor
+is 0.99, until k is B / 2.
 
 D learns from all fakes. Only G's adversarial loss leaves some out. Terms that other tricks add to G's loss still have
 all of them. Of equal outputs the earlier one in the batch counts as better.

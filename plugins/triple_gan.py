@@ -11,7 +11,8 @@ terms:
 
 - the cross-entropy of the labelled images;
 - α Σ_y p_C(y|x) log(1 - D(x, y)), the mean over images without labels. It is the exact expectation over the K classes,
-  for which D scores each image K times, without gradient;
+  for which D scores each image K times, without gradient. The authors' code has -log D of the likeliest class there,
+  times its probability and a further 0.01;
 - from the share `generated_from` of the run on, `generated` times the cross-entropy of G's images and their classes.
   Early samples do not look like their class.
 
@@ -64,7 +65,7 @@ def drawn_classes(class_logits: Tensor, rng: Rng) -> Tensor:
 def expected_exposure(class_logits: Tensor, scores: Tensor) -> Tensor:
     """E_x Σ_y p_C(y|x) log(1 - D(x, y)), 0-dim, float32 at least: `class_logits` (B, K), D's logits `scores` (B, K).
 
-    No gradient flows to `scores`. Li et al. 2017, eq. 3, and its gradient in C of §3.2 without a draw.
+    No gradient flows to `scores`. Li et al. 2017, §3: C's term of the game, as an expectation and not by a draw.
     """
     dtype = torch.promote_types(class_logits.dtype, torch.float32)
     return -(class_logits.to(dtype).softmax(1) * softplus(scores.detach().to(dtype))).sum(1).mean()

@@ -6,7 +6,8 @@ last weights. Its gradient flows through all of these steps: G learns what D wou
 D itself takes its one ordinary step. In G's step its weights, its optimizer and its running statistics stay.
 
 A step moves the weights by `rate` times the length of the gradient ("gradient_norm/d" in the log). One of Adam moves
-them by about its learning rate times √(number of weights). The authors' toy unrolls Adam, their equations plain steps.
+them by about its learning rate times √(number of weights). The authors unroll Adam in their experiments, and plain
+steps in their equations.
 
 The unrolled steps know D's objective alone. Penalties and other terms that tricks add to D's loss, clipped weights and
 companions are not part of them. The unrolled D's scores take the place of D's in the G step: in the terms and weights

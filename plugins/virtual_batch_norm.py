@@ -45,7 +45,7 @@ def virtual_batch_norm(x: Tensor, reference: int, weight: Tensor, bias: Tensor, 
     μ_i = (μ(x_i) + N μ_ref) / (N + 1), the same mix of the mean squares, and var = E[x²] - μ², so that it depends on
     no other row of the rest. Statistics are float32 at least; gradient flows through those of the reference too.
 
-    Source: Salimans et al. 2016, §3.6 and official code.
+    Source: Salimans et al. 2016, §3.5, and official code.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(*x.shape[:2], -1)
     mean, square = (_mixed(moment, reference) for moment in _Moments.apply(wide))
@@ -113,7 +113,7 @@ class VirtualBatchNorm(Trick):
     When it hurts: G computes N more samples in every pass, sampling included. At N equal to the batch size it costs
     about twice as much. A small N gives a noisy normalisation. N should not be far below a usual batch.
 
-    Source: Salimans et al. 2016, §3.6.
+    Source: Salimans et al. 2016, §3.5.
     """
 
     needs = {"generator_batch_norm"}

@@ -170,7 +170,7 @@ class CaptionAgreement(Metric):
     When it misleads: pictures that are all alike, or bad to the eye, can agree with their captions. The judge knows no
     more than the data taught it. Captions that mean the same in other words count as others.
 
-    Source: R-precision, Xu et al. 2018, AttnGAN, §4.1; the judge's loss is that of Radford et al. 2021, CLIP.
+    Source: R-precision, Xu et al. 2018, AttnGAN, §4; the judge's loss is that of Radford et al. 2021, CLIP.
     """
 
     figures = {"agreement": "higher", "similarity": "higher", "mismatched": "lower"}

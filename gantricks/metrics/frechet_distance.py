@@ -90,7 +90,7 @@ class FrechetDistance(Metric):
     floor takes disjoint parts of the data, so where the data holds fewer than twice as many images as samples asked
     for, it is measured at half of the data, and stands too high.
 
-    Source: Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, section 4.
+    Source: Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule.
     """
 
     figures = {"frechet_distance": "lower"}

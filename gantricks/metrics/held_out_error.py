@@ -26,7 +26,7 @@ class HeldOutError(Metric):
     When it misleads: as an early stopping criterion it makes the held-out part a part of training. It says nothing of
     the samples: a generator that matches the data perfectly does not help a classifier (Dai et al. 2017).
 
-    Source: Salimans et al. 2016, Improved Techniques for Training GANs, §6.1 and §6.2, tables 1 and 2.
+    Source: Salimans et al. 2016, Improved Techniques for Training GANs, §6.1 to §6.3.
     """
 
     figures = {"error": "lower"}

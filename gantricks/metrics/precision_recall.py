@@ -59,9 +59,9 @@ def precision_recall(reals: np.ndarray, fakes: np.ndarray, k: int = 3, density_k
     precision: share of fakes within the ball of any real; recall: share of reals within the ball of any fake
     (Kynkäänniemi et al. 2019, eq. 1 and 2, with `≤`: the edge is part of the ball). With balls of `density_k`: density,
     the mean number of reals whose balls contain a fake, over `density_k`; coverage, the share of reals whose ball
-    contains any fake (Naeem et al. 2020, eq. 3 and 6). Their balls are open, as in the authors' code: a ball contains
-    its centre and `density_k` − 1 neighbours, which makes the density of copied reals 1. A real that has `density_k`
-    copies among the reals has an empty ball.
+    contains any fake (Naeem et al. 2020). Their balls are open, as in the authors' code: a ball contains its centre and
+    `density_k` − 1 neighbours, which makes the density of copied reals 1. A real that has `density_k` copies among the
+    reals has an empty ball.
     """
     radii, density_radii = torch.from_numpy(neighbour_radii(reals, (k, density_k)))
     fake_radii = torch.from_numpy(neighbour_radii(fakes, (k,))[0])

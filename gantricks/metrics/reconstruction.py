@@ -25,7 +25,7 @@ class Reconstruction(Metric):
 
     When it misleads: squared errors punish a detail that is one pixel off, and forgive blur.
 
-    Source: Donahue et al. 2017, Adversarial Feature Learning, §4.2; Larsen et al. 2016, §4.
+    Source: Donahue et al. 2017, Adversarial Feature Learning, §4; Larsen et al. 2016, §4.
     """
 
     figures = {"error": "lower"}

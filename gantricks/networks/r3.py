@@ -49,10 +49,10 @@ class R3(Network):
     Each block adds to its input a 1x1 convolution to `expansion` times as many maps, a grouped 3x3 convolution, and a
     1x1 convolution back, with biases and LeakyReLU between them. Nothing normalises: the last convolution of a block
     starts at 0, and the others get smaller with the number of blocks, so that the network starts as a shallow one. Maps
-    are halved and doubled through the kernel [1, 3, 3, 1] (the authors' code: [1, 2, 1]). G starts from a learned
-    smallest map whose channels the latents weigh, D ends by weighing each channel of its smallest map with another. G's
-    output is linear. The authors train it with relativistic pairs, R1 and R2. Conditional: G receives an embedding of
-    the class beside the latents, D adds a projection of it (Miyato & Koyama 2018).
+    are halved and doubled through the kernel [1, 3, 3, 1], as in the authors' code. G starts from a learned smallest
+    map whose channels the latents weigh, D ends by weighing each channel of its smallest map with another. G's output
+    is linear. The authors train it with relativistic pairs, R1 and R2. Conditional: G receives an embedding of the
+    class beside the latents, D adds a projection of it (Miyato & Koyama 2018).
     """
 
     class GeneratorConfig(_Layout, GivenGenerator):
@@ -175,7 +175,7 @@ def _residuals(config: Any, channels: int, residuals: int) -> dict[str, nn.Modul
 
 def _residual(config: Any, channels: int, residuals: int) -> Added:
     """Return one residual block. Fixup's rule for m = 3 layers in a branch: L^(-1 / (2m - 2)) times He's start, for L
-    branches, and 0 in the last layer (Zhang et al. 2019, §2.2).
+    branches, and 0 in the last layer (Zhang et al. 2019, Fixup Initialization).
     """
     gain = math.sqrt(2 / (1 + SLOPE**2)) * residuals ** (-1 / 4)
     inside = channels * config.expansion

@@ -1,8 +1,9 @@
 """Halving and doubling of maps through a low-pass filter, for maps of any size.
 
-The filter is the binomial kernel [1, 3, 3, 1] of Karras et al. 2019. Repeating pixels, or averaging pairs of them, is
-the box [1, 1], and [1, 3, 3, 1] is that box after the kernel [1, 2, 1]. The latter is two boxes of stride 1. Pooling is
-therefore all that is needed: no tensor has to be kept, and gradients sum in a fixed order on every device.
+The filter is the binomial kernel [1, 3, 3, 1] of StyleGAN2 (Karras et al. 2020, official code). Repeating pixels, or
+averaging pairs of them, is the box [1, 1], and [1, 3, 3, 1] is that box after the kernel [1, 2, 1]. The latter is two
+boxes of stride 1. Pooling is therefore all that is needed: no tensor has to be kept, and gradients sum in a fixed order
+on every device.
 
 A doubled map is bilinear interpolation. At an edge, both repeat the pixels there.
 """
