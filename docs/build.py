@@ -11,11 +11,13 @@ import inspect
 import re
 import textwrap
 import tomllib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pictures import PICTURES, Picture, layers, learning_curves
+import games
+from pictures import GAMES, PICTURES, Picture, layers, learning_curves
 from PIL import Image
 from pydantic import TypeAdapter
 
@@ -161,10 +163,10 @@ different extractors cannot be compared. Packages offer further ones in the entr
 
 
 def pages() -> dict[str, str]:
-    """Every generated page and drawing, by its path below docs/."""
+    """Every generated page and drawing, by its path below docs/, but for those of `played`."""
     cards = index()["tricks"]
     built = {f"tricks/{name}.md": trick_page(name) for name in cards}
-    built |= {path: drawing.svg() for path, drawing in drawings().items()}
+    built |= {path: draw().svg() for path, draw in drawings().items() if Path(path).stem not in GAMES}
     built["architecture.md"] = architecture_page()
     built["tricks/README.md"] = tricks_page()
     built["hooks.md"] = hooks_page()
@@ -175,11 +177,19 @@ def pages() -> dict[str, str]:
     return built
 
 
-def drawings() -> dict[str, Picture]:
-    """Every drawing, by its path below docs/."""
-    drawn = {f"images/{name}.svg": draw() for name, draw in PICTURES.items() if name in index()["tricks"]}
-    drawn["images/architecture.svg"] = _layers()
-    drawn["evidence/cifar10.svg"] = learning_curves(HERE / "evidence" / "cifar10.json")
+def played() -> dict[str, str]:
+    """The page of small games and its drawings, by their paths below docs/. They take half a minute of play."""
+    shown = GAMES | {name: PICTURES[name] for name in ("historical_averaging",)}
+    told = {name: f"![{(drawn := draw()).alt}](images/{name}.svg)\n\n*{drawn.caption}*" for name, draw in shown.items()}
+    return {"games.md": games.page(told)} | {f"images/{name}.svg": draw().svg() for name, draw in GAMES.items()}
+
+
+def drawings() -> dict[str, Callable[[], Picture]]:
+    """What draws every drawing, by its path below docs/."""
+    drawn = {f"images/{name}.svg": draw for name, draw in PICTURES.items() if name in index()["tricks"]}
+    drawn |= {f"images/{name}.svg": draw for name, draw in GAMES.items()}
+    drawn["images/architecture.svg"] = _layers
+    drawn["evidence/cifar10.svg"] = lambda: learning_curves(HERE / "evidence" / "cifar10.json")
     return drawn
 
 
@@ -218,6 +228,7 @@ Setting up, the commands and a recipe: [the README](../README.md).
 - [The tricks](tricks/README.md): each with what it does, why, when it hurts, its options and its source.
 - [The metrics](metrics.md): what `gantricks evaluate` measures, which way is better, when it misleads.
 - [Evidence](evidence.md): which tricks helped where it was measured, and published tables, made again.
+- [Small games](games.md): what tricks do to the eigenvalues of a step, where theory has a formula for it.
 
 ## The tricks by what they act on
 
@@ -265,6 +276,8 @@ def trick_page(name: str) -> str:
         parts.append("\n".join(f"- {fact}" for fact in facts))
     hooks = ", ".join(f"[`{hook}`](../hooks.md#{hook})" for hook in card["hooks"])
     parts.append(f"Acts on {hooks}. The code: [`plugins/{name}.py`](../../plugins/{name}.py).")
+    if name in games.tricks():
+        parts.append("On [small games](../games.md) it is played beside the theory.")
     if card["details"]:
         parts += ["## Details", card["details"]]
     return "\n\n".join(parts) + "\n"
@@ -401,6 +414,20 @@ measures with is in `gantricks.testing.measure`.
 {_wrapped("`network_suite`. " + _paragraph(testing.network_suite))} See
 [your own network](own_parts.md#a-network).
 
+## Games of two weights
+
+[Small games](games.md) shows what the shipped tricks do there.
+
+```py
+game = TwoWeights(rate=0.1, simultaneous=True).with_trick("wasserstein").with_trick("my_trick")
+game.path(start=(1.0, 1.0), steps=100)  # (101, 2)
+torch.linalg.eigvals(game.matrix())  # of a step, at the equilibrium
+```
+
+{inspect.getdoc(testing.TwoWeights)}
+
+{_wrapped("`TwoWeights.matrix`. " + _paragraph(testing.TwoWeights.matrix))}
+
 ## Types
 
 Where mypy is used, a plugin finds a hook that is misspelt, has an argument which the hook does not have, or says
@@ -490,7 +517,7 @@ def _wrapped(text: str) -> str:
 
 def main() -> None:
     print(f"wrote {write_index()}")
-    built = pages()
+    built = pages() | played()
     for old in [*(HERE / "tricks").glob("*.md"), *(HERE / "images").glob("*.svg")]:
         if old.relative_to(HERE).as_posix() not in built:
             old.unlink()

@@ -9,13 +9,14 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
+import games
 import matplotlib
 import torch
 from matplotlib.axes import Axes
@@ -34,7 +35,6 @@ from gantricks.plugins.batch_size_schedule import BatchSizeSchedule, batch_size_
 from gantricks.plugins.ema import follow_, share_at
 from gantricks.plugins.experience_replay import ExperienceReplay, insert, replay
 from gantricks.plugins.gradient_clipping import clip_
-from gantricks.plugins.historical_averaging import add_gradient_, join_means_
 from gantricks.plugins.instance_noise import InstanceNoise, add_noise
 from gantricks.plugins.instance_norm import instance_norm_like
 from gantricks.plugins.label_flipping import LabelFlipping, flip, steps_left
@@ -132,9 +132,23 @@ PICTURES: dict[str, Callable[[], Picture]] = {}
 """What draws the picture of a trick, by the trick's name."""
 
 
+GAMES: dict[str, Callable[[], Picture]] = {}
+"""What draws a picture of the page of small games, by the picture's name."""
+
+
 def _of(trick: str) -> Callable[[Callable[[], Picture]], Callable[[], Picture]]:
+    return _kept(PICTURES, trick)
+
+
+def _played(name: str) -> Callable[[Callable[[], Picture]], Callable[[], Picture]]:
+    return _kept(GAMES, name)
+
+
+def _kept(
+    pictures: dict[str, Callable[[], Picture]], name: str
+) -> Callable[[Callable[[], Picture]], Callable[[], Picture]]:
     def add(draw: Callable[[], Picture]) -> Callable[[], Picture]:
-        PICTURES[trick] = cache(_styled(draw))
+        pictures[name] = cache(_styled(draw))
         return draw
 
     return add
@@ -155,13 +169,22 @@ def _figure(width: int = 640, height: int = 240) -> Figure:
     return figure
 
 
-def _panels(count: int = 1, height: int = 240) -> list[Axes]:
-    """Axes side by side, with room around each for its labels."""
-    figure, each = _figure(height=height), 640 / count
+def _panels(count: int = 1, height: int = 240, rows: int = 1) -> list[Axes]:
+    """Axes side by side, in rows of so many pixels, with room around each for its labels."""
+    figure, each, total = _figure(height=height * rows), 640 / count, height * rows
     return [
-        figure.add_axes(((each * i + 52) / 640, 46 / height, (each - 68) / 640, (height - 90) / height))
+        figure.add_axes(
+            ((each * i + 52) / 640, (height * above + 46) / total, (each - 68) / 640, (height - 90) / total)
+        )
+        for above in reversed(range(rows))
         for i in range(count)
     ]
+
+
+def _ticks(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
+    """Ticks with the shortest numbers that say where they are."""
+    axes.set_xticks(xs, [f"{x:g}".replace("-", "−") for x in xs])
+    axes.set_yticks(ys, [f"{y:g}".replace("-", "−") for y in ys])
 
 
 def _sheet(axes: Axes) -> Figure:
@@ -714,61 +737,49 @@ def _clipped() -> Picture:
     return Picture(_sheet(axes), alt, "Gradients within the limit are left alone, longer ones are shortened to it.")
 
 
-def _f(x: float) -> float:
-    return x if x < 0 else x * x
-
-
-def _slope(x: float) -> float:
-    return 1.0 if x < 0 else 2 * x
-
-
-def _play(steps: int, strength: float, alternating: bool) -> tuple[list[float], list[float]]:
-    """Where the two players of (f(x) − 1)(y − 1), x minimising and y maximising, are from (2, 2.5) on.
-
-    Salimans et al. 2016, §3.3; gradient steps of rate 0.05. The equilibrium is (1, 1).
-    """
-    players = [torch.tensor([2.0], dtype=torch.float64), torch.tensor([2.5], dtype=torch.float64)]
-    means, count = [player.clone() for player in players], torch.ones(())
-    path = [(2.0, 2.5)]
-    for _ in range(steps):
-        x, y = path[-1]
-        at_x = _slope(x) * (y - 1)
-        at_y = 1 - _f(x - 0.05 * at_x if alternating else x)
-        gradients = [torch.tensor([at_x], dtype=torch.float64), torch.tensor([at_y], dtype=torch.float64)]
-        add_gradient_(gradients, players, means, torch.tensor(strength, dtype=torch.float64))
-        torch._foreach_add_(players, gradients, alpha=-0.05)
-        join_means_(means, count, players, torch.ones(()))
-        path.append((players[0].item(), players[1].item()))
-    xs, ys = zip(*path, strict=True)
-    return [*xs], [*ys]
-
-
 @_of("historical_averaging")
 def _orbits() -> Picture:
     alt = (
         "Paths of two players around the equilibrium (1, 1): alternating steps circle, simultaneous ones spiral out, "
         "simultaneous ones with historical averaging spiral in."
     )
-    games = (
-        ("alternating steps", 250, 0.0, True, INK),
-        ("simultaneous steps", 300, 0.0, False, ORANGE),
-        ("the same, λ = 0.1", 600, 0.1, False, GREEN),
+    at_once = games.SALIMANS.but(simultaneous=True)
+    shown = (
+        ("alternating steps", games.SALIMANS, 250, INK),
+        ("simultaneous steps", at_once, 300, ORANGE),
+        ("the same, λ = 0.1", at_once.with_trick("historical_averaging", strength=0.1), 600, GREEN),
     )
-    for axes, (title, steps, strength, alternating, colour) in zip(_panels(3, height=236), games, strict=True):
-        _head(axes, title)
-        axes.set(xlabel="x, of one player", xlim=(-2, 4), xticks=[-2, 0, 1, 2, 4])
-        axes.set(title="y, of the other", ylim=(-2, 4), yticks=[-2, 0, 1, 2, 4])
-        xs, ys = _play(steps, strength, alternating)
-        shown = next((i for i, x in enumerate(xs) if not -2 <= x <= 4), len(xs))
-        axes.plot(xs[:shown], ys[:shown], color=colour, linewidth=1.5 * PIXEL)
-        axes.plot(1, 1, "o", color=INK, markersize=5 * PIXEL, clip_on=False)
-        axes.plot(2, 2.5, "o", color=colour, markersize=9 * PIXEL, clip_on=False)
+    panels = _panels(3, height=236)
+    for axes, (title, game, steps, colour) in zip(panels, shown, strict=True):
+        path = game.path(games.SALIMANS_START, steps)
+        _walk(axes, title, path, colour, (-2, 4), (-2, 0, 1, 2, 4), games.SALIMANS_AT)
     return Picture(
-        _sheet(axes),
+        _sheet(panels[0]),
         alt,
         "From the large dot on, players without averaging circle the equilibrium (small dot) or drift away; with it "
         "they end there.",
     )
+
+
+def _walk(
+    axes: Axes,
+    title: str,
+    path: Tensor,
+    colour: str,
+    span: tuple[float, float],
+    ticks: tuple[float, ...],
+    equilibrium: tuple[float, float] = (0.0, 0.0),
+) -> None:
+    """The way of two players, (N, 2), from a large dot on, as far as it is on the axes."""
+    low, high = span
+    _head(axes, title)
+    axes.set(xlabel="x, of one player", xlim=span, xticks=ticks)
+    axes.set(title="y, of the other", ylim=span, yticks=ticks)
+    outside = ((path < low) | (path > high)).any(1).nonzero().flatten().tolist()
+    xs, ys = path[: min([*outside, len(path)])].T.tolist()
+    axes.plot(xs, ys, color=colour, linewidth=1.5 * PIXEL)
+    axes.plot(*equilibrium, "o", color=INK, markersize=5 * PIXEL, clip_on=False)
+    axes.plot(xs[0], ys[0], "o", color=colour, markersize=9 * PIXEL, clip_on=False)
 
 
 # ---------------------------------------------------------------- optimizers, schedules, averages
@@ -983,6 +994,132 @@ def _outlines(chosen: Tensor, start: int) -> Outline:
     square = Outline.unit_rectangle()
     places = [Affine2D().scale(0.88).translate(start + column + 0.06, row + 0.06) for row, column in corners]
     return Outline.make_compound_path(*(square.transformed(place) for place in places))
+
+
+# ---------------------------------------------------------------- small games
+
+
+@_played("games_bilinear")
+def _bilinear_paths() -> Picture:
+    """Ways of playing the bilinear game."""
+    plain, at_once = games.BILINEAR, games.AT_ONCE
+    averaging = at_once.with_trick("historical_averaging", strength=0.1)
+    shown = (
+        ("simultaneous", at_once, 150, ORANGE),
+        ("alternating", plain, 64, INK),
+        ("extragradient", plain.with_trick("extragradient"), 450, GREEN),
+        ("optimistic", plain.with_trick("optimistic"), 400, GREEN),
+        ("lookahead", at_once.with_trick("lookahead"), 500, GREEN),
+        ("historical_averaging", averaging, 450, GREEN),
+    )
+    panels = _panels(3, height=236, rows=2)
+    for axes, (title, game, steps, colour) in zip(panels, shown, strict=True):
+        _walk(axes, title, game.path(steps=steps), colour, (-2, 2), (-2, -1, 0, 1, 2))
+    return Picture(
+        _sheet(panels[0]),
+        "Paths of two players around the equilibrium (0, 0): simultaneous steps spiral out, alternating ones circle; "
+        "extragradient, optimistic, lookahead and historical averaging spiral in.",
+        "From the large dot at (1, 1) on, with steps of 0.1: two ways of plain play never arrive, four tricks do. "
+        "Optimistic steps alternate here; lookahead and historical averaging act on simultaneous ones.",
+    )
+
+
+@_played("games_rates")
+def _growth_by_rate() -> Picture:
+    """What a step multiplies the distance by, against the learning rate: formulas as lines, measurements as dots."""
+    (axes,) = _panels(height=360)
+    axes.set(xlabel="learning rate η of both players", xlim=(0, 1), ylim=(0.67, 1.3))
+    axes.set(title="a step multiplies the distance by")
+    _ticks(axes, (0, 0.2, 0.4, 0.6, 0.8, 1), (0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3))
+    drawn: dict[str, tuple[str, float, float, Align]] = {
+        "simultaneous": (INK, 0.42, 1.12, "right"),
+        "alternating": (INK, 0.99, 1.012, "right"),
+        "lookahead": (PURPLE, 0.88, 1.08, "left"),
+        "extragradient": (GREEN, 0.83, 0.85, "left"),
+        "r1": (BLUE, 0.2, 0.88, "right"),
+        "optimistic": (ORANGE, 0.53, 0.75, "left"),
+    }
+    for curve in games.CURVES:
+        colour, x, y, align = drawn[curve.name]
+        rates = _span(0, 1, 201).tolist()
+        axes.plot(rates, [curve.formula(rate) for rate in rates], color=colour, linewidth=1.5 * PIXEL)
+        dots = [number / 10 for number in range(1, 10)]
+        axes.plot(dots, [curve.measured(rate) for rate in dots], "o", color=colour, markersize=6 * PIXEL)
+        _label(axes, x, y, curve.name, colour, align)
+    return Picture(
+        _sheet(axes),
+        "What a step multiplies the distance from the equilibrium by, against the learning rate: above 1 for "
+        "simultaneous steps, 1 for alternating ones, below 1 for the tricks up to a rate of their own.",
+        "Lines are the formulas, dots are measured. Below 1 the players come closer. Optimistic steps do so fastest, "
+        "and lead away at rates above 1/√3.",
+    )
+
+
+@_played("games_dirac")
+def _dirac_paths() -> Picture:
+    """Ways of playing the Dirac-GAN."""
+    plain = games.TwoWeights(games.RATE)
+    minimax, wasserstein = plain.with_trick("minimax"), games.BILINEAR
+    noise = minimax.but(batch_size=1000).with_trick("instance_noise", sigma=1.0)
+    shown = (
+        ("minimax", minimax, 140, INK),
+        ("wasserstein, clipped", plain.with_trick("wasserstein", clip=0.5), 300, ORANGE),
+        ("gradient_penalty", wasserstein.with_trick("gradient_penalty", weight=0.5), 300, ORANGE),
+        ("non-saturating", plain, 450, PURPLE),
+        ("instance_noise", noise, 250, GREEN),
+        ("r1, γ = 0.3", minimax.with_trick("r1", weight=0.3), 300, GREEN),
+    )
+    panels = _panels(3, height=236, rows=2)
+    for axes, (title, game, steps, colour) in zip(panels, shown, strict=True):
+        _walk(axes, title, game.path(steps=steps), colour, (-2, 2), (-2, -1, 0, 1, 2))
+        axes.set(xlabel="x, the point of G", title="y, the slope of D")
+    return Picture(
+        _sheet(panels[0]),
+        "Paths of a Dirac-GAN's weights: minimax circles the equilibrium, clipped weights and a gradient penalty of "
+        "target 1 go round it for ever, the default objective comes closer very slowly, instance noise and R1 arrive.",
+        "Alternating steps of 0.1 from (1, 1), the large dot. Data is at x = 0, so players ought to end at the small "
+        "dot. The gradient penalty is played with wasserstein, instance noise and R1 with minimax.",
+    )
+
+
+@_played("games_roots")
+def _roots() -> Picture:
+    """Eigenvalues of the Dirac-GAN under minimax as penalties on D grow: on the curve of theory, as dots measured."""
+    (axes,) = _panels(height=400)
+    axes.set(xlabel="real part: below 0 the players come closer", xlim=(-2, 0.2), ylim=(-0.6, 0.6))
+    axes.set(title="imaginary part: how fast they go round")
+    _ticks(axes, (-2, -1.5, -1, -0.5, 0), (-0.5, -0.25, 0, 0.25, 0.5))
+    turns = _span(math.pi / 2, 3 * math.pi / 2)
+    axes.plot((0.5 * turns.cos()).tolist(), (0.5 * turns.sin()).tolist(), color=INK, linewidth=PIXEL)
+    axes.plot([-2, 0], [0, 0], color=INK, linewidth=PIXEL)
+    axes.plot([0, 0], [-0.6, 0.6], color=INK, linewidth=PIXEL, linestyle=DASHED)
+    for gamma in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0):
+        upper, lower = sorted(games.direction(games.damped(gamma)), key=lambda value: (-value.imag, value.real))
+        axes.plot([upper.real, lower.real], [upper.imag, lower.imag], "o", color=GREEN, markersize=8 * PIXEL)
+        align: Align = "left" if gamma == 0 else "right" if gamma <= 1 else "center"
+        _label(
+            axes,
+            upper.real,
+            upper.imag,
+            f"γ = {gamma:g}",
+            GREEN,
+            align,
+            {"left": 9, "right": -8, "center": 0}[align],
+            6 if gamma < 1 else 11,
+        )
+    for sigma, align in ((0.9, "center"), (1.3, "left")):
+        upper, lower = games.direction(games.noisy(sigma))
+        axes.plot([upper.real, lower.real], [upper.imag, lower.imag], "D", color=PURPLE, markersize=7 * PIXEL)
+        _label(axes, upper.real, upper.imag, f"σ = {sigma:g}", PURPLE, align, 0 if align == "center" else 9, -20)
+    _label(axes, -1.9, 0.53, "r1: a penalty γ/2 of D's squared slope", GREEN)
+    _label(axes, -1.9, 0.43, "instance_noise of deviation σ", PURPLE)
+    return Picture(
+        _sheet(axes),
+        "Eigenvalues of the Dirac-GAN in the complex plane: from ±i/2 on the imaginary axis R1 moves them along a "
+        "circle to −1/2, and then apart on the real axis; instance noise moves them along the same circle.",
+        "Without a penalty the pair is on the dashed axis, and players circle for ever. Both remedies move it along "
+        "one curve. At γ = 1 the players arrive soonest; beyond it one of the pair comes back.",
+    )
 
 
 # ---------------------------------------------------------------- other pages

@@ -51,18 +51,28 @@ def build() -> Iterator[ModuleType]:
 # ---------------------------------------------------------------- the pages
 
 
-def test_every_page_and_picture_is_the_one_that_the_code_gives(build: ModuleType) -> None:
-    stale = [
+def differing(texts: dict[str, str]) -> list[str]:
+    """The files that do not hold these texts."""
+    return [
         path
-        for path, text in build.pages().items()
+        for path, text in texts.items()
         if not (DOCS / path).exists() or (DOCS / path).read_text(encoding="utf-8") != text
     ]
+
+
+def test_every_page_and_picture_is_the_one_that_the_code_gives(build: ModuleType) -> None:
+    stale = differing(build.pages())
     stale += [
         path
         for path, picture in build.forests().items()
         if not (DOCS / path).exists() or Image.open(DOCS / path).convert("RGB").tobytes() != picture.tobytes()
     ]
     assert not stale, f"run: python docs/build.py ({', '.join(stale)})"
+
+
+@pytest.mark.slow
+def test_the_page_of_small_games_is_what_the_engine_plays(build: ModuleType) -> None:
+    assert not differing(build.played())
 
 
 def test_what_is_drawn_is_what_lies_there(build: ModuleType) -> None:
@@ -161,7 +171,9 @@ def curves(figure: Figure) -> Iterator[np.ndarray]:
                 yield points[inside.all(axis=1)]
 
 
-@pytest.mark.parametrize("path", DRAWINGS)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[pytest.mark.slow] * path.startswith("images/games_")) for path in DRAWINGS]
+)
 def test_a_picture_is_small_and_can_be_read_on_white_and_on_dark_pages(path: str, build: ModuleType) -> None:
     text = (DOCS / path).read_text(encoding="utf-8")
     assert len(text.encode()) < 100_000
@@ -169,7 +181,7 @@ def test_a_picture_is_small_and_can_be_read_on_white_and_on_dark_pages(path: str
         assert contrast(colour, "#ffffff") > 3.5, colour
         assert contrast(colour, "#0d1117") > 3.5, colour
 
-    figure = build.drawings()[path].figure
+    figure = build.drawings()[path]().figure
     FigureCanvasAgg(figure).draw()
     boxes = texts(figure)
     assert boxes
@@ -189,11 +201,13 @@ def test_a_picture_is_small_and_can_be_read_on_white_and_on_dark_pages(path: str
 def test_pictures_of_tricks_stand_on_their_pages_and_say_what_they_show() -> None:
     images = [DOCS / path for path in DRAWINGS if path.startswith("images/") and "architecture" not in path]
     assert len(images) >= 20
+    of_games = (DOCS / "games.md").read_text(encoding="utf-8").replace("](images/", "](../images/")
     for drawing in images:
-        page = (DOCS / "tricks" / f"{drawing.stem}.md").read_text(encoding="utf-8")
-        (shown,) = re.findall(r"^!\[(.*)\]\(\.\./images/(\w+)\.svg\)\n\n\*(.*)\*$", page, flags=re.MULTILINE)
-        alt, name, caption = shown
-        assert name == drawing.stem
+        own = DOCS / "tricks" / f"{drawing.stem}.md"
+        page = of_games if drawing.stem.startswith("games_") else own.read_text(encoding="utf-8")
+        shown = re.findall(r"^!\[(.*)\]\(\.\./images/(\w+)\.svg\)\n\n\*(.*)\*$", page, flags=re.MULTILINE)
+        assert page is of_games or len(shown) == 1
+        ((alt, _, caption),) = (found for found in shown if found[1] == drawing.stem)
         titles = ElementTree.parse(drawing).iter("{http://www.w3.org/2000/svg}title")
         assert [title.text for title in titles] == [alt]
         assert alt.endswith(".")

@@ -13,6 +13,7 @@ It discovers nothing that it was not told of. pytest and hypothesis come with th
 
 from __future__ import annotations
 
+from gantricks.testing.games import TwoWeights
 from gantricks.testing.host import TrickHost
 from gantricks.testing.laws import LAWS, Case, Law, NotApplicable, compiled_holds
 from gantricks.testing.mistakes import Mistake, mistake_suite
@@ -38,6 +39,7 @@ __all__ = [
     "Played",
     "Settings",
     "TrickHost",
+    "TwoWeights",
     "compiled_holds",
     "mistake_suite",
     "network_suite",
