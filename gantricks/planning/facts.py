@@ -82,6 +82,8 @@ class Facts:
             provided.add("images")
         if self.recipe.metrics:
             provided.add("metric")
+        if self.recipe.evaluate.every != "off":
+            provided.add("measurements")
         provided |= {f"{role}_{name}" for role, able in self.able.items() for name in able}
         for planned in self.tricks:
             provided |= set(planned.trick.provides)

@@ -11,6 +11,7 @@ from gantricks.errors import Problem, UserError
 from gantricks.metrics.base import EvaluationFacts
 from gantricks.planning import checks
 from gantricks.planning.facts import Facts, PlannedMetric, PlannedTrick, group, parameters
+from gantricks.planning.measured import while_training
 from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import Places
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Plan:
     """A recipe whose parts are known to fit together.
 
-    `on` lists the tricks on each hook in use, in order. `facts` are the facts that metrics may use.
+    `on` lists the tricks on each hook in use, in order. `facts` are the facts that metrics may use. `metrics` are those
+    that the recipe names, `measured` those that are measured while it trains.
     """
 
     recipe: Recipe
@@ -34,6 +36,7 @@ class Plan:
     metrics: tuple[PlannedMetric, ...]
     facts: EvaluationFacts
     warnings: tuple[str, ...] = ()
+    measured: tuple[PlannedMetric, ...] = ()
 
     @property
     def convolutions(self) -> bool:
@@ -93,6 +96,8 @@ def make_plan(
     source: Source = recipe.data.found.make(recipe.data.options)
     problems: list[Problem] = []
     facts = None
+    measured: tuple[PlannedMetric, ...] = ()
+    left_out: tuple[str, ...] = ()
     try:
         facts = Facts(recipe, source, trained or describe(source, places), tricks, metrics, begins)
     except UserError as error:
@@ -101,14 +106,20 @@ def make_plan(
     problems += checks.of_tricks(tricks, on, places)
     if facts:
         problems += checks.of_parts(facts, to_train)
+        try:
+            measured, left_out = while_training(facts) if to_train else ((), ())
+        except UserError as error:
+            problems += error.problems
         if not problems:
             problems += checks.memory(facts, to_train)
     problems += checks.conflicts(tricks, places, facts.provided if facts else ())
     if problems or not facts:
         raise UserError(*problems)
     notes = [f"[data]: {note}" for note in facts.description.notes]
-    warnings = (*warnings, *notes, *checks.cautions(tricks, facts.provided))
-    return Plan(recipe, source, facts.description, facts.shapes, tricks, on, metrics, facts.evaluation, tuple(warnings))
+    warnings = (*warnings, *notes, *checks.cautions(tricks, facts.provided), *left_out)
+    return Plan(
+        recipe, source, facts.description, facts.shapes, tricks, on, metrics, facts.evaluation, warnings, measured
+    )
 
 
 def describe(source: Source, places: Places) -> Description:

@@ -110,7 +110,7 @@ def resume(
         if steps is not None and steps <= done and steps != found.train.steps:
             what = f"the run has done {done} steps already"
             raise UserError(Problem(what, f"--steps {steps}", f"write {done + 1} at least"))
-        if saved and done >= recipe.train.steps:
+        if saved and done >= recipe.train.steps and not saved[1].get("unmeasured"):
             if recipe.train.keep != "all":  # the disk may have been full when it was time to
                 checkpoint.keep_newest(folder, recipe.train.keep)
             return Result(folder, done, recipe.train.steps, state_from=saved[1].get("state_from_step"))

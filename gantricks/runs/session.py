@@ -20,6 +20,7 @@ from gantricks.engine.capture import Capturing
 from gantricks.engine.game import Game
 from gantricks.engine.guard import NonFinite
 from gantricks.engine.start import start
+from gantricks.engine.subject import measure
 from gantricks.errors import Diverged, Problem, legible
 from gantricks.networks.base import count_parameters
 from gantricks.planning.device import Placement, peak_memory
@@ -29,6 +30,10 @@ from gantricks.runs.manifest import identity, read_manifest, versions, write_man
 from gantricks.runs.reporter import Reporter, Result
 from gantricks.runs.restore import Saved, load_state
 from gantricks.runs.samples import GRID, picture
+
+
+class _Interrupted(BaseException):
+    """A signal has come while metrics were measured. A metric must not catch it."""
 
 
 class Session:
@@ -53,6 +58,9 @@ class Session:
         self.ending = ending
         self.game: Game | None = None
         self.capturing: Capturing | None = None
+        self.measured: int | None = None
+        """The step after which the metrics were measured last."""
+        self.unmeasured = False
         self._own: dict[str, str] = {}
 
     def play(self, saved: Saved | None) -> Result:
@@ -66,15 +74,18 @@ class Session:
                 game.play = self.capturing = Capturing(game, backend, self.reporter.capturing)
             if saved:
                 load_state(game, saved, self.run)
+            if self.plan.recipe.evaluate.due(game.finished) and not (saved and saved[1].get("unmeasured")):
+                self.measured = game.finished  # a checkpoint is written after that; nothing is measured at step 0
             self._play(game, saved)
         return Result(
             self.run,
             game.finished,
             game.steps,
             self.ending.number,
-            game.stop_reason,
+            game.stop_reason if game.finished < game.steps else None,
             peak_memory(self.placement.device),
             game.restored_step,
+            self.unmeasured,
         )
 
     def _play(self, game: Game, saved: Saved | None) -> None:
@@ -108,6 +119,9 @@ class Session:
 
     def _loop(self, game: Game, log: Any) -> None:
         train = self.train
+        if self._is_due(game) and not self._measure(game, log):
+            self._save(game, log)
+            return
         mark, mark_step = time.perf_counter(), game.finished
         while game.finished < game.steps and game.advance():
             step = game.finished
@@ -121,13 +135,17 @@ class Session:
                 mark, mark_step = now, step
                 log.scalars(step, scalars, speed)
                 self.reporter.logged(step, scalars, speed)
-                for sentence in game.warnings:
-                    self.reporter.warn(f"step {step}: {sentence}")
-                game.warnings.clear()
+                self._pass_on_warnings(game)
             self.reporter.stepped(step)
             self.writer.check()
             if last:
                 break  # the run ends anyway, with or without a signal
+            if self._is_due(game):
+                began = time.perf_counter()
+                self._measure(game, log)
+                mark += time.perf_counter() - began  # it is no part of the speed
+                if game.stop_reason:
+                    break  # no checkpoint before the end: a run that is resumed from it would go on
             if step % train.sample_every == 0:
                 self._picture(game, log)
             interrupted = (
@@ -137,9 +155,47 @@ class Session:
                 self._save(game, log)
             if interrupted:
                 return
+        if self.plan.measured and self.measured != game.finished and not self._measure(game, log):
+            self._save(game, log)
+            return
         game.finish()
         self._picture(game, log)
         self._save(game, log)
+
+    def _is_due(self, game: Game) -> bool:
+        return self.plan.recipe.evaluate.due(game.finished) and self.measured != game.finished
+
+    def _measure(self, game: Game, log: Any) -> bool:
+        """Measure the metrics of the present state. Returns False where a signal comes first: the checkpoint that is
+        written then tells it, and a resumed run begins with them.
+        """
+        if non_finite := game.non_finite():
+            self._stop_at(non_finite, game)
+        step, began = game.finished, time.perf_counter()
+
+        def progress(what: str, done: int, total: int) -> None:
+            if self.ending.number is not None:
+                raise _Interrupted
+            self.reporter.measuring(what, done, total)
+
+        try:
+            progress("measuring", 0, len(self.plan.measured))
+            figures, problems = measure(game, progress)
+        except _Interrupted:
+            self.unmeasured = True
+            return False
+        self.measured = step
+        log.figures(step, figures)
+        self.reporter.measured(step, figures, time.perf_counter() - began)
+        game.warnings += problems
+        game.measured(figures)
+        self._pass_on_warnings(game)
+        return True
+
+    def _pass_on_warnings(self, game: Game) -> None:
+        for sentence in game.warnings:
+            self.reporter.warn(f"step {game.finished}: {sentence}")
+        game.warnings.clear()
 
     def _picture(self, game: Game, log: Any) -> None:
         count = GRID if game.feed.is_images else POINTS
@@ -149,10 +205,11 @@ class Session:
         if non_finite := game.non_finite():
             self._stop_at(non_finite, game)
         name = checkpoint.checkpoint_name(game.finished)
+        owing = {"unmeasured": True} if self.unmeasured else {}
         self.writer.save(
             self.run / "checkpoints" / name,
             state.tensors(game),
-            self._own | state.counters(game),
+            self._own | state.counters(game) | owing,
             first=log.flush,
             then=self._remove_oldest,
         )
