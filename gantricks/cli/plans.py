@@ -49,6 +49,7 @@ def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
         },
         "tricks": [{"name": planned.name, "use": planned.use, "origin": planned.origin} for planned in plan.tricks],
         "metrics": [{"name": planned.name, "use": planned.use} for planned in plan.measured or plan.metrics],
+        "loggers": [{"name": planned.name, "use": planned.use, "origin": planned.origin} for planned in plan.loggers],
         "evaluate": recipe.evaluate.model_dump(mode="json"),
         "hooks": [{"hook": hook, "kind": KINDS[hook], "tricks": list(names)} for hook, names in plan.on.items()],
         "warnings": list(plan.warnings),
@@ -100,6 +101,8 @@ def _facts(plan: Plan) -> Table:
     facts.add_row("checkpoints", f"{each}{kept}: about {times}{_size(saved['bytes'])}")
     if plan.measured or plan.metrics:
         facts.add_row("metrics", _metrics(plan))
+    if plan.loggers:
+        facts.add_row("loggers", ", ".join(_instance(planned.name, planned.use) for planned in plan.loggers))
     if not plan.tricks:
         facts.add_row("tricks", "none")
     elif idle := [p.name for p in plan.tricks if not any(p.name in names for names in plan.on.values())]:

@@ -155,5 +155,9 @@ SECTIONS: dict[str, type[Options]] = {
 }
 
 
+INSTANCES = {"tricks": "tricks", "evaluate": "metrics", "loggers": "loggers"}
+"""The tables of which every table is an instance of a part, and the kind of these parts."""
+
+
 SELECTORS = {"data": "source", "generator": "network", "discriminator": "network"}
 """The key of each table that says to which part its other keys belong."""

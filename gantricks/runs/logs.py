@@ -61,14 +61,16 @@ class Log:
         for name, value in (scalars | {"speed/steps_per_second": steps_per_second}).items():
             self._board.add(summary.scalar(name, value), step)
 
-    def figures(self, step: int, figures: dict[str, float]) -> None:
-        """Write the figures of metrics: a line of their own, and scalars for TensorBoard.
+    def figures(self, step: int, figures: dict[str, float]) -> bool:
+        """Write the figures of metrics: a line of their own, and scalars for TensorBoard. Returns whether they are new.
 
         A run that has ended, and is resumed, measures its last state again; a line that is there is not written twice.
         """
-        if self._write(step, figures):
+        new = self._write(step, figures)
+        if new:
             for name, value in figures.items():
                 self._board.add(summary.scalar(name, value), step)
+        return new
 
     def _write(self, step: int, scalars: dict[str, float]) -> bool:
         """Write a line of metrics.jsonl. Returns False where an earlier session has written the same line."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gantricks import store
+from gantricks.catalogue.imports import in_words
 from gantricks.data.base import Dataset
 from gantricks.data.images import compiler_cache
 from gantricks.data.stand_in import POINTS
@@ -21,11 +23,12 @@ from gantricks.engine.game import Game
 from gantricks.engine.guard import NonFinite
 from gantricks.engine.start import start
 from gantricks.engine.subject import measure
-from gantricks.errors import Diverged, Problem, legible
+from gantricks.errors import Diverged, Problem, UserError, legible
 from gantricks.networks.base import count_parameters
 from gantricks.planning.device import Placement, peak_memory
 from gantricks.planning.plan import Plan
 from gantricks.runs import checkpoint, limits, signals
+from gantricks.runs.loggers import Ended, Loggers
 from gantricks.runs.manifest import identity, read_manifest, versions, write_manifest
 from gantricks.runs.reporter import Reporter, Result
 from gantricks.runs.restore import Saved, load_state
@@ -62,6 +65,7 @@ class Session:
         """The step after which the metrics were measured last."""
         self.unmeasured = False
         self._own: dict[str, str] = {}
+        self.loggers = Loggers(plan.loggers, reporter.warn)
 
     def play(self, saved: Saved | None) -> Result:
         backend = capture.backend(self.plan, self.placement)
@@ -77,6 +81,9 @@ class Session:
             if self.plan.recipe.evaluate.due(game.finished) and not (saved and saved[1].get("unmeasured")):
                 self.measured = game.finished  # a checkpoint is written after that; nothing is measured at step 0
             self._play(game, saved)
+        return self._result(game)
+
+    def _result(self, game: Game) -> Result:
         return Result(
             self.run,
             game.finished,
@@ -98,24 +105,36 @@ class Session:
         own = known if known or saved else identity(self.plan, self.placement, self.facts["data"]["fingerprint"])
         self._own = {"run": own} if own else {}
         self._write_manifest(parameters, first, None, began)
-        log = Log(self.run, self.plan.recipe, first)
-        try:
-            self.reporter.started(game, self.run, parameters)
-            for note in self.dataset.notes:
-                self.reporter.warn(f"[data]: {note}")
-            with checkpoint.Writer() as self.writer, game.training():
-                self._loop(game, log)
-        except BaseException:
-            # the original error is reported, not one that follows from it
-            with contextlib.suppress(OSError):
-                log.close()
-            with contextlib.suppress(OSError):
-                self._write_manifest(parameters, first, game.finished, began)
-            raise
-        finally:
-            self.reporter.close()
-        log.close()
-        self._write_manifest(parameters, first, game.finished, began)
+        with self.loggers.told(self.run, self.plan.recipe, first, lambda error: self._ended(game, error)):
+            log = Log(self.run, self.plan.recipe, first)
+            try:
+                self.reporter.started(game, self.run, parameters)
+                for note in self.dataset.notes:
+                    self.reporter.warn(f"[data]: {note}")
+                with checkpoint.Writer() as self.writer, game.training():
+                    self._loop(game, log)
+            except BaseException:
+                # the original error is reported, not one that follows from it
+                with contextlib.suppress(OSError):
+                    log.close()
+                with contextlib.suppress(OSError):
+                    self._write_manifest(parameters, first, game.finished, began)
+                raise
+            finally:
+                self.reporter.close()
+            log.close()
+            self._write_manifest(parameters, first, game.finished, began)
+
+    def _ended(self, game: Game, error: BaseException | None) -> Ended:
+        """Return what loggers are told of how training has ended."""
+        result = self._result(game)
+        if result.signal is not None and (result.interrupted or isinstance(error, KeyboardInterrupt | SystemExit)):
+            return result.finished, "interrupted", signal.Signals(result.signal).name
+        if isinstance(error, UserError):
+            return result.finished, "failed", "; ".join(problem.what for problem in error.problems)
+        if error is not None:
+            return result.finished, "failed", in_words(error)
+        return result.finished, "stopped" if result.stopped else "finished", result.stopped or ""
 
     def _loop(self, game: Game, log: Any) -> None:
         train = self.train
@@ -134,6 +153,7 @@ class Session:
                 speed = (step - mark_step) / (now - mark)
                 mark, mark_step = now, step
                 log.scalars(step, scalars, speed)
+                self.loggers.scalars(step, scalars)
                 self.reporter.logged(step, scalars, speed)
                 self._pass_on_warnings(game)
             self.reporter.stepped(step)
@@ -185,7 +205,8 @@ class Session:
             self.unmeasured = True
             return False
         self.measured = step
-        log.figures(step, figures)
+        if log.figures(step, figures):
+            self.loggers.scalars(step, figures)
         self.reporter.measured(step, figures, time.perf_counter() - began)
         game.warnings += problems
         game.measured(figures)
@@ -199,7 +220,9 @@ class Session:
 
     def _picture(self, game: Game, log: Any) -> None:
         count = GRID if game.feed.is_images else POINTS
-        log.picture(game.finished, picture(game, count, self.plan.recipe.seed))
+        drawn = picture(game, count, self.plan.recipe.seed)
+        log.picture(game.finished, drawn)
+        self.loggers.picture(game.finished, drawn)
 
     def _save(self, game: Game, log: Any) -> None:
         if non_finite := game.non_finite():
@@ -258,6 +281,7 @@ class Session:
             "seed": self.plan.recipe.seed,
             "parameters": parameters,
             "tricks": {p.name: {"use": p.use, "origin": legible(p.origin)} for p in self.plan.tricks},
+            "loggers": {p.name: {"use": p.use, "origin": legible(p.origin)} for p in self.plan.loggers},
             **self.facts,
             "sessions": [*earlier, session],
         }
