@@ -208,7 +208,7 @@ def first_page() -> str:
 Setting up, the commands and a recipe: [the README](../README.md).
 
 - [Your first trick in ten minutes](first_trick.md): from an idea to a tested package that recipes can name.
-- [Your own network, data, metric](own_parts.md): one file each, with the suite that tests a network.
+- [Your own network, data, metric, logger](own_parts.md): one file each, with the suite that tests a network.
 - [The hooks](hooks.md): every place where a trick can act, what it receives, what it returns, when it runs. They are
   called from [the step](../gantricks/engine/step.py), the whole algorithm on one page.
 - [Architecture](architecture.md): who imports whom, and where a recipe, a batch, a trick's tensor and a checkpoint go.
