@@ -166,14 +166,14 @@ TensorBoard; to the progress of `train`, which shows the newest main figure; and
 
 They are the figures that `gantricks evaluate RUN --step STEP` finds, with its samples and its seed, to the bit on the
 same machine and device. So a trick that chooses by them chooses by those samples: report what `--seed 1` finds then.
-The run does not notice: weights, draws and checkpoints are those of a run without. A run that is resumed writes the same
-figures. The last one is that of the state after the last step; what a trick makes of it when the run ends, such as an
-earlier state that it brings back, is seen by `evaluate` alone.
+The run does not notice: weights, draws and checkpoints are those of a run without. A run that is resumed writes the
+same figures. The last one is that of the state after the last step; what a trick makes of it when the run ends, such as
+an earlier state that it brings back, is seen by `evaluate` alone.
 
 A taught classifier, the features of reals and whatever else follows from the data is computed once a run
 (`Subject.once`), so the first measurement takes longer than the others. A metric that cannot be measured in some state
-costs that figure, which is `null`, and a warning. A signal ends a measurement at once, and the run that is resumed begins
-with it."""
+costs that figure, which is `null`, and a warning. A signal ends a measurement at once, and the run that is resumed
+begins with it."""
 
 EXTRACTORS = """What turns images into the features that metrics compare: their option `extractor` names one. Figures of
 different extractors cannot be compared. Packages offer further ones in the entry-point group `gantricks.extractors`."""

@@ -58,7 +58,7 @@ class Session:
         self.ending = ending
         self.game: Game | None = None
         self.capturing: Capturing | None = None
-        self.measured: int | None = None
+        self.measured_at: int | None = None
         """The step after which the metrics were measured last."""
         self.unmeasured = False
         self._own: dict[str, str] = {}
@@ -75,7 +75,7 @@ class Session:
             if saved:
                 load_state(game, saved, self.run)
             if self.plan.recipe.evaluate.due(game.finished) and not (saved and saved[1].get("unmeasured")):
-                self.measured = game.finished  # a checkpoint is written after that; nothing is measured at step 0
+                self.measured_at = game.finished  # before its checkpoint was written; at step 0 nothing is measured
             self._play(game, saved)
         return Result(
             self.run,
@@ -155,7 +155,7 @@ class Session:
                 self._save(game, log)
             if interrupted:
                 return
-        if self.plan.measured and self.measured != game.finished and not self._measure(game, log):
+        if self.plan.measured and self.measured_at != game.finished and not self._measure(game, log):
             self._save(game, log)
             return
         game.finish()
@@ -163,7 +163,7 @@ class Session:
         self._save(game, log)
 
     def _is_due(self, game: Game) -> bool:
-        return self.plan.recipe.evaluate.due(game.finished) and self.measured != game.finished
+        return self.plan.recipe.evaluate.due(game.finished) and self.measured_at != game.finished
 
     def _measure(self, game: Game, log: Any) -> bool:
         """Measure the metrics of the present state. Returns False where a signal comes first: the checkpoint that is
@@ -184,7 +184,7 @@ class Session:
         except _Interrupted:
             self.unmeasured = True
             return False
-        self.measured = step
+        self.measured_at = step
         log.figures(step, figures)
         self.reporter.measured(step, figures, time.perf_counter() - began)
         game.warnings += problems
