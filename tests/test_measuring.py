@@ -355,12 +355,23 @@ def test_draws_of_a_trick_that_listens_are_its_own(recipe: Path) -> None:
     assert len(drawn) == len(set(drawn)) == 12
 
 
-def test_a_trick_may_stop_the_run_by_its_figures(recipe: Path, follower: Path, tmp_path: Path) -> None:
+def test_a_trick_may_stop_the_run_by_its_figures(
+    recipe: Path, follower: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[str] = []
+    save = checkpoint.Writer.save
+
+    def noting(writer: checkpoint.Writer, folder: Path, *rest: Any, **named: Any) -> None:
+        saved.append(folder.name)
+        save(writer, folder, *rest, **named)
+
+    monkeypatch.setattr(checkpoint.Writer, "save", noting)
     overrides = ["tricks.follower.stop_at=6"]
     result = train(recipe, overrides=overrides, plugins=[follower], run_dir=tmp_path / "run")
     assert (result.finished, result.stopped) == (6, "follower: it is step 6")
     assert list(figures(result.run)) == [3, 6]
-    # the only checkpoint of that step is the last one: from an earlier one a resumed run stops again
+    # a kill before the end must not leave a checkpoint from which a resumed run goes on
+    assert saved == [f"{step:06d}" for step in range(1, 7)]
     run = cut(result.run, 5, tmp_path / "again")
     assert resume(run, plugins=[follower]).stopped == result.stopped
     assert everything(run, 6) == everything(result.run, 6)
