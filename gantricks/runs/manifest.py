@@ -226,6 +226,8 @@ def identity(plan: Plan, placement: Placement, fingerprint: str) -> str:
     recipe["train"] = {key: train[key] for key in train.keys() - {*_INTERVALS, "keep"}}
     recipe["tricks"] = list(recipe.get("tricks", {}).items())  # their order counts
     recipe.pop("loggers", None)
+    if "on_metrics" not in plan.on:  # then nobody in the run knows when metrics are measured
+        del recipe["evaluate"]["every"]
     now = versions()
     facts = [recipe | {"name": ""}, fingerprint, now["gantricks"], now["torch"], str(placement)]
     facts += [_content(planned.origin) for planned in plan.tricks]

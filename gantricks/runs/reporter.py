@@ -69,11 +69,6 @@ class Result:
     unmeasured: bool = False
 
     @property
-    def interrupted(self) -> bool:
-        """Whether a signal has come before all was done, which `resume` does."""
-        return self.signal is not None and (self.finished < self.steps or self.unmeasured)
-
-    @property
     def pictures(self) -> list[Path]:
         found = [path for path in (self.run / "samples").glob("*.png") if re.fullmatch("[0-9]{1,18}", path.stem)]
         return sorted(found, key=lambda path: int(path.stem))

@@ -61,7 +61,7 @@ class Session:
         self.ending = ending
         self.game: Game | None = None
         self.capturing: Capturing | None = None
-        self.measured: int | None = None
+        self.measured_at: int | None = None
         """The step after which the metrics were measured last."""
         self.unmeasured = False
         self._own: dict[str, str] = {}
@@ -79,11 +79,8 @@ class Session:
             if saved:
                 load_state(game, saved, self.run)
             if self.plan.recipe.evaluate.due(game.finished) and not (saved and saved[1].get("unmeasured")):
-                self.measured = game.finished  # a checkpoint is written after that; nothing is measured at step 0
+                self.measured_at = game.finished  # before its checkpoint was written; at step 0 nothing is measured
             self._play(game, saved)
-        return self._result(game)
-
-    def _result(self, game: Game) -> Result:
         return Result(
             self.run,
             game.finished,
@@ -127,14 +124,14 @@ class Session:
 
     def _ended(self, game: Game, error: BaseException | None) -> Ended:
         """Return what loggers are told of how training has ended."""
-        result = self._result(game)
-        if result.signal is not None and (result.interrupted or isinstance(error, KeyboardInterrupt | SystemExit)):
-            return result.finished, "interrupted", signal.Signals(result.signal).name
-        if isinstance(error, UserError):
-            return result.finished, "failed", "; ".join(problem.what for problem in error.problems)
-        if error is not None:
-            return result.finished, "failed", in_words(error)
-        return result.finished, "stopped" if result.stopped else "finished", result.stopped or ""
+        step, number, early = game.finished, self.ending.number, game.finished < game.steps
+        at_once = number is not None and isinstance(error, KeyboardInterrupt | SystemExit)
+        if error is not None and not at_once:
+            problems = error.problems if isinstance(error, UserError) else []
+            return step, "failed", "; ".join(problem.what for problem in problems) or in_words(error)
+        if number is not None and (at_once or early or self.unmeasured):
+            return step, "interrupted", signal.Signals(number).name
+        return (step, "stopped", game.stop_reason) if early and game.stop_reason else (step, "finished", "")
 
     def _loop(self, game: Game, log: Any) -> None:
         train = self.train
@@ -175,7 +172,7 @@ class Session:
                 self._save(game, log)
             if interrupted:
                 return
-        if self.plan.measured and self.measured != game.finished and not self._measure(game, log):
+        if self.plan.measured and self.measured_at != game.finished and not self._measure(game, log):
             self._save(game, log)
             return
         game.finish()
@@ -183,7 +180,7 @@ class Session:
         self._save(game, log)
 
     def _is_due(self, game: Game) -> bool:
-        return self.plan.recipe.evaluate.due(game.finished) and self.measured != game.finished
+        return self.plan.recipe.evaluate.due(game.finished) and self.measured_at != game.finished
 
     def _measure(self, game: Game, log: Any) -> bool:
         """Measure the metrics of the present state. Returns False where a signal comes first: the checkpoint that is
@@ -204,7 +201,7 @@ class Session:
         except _Interrupted:
             self.unmeasured = True
             return False
-        self.measured = step
+        self.measured_at = step
         if log.figures(step, figures):
             self.loggers.scalars(step, figures)
         self.reporter.measured(step, figures, time.perf_counter() - began)
