@@ -332,11 +332,37 @@ def test_figures_that_are_measured_again_are_told_once(recipe: Path) -> None:
     assert [{"step": call[1], **call[2]} for call in calls() if call[0] == "scalars"] == lines(run)
 
 
+def test_a_signal_before_the_last_figures_is_told_and_the_figures_are_told_on_resume(recipe: Path) -> None:
+    overrides = [*RECORDED, "evaluate.every=6", "evaluate.samples=8", "evaluate.brightness=on"]
+    plugins = (*PLUGIN, "brightness.py")
+    listener = Listener(signal_at=STEPS)
+    run = train(recipe, overrides=overrides, run_dir="run", plugins=plugins, reporter=listener).run
+    assert calls()[-1] == ["ended", STEPS, "interrupted", "SIGTERM"]
+    before = len(calls())
+    resume(run, plugins=plugins)
+    assert [call[0] for call in calls()[before:]] == ["started", "scalars", "picture", "ended"]
+    assert (calls()[before][3], [*calls()[before + 1][2]]) == (STEPS, ["metric/brightness/brightness"])
+    assert calls()[-1] == ["ended", STEPS, "finished", ""]
+
+
+def test_a_second_signal_is_told_too(recipe: Path) -> None:
+    class Impatient(Listener):
+        def stepped(self, finished: int) -> None:
+            super().stepped(finished)
+            if finished == self.signal_at:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, overrides=RECORDED, run_dir="run", plugins=PLUGIN, reporter=Impatient(signal_at=3))
+    assert calls()[-1] == ["ended", 3, "interrupted", "SIGINT"]
+
+
 def test_an_error_is_told_in_words(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides, plugins = [*RECORDED, "tricks.poison=on"], [*PLUGIN, "poison.py"]
     with pytest.raises(UserError, match="not finite at step 1"):
-        train(recipe, overrides=[*RECORDED, "tricks.poison=on"], run_dir="run", plugins=[*PLUGIN, "poison.py"])
+        train(recipe, overrides=overrides, run_dir="run", plugins=plugins, reporter=Listener(signal_at=1))
     *earlier, (kind, step, outcome, reason) = calls()
-    assert (kind, step, outcome) == ("ended", 2, "failed")
+    assert (kind, step, outcome) == ("ended", 1, "failed")
     assert reason.startswith("the loss term g.poison.bad is not finite at step 1; the run has stopped with the state")
     assert [call[0] for call in earlier] == ["started"]
 

@@ -35,7 +35,11 @@ def recipe_schema() -> Schema:
             "train": {key: value for key, value in core["train"].items() if key != "required"},
             "tricks": {"type": "object", "description": "tricks, composed in this order", **_instances("tricks")},
             "evaluate": _evaluate(),
-            "loggers": {"type": "object", "description": "loggers, by name", **_instances("loggers")},
+            "loggers": {
+                "type": "object",
+                "description": "what is told of the run",
+                **_instances("loggers"),
+            },
         },
         "additionalProperties": False,
         "if": {"not": {"required": ["extends"]}},

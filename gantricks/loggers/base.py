@@ -40,8 +40,8 @@ class Logger:
     def started(self, run: Path, recipe: Mapping[str, Any], after: int) -> None:
         """Training begins, or goes on after step `after`. What was told of later steps before is void.
 
-        `run` is the folder of the run. Files of the logger's own belong in its subfolder `loggers`. `recipe` is the
-        resolved recipe as plain data.
+        `run` is the folder of the run. Files of the logger's own belong in its subfolder `loggers`, which the logger
+        makes. `recipe` is the resolved recipe as plain data.
         """
 
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:

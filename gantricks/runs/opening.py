@@ -53,7 +53,7 @@ class Run:
         return self.recipe([*overrides, *begun])
 
     def without_loggers(self) -> Run:
-        """Return the run as all see it who do not train it: its loggers, and their files, are not needed."""
+        """Return the run without the loggers of its recipe, which only training needs."""
         table = {key: value for key, value in self.file.table.items() if key != "loggers"}
         return replace(self, file=replace(self.file, table=table))
 
