@@ -103,7 +103,7 @@ class Screen(Reporter):
         whence = f", from step {game.finished:,}" if game.finished else ""
         self.console.print(f"the run is kept in {run}{whence}", soft_wrap=True)
         self.began = time.monotonic()
-        self._begun = game.finished
+        self._begun = self._finished = game.finished
         self._recent.append((self.began, game.finished))
         if self.console.is_terminal:
             self._start("", self._steps)
