@@ -144,6 +144,7 @@ samples score in place of generated ones, its floor. Every table of `[evaluate]`
 ```toml
 [evaluate]
 samples = 5000                  # generated samples per metric, unless it has a number of its own
+every = 1000                    # steps from one measurement to the next while the run trains; "off": none
 
 [evaluate.mixture_coverage]
 
@@ -156,7 +157,25 @@ Where a recipe names none, those are measured that suit its data. `--metric NAME
 metric at its defaults. A figure is a function of the checkpoint and of `--seed`. With `--set`, a run is measured with
 tricks that act on samples alone, such as `--set tricks.truncation.limit=0.5`; `--json` tells it. A trick asks for a
 metric of the recipe with `ctx.evaluate(name)`, between steps. Installed packages offer metrics in the entry-point group
-`gantricks.metrics`: subclasses of `gantricks.Metric`, one per name."""
+`gantricks.metrics`: subclasses of `gantricks.Metric`, one per name.
+
+## While a run trains
+
+With `every`, the metrics are measured after each so many steps and after the last one: those of the recipe, or those
+that suit its data. Their figures go into `metrics.jsonl`, in lines of their own, as `metric/<metric>/<figure>`; to
+TensorBoard; to the progress of `train`, which shows the newest main figure; and as curves to the page of
+`gantricks report`. Tricks are told them in the hook [on_metrics](hooks.md#on_metrics), and may end the run.
+
+They are the figures that `gantricks evaluate RUN --step STEP` finds, with its samples and its seed, to the bit on the
+same machine and device. So a trick that chooses by them chooses by those samples: report what `--seed 1` finds then.
+The run does not notice: weights, draws and checkpoints are those of a run without. A run that is resumed writes the
+same figures. The last one is that of the state after the last step; what a trick makes of it when the run ends, such as
+an earlier state that it brings back, is seen by `evaluate` alone.
+
+A taught classifier, the features of reals and whatever else follows from the data is computed once a run
+(`Subject.once`), so the first measurement takes longer than the others. A metric that cannot be measured in some state
+costs that figure, which is `null`, and a warning. A signal ends a measurement at once, and the run that is resumed
+begins with it."""
 
 EXTRACTORS = """What turns images into the features that metrics compare: their option `extractor` names one. Figures of
 different extractors cannot be compared. Packages offer further ones in the entry-point group `gantricks.extractors`."""
@@ -218,7 +237,7 @@ def first_page() -> str:
 Setting up, the commands and a recipe: [the README](../README.md).
 
 - [Your first trick in ten minutes](first_trick.md): from an idea to a tested package that recipes can name.
-- [Your own network, data, metric](own_parts.md): one file each, with the suite that tests a network.
+- [Your own network, data, metric, logger](own_parts.md): one file each, with the suite that tests a network.
 - [The hooks](hooks.md): every place where a trick can act, what it receives, what it returns, when it runs. They are
   called from [the step](../gantricks/engine/step.py), the whole algorithm on one page.
 - [Architecture](architecture.md): who imports whom, and where a recipe, a batch, a trick's tensor and a checkpoint go.

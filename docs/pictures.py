@@ -1151,6 +1151,7 @@ ROOMS = {
     "engine": "the hooks in recipe order, the step, sampling, capture",
     "planning": "from TOML to a plan: every problem at once",
     "metrics": "what a run has learned, in figures",
+    "loggers": "what is told of a run",
     "networks": "architectures, a file each",
     "data": "data sources, a file each",
     "catalogue": "what there is, by name",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gantricks.hooks import hookimpl
     from gantricks.labels import label_problems, labelled_subset, positions
     from gantricks.latents import slerp
+    from gantricks.loggers.base import Logger
     from gantricks.losses import AdversarialLoss
     from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Subject
     from gantricks.metrics.extractors.base import Extractor
@@ -79,6 +80,7 @@ _HOME = {
     "Interval": "options",
     "Latents": "records",
     "LayerNoise": "networks.noise",
+    "Logger": "loggers.base",
     "Measurement": "metrics.base",
     "Metric": "metrics.base",
     "Network": "networks.base",
@@ -151,6 +153,7 @@ __all__ = [
     "Interval",
     "Latents",
     "LayerNoise",
+    "Logger",
     "Measurement",
     "Metric",
     "Network",

@@ -207,7 +207,7 @@ class Context(ABC):
     @property
     @abstractmethod
     def phase(self) -> str:
-        """ "d" or "g" in a step; "setup", "boundary", "log" or "sample" outside."""
+        """ "d" or "g" in a step; "setup", "boundary", "log", "metrics" or "sample" outside."""
 
     @property
     @abstractmethod
@@ -297,11 +297,11 @@ class Context(ABC):
 
     @abstractmethod
     def stop(self, reason: str) -> None:
-        """End the run before the next step. For `on_boundary`."""
+        """End the run before the next step. For `on_boundary` and `on_metrics`."""
 
     @abstractmethod
     def warn(self, sentence: str) -> None:
-        """Show a sentence to the user with the next log line. For `on_log`."""
+        """Show a sentence to the user with the next log line. For `on_log` and `on_metrics`."""
 
     @abstractmethod
     def set_n_critic(self, n: int) -> None:

@@ -330,6 +330,17 @@ class HookSpecs:
         """
 
     @event
+    def on_metrics(self, figures: dict[str, float], ctx: Context) -> None:
+        """Act on the host on what the metrics have found. Where `[evaluate]` sets `every`, it is called after each so
+        many steps, and after the last one, before `on_finish`.
+
+        `figures` are those of the present state by name, "metric/<metric>/<figure>", the main one of each metric first,
+        on the samples of `gantricks evaluate`. One that could not be measured is NaN. What `ctx` does in `on_boundary`
+        it does here too: `ctx.stop(reason)` ends the run. A run that is resumed here is not told again, so what follows
+        from the figures belongs in tensors. A trick that acts nowhere else declares `needs = {"measurements"}`.
+        """
+
+    @event
     def on_finish(self, ctx: Context) -> None:
         """Change the final state, which the last checkpoint holds. The last step is done, or a trick has stopped the
         run. A run that is interrupted has not finished, and does not call this hook.

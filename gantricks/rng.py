@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
-PHASES = {"setup": 0, "d": 1, "g": 2, "sample": 3, "boundary": 4, "log": 5}
+PHASES = {"setup": 0, "d": 1, "g": 2, "sample": 3, "boundary": 4, "log": 5, "metrics": 6}
 _IN_STEP = ("d", "g")
 Words = npt.NDArray[np.uint64]
 _MANY = 1024

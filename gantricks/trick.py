@@ -21,6 +21,7 @@ CAPABILITIES: dict[str, str] = {
     "conditions": "data whose samples have conditions, such as captions; set a source that has them in [data]",
     "images": 'image data; set a source of images in [data], such as "fashion_mnist"',
     "metric": "a metric in the recipe; add one, such as [evaluate.mixture_coverage]",
+    "measurements": "metrics that are measured while the run trains; set every = 1000 in [evaluate], say",
     "class_logits": "a D that predicts classes; add [tricks.auxiliary_classifier], for one",
     "separate_passes": "scoring reals and fakes in separate passes; add [tricks.separate_batches]",
     "input_grad": "D's inputs as leaves with gradient (always at hand)",

@@ -7,6 +7,7 @@ import torch
 
 from gantricks.engine import state
 from gantricks.engine.capture import CUDA_GRAPH, Capturing
+from gantricks.engine.subject import measure
 from gantricks.testing import TrickHost
 from gantricks.testing.record import differences, snapshot
 
@@ -53,6 +54,20 @@ def test_images_are_channels_last_and_the_step_does_not_wait() -> None:
         game.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_recorded_run_does_not_notice_that_it_is_measured() -> None:
+    host = IMAGES.but(classes=3, count=150, evaluated=140, generator={"conditional": True})
+    measured = host.with_metric("frechet_distance", extractor={"name": "classifier", "steps": 2}).but(every=1).game()
+    plain = host.game()
+    for game in (measured, plain):
+        game.play = Capturing(game, CUDA_GRAPH)
+    for _ in range(6):
+        measured.advance()
+        plain.advance()
+        assert not differences(snapshot(measured), snapshot(plain))
+    assert measured.play.backend == plain.play.backend == CUDA_GRAPH, measured.warnings
+    assert measure(measured) == measure(measured)
 
 
 @pytest.mark.parametrize("tricks", [(), ("soft_labels", "ema"), ("historical_averaging", "instance_noise")])

@@ -256,17 +256,17 @@ def test_what_is_measured_without_being_named_suits_the_data() -> None:
 
 
 def test_a_metric_that_nobody_asked_for_is_left_out_with_a_warning(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gantricks.runs import evaluation
+    from gantricks.planning import measured
 
     both = (({"vectors"}, "counts", {}), ({"mixture"}, "mixture_coverage", {}))
-    monkeypatch.setattr(evaluation, "DEFAULTS", both)
+    monkeypatch.setattr(measured, "DEFAULTS", both)
     warned: list[str] = []
     found = evaluate(ring, samples=1, warn=warned.append)
     assert [each.metric for each in found] == ["mixture_coverage"]
     assert warned == ["left out, counts: 2 samples at least"]
-    monkeypatch.setattr(evaluation, "DEFAULTS", both[:1])
+    monkeypatch.setattr(measured, "DEFAULTS", both[:1])
     assert "counts: 2 samples at least" in refusal(ring, samples=1)
-    monkeypatch.setattr(evaluation, "DEFAULTS", ())
+    monkeypatch.setattr(measured, "DEFAULTS", ())
     assert "none is known to suit its data" in refusal(ring)
 
 

@@ -173,9 +173,15 @@ def test_installed_metrics_and_extractors_are_found_and_must_be_such(monkeypatch
         Registry().load("metrics", "sharpnes")
 
 
+def test_no_logger_ships() -> None:
+    assert shipped("loggers") == []
+    assert index()["loggers"] == {}
+
+
 def test_importing_gantricks_imports_no_torch() -> None:
     modules = (
-        "gantricks, gantricks.catalogue.registry, gantricks.planning.validation, gantricks.metrics.mixture_coverage"
+        "gantricks, gantricks.catalogue.registry, gantricks.planning.validation, gantricks.metrics.mixture_coverage, "
+        "gantricks.loggers.base"
     )
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -220,6 +226,7 @@ SOURCE = "from gantricks.data.ring import Ring\nclass Circle(Ring):\n    '''Circ
 METRIC = (
     "from gantricks.metrics.mixture_coverage import MixtureCoverage\nclass Sharp(MixtureCoverage):\n    '''Sharp.'''\n"
 )
+LOGGER = "from gantricks import Logger\nclass Told(Logger):\n    def scalars(self, step, scalars): pass\n"
 EXTRACTOR = "from gantricks.metrics.extractors.base import Extractor\nclass Pixels(Extractor):\n    '''Pixels.'''\n"
 
 
@@ -301,22 +308,23 @@ def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [("tricks", PLUGIN), ("networks", NETWORK), ("data", SOURCE), ("metrics", METRIC)]
+    ("kind", "text"),
+    [("tricks", PLUGIN), ("networks", NETWORK), ("data", SOURCE), ("metrics", METRIC), ("loggers", LOGGER)],
 )
 def test_a_file_may_hold_any_part_of_a_recipe(tmp_path: Path, kind: str, text: str) -> None:
     found = Registry([local(tmp_path, text)], installed=False)
     assert found.names(kind)["mine"].endswith("mine.py")
     assert "sha256:" in found.load(kind, "mine").origin
-    for other in {"tricks", "networks", "data", "metrics"} - {kind}:
+    for other in {"tricks", "networks", "data", "metrics", "loggers"} - {kind}:
         assert "mine" not in found.names(other)
         with pytest.raises(UserError, match="this one defines none"):
             found.load(other, "mine")
 
 
 def test_a_file_may_hold_one_part_of_each_kind_under_its_name(tmp_path: Path) -> None:
-    found = Registry([local(tmp_path, PLUGIN + NETWORK + SOURCE + METRIC)], installed=False)
-    classes = [found.load(kind, "mine").cls.__name__ for kind in ("tricks", "networks", "data", "metrics")]
-    assert classes == ["Mine", "Wide", "Circle", "Sharp"]
+    found = Registry([local(tmp_path, PLUGIN + NETWORK + SOURCE + METRIC + LOGGER)], installed=False)
+    kinds = ("tricks", "networks", "data", "metrics", "loggers")
+    assert [found.load(kind, "mine").cls.__name__ for kind in kinds] == ["Mine", "Wide", "Circle", "Sharp", "Told"]
 
 
 def test_an_extractor_comes_from_a_package_and_a_file_that_holds_one_says_so(tmp_path: Path) -> None:
@@ -372,6 +380,8 @@ def test_a_file_that_no_name_has_led_to_is_told_with_what_to_add(tmp_path: Path)
         f"--plugin {broken} is not used by the recipe, and it is broken: "
         "importing it fails: ZeroDivisionError: division by zero",
     ]
+    told = Registry([local(tmp_path, LOGGER, "told.py")], installed=False).warnings()
+    assert told == [f"--plugin {tmp_path / 'told.py'} holds a logger that the recipe does not use: add [loggers.told]"]
     found.load("tricks", "mine")
     found.load("networks", "pair")
     assert [sentence.split()[1] for sentence in found.warnings()] == [str(broken)]

@@ -302,5 +302,6 @@ def test_held_out_samples_are_those_of_the_source():
 
     game = TrickHost().game()
     assert subject(game).held_out is None
+    game = TrickHost().game()
     object.__setattr__(game.plan, "source", Holds(MadeUp.Config()))
     assert len(subject(game).held_out.samples) == 3

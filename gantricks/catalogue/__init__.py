@@ -1,1 +1,1 @@
-"""The parts that recipes can name: tricks, networks, data sources, metrics and shipped recipes."""
+"""The parts that recipes can name: tricks, networks, data sources, metrics, loggers and shipped recipes."""

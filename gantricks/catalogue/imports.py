@@ -179,6 +179,26 @@ def _malformed(kind: str, cls: type) -> Iterator[str]:
     figures = getattr(cls, "figures", None)
     if kind == "metrics" and isinstance(figures, Mapping) and set(figures.values()) not in _DIRECTIONS:
         yield f'figures of {cls.__name__} does not say of each whether "higher" or "lower" is better: {figures!r}'
+    if kind == "loggers":
+        yield from _never_told(cls, base_of(kind))
+
+
+def _never_told(cls: type, base: type) -> Iterator[str]:
+    """Yield a sentence for each method of a logger that takes other arguments than those it is called with, and where
+    it has no method of its own.
+    """
+    methods = {name: method for name, method in vars(base).items() if name[0] != "_" and inspect.isfunction(method)}
+    own = {name: method for name in methods if (method := inspect.getattr_static(cls, name)) is not methods[name]}
+    if not own:
+        yield f"{cls.__name__} is told nothing: it has none of the methods {', '.join(methods)}"
+    for name, method in own.items():
+        if not inspect.isfunction(method):
+            continue
+        wanted = list(inspect.signature(methods[name]).parameters)
+        try:
+            inspect.signature(method).bind(*wanted)
+        except TypeError:
+            yield f"{name} of {cls.__name__} does not take what it is called with: ({', '.join(wanted)})"
 
 
 _DIRECTIONS = ({"higher"}, {"lower"}, {"higher", "lower"})

@@ -16,6 +16,7 @@ SINGULAR = {
     "data": "data source",
     "metrics": "metric",
     "extractors": "extractor",
+    "loggers": "logger",
 }
 
 
@@ -25,6 +26,7 @@ PACKAGES = {
     "data": "gantricks.data",
     "metrics": "gantricks.metrics",
     "extractors": "gantricks.metrics.extractors",
+    "loggers": "gantricks.loggers",
 }
 
 
@@ -34,6 +36,7 @@ BASES = {
     "data": ("gantricks.data.base", "Source"),
     "metrics": ("gantricks.metrics.base", "Metric"),
     "extractors": ("gantricks.metrics.extractors.base", "Extractor"),
+    "loggers": ("gantricks.loggers.base", "Logger"),
 }
 
 
@@ -42,6 +45,7 @@ TO_USE = {
     "networks": 'network = "{}" to [generator] or [discriminator]',
     "data": 'source = "{}" to [data]',
     "metrics": "[evaluate.{}]",
+    "loggers": "[loggers.{}]",
 }
 """How a recipe uses a part from a file. Extractors are missing: they are named in the options of metrics, which accept
 no files.

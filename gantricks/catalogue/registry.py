@@ -1,9 +1,9 @@
-"""Finds tricks, networks, data sources, metrics and extractors by name, and imports only those that are named.
+"""Finds tricks, networks, data sources, metrics, extractors and loggers by name, and imports only those that are named.
 
 There are three places: the parts that ship with gantricks (one module per name), files that the user named with
 `--plugin`, and the entry points of installed packages in the groups `gantricks.tricks`, `gantricks.networks`,
-`gantricks.data`, `gantricks.metrics` and `gantricks.extractors`. Shipped parts take precedence. Two others with the
-same name are an error.
+`gantricks.data`, `gantricks.metrics`, `gantricks.extractors` and `gantricks.loggers`. Shipped parts take precedence.
+Two others with the same name are an error.
 
 Files and packages are foreign code: whatever they raise when they are imported, an exit included, becomes a `UserError`
 that names them.
@@ -111,12 +111,8 @@ class Registry:
             _refuse_two(kind, name, [], points)
             return Found(name, load_point(kind, points[0]), distribution(points[0]))
         known = self.names(kind)
-        raise UserError(
-            Problem(
-                f"there is no {SINGULAR[kind]} {name!r}",
-                hint=nearest(name, known) or f"there are: {', '.join(sorted(known))}",
-            )
-        )
+        listed = f"there are: {', '.join(sorted(known))}" if known else _NONE.format(SINGULAR[kind])
+        raise UserError(Problem(f"there is no {SINGULAR[kind]} {name!r}", hint=nearest(name, known) or listed))
 
     def warnings(self, named: Iterable[str] = ()) -> list[str]:
         """Return sentences about plugins that have no effect: files that no name has led to, and entry points that
@@ -171,6 +167,9 @@ class Registry:
         kinds = " and a ".join(SINGULAR[kind] for kind in held)
         hints = ", ".join(TO_USE[kind].format(path.stem) for kind in held)
         return f"--plugin {path} holds a {kinds} that the recipe does not use: add {hints}"
+
+
+_NONE = "no {} ships with gantricks: name the file that holds it with --plugin FILE"
 
 
 def _refuse_two(kind: str, name: str, files: list[str], points: list[EntryPoint]) -> None:

@@ -71,8 +71,8 @@ Plugins = Annotated[
         "--plugin",
         metavar="FILE",
         parser=_path,
-        help="A Python file that holds a trick, a network, a data source or a metric, which has the file's name. "
-        "Repeatable.",
+        help="A Python file that holds a trick, a network, a data source, a metric or a logger, which has the file's "
+        "name. Repeatable.",
     ),
 ]
 Picture = Annotated[
@@ -134,7 +134,11 @@ def resume(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Where the data is now, such as data.path=DIR. Repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Where the data is now, such as data.path=DIR, or a logger, such as loggers.NAME=off. Repeatable.",
+        ),
     ] = None,
     device: Device = None,
     plugin: Plugins = None,

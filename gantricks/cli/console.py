@@ -109,6 +109,11 @@ def write_prose(console: Console, text: str, indent: int = 0) -> None:
         console.print()
 
 
+def number(value: float) -> str:
+    """Format a number with four digits; integers stay as they are."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+
+
 def typed(words: Sequence[str]) -> str:
     """Return the words of a command in the form to type in a shell."""
     return " ".join(shlex.quote(word) if word.isprintable() else _ansi_quoted(word) for word in words)

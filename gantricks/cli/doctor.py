@@ -164,7 +164,8 @@ def _shipped() -> Iterator[Finding]:
     counts, errors = [], []
     for kind, singular in SINGULAR.items():
         names = shipped(kind)
-        counts.append(f"{len(names)} {singular}{'s' * (len(names) != 1)}")
+        if names:
+            counts.append(f"{len(names)} {singular}{'s' * (len(names) != 1)}")
         for name in names:
             try:
                 cls = registry.load(kind, name).cls

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gantricks.cli.console import Text, errors, output, write_json
+from gantricks.cli.console import Text, errors, number, output, write_json
 from gantricks.cli.plans import write_warning
 from gantricks.cli.progress import Screen
 from gantricks.metrics.base import Measurement
@@ -76,11 +76,6 @@ def as_dict(evaluated: Evaluated) -> dict[str, Any]:
         "floor_facts": floor.facts if floor else None,
         "seconds": round(evaluated.seconds, 3),
     }
-
-
-def number(value: float) -> str:
-    """Format a number with four digits; integers stay as they are."""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _figures(found: Sequence[Evaluated]) -> Table:

@@ -48,7 +48,9 @@ def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
             for role in ROLES
         },
         "tricks": [{"name": planned.name, "use": planned.use, "origin": planned.origin} for planned in plan.tricks],
-        "metrics": [{"name": planned.name, "use": planned.use} for planned in plan.metrics],
+        "metrics": [{"name": planned.name, "use": planned.use} for planned in plan.measured or plan.metrics],
+        "loggers": [{"name": planned.name, "use": planned.use, "origin": planned.origin} for planned in plan.loggers],
+        "evaluate": recipe.evaluate.model_dump(mode="json"),
         "hooks": [{"hook": hook, "kind": KINDS[hook], "tricks": list(names)} for hook, names in plan.on.items()],
         "warnings": list(plan.warnings),
     }
@@ -97,13 +99,24 @@ def _facts(plan: Plan) -> Table:
     each = f"every {recipe.train.checkpoint_every:,} steps" if saved["written"] > 1 else "one, at the end"
     kept = f", the newest {saved['kept']:,} kept" if saved["kept"] < saved["written"] else ""
     facts.add_row("checkpoints", f"{each}{kept}: about {times}{_size(saved['bytes'])}")
-    if plan.metrics:
-        facts.add_row("metrics", ", ".join(_instance(planned.name, planned.use) for planned in plan.metrics))
+    if plan.measured or plan.metrics:
+        facts.add_row("metrics", _metrics(plan))
+    if plan.loggers:
+        facts.add_row("loggers", ", ".join(_instance(planned.name, planned.use) for planned in plan.loggers))
     if not plan.tricks:
         facts.add_row("tricks", "none")
     elif idle := [p.name for p in plan.tricks if not any(p.name in names for names in plan.on.values())]:
         facts.add_row("tricks", f"{', '.join(idle)}: on no hook")
     return facts
+
+
+def _metrics(plan: Plan) -> str:
+    """Return the names of the metrics, and when they are measured."""
+    names = ", ".join(_instance(planned.name, planned.use) for planned in plan.measured or plan.metrics)
+    every, steps = plan.recipe.evaluate.every, plan.recipe.train.steps
+    if every == "off":
+        return f"{names}: by gantricks evaluate"
+    return f"{names}: every {every:,} steps and at the end" if every < steps else f"{names}: at the end"
 
 
 def _checkpoints(plan: Plan) -> dict[str, int]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from gantricks.cli.console import number
 from gantricks.cli.plans import write_plan, write_warning
 from gantricks.errors import printable
+from gantricks.metrics.base import figure_of
 from gantricks.planning.device import Placement
 from gantricks.planning.plan import Plan
 from gantricks.runs.reporter import Reporter
@@ -37,6 +40,16 @@ def pace(steps_per_second: float) -> str:
     return f"{1 / steps_per_second:.3g} s/step" if steps_per_second > 0 else ""
 
 
+def _main_figures(figures: Mapping[str, float]) -> list[str]:
+    """Return the main figure of each metric in words."""
+    found: dict[str, str] = {}
+    for name, value in figures.items():
+        metric, figure = figure_of(name) or (name, name)
+        label = metric if figure == metric else f"{metric} {figure}"
+        found.setdefault(metric, f"{label} {number(value)}")
+    return list(found.values())
+
+
 class Screen(Reporter):
     """Shows a run. `began` is the time of its first step, None when there was nothing to do."""
 
@@ -47,7 +60,10 @@ class Screen(Reporter):
         self._bar: Progress | None = None
         self._drawn = 0.0
         self._recent: deque[tuple[float, int]] = deque(maxlen=40)
+        self._finished = 0
         self._losses = ""
+        self._figure = ""
+        self._measuring: float | None = None
         self._reading: str | None = None
         self._steps = 0
         self._begun = 0
@@ -87,7 +103,7 @@ class Screen(Reporter):
         whence = f", from step {game.finished:,}" if game.finished else ""
         self.console.print(f"the run is kept in {run}{whence}", soft_wrap=True)
         self.began = time.monotonic()
-        self._begun = game.finished
+        self._begun = self._finished = game.finished
         self._recent.append((self.began, game.finished))
         if self.console.is_terminal:
             self._start("", self._steps)
@@ -100,12 +116,14 @@ class Screen(Reporter):
             self.console.print(f"{what}: a minute or less, then the run is faster")
 
     def stepped(self, finished: int) -> None:
+        self._finished = finished
         if self._bar is None or (now := time.monotonic()) - self._drawn < BETWEEN_DRAWINGS:
             return
         self._recent.append((now, finished))
         (then, before), (_, step) = self._recent[0], self._recent[-1]
         speed = (step - before) / (now - then)
-        self._draw(finished, f"{self._count(finished)}  {pace(speed)}  {self._left(finished, speed)}{self._losses}")
+        newest = f"{self._losses}{self._figure}"
+        self._draw(finished, f"{self._count(finished)}  {pace(speed)}  {self._left(finished, speed)}{newest}")
 
     def logged(self, finished: int, scalars: dict[str, float], steps_per_second: float) -> None:
         losses = "  ".join(
@@ -115,6 +133,26 @@ class Screen(Reporter):
         if not self.console.is_terminal:
             left = self._left(finished, steps_per_second)
             self.console.print(f"step {finished}/{self._steps}  {losses}  {pace(steps_per_second)}  {left}")
+
+    def measuring(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._measuring is None:
+            self._measuring = now
+        if self._bar is not None:
+            if now - self._drawn >= BETWEEN_DRAWINGS:
+                self._draw(self._finished, f"{self._count(self._finished)}  {what}: {done:,}/{total:,}")
+        elif now - self._measuring >= BETWEEN_LINES:
+            self._measuring = now
+            self.console.print(f"{what}: {done:,} of {total:,}")
+
+    def measured(self, finished: int, figures: Mapping[str, float], seconds: float) -> None:
+        self._measuring = None
+        self._recent.clear()  # the seconds that it took are no part of the speed
+        self._recent.append((time.monotonic(), finished))
+        found = _main_figures(figures)
+        self._figure = f"  {found[0]}" if found else ""
+        if not self.console.is_terminal:
+            self.console.print(f"step {finished}/{self._steps}  {'  '.join(found)}  measured in {seconds:.1f} s")
 
     def warn(self, sentence: str) -> None:
         write_warning(self.console, sentence)

@@ -35,6 +35,11 @@ def recipe_schema() -> Schema:
             "train": {key: value for key, value in core["train"].items() if key != "required"},
             "tricks": {"type": "object", "description": "tricks, composed in this order", **_instances("tricks")},
             "evaluate": _evaluate(),
+            "loggers": {
+                "type": "object",
+                "description": "what is told of the run",
+                **_instances("loggers"),
+            },
         },
         "additionalProperties": False,
         "if": {"not": {"required": ["extends"]}},
@@ -72,7 +77,7 @@ def _evaluate() -> Schema:
 
 
 def _instances(kind: str) -> Schema:
-    """Return the schema of a section in which every table is an instance: of tricks, or of metrics."""
+    """Return the schema of a section in which every table is an instance: of tricks, of metrics, or of loggers."""
     known, what = _options(kind, "options"), SINGULAR[kind]
     use = {"type": "string", "description": f"the {what} that this is an instance of, when its own name is another"}
 
@@ -91,7 +96,8 @@ def _instances(kind: str) -> Schema:
         f"off: leaves out a {what} of that recipe",
     }
     instances = [table(name, summary, own, ["use"]) for name, (summary, own) in known.items()]
-    unknown = {"type": "object", "properties": {"use": {"type": "string", "not": {"enum": list(known)}}}}
+    foreign: Schema = {"type": "string"} | ({"not": {"enum": list(known)}} if known else {})
+    unknown = {"type": "object", "properties": {"use": foreign}}
     return {
         "properties": {
             name: {"description": summary, "anyOf": [table(name, summary, own, []), _another(name), switch]}

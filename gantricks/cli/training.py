@@ -137,7 +137,7 @@ def _save_new(image: Image, out: Path) -> None:
 def _ended(result: Result, screen: Screen, plugins: Sequence[Path]) -> int:
     console, folder = screen.console, str(result.run)
     done = f"{result.finished:,} of {result.steps:,} steps"
-    if result.signal is not None and result.finished < result.steps:
+    if result.signal is not None and (result.finished < result.steps or result.unmeasured):
         console.print(Text(f"Interrupted after {done}; the run is saved. To go on:", "yellow"))
         write_command(console, typed(["gantricks", "resume", folder, *_flags(plugins)]))
         return 128 + result.signal

@@ -269,7 +269,7 @@ class TrickContext(Context):
         if self._game.clock.phase in ("d", "g"):
             raise TrickError(
                 f"{self.name}: ctx.{method} acts on the host, and inside the step it would be lost when the step is "
-                "captured; call it in on_boundary or on_log"
+                "captured; call it in on_boundary, on_log or on_metrics"
             )
 
     def _host(self, name: str, value: T) -> T:

@@ -88,6 +88,7 @@ class Hooks:
     evaluation_discriminator: Fold[Discriminator] = ()
     log_scalars: Term[Tensor] = ()
     on_log: Event = ()
+    on_metrics: Event = ()
     on_finish: Event = ()
     on_run_end: Event = ()
 

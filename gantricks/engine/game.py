@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +71,8 @@ class Game:
         self.warnings: list[str] = []
         self.cursors: dict[int, int] = {}
         """The cursor of the data before each step since the last check for non-finite values."""
+        self.remembered: dict[int, dict[Hashable, Any]] = {}
+        """What metrics have computed of the data, by the seed of the evaluation."""
         self.snapshot: Snapshot | None = None
         self.restored_step: int | None = None
 
@@ -124,6 +126,8 @@ class Game:
 
     def advance(self) -> bool:
         """Play one step. Returns False where a trick has stopped the run before it."""
+        if self.stop_reason:
+            return False
         self.clock.enter("boundary")
         notify(self.hooks.on_boundary)
         if self.stop_reason:
@@ -132,6 +136,12 @@ class Game:
         self.play()
         self.move_to(self.finished + 1)
         return True
+
+    def measured(self, figures: Mapping[str, float]) -> None:
+        """Tell the tricks the figures of the present state."""
+        self.clock.enter("metrics")
+        for hook, ctx in self.hooks.on_metrics:
+            hook(dict(figures), ctx)
 
     def finish(self) -> None:
         """Tell the tricks that the last step is done, or that a trick has stopped the run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import cached_property
 
 import numpy as np
@@ -12,8 +13,9 @@ from gantricks.data.base import Dataset, Progress, silent
 from gantricks.engine import sampling
 from gantricks.engine.game import Game
 from gantricks.errors import Problem, TrickError, UserError
-from gantricks.metrics.base import Direction, Metric, Samples, Subject, as_generated
+from gantricks.metrics.base import SEED, Direction, Metric, Samples, Subject, as_generated, scalar_name
 from gantricks.networks.base import Discriminator
+from gantricks.planning.device import out_of_memory
 
 BATCH = 256
 """The number of samples in a batch, where the metric does not choose it."""
@@ -36,10 +38,12 @@ class GameSubject(Subject):
         self.latent_dim = game.generator.latent_dim
         self.companions = tuple(game.companions)
         self._asked: dict[str, nn.Module] = {}
+        # what follows from the game's own data holds for its later states too
+        self._kept = game.remembered.setdefault(seed, {}) if self.dataset is game.dataset else {}
 
-    @cached_property
+    @property
     def held_out(self) -> Dataset | None:
-        return self.source.held_out(self._progress)
+        return self.once("held_out", lambda: self.source.held_out(self._progress))
 
     def generated(self, count: int) -> Samples:
         done = 0
@@ -48,7 +52,7 @@ class GameSubject(Subject):
                 raise UserError(
                     Problem(
                         f"the generator's samples are not finite (NaN or infinity) after {self._game.finished} steps",
-                        hint="an earlier checkpoint may be sound: --step says which",
+                        hint="an earlier checkpoint may be sound: gantricks evaluate takes --step",
                     )
                 )
             done += len(images)
@@ -107,13 +111,43 @@ class GameSubject(Subject):
     def progress(self, what: str, done: int, total: int) -> None:
         self._progress(what, done, total)
 
-    @cached_property
+    @property
     def _order(self) -> np.ndarray:
-        return np.random.default_rng(self.seed).permutation(len(self.dataset.samples))
+        count = len(self.dataset.samples)
+        return self.once("order", lambda: np.random.default_rng(self.seed).permutation(count))
 
     @cached_property
     def _discriminator(self) -> Discriminator:
         return sampling.evaluated_discriminator(self._game)
+
+
+def measure(game: Game, progress: Progress = silent) -> tuple[dict[str, float], list[str]]:
+    """Measure the metrics that the plan measures while it trains, for the present state.
+
+    Returns every figure by its name among the scalars, the main one of each metric first, and a sentence for each
+    metric that cannot be measured in this state; its figures are NaN.
+    """
+    subject = GameSubject(game, game.plan.recipe.evaluate.samples, SEED, progress)
+    found: dict[str, float] = {}
+    problems = []
+    for planned in game.plan.measured:
+        values = dict.fromkeys(planned.metric.figures, math.nan)
+        try:
+            values = planned.metric.measure(subject).values
+        except UserError as error:
+            problems.append(f"{planned.name} is not measured: {'; '.join(map(_sentence, error.problems))}")
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error) is None:
+                raise
+            problems.append(f"{planned.name} is not measured: the memory of {subject.device} does not suffice")
+        found |= {scalar_name(planned.name, figure): float(values[figure]) for figure in planned.metric.figures}
+    return found, problems
+
+
+def _sentence(problem: Problem) -> str:
+    place = f"{problem.where}: " if problem.where else ""
+    advice = f" ({problem.hint})" if problem.hint else ""
+    return f"{place}{problem.what}{advice}"
 
 
 def evaluate(game: Game, metric: str, stream: str = "") -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+T = TypeVar("T")
 Direction = Literal["higher", "lower"]
 Samples = Iterator[tuple[np.ndarray, np.ndarray | None]]
 """Batches of samples and their classes: float32 (n, C, H, W) in [-1, 1] or (n, D), and int64 (n,) or None."""
@@ -30,6 +31,9 @@ NEEDS: dict[str, str] = {
     "class_logits": "a D that predicts classes; add [tricks.auxiliary_classifier], for one",
 }
 """What a metric can need, and how to provide it."""
+
+SEED = 0
+"""The seed of an evaluation, unless another one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Subject:
     """The object of an evaluation: a generator, a discriminator and their data, at one fixed state.
 
     `samples` is the number of generated samples, `latent_dim` the length of the generator's latents, `companions` the
-    names of further players. All methods are functions of the state and of `seed`, and none changes the state.
+    names of further players. All methods but `once` are functions of the state and of `seed`, and none changes the
+    state.
     """
 
     seed: int
@@ -125,8 +130,21 @@ class Subject:
         """
         raise NotImplementedError
 
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` has returned for this key before, or returns now.
+
+        It is for what follows from the data, the seed and the key, and not from the state: features of reals, a network
+        that the data has taught. A run that is measured again and again computes it for the first measurement only. A
+        key begins with a name that no other metric uses.
+        """
+        kept = self.__dict__.setdefault("_kept", {})  # a subclass need not call __init__
+        if key not in kept:
+            kept[key] = compute()
+        found: T = kept[key]
+        return found
+
     def progress(self, what: str, done: int, total: int) -> None:
-        """Report the progress of a longer computation to the user."""
+        """Report the progress of a longer computation to the user. A run that is asked to end ends here."""
 
 
 class Metric:
@@ -160,6 +178,23 @@ class Metric:
         has no meaning.
         """
         return None
+
+
+FIGURE = "metric/"
+"""The beginning of the names of figures among the scalars of a run."""
+
+
+def scalar_name(metric: str, figure: str) -> str:
+    """Return the name of a figure among the scalars of a run, "metric/<metric>/<figure>". `metric` is an instance."""
+    return f"{FIGURE}{metric}/{figure}"
+
+
+def figure_of(scalar: str) -> tuple[str, str] | None:
+    """Return the metric and the figure that a scalar of a run is named for, or None where it is no figure."""
+    if not scalar.startswith(FIGURE):
+        return None
+    metric, _, figure = scalar.removeprefix(FIGURE).partition("/")
+    return metric, figure
 
 
 def obstacles(metric: Metric, facts: EvaluationFacts) -> list[str]:

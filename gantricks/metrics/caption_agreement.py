@@ -190,20 +190,24 @@ class CaptionAgreement(Metric):
         return []
 
     def measure(self, subject: Subject) -> Measurement:
-        judge = taught(subject.dataset, self.config.steps, subject.progress)
+        judge = self._judge(subject)
         conditions = subject.conditions(subject.samples)
         pictures = [_pictures(judge, images) for images, _ in subject.generated(subject.samples)]
         return self._measured(judge, np.concatenate(pictures), conditions, subject)
 
     def floor(self, subject: Subject) -> Measurement | None:
         """Return the figures of the real pictures that the judge has not seen."""
-        judge = taught(subject.dataset, self.config.steps, subject.progress)
+        judge = self._judge(subject)
         held_out, _ = teaching.tenth_and_rest(len(subject.dataset.samples))
         held_out = held_out[: subject.samples]
         conditions = subject.dataset.conditions
         assert conditions is not None
         images, _ = as_generated(subject.dataset, held_out)
         return self._measured(judge, _pictures(judge, images), np.asarray(conditions[held_out]), subject)
+
+    def _judge(self, subject: Subject) -> Judge:
+        steps = self.config.steps
+        return subject.once(("judge", steps), lambda: taught(subject.dataset, steps, subject.progress))
 
     def _measured(self, judge: Judge, pictures: np.ndarray, conditions: np.ndarray, subject: Subject) -> Measurement:
         with torch.no_grad():

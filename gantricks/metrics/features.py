@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -145,40 +145,41 @@ def real_and_real(subject: Subject, chosen: Chosen, least: int = 2) -> Compared 
 class Extracted:
     """Features (n, A), or probabilities (n, K), of the samples of one subject from one extractor, in its dtype.
 
-    They are kept while the subject exists, and shared by all metrics with the same extractor.
+    They are kept while the subject exists, and shared by all metrics with the same extractor. The extractor and the
+    features of reals are kept as long as `Subject.once` keeps them.
     """
 
     def __init__(self, subject: Subject, chosen: Chosen) -> None:
-        kept = _KEPT.setdefault(subject, {})
-        key = json.dumps(_written(chosen), sort_keys=True)
-        if key not in kept:
+        def prepared() -> Extractor:
             extractor = chosen.extractor()
             extractor.prepare(subject)
-            kept[key] = extractor, {}
+            return extractor
+
         self.subject = subject
-        self.extractor, self._arrays = kept[key]
+        self._key = json.dumps(_written(chosen), sort_keys=True)
+        self.extractor = subject.once(("extractor", self._key), prepared)
         self.facts = {"extractor": chosen.name, **self.extractor.facts, "seed": subject.seed}
 
     def generated(self, count: int, kind: Kind = "features") -> np.ndarray:
         """Return the features of `count` generated samples. Raises UserError where one is not finite."""
-        return self._of(kind, "generated images", self.subject.generated, count)
+        kept, key = _GENERATED.setdefault(self.subject, {}), (self._key, kind, count)
+        if key not in kept:
+            kept[key] = self._computed(kind, "generated images", count, self.subject.generated(count))
+        return kept[key]
 
     def reals(self, count: int, which: int = 0, kind: Kind = "features") -> np.ndarray:
         """Return the features of `count` samples of the data, `which` as in `Subject.reals`. Raises UserError where one
         is not finite.
         """
-        return self._of(kind, "real images", self.subject.reals, count, which)
+        return self.subject.once(
+            ("reals", self._key, kind, count, which),
+            lambda: self._computed(kind, "real images", count, self.subject.reals(count, which)),
+        )
 
     def called(self, figure: str) -> dict[str, str]:
         """Return the fact that gives the published name of `figure` with these features, or no fact."""
         name = self.extractor.names.get(figure)
         return {"called": name} if name else {}
-
-    def _of(self, kind: Kind, what: str, draw: Callable[..., Samples], *arguments: int) -> np.ndarray:
-        key = (kind, what, *arguments)
-        if key not in self._arrays:
-            self._arrays[key] = self._computed(kind, what, arguments[0], draw(*arguments))
-        return self._arrays[key]
 
     def _computed(self, kind: Kind, what: str, count: int, batches: Samples) -> np.ndarray:
         parts, done = [], 0
@@ -198,5 +199,5 @@ class Extracted:
         return np.concatenate(parts)
 
 
-# weak references, so that a subject's features are freed with it
-_KEPT: WeakKeyDictionary[Subject, dict[str, tuple[Extractor, dict[tuple[Any, ...], np.ndarray]]]] = WeakKeyDictionary()
+# weak references, so that the features of a state are freed with its subject
+_GENERATED: WeakKeyDictionary[Subject, dict[tuple[str, Kind, int], np.ndarray]] = WeakKeyDictionary()

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gantricks.data.stacked import MODES, Stacked
 from gantricks.metrics.base import EvaluationFacts, Measurement, Metric, Samples, Subject
-from gantricks.metrics.extractors.classifier import Classifier, classify, taught
+from gantricks.metrics.extractors.classifier import Classifier, Taught, classify, taught
 from gantricks.options import Options
 
 
@@ -66,10 +66,13 @@ class StackedModes(Metric):
         count = min(self.config.samples, len(subject.dataset.samples))
         return self._measured(subject, subject.reals(count), count)
 
-    def _measured(self, subject: Subject, stacks: Samples, count: int) -> Measurement:
+    def _reader(self, subject: Subject) -> Taught:
         assert isinstance(subject.source, Stacked)
         digits = subject.source.digits(subject.progress)
-        reader = taught(digits, 10, Classifier.Config(steps=self.config.steps), subject.progress)
+        return taught(digits, 10, Classifier.Config(steps=self.config.steps), subject.progress)
+
+    def _measured(self, subject: Subject, stacks: Samples, count: int) -> Measurement:
+        reader = subject.once(("reader", self.config.steps), lambda: self._reader(subject))
         network = reader.network.to(subject.device)
         modes = []
         for images, _ in stacks:

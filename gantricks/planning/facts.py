@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gantricks.data.base import Description, Source
 from gantricks.data.mixtures import Mixture
+from gantricks.loggers.base import Logger
 from gantricks.metrics.base import EvaluationFacts, Metric
 from gantricks.planning.contract import hooks_of
 from gantricks.planning.recipe import Recipe
@@ -39,6 +40,16 @@ class PlannedMetric:
     use: str
     metric: Metric
     place: str
+
+
+@dataclass(frozen=True)
+class PlannedLogger:
+    """An instance of a logger in a recipe."""
+
+    name: str
+    use: str
+    logger: Logger
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,8 @@ class Facts:
             provided.add("images")
         if self.recipe.metrics:
             provided.add("metric")
+        if self.recipe.evaluate.every != "off":
+            provided.add("measurements")
         provided |= {f"{role}_{name}" for role, able in self.able.items() for name in able}
         for planned in self.tricks:
             provided |= set(planned.trick.provides)

@@ -134,9 +134,17 @@ class TrainKeys(Options):
 class EvaluateKeys(Options):
     """`[evaluate]`. Every table in it is a metric."""
 
+    every: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_STEPS)] | Literal["off"],
+        Field(description='steps from one measurement to the next while the run trains; "off": none'),
+    ] = "off"
     samples: Annotated[
         int, Field(ge=1, le=10_000_000, description="generated samples per metric, unless it has a number of its own")
     ] = 5000
+
+    def due(self, step: int) -> bool:
+        """Return whether the metrics are measured after this step because of its number."""
+        return self.every != "off" and step % self.every == 0
 
 
 SECTIONS: dict[str, type[Options]] = {
@@ -145,6 +153,10 @@ SECTIONS: dict[str, type[Options]] = {
     "discriminator": DiscriminatorKeys,
     "train": TrainKeys,
 }
+
+
+INSTANCES = {"tricks": "tricks", "evaluate": "metrics", "loggers": "loggers"}
+"""The tables of which every table is an instance of a part, and the kind of these parts."""
 
 
 SELECTORS = {"data": "source", "generator": "network", "discriminator": "network"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,8 @@ from gantricks.data.base import Description, Source
 from gantricks.errors import Problem, UserError
 from gantricks.metrics.base import EvaluationFacts
 from gantricks.planning import checks
-from gantricks.planning.facts import Facts, PlannedMetric, PlannedTrick, group, parameters
+from gantricks.planning.facts import Facts, PlannedLogger, PlannedMetric, PlannedTrick, group, parameters
+from gantricks.planning.measured import while_training
 from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import Places
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Plan:
     """A recipe whose parts are known to fit together.
 
-    `on` lists the tricks on each hook in use, in order. `facts` are the facts that metrics may use.
+    `on` lists the tricks on each hook in use, in order. `facts` are the facts that metrics may use. `metrics` are those
+    that the recipe names, `measured` those that are measured while it trains. `loggers` are there only to train.
     """
 
     recipe: Recipe
@@ -34,6 +36,8 @@ class Plan:
     metrics: tuple[PlannedMetric, ...]
     facts: EvaluationFacts
     warnings: tuple[str, ...] = ()
+    measured: tuple[PlannedMetric, ...] = ()
+    loggers: tuple[PlannedLogger, ...] = ()
 
     @property
     def convolutions(self) -> bool:
@@ -76,8 +80,8 @@ def make_plan(
     """Instantiate the recipe's tricks and metrics and check everything that can be known before a tensor exists.
 
     With `to_train` false, problems of metrics are ignored, since a run that is only sampled or measured may not use
-    them. `begins` is false where a run's state comes from a checkpoint. `trained` describes the data that a run was
-    trained on; with it, the source is not asked. Raises UserError with every problem found.
+    them, and no logger is made. `begins` is false where a run's state comes from a checkpoint. `trained` describes the
+    data that a run was trained on; with it, the source is not asked. Raises UserError with every problem found.
     """
     places = recipe.places
     tricks = tuple(
@@ -92,7 +96,10 @@ def make_plan(
     )
     source: Source = recipe.data.found.make(recipe.data.options)
     problems: list[Problem] = []
+    loggers = tuple(_loggers(recipe, problems)) if to_train else ()
     facts = None
+    measured: tuple[PlannedMetric, ...] = ()
+    left_out: tuple[str, ...] = ()
     try:
         facts = Facts(recipe, source, trained or describe(source, places), tricks, metrics, begins)
     except UserError as error:
@@ -101,14 +108,39 @@ def make_plan(
     problems += checks.of_tricks(tricks, on, places)
     if facts:
         problems += checks.of_parts(facts, to_train)
+        try:
+            measured, left_out = while_training(facts) if to_train else ((), ())
+        except UserError as error:
+            problems += error.problems
         if not problems:
             problems += checks.memory(facts, to_train)
     problems += checks.conflicts(tricks, places, facts.provided if facts else ())
     if problems or not facts:
         raise UserError(*problems)
     notes = [f"[data]: {note}" for note in facts.description.notes]
-    warnings = (*warnings, *notes, *checks.cautions(tricks, facts.provided))
-    return Plan(recipe, source, facts.description, facts.shapes, tricks, on, metrics, facts.evaluation, tuple(warnings))
+    warnings = (*warnings, *notes, *checks.cautions(tricks, facts.provided), *left_out)
+    return Plan(
+        recipe,
+        source,
+        facts.description,
+        facts.shapes,
+        tricks,
+        on,
+        metrics,
+        facts.evaluation,
+        warnings,
+        measured,
+        loggers,
+    )
+
+
+def _loggers(recipe: Recipe, problems: list[Problem]) -> Iterator[PlannedLogger]:
+    """Yield the loggers of a recipe. What is wrong with the others is added to `problems`."""
+    for part in recipe.loggers:
+        try:
+            yield PlannedLogger(part.name, part.found.name, part.found.make(part.options), part.found.origin)
+        except UserError as error:
+            problems += _placed(error, recipe.places.of("loggers", part.name))
 
 
 def describe(source: Source, places: Places) -> Description:
@@ -119,8 +151,12 @@ def describe(source: Source, places: Places) -> Description:
         return source.describe()
     except UserError as error:
         place = places.of_any(*(("data", key) for key in source.paths[:1]), ("data", "source"))
-        problems = [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.hint) for p in error.problems]
-        raise UserError(*problems) from error
+        raise UserError(*_placed(error, place)) from error
+
+
+def _placed(error: UserError, place: str) -> list[Problem]:
+    """Return the problems of a part, with the place in the recipe that has led to it."""
+    return [Problem(p.what, f"{place}: {p.where}".rstrip(": "), p.hint) for p in error.problems]
 
 
 def on_data(plan: Plan, description: Description) -> Plan:

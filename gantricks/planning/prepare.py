@@ -54,8 +54,8 @@ def prepare(
     problems = list(_unwritable(recipe)) if to_train else []
     plan = placement = None
     try:
-        parts: list[Any] = [recipe.data, recipe.generator, recipe.discriminator, *recipe.tricks, *recipe.metrics]
-        named = [part.found.name for part in parts]
+        parts: list[Any] = [recipe.data, recipe.generator, recipe.discriminator]
+        named = [part.found.name for part in [*parts, *recipe.tricks, *recipe.metrics, *recipe.loggers]]
         plan = make_plan(recipe, registry.warnings(named), to_train=to_train, begins=begins, trained=trained)
         plan = replace(plan, warnings=(*plan.warnings, *_foreign_names(plan, registry)))
     except UserError as error:
@@ -76,6 +76,7 @@ def _unwritable(recipe: Recipe) -> Iterator[Problem]:
     """Yield a problem for each path that is not UTF-8, which a recipe file cannot hold."""
     parts: list[tuple[tuple[str, ...], Any]] = [(("data",), recipe.data)]
     parts += [(("tricks", part.name), part) for part in recipe.tricks]
+    parts += [(("loggers", part.name), part) for part in recipe.loggers]
     for at, part in parts:
         for key in getattr(part.found.cls, "paths", ()):
             path = str(Path(getattr(part.options, key) or "").absolute())

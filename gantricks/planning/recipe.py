@@ -45,6 +45,18 @@ class MetricPart:
 
 
 @dataclass(frozen=True)
+class LoggerPart:
+    """A logger of a recipe. `name` is the name of the instance, `found.name` that of the logger."""
+
+    name: str
+    found: Found
+    options: Options
+
+
+Instance = TrickPart | MetricPart | LoggerPart
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A validated recipe with all defaults filled in."""
 
@@ -57,12 +69,13 @@ class Recipe:
     tricks: tuple[TrickPart, ...] = ()
     evaluate: EvaluateKeys = field(default_factory=EvaluateKeys)
     metrics: tuple[MetricPart, ...] = ()
+    loggers: tuple[LoggerPart, ...] = ()
     places: Places = field(default_factory=lambda: Places(), compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as plain data, in the order and shape of a recipe file. Paths are absolute."""
 
-        def options(part: Part[Any] | TrickPart | MetricPart) -> dict[str, Any]:
+        def options(part: Part[Any] | Instance) -> dict[str, Any]:
             plain = _plain(part.options)
             for key in getattr(part.found.cls, "paths", ()):
                 if key in plain:  # a path may be left out
@@ -72,13 +85,13 @@ class Recipe:
         def table(part: Part[Any]) -> dict[str, Any]:
             return _plain(part.keys) | options(part)
 
-        def instances(parts: tuple[TrickPart, ...] | tuple[MetricPart, ...]) -> dict[str, Any]:
+        def instances(parts: tuple[Instance, ...]) -> dict[str, Any]:
             return {
                 part.name: ({"use": part.found.name} if part.found.name != part.name else {}) | options(part)
                 for part in parts
             }
 
-        return {
+        keys = {
             "name": self.name,
             "seed": self.seed,
             "data": table(self.data),
@@ -86,7 +99,12 @@ class Recipe:
             "discriminator": table(self.discriminator),
             "train": _plain(self.train),
             "evaluate": _plain(self.evaluate) | instances(self.metrics),
-        } | ({"tricks": instances(self.tricks)} if self.tricks else {})
+        }
+        if self.tricks:
+            keys["tricks"] = instances(self.tricks)
+        if self.loggers:
+            keys["loggers"] = instances(self.loggers)
+        return keys
 
     def as_toml(self) -> str:
         """Return the recipe as TOML, which `load_recipe` reads back to an equal recipe."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from gantricks.errors import Problem, UserError, legible, nearest
 from gantricks.option_errors import DEEPEST, is_text, shortened
-from gantricks.planning.keys import SECTIONS, SELECTORS, EvaluateKeys
+from gantricks.planning.keys import INSTANCES, SECTIONS, SELECTORS, EvaluateKeys
 from gantricks.planning.toml_lines import key_lines, line_of, statements
 
 KeyPath = tuple[str, ...]
@@ -389,8 +389,8 @@ def _overlay(overrides: Iterable[str], places: Places) -> tuple[dict[str, Any], 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath = ()) -> dict[str, Any]:
     """Merge `over` into `base`, table by table.
 
-    Where another source, network, optimizer, trick or metric is named, its options start afresh: those of the former
-    one do not apply.
+    Where another source, network, optimizer, trick, metric or logger is named, its options start afresh: those of the
+    former one do not apply.
     """
     merged = dict(base)
     selector = _selector(path)
@@ -411,8 +411,8 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: KeyPath = ()) ->
 
 
 def _switched(path: KeyPath, value: Any) -> Any:
-    """Return the value for a trick or a metric that is switched on or off with one word."""
-    instance = len(path) == 2 and path[0] in ("tricks", "evaluate")
+    """Return the value for a trick, a metric or a logger that is switched on or off with one word."""
+    instance = len(path) == 2 and path[0] in INSTANCES
     if not instance or (path[0] == "evaluate" and path[1] in EvaluateKeys.model_fields):
         return value
     if value is True or value == "on":
@@ -424,5 +424,5 @@ def _selector(path: KeyPath) -> str | None:
     if len(path) == 1:
         return SELECTORS.get(path[0])
     if len(path) == 2:
-        return "use" if path[0] in ("tricks", "evaluate") else "name" if path[1] == "optimizer" else None
+        return "use" if path[0] in INSTANCES else "name" if path[1] == "optimizer" else None
     return None

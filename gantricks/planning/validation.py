@@ -25,6 +25,7 @@ from gantricks.option_errors import (
 )
 from gantricks.options import Options
 from gantricks.planning.keys import (
+    INSTANCES,
     SECTIONS,
     SELECTORS,
     DataKeys,
@@ -34,7 +35,7 @@ from gantricks.planning.keys import (
     Top,
     TrainKeys,
 )
-from gantricks.planning.recipe import MetricPart, Part, Recipe, RecipeError, TrickPart
+from gantricks.planning.recipe import LoggerPart, MetricPart, Part, Recipe, RecipeError, TrickPart
 from gantricks.planning.recipe_files import Places, RecipeFile, read_recipe
 
 KeyPath = tuple[str, ...]
@@ -44,8 +45,8 @@ LISTED = 20
 """The number of unknown names in one table that are reported one by one."""
 
 
-INSTANCES = 100
-"""The largest number of tricks, and of metrics, in a recipe."""
+MOST = 100
+"""The largest number of tricks, of metrics, and of loggers, in a recipe."""
 
 
 class _Validation:
@@ -71,7 +72,7 @@ class _Validation:
         """Unknown keys: the index of their problem, and the hint from their own table."""
 
     def recipe(self) -> Recipe:
-        tables = (*SECTIONS, "tricks", "evaluate")
+        tables = (*SECTIONS, *INSTANCES)
         top = self._options(Top, {k: v for k, v in self.raw.items() if k not in tables}, (), known=tables)
         data = self._part("data", DataKeys)
         generator = self._part("generator", GeneratorKeys)
@@ -81,14 +82,14 @@ class _Validation:
             self._missing("train", "steps = 3000")
         tricks = tuple(TrickPart(*parts) for parts in self._instances("tricks"))
         evaluate, metrics = self._evaluate()
+        loggers = tuple(LoggerPart(*parts) for parts in self._instances("loggers"))
         elsewhere = _known_keys(self.models, self.registry) if self.misspelt else {}
         for position, path, advice in self.misspelt:
             self.problems[position] = _advised(self.problems[position], path, advice, elsewhere)
         recipe = None
         if top and data and generator and discriminator and train and evaluate:
-            recipe = Recipe(
-                top.name, top.seed, data, generator, discriminator, train, tricks, evaluate, metrics, self.places
-            )
+            players = data, generator, discriminator
+            recipe = Recipe(top.name, top.seed, *players, train, tricks, evaluate, metrics, loggers, self.places)
         if self.problems or not recipe:
             raise RecipeError(self.problems, recipe if self.all_found else None)
         return recipe
@@ -175,20 +176,20 @@ class _Validation:
             return EvaluateKeys(), ()
         keys = {name: value for name, value in self._table("evaluate").items() if not _is_instance(name, value)}
         evaluate = self._options(EvaluateKeys, keys, ("evaluate",))
-        return evaluate, tuple(MetricPart(*parts) for parts in self._instances("metrics", "evaluate"))
+        return evaluate, tuple(MetricPart(*parts) for parts in self._instances("evaluate"))
 
-    def _instances(self, kind: str, section: str = "tricks") -> Iterator[tuple[str, Found, Options]]:
+    def _instances(self, section: str) -> Iterator[tuple[str, Found, Options]]:
         """Yield the name of each table of `section`, the class that it is an instance of, and its options."""
         if section not in self.raw:
             return
-        table = self._table(section)
+        table, kind = self._table(section), INSTANCES[section]
         names = [
             name
             for name, value in table.items()
-            if value != "off" and (section == "tricks" or _is_instance(name, value))
+            if value != "off" and (section != "evaluate" or _is_instance(name, value))
         ]
-        if len(names) > INSTANCES:
-            what = f"{len(names):,} {kind} are more than a recipe can have, which is {INSTANCES}"
+        if len(names) > MOST:
+            what = f"{len(names):,} {kind} are more than a recipe can have, which is {MOST}"
             self.problems.append(Problem(what, self.places.of(section)))
             self.all_found = False
             return
@@ -219,7 +220,8 @@ class _Validation:
                 where = self.places.of(*path) + (f": {problem.where}" if problem.where else "")
                 named = published.advice(name, index()["metrics"]) if kind == "metrics" else ""
                 self.problems.append(Problem(shortened(problem.what, 200), where, named or problem.hint))
-            self.all_found = False
+            if kind != "loggers":  # the rest can be planned without it
+                self.all_found = False
             return None
 
     def _text(self, value: Any, *path: str) -> Any:
@@ -274,8 +276,8 @@ def _advised(problem: Problem, path: KeyPath, advice: str, elsewhere: Mapping[st
 
 
 def _known_keys(models: Mapping[KeyPath, type[Options]], registry: Registry) -> dict[str, list[str]]:
-    """Return every key that a recipe with these models could have below its top level, with its full names. Tricks and
-    metrics are included.
+    """Return every key that a recipe with these models could have below its top level, with its full names. Tricks,
+    metrics and loggers are included.
     """
     found: dict[str, list[str]] = {}
 
@@ -293,7 +295,7 @@ def _known_keys(models: Mapping[KeyPath, type[Options]], registry: Registry) -> 
         if path:
             add(model, path)
     add(EvaluateKeys, ("evaluate",))
-    for kind, section in (("tricks", "tricks"), ("metrics", "evaluate")):
+    for section, kind in INSTANCES.items():
         for name in registry.names(kind):
             found.setdefault(name, []).append(f"{section}.{name}")
     return found

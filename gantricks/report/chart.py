@@ -53,7 +53,8 @@ def _path(curve: Curve, at: Callable[[float, float], tuple[float, float]]) -> st
             pen_up = True
             continue
         x, y = at(step, value)
-        commands.append(f"{'M' if pen_up else 'L'}{x:.1f} {y:.1f}")
+        # a line of no length shows a point that has no neighbours
+        commands.append(f"M{x:.1f} {y:.1f}h0" if pen_up else f"L{x:.1f} {y:.1f}")
         pen_up = False
     return "".join(commands)
 

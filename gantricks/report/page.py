@@ -9,6 +9,7 @@ from html import escape
 from importlib.resources import files
 
 from gantricks.errors import legible
+from gantricks.metrics.base import figure_of
 from gantricks.report.chart import chart
 from gantricks.report.records import Curve, Record, differing
 from gantricks.runs.manifest import Manifest
@@ -131,11 +132,14 @@ def _curves(records: Sequence[Record]) -> str:
 
 def _charts(records: Sequence[Record]) -> Iterator[tuple[str, list[tuple[str, int, Curve]]]]:
     """Yield title and curves of every chart: for one run the groups of scalars, for several runs the same scalar of
-    each.
+    each. Figures of metrics come first.
     """
     names = dict.fromkeys(name for record in records for name in record.curves)
+    figures = [name for name in names if figure_of(name)]
     if len(records) == 1:
-        curves, grouped = records[0].curves, set()
+        curves, grouped = records[0].curves, set(figures)
+        for name in figures:
+            yield _title(name), [("", 0, curves[name])]
         for title, members in GROUPS.items():
             there = [(label, curves[key]) for label, key in members.items() if key in curves]
             shown = [(label, number, curve) for number, (label, curve) in enumerate(there)]
@@ -146,15 +150,21 @@ def _charts(records: Sequence[Record]) -> Iterator[tuple[str, list[tuple[str, in
             if name not in grouped:
                 yield name, [("", 0, curves[name])]
         return
-    for name in names:
+    for name in dict.fromkeys([*figures, *names]):
         yield (
-            name,
+            _title(name),
             [
                 ("", number % COLOURS, record.curves[name])
                 for number, record in enumerate(records)
                 if name in record.curves
             ],
         )
+
+
+def _title(scalar: str) -> str:
+    """Return the title of a scalar's chart. A figure has the title that it has among the evaluations."""
+    metric, figure = figure_of(scalar) or (scalar, scalar)
+    return metric if metric == figure else f"{metric}: {figure}"
 
 
 def _recipes(records: Sequence[Record]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 from PIL.Image import Image
 
 from gantricks.catalogue.registry import Registry
@@ -23,10 +24,10 @@ from gantricks.planning.recipe import Recipe
 from gantricks.runs import checkpoint, signals
 from gantricks.runs import folder as folders
 from gantricks.runs.conditions import conditions_for
-from gantricks.runs.edits import edits, lengthened, not_of_samples, not_places
+from gantricks.runs.edits import edits, lengthened, not_of_samples, not_to_resume
 from gantricks.runs.folder import RECIPE
 from gantricks.runs.manifest import data_facts, differences
-from gantricks.runs.opening import View, open_run
+from gantricks.runs.opening import Run, View, open_run
 from gantricks.runs.reference import REFERENCE, keep_reference
 from gantricks.runs.reporter import Reporter, Result
 from gantricks.runs.samples import GRID, picture
@@ -86,16 +87,17 @@ def resume(
 
     The result is bit-identical to a run that was never stopped, on the same machine, torch version, device and number
     of threads. `steps` makes the run longer or shorter. Schedules still run over as many steps as before and then keep
-    their last value. `overrides` are `KEY=VALUE` strings that say where the data is now. Both are written into the
-    run's recipe. Raises UserError when the folder is not a run, when its recipe was edited, or the checkpoint is
-    damaged.
+    their last value. `overrides` are `KEY=VALUE` strings that say where the data is now, or set loggers. Both are
+    written into the run's recipe. Raises UserError when the folder is not a run, when its recipe was edited, or the
+    checkpoint is damaged.
     """
     reporter = reporter or Reporter()
     opened = open_run(Path(run), plugins)
     folder, manifest, registry = opened.folder, opened.manifest, opened.registry
-    found = opened.recipe()
+    found = opened.without_loggers().recipe()
     problems = edits(found, manifest.recipe, registry, folder) if manifest.recipe is not None else []
-    problems += not_places(overrides, getattr(found.data.found.cls, "paths", ()))
+    problems += not_to_resume(overrides, getattr(found.data.found.cls, "paths", ()))
+    problems += opened.missing_loggers(overrides)
     if problems:
         raise UserError(*problems)
     recipe = _with_all_kept(opened.recipe(overrides))
@@ -110,7 +112,7 @@ def resume(
         if steps is not None and steps <= done and steps != found.train.steps:
             what = f"the run has done {done} steps already"
             raise UserError(Problem(what, f"--steps {steps}", f"write {done + 1} at least"))
-        if saved and done >= recipe.train.steps:
+        if saved and done >= recipe.train.steps and not saved[1].get("unmeasured"):
             if recipe.train.keep != "all":  # the disk may have been full when it was time to
                 checkpoint.keep_newest(folder, recipe.train.keep)
             return Result(folder, done, recipe.train.steps, state_from=saved[1].get("state_from_step"))
@@ -131,7 +133,7 @@ def resume(
             keep_reference(folder, dataset)
         # the recipe first: if the process is killed before the manifest is written, schedules and data are still the
         # same
-        _rewrite(folder, found, recipe)
+        _rewrite(folder, found.as_dict() | _loggers_of(opened), recipe)
         given = [*overrides, *([f"train.steps={steps}"] if steps is not None else [])]
         session = {"set": given} if given else {}
         began_with = manifest.data.model_dump(mode="json", exclude_unset=True)
@@ -232,12 +234,17 @@ def _same_form(plan: Plan, trained: Description | None) -> None:
         on_data(replace(plan, description=replace(plan.description, shape=trained.shape)), plan.description)
 
 
-def _rewrite(run: Path, former: Recipe, recipe: Recipe) -> None:
+def _loggers_of(opened: Run) -> dict[str, Any]:
+    """Return the loggers of a run's recipe as they are written there, since those that are left out may be unknown."""
+    return {key: table for key, table in opened.file.table.items() if key == "loggers"}
+
+
+def _rewrite(run: Path, former: Mapping[str, Any], recipe: Recipe) -> None:
     """Write the run's recipe anew where it has changed. A file that the user has edited is kept beside it."""
-    if recipe.as_dict() == former.as_dict():
+    if recipe.as_dict() == former:
         return
     path = run / RECIPE
     there = path.read_bytes()
-    if there != former.as_toml().encode():
+    if there != tomli_w.dumps(former).encode():
         write_whole(name_aside(path), there)
     write_whole(path, recipe.as_toml())

@@ -40,7 +40,7 @@ class State(Sealed, Numbers):
 
     `run` is the run's id. `phase` is set where a non-finite value has stopped the run in the step after `step`. `kept`
     holds the numbers of a snapshot, if there is one. `state_from_step` is the step of the snapshot that was restored,
-    if one was.
+    if one was. `unmeasured` says that a signal came before the metrics of this state were measured, as was due.
     """
 
     images_seen: Count
@@ -48,6 +48,7 @@ class State(Sealed, Numbers):
     phase: Literal["d", "g"] | None = None
     kept: Numbers | None = None
     state_from_step: Count | None = None
+    unmeasured: bool = False
 
     @model_validator(mode="after")
     def _earlier_states_are_earlier(self) -> State:

@@ -22,13 +22,13 @@ from gantricks.runs.folder import MANIFEST
 def edits(recipe: Recipe, begun: Mapping[str, Any], registry: Registry, run: Path) -> list[Problem]:
     """Return a problem for every key whose change makes the run train something else.
 
-    `recipe` is the recipe in `run` now, `begun` the resolved one that the run began with. The place of the data may
-    change, and so may the length of the run, as long as its schedules run over the same steps. Raises UserError where
-    `begun` is not a recipe.
+    `recipe` is the recipe in `run` now, without its loggers, `begun` the resolved one that the run began with. The
+    place of the data may change, and so may loggers, and the length of the run, as long as its schedules run over the
+    same steps. Raises UserError where `begun` is not a recipe.
     """
     places = Places()
     places.file = str(run / MANIFEST)
-    before = validate_recipe(begun, registry, places)
+    before = validate_recipe({key: value for key, value in begun.items() if key != "loggers"}, registry, places)
     # the number of steps of the schedules, under the key that the user has written
     length = "schedule_steps" if before.train.schedule_steps or recipe.train.schedule_steps else "steps"
     then, now = _compared(before, length), _compared(recipe, length)
@@ -55,19 +55,19 @@ def lengthened(recipe: Recipe, steps: int) -> Recipe:
     return replace(recipe, train=TrainKeys(**keys))
 
 
-def not_places(overrides: Collection[str], paths: Collection[str]) -> Iterator[Problem]:
-    """Yield a problem for each override of a resumed run that changes more than the place of its data.
+def not_to_resume(overrides: Collection[str], paths: Collection[str]) -> Iterator[Problem]:
+    """Yield a problem for each override of a resumed run that changes more than the place of its data and its loggers.
 
     `paths` are the options of the source that say where the data is.
     """
     allowed = [f"data.{key}" for key in paths]
     for override in overrides:
         key = override.partition("=")[0].strip()
-        if key not in allowed:
+        if key not in allowed and not key.startswith("loggers."):
             hint = f"{allowed[0]} can be set" if allowed else "this source has no such key"
             if key in ("train.steps", "train.device"):
                 hint = f"say it with --{key.partition('.')[2]}"
-            what = "a run cannot be changed when it is resumed: only the place of its data can be set"
+            what = "a run cannot be changed when it is resumed: only its loggers and the place of its data can be set"
             yield Problem(what, f"--set {override}", hint)
 
 

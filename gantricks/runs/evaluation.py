@@ -6,27 +6,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gantricks.catalogue.index import index
-from gantricks.catalogue.registry import Found, Registry
+from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Progress, silent
 from gantricks.engine.subject import GameSubject
 from gantricks.errors import Problem, UserError, nearest
 from gantricks.metrics import published
-from gantricks.metrics.base import Direction, Measurement, Metric, obstacles
+from gantricks.metrics.base import SEED, Direction, Measurement, obstacles
 from gantricks.option_errors import check_options
 from gantricks.planning.facts import PlannedMetric
+from gantricks.planning.measured import at_options, suitable
 from gantricks.planning.plan import Plan, on_data
 from gantricks.runs.opening import open_run
-
-DEFAULTS: tuple[tuple[set[str], str, dict[str, Any]], ...] = (
-    ({"mixture"}, "mixture_coverage", {}),
-    ({"images", "classes"}, "frechet_distance", {"extractor": "classifier"}),
-    ({"images", "classes"}, "kernel_distance", {"extractor": "classifier"}),
-    ({"held_out", "class_logits"}, "held_out_error", {}),
-)
-"""For each metric that is measured by default: what the recipe must have for it, and the metric's options."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     *,
     samples: int | None = None,
-    seed: int = 0,
+    seed: int = SEED,
     step: int | None = None,
     floor: bool = True,
     device: str = "cpu",
@@ -99,16 +91,13 @@ def evaluate(
         warn(changed)
     # one subject for all metrics, so that they share what is computed from it
     subject = GameSubject(game, plan.facts.samples, seed, progress, dataset)
-    return [_evaluated(planned, subject, floor, game.finished) for planned in chosen]
+    with game.placement.computing():  # as in training, because the number of threads changes the last bits
+        return [_evaluated(planned, subject, floor, game.finished) for planned in chosen]
 
 
 def default_metrics(plan: Plan, registry: Registry) -> list[PlannedMetric]:
     """Return the metrics that suit the data of a recipe that names none."""
-    return [
-        _at(registry.load("metrics", name), options, "the metrics that suit the data")
-        for needs, name, options in DEFAULTS
-        if needs <= plan.facts.provided
-    ]
+    return suitable(plan.facts.provided, registry)
 
 
 def _chosen(plan: Plan, registry: Registry, names: Sequence[str], warn: Callable[[str], None]) -> list[PlannedMetric]:
@@ -152,12 +141,7 @@ def _named(plan: Plan, registry: Registry, names: Sequence[str], problems: list[
         for keys, what, hint in wrong:
             problems.append(Problem(f"{'.'.join(keys)}: {what}", where, f"write [evaluate.{name}] in a recipe; {hint}"))
         if not wrong:
-            yield _at(found, {}, where)
-
-
-def _at(found: Found, options: Mapping[str, Any], place: str) -> PlannedMetric:
-    metric: Metric = found.make(found.cls.Config(**options))  # type: ignore[attr-defined]
-    return PlannedMetric(found.name, found.name, metric, place)
+            yield at_options(found, {}, where)
 
 
 def _evaluated(planned: PlannedMetric, subject: GameSubject, floor: bool, step: int) -> Evaluated:

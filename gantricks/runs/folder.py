@@ -20,6 +20,8 @@ from gantricks.errors import Problem, UserError, legible
 
 RECIPE, MANIFEST, METRICS, LOCK = "recipe.toml", "manifest.json", "metrics.jsonl", ".lock"
 EVENTS = "events.out.tfevents."
+LOGGERS = "loggers"
+"""The subfolder in which loggers write what they like."""
 
 _INSIDE = {
     "samples": r"\d{6,}\.png",
@@ -240,7 +242,7 @@ def _is_of_a_run(path: Path) -> bool:
         return path.is_dir() and all(
             re.fullmatch(pattern, entry.name) or files.is_part(entry.name) for entry in path.iterdir()
         )
-    if re.fullmatch(r"earlier-\d+", path.name):
+    if path.name == LOGGERS or re.fullmatch(r"earlier-\d+", path.name):
         return path.is_dir()
     return path.is_file() and bool(re.fullmatch(_FILES, path.name))
 

@@ -38,7 +38,9 @@ class Log:
     def __init__(self, run: Path, recipe: Recipe, after: int) -> None:
         self.run = run
         self.metrics = run / METRICS
-        write_whole(self.metrics, _lines_until(self.metrics, after))
+        kept = _lines_until(self.metrics, after)
+        write_whole(self.metrics, b"".join(kept))
+        self._last = kept[-1] if kept else b""
         self._file = append(self.metrics)
         try:
             self._board = Events(run, after + 1)
@@ -55,13 +57,32 @@ class Log:
 
         The line does not depend on the clock, so that a resumed run writes the same bytes.
         """
-        # JSON has no NaN, so a non-finite scalar is null
-        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        with naming(self.metrics):
-            self._file.write(json.dumps({"step": step, **finite}, allow_nan=False).encode() + b"\n")
-            self._file.flush()
+        self._write(step, scalars)
         for name, value in (scalars | {"speed/steps_per_second": steps_per_second}).items():
             self._board.add(summary.scalar(name, value), step)
+
+    def figures(self, step: int, figures: dict[str, float]) -> bool:
+        """Write the figures of metrics: a line of their own, and scalars for TensorBoard. Returns whether they are new.
+
+        A run that has ended, and is resumed, measures its last state again; a line that is there is not written twice.
+        """
+        new = self._write(step, figures)
+        if new:
+            for name, value in figures.items():
+                self._board.add(summary.scalar(name, value), step)
+        return new
+
+    def _write(self, step: int, scalars: dict[str, float]) -> bool:
+        """Write a line of metrics.jsonl. Returns False where an earlier session has written the same line."""
+        # JSON has no NaN, so a non-finite scalar is null
+        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        line = json.dumps({"step": step, **finite}, allow_nan=False).encode() + b"\n"
+        if line == self._last:
+            return False
+        with naming(self.metrics):
+            self._file.write(line)
+            self._file.flush()
+        return True
 
     def picture(self, step: int, image: Image) -> Path:
         """Write samples/<step>.png, and the same picture for TensorBoard."""
@@ -129,14 +150,14 @@ class Events:
 _TIME = re.compile(re.escape(EVENTS) + r"(\d{1,10})\.")
 
 
-def _lines_until(path: Path, step: int) -> bytes:
+def _lines_until(path: Path, step: int) -> list[bytes]:
     """Return the lines up to `step`, without lines of another form and without a truncated last line."""
     kept = []
     for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if line.endswith(b"\n") and json.loads(line)["step"] <= step:
                 kept.append(line)
-    return b"".join(kept)
+    return kept
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, str | float | bool]:

@@ -50,8 +50,8 @@ class _Facts(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
 
-class TrickFacts(_Facts):
-    """An instance of a trick: the name of the trick and where it was found."""
+class PartFacts(_Facts):
+    """An instance of a trick or a logger: the name of the part and where it was found."""
 
     use: str
     origin: str
@@ -115,7 +115,8 @@ class Manifest(_Facts):
     capture: Literal["off", "inductor", "cuda-graph"] | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     parameters: dict[str, Count] = {}
-    tricks: dict[str, TrickFacts] = {}
+    tricks: dict[str, PartFacts] = {}
+    loggers: dict[str, PartFacts] = {}
     data: DataFacts = DataFacts()
     recipe: dict[str, Any] | None = None
     sessions: list[Session] = []
@@ -224,6 +225,9 @@ def identity(plan: Plan, placement: Placement, fingerprint: str) -> str:
     recipe["data"] = {key: data[key] for key in data.keys() - set(plan.source.paths)}
     recipe["train"] = {key: train[key] for key in train.keys() - {*_INTERVALS, "keep"}}
     recipe["tricks"] = list(recipe.get("tricks", {}).items())  # their order counts
+    recipe.pop("loggers", None)
+    if "on_metrics" not in plan.on:  # then nobody in the run knows when metrics are measured
+        del recipe["evaluate"]["every"]
     now = versions()
     facts = [recipe | {"name": ""}, fingerprint, now["gantricks"], now["torch"], str(placement)]
     facts += [_content(planned.origin) for planned in plan.tricks]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gantricks.catalogue.kinds import SINGULAR
 from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Dataset, Description
 from gantricks.data.stand_in import stand_in
@@ -22,7 +23,7 @@ from gantricks.planning.validation import load_recipe
 from gantricks.runs import checkpoint
 from gantricks.runs.edits import trained_with
 from gantricks.runs.folder import require_run
-from gantricks.runs.manifest import Manifest, data_facts, other_data, read_manifest
+from gantricks.runs.manifest import Manifest, PartFacts, data_facts, other_data, read_manifest
 from gantricks.runs.reference import read_reference
 from gantricks.runs.restore import load_state
 
@@ -51,6 +52,19 @@ class Run:
             begun.append(f"train.capture={'off' if manifest.capture == 'off' else 'on'}")
         return self.recipe([*overrides, *begun])
 
+    def without_loggers(self) -> Run:
+        """Return the run without the loggers of its recipe, which only training needs."""
+        table = {key: value for key, value in self.file.table.items() if key != "loggers"}
+        return replace(self, file=replace(self.file, table=table))
+
+    def missing_loggers(self, overrides: Sequence[str]) -> Iterator[Problem]:
+        """Yield a problem for each logger of the recipe with `overrides` that came from a file which is not named."""
+        tables = self.file.under(overrides).table.get("loggers")
+        for name, table in tables.items() if isinstance(tables, Mapping) else ():
+            facts = self.manifest.loggers.get(name)
+            if facts and isinstance(table, Mapping) and table.get("use", name) == facts.use:
+                yield from _missing("loggers", {name: facts}, self, f"; or --set loggers.{name}=off")
+
     def checkpoint(self, step: int | None = None) -> Path:
         """Return the folder of the newest checkpoint, or of the one at `step`. Raises UserError where there is none."""
         found = checkpoint.checkpoints(self.folder)
@@ -71,14 +85,15 @@ class Run:
         Raises UserError when something that its recipe names is missing, and where `overrides` change a trick that the
         run was trained with.
         """
-        recipe = self.as_begun(device, overrides)
+        run = self.without_loggers()
+        recipe = run.as_begun(device, overrides)
         kept = [override for override in overrides if not override.startswith("tricks.")]
-        if problems := list(trained_with(self.as_begun(device, kept), recipe)):
+        if problems := list(trained_with(run.as_begun(device, kept), recipe)):
             raise UserError(*problems)
         plan, placement = prepare(
             recipe, self.registry, to_train=False, begins=False, trained=self.manifest.data.description
         )
-        return View(self, plan, placement)
+        return View(run, plan, placement)
 
     @contextlib.contextmanager
     def where_data_is(self, recipe: Recipe, command: str) -> Iterator[None]:
@@ -153,16 +168,20 @@ def open_run(folder: Path, plugins: Sequence[str | Path] = ()) -> Run:
         hint = "rename it, or change into it and name it from there"
         raise UserError(Problem("the folder's name is not UTF-8", legible(str(folder)), hint))
     manifest = read_manifest(folder)
-    registry = Registry([Path(p) for p in plugins])
-    known = registry.names("tricks")
-    problems = []
-    for name, trick in manifest.tricks.items():
-        if trick.use not in known and "sha256:" in trick.origin:
-            path = trick.origin.partition(" sha256:")[0]
+    run = Run(folder, manifest, Registry([Path(p) for p in plugins]), read_recipe(recipe))
+    if problems := list(_missing("tricks", manifest.tricks, run)):
+        raise UserError(*problems)
+    return run
+
+
+def _missing(kind: str, parts: Mapping[str, PartFacts], run: Run, otherwise: str = "") -> Iterator[Problem]:
+    """Yield a problem for each of these parts of a run that came from a file which is not named now."""
+    known = run.registry.names(kind)
+    for name, part in parts.items():
+        if part.use not in known and "sha256:" in part.origin:
+            path = part.origin.partition(" sha256:")[0]
             hint = f"add --plugin {path} to the command"
             if not Path(path).is_file():
                 hint += f", or where {Path(path).name} is now"
-            problems.append(Problem(f"the run uses the trick {name!r} from a file", str(folder), hint))
-    if problems:
-        raise UserError(*problems)
-    return Run(folder, manifest, registry, read_recipe(recipe))
+            what = f"the run uses the {SINGULAR[kind]} {name!r} from a file"
+            yield Problem(what, str(run.folder), hint + otherwise)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,12 @@ class Reporter:
     def logged(self, finished: int, scalars: dict[str, float], steps_per_second: float) -> None:
         """A log line was written."""
 
+    def measuring(self, what: str, done: int, total: int) -> None:
+        """A metric is being measured."""
+
+    def measured(self, finished: int, figures: Mapping[str, float], seconds: float) -> None:
+        """The metrics were measured. `figures` are by name, the main one of each metric first."""
+
     def warn(self, sentence: str) -> None:
         """Something has happened that the user should know."""
 
@@ -48,7 +55,8 @@ class Result:
 
     `signal` is the number of the signal that interrupted it. `stopped` is the reason of the trick that ended it early.
     `memory` is the largest number of bytes that the process has held, of the GPU's memory or of the machine's.
-    `state_from` is the step of the snapshot that a trick has restored, if any.
+    `state_from` is the step of the snapshot that a trick has restored, if any. `unmeasured` says that the signal came
+    before the metrics of the last state were measured: `resume` does that first.
     """
 
     run: Path
@@ -58,6 +66,7 @@ class Result:
     stopped: str | None = None
     memory: int | None = None
     state_from: int | None = None
+    unmeasured: bool = False
 
     @property
     def pictures(self) -> list[Path]:

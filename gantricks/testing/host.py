@@ -9,6 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from gantricks.catalogue.registry import Registry
 from gantricks.data.base import Dataset, Description, Progress, Source, silent
 from gantricks.engine.game import Game
 from gantricks.engine.start import assemble, build
+from gantricks.engine.subject import measure
 from gantricks.errors import UserError
 from gantricks.hooks import hookimpl
 from gantricks.metrics.base import Measurement, Metric, Subject
@@ -42,6 +44,7 @@ class TrickHost:
     `sample` is the shape of one sample: (D,) plays on vectors with the `mlp` network, (C, H, W) on images with `dcgan`.
     `generator` and `discriminator` are further options of the networks. `precision` is "fp64", "fp32" or "bf16".
     `evaluated` is the number of samples that metrics use, `condition` the number of numbers that describe each sample.
+    `every` is the number of steps from one measurement to the next, for the hook `on_metrics`; None: no measurements.
     """
 
     sample: tuple[int, ...] = (2,)
@@ -62,6 +65,7 @@ class TrickHost:
     tricks: tuple[tuple[str, str | type[Trick], Mapping[str, Any]], ...] = ()
     metrics: tuple[tuple[str, str | type[Metric], Mapping[str, Any]], ...] = ()
     evaluated: int = 64
+    every: int | None = None
 
     @classmethod
     def for_trick(cls, *tricks: Trick | type[Trick], **changes: Any) -> TrickHost:
@@ -98,9 +102,9 @@ class TrickHost:
         host = cls(**(options | changes))
         if "separate_passes" in needs:
             host = host.with_trick(SeparatePasses)
-        if "metric" in needs:
+        if needs & {"metric", "measurements"}:
             host = host.with_metric(Spread)
-        return host
+        return host.but(every=2) if "measurements" in needs else host
 
     def with_trick(self, trick: str | type[Trick], name: str | None = None, **options: Any) -> TrickHost:
         """Return this host with one more trick, by name or by class, as the instance `name`."""
@@ -149,7 +153,7 @@ class TrickHost:
                 "device": self.device,
             },
             "tricks": tricks,
-            "evaluate": {"samples": self.evaluated, **metrics},
+            "evaluate": {"samples": self.evaluated, "every": self.every or "off", **metrics},
         }
         given: dict[str, dict[str, type]] = {"data": {"made_up": MadeUp}}
         given |= {"tricks": given_tricks, "metrics": given_metrics}
@@ -170,6 +174,8 @@ class TrickHost:
         if calls is not None:
             game.hooks = recorded(game.hooks, calls)
         build(game)
+        if plan.measured:
+            game.advance = partial(_advance_and_measure, game)  # type: ignore[method-assign]
         return game
 
     def train(self, steps: int | None = None) -> Played:
@@ -186,6 +192,14 @@ class TrickHost:
                     break
                 played.scalars.append(game.scalars()[0])
         return played
+
+
+def _advance_and_measure(game: Game) -> bool:
+    """Play one step, and measure the metrics where a run does."""
+    advanced = Game.advance(game)
+    if advanced and (game.plan.recipe.evaluate.due(game.finished) or game.finished == game.steps):
+        game.measured(measure(game)[0])
+    return advanced
 
 
 def made(trick: type[Trick], options: Mapping[str, Any]) -> Trick:

@@ -246,6 +246,8 @@ def test_every_shipped_recipe_fits_the_schema(name: str) -> None:
         ("evaluate", {"mixture_coverage": {"points": 0}}),
         ("evaluate", {"mixture_coverage": "yes"}),
         ("evaluate", {"many": {"use": "mixture_coverage", "point": 5}}),
+        ("loggers", {"mine": 3}),
+        ("loggers", {"mine": {"use": 3}}),
     ],
 )
 def test_the_schema_refuses_what_the_recipe_refuses(table: str, keys: dict[str, Any]) -> None:
@@ -264,6 +266,12 @@ def test_the_schema_knows_instances_and_tricks_that_are_off() -> None:
         "my_own": {"anything": 1},
         "separate_batches": {"use": "soft_labels"},
     }
+    assert list(errors(raw, recipe_schema())) == []
+
+
+def test_the_schema_allows_loggers_of_any_name() -> None:
+    raw = load_recipe("ring_mlp").as_dict()
+    raw["loggers"] = {"mine": {"anything": 1}, "other": {"use": "mine"}, "third": "off", "fourth": True}
     assert list(errors(raw, recipe_schema())) == []
 
 

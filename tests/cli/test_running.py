@@ -3,7 +3,10 @@
 import errno
 import io
 import json
+import os
+import re
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,51 @@ def test_check_says_how_much_room_the_checkpoints_take(gantricks: Any) -> None:
     plain = told("generator.optimizer={name='sgd'}", "discriminator.optimizer={name='sgd',momentum=0.5}")[1]
     sizes = [plan[role]["parameters"] for role in ("generator", "discriminator")]
     assert plain["checkpoints"]["bytes_each"] == 4 * (sizes[0] + 2 * sizes[1])
+
+
+def test_check_says_which_metrics_are_measured_and_when(gantricks: Any) -> None:
+    def told(recipe: str, *settings: str) -> tuple[str, dict[str, Any]]:
+        words = ["check", recipe, *(part for setting in settings for part in ("--set", setting))]
+        found = [line for line in gantricks(*words).out.splitlines() if line.startswith("  metrics")]
+        (line,) = found or [""]
+        return line.removeprefix("  metrics").strip(), json.loads(gantricks(*words, "--json").out)["plan"]
+
+    line, plan = told("ring_mlp", "evaluate.every=1000")
+    assert line == "mixture_coverage: every 1,000 steps and at the end"
+    assert plan["metrics"] == [{"name": "mixture_coverage", "use": "mixture_coverage"}]
+    assert plan["evaluate"] == {"every": 1000, "samples": 5000}
+    assert told("ring_mlp", "evaluate.every=1000", "train.steps=1000")[0] == "mixture_coverage: at the end"
+    line, plan = told("ring_mlp", "evaluate.modes.use=mixture_coverage")
+    assert line == "modes (mixture_coverage): by gantricks evaluate"
+    assert plan["evaluate"]["every"] == "off"
+    line, plan = told("ring_mlp")
+    assert (line, plan["metrics"]) == ("", [])
+
+
+def test_figures_that_are_measured_while_a_run_trains_are_shown(gantricks: Any) -> None:
+    steps = ("--set", "train.steps=5", "--set", "train.log_every=4", "--set", "evaluate.every=2")
+    outcome = gantricks("train", "ring_mlp", *gantricks.small, *steps, "--run-dir", "run")
+    shown = [line for line in outcome.out.splitlines() if line.startswith("step ")]
+    assert [line.split("  ")[0] for line in shown] == [f"step {step}/5" for step in (2, 4, 4, 5, 5)]
+    measured = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines() if "metric/" in line]
+    for line, found in zip((shown[0], shown[2], shown[4]), measured, strict=True):
+        assert f"  mixture_coverage modes {found['metric/mixture_coverage/modes']:.0f}  measured in " in line
+
+
+def test_a_run_that_is_interrupted_in_its_last_measurement_says_how_to_go_on(
+    gantricks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = ("--set", "train.steps=4", "--set", "evaluate.every=9")
+    with monkeypatch.context() as patch:
+        patch.setattr(Screen, "measuring", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        outcome = gantricks("train", "ring_mlp", *gantricks.small, *steps, "--run-dir", "run")
+    assert outcome.status == 130
+    assert "Interrupted after 4 of 4 steps; the run is saved. To go on:\n  gantricks resume run" in outcome.out
+    monkeypatch.setattr("gantricks.cli.progress.BETWEEN_LINES", 0.0)
+    outcome = gantricks("resume", "run")
+    assert outcome.status == 0
+    assert "generating: 2,500 of 2,500\nstep 4/4  mixture_coverage modes " in outcome.out
+    assert "is finished already" in gantricks("resume", "run").out
 
 
 def test_a_checkpoint_takes_the_room_that_check_says(gantricks: Any) -> None:
@@ -236,6 +284,27 @@ def test_a_terminal_gets_a_bar_and_no_log_lines(tmp_path: Path) -> None:
     assert "━" in text
     assert "0/5" in text
     assert "step 1/5" not in text
+
+
+def test_a_bar_shows_what_is_measured_and_the_newest_main_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gantricks.cli.progress.BETWEEN_DRAWINGS", 0.0)
+    written = io.StringIO()
+    screen = Screen(Console(file=written, force_terminal=True, width=140, highlight=False, markup=False))
+    small = ["data.samples=500", "generator.hidden=[8]", "discriminator.hidden=[8]"]
+    measured = ["evaluate.every=2", "evaluate.modes.use=mixture_coverage", "evaluate.mixture_coverage=on"]
+    train(
+        "ring_mlp",
+        overrides=[*small, *measured, "train.steps=3", "train.log_every=1"],
+        run_dir=tmp_path / "run",
+        reporter=screen,
+    )
+    text = written.getvalue()
+    found = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[2])["metric/modes/modes"]
+    assert "2/3  generating: 2,500/2,500" in text
+    assert re.search(rf"3/3  .*  D [\d.]+  G [\d.]+  modes {found:.0f}", text)
+    assert "mixture_coverage modes" not in text  # that of the first metric is enough
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3600, "1:00:00"), (90061, "25:01:01")])

@@ -140,6 +140,27 @@ def test_several_runs_stand_side_by_side_with_what_differs(tmp_path: Path) -> No
     assert "The same at every step: loss/g 2." in html
 
 
+def test_figures_that_were_measured_while_it_trained_are_the_first_curves(tmp_path: Path) -> None:
+    def measured(folder: Path, *values: float | None) -> Path:
+        run = make_run(folder)
+        with (run / "metrics.jsonl").open("a") as file:
+            for number, value in enumerate(values, 1):
+                figures = {"metric/fid/fid": value, "metric/ring/high_quality": 2.0}
+                file.write(json.dumps({"step": 10 * number, **figures}) + "\n")
+        return run
+
+    run = measured(tmp_path / "one", 9.0, None, 3.0)
+    html = page([read_run(run)])
+    titles = re.findall(r"<figcaption>([^<]*)</figcaption>(?:<ul.*?</ul>)?<svg", html)
+    assert titles[:2] == ["fid", "Losses"]
+    assert "The same at every step: ring: high_quality 2." in html
+    (drawn,) = re.findall(r"<figcaption>fid</figcaption>(<svg.*?</svg>)", html)
+    assert len(re.findall(r"M[\d.]+ [\d.]+h0", drawn)) == 2  # single points can be seen
+    html = page([read_run(run), read_run(measured(tmp_path / "other", 4.0))])
+    (drawn,) = re.findall(r"<figcaption>fid</figcaption>(<svg.*?</svg>)", html)
+    assert re.findall(r'<path class="curve (c\d)"', drawn) == ["c0", "c1"]
+
+
 def test_the_same_run_twice_differs_in_nothing(tmp_path: Path) -> None:
     record = read_run(make_run(tmp_path / "run"))
     assert differing([record, record]) == {}

@@ -79,7 +79,16 @@ def _active(case: Case) -> None:
     assert seen, f"a run of {case.with_it.steps} steps with it is the run without it, bit for bit"
 
 
-_WATCHING = {"on_setup", "on_run_start", "on_boundary", "log_scalars", "on_log", "on_finish", "on_run_end"}
+_WATCHING = {
+    "on_setup",
+    "on_run_start",
+    "on_boundary",
+    "log_scalars",
+    "on_log",
+    "on_metrics",
+    "on_finish",
+    "on_run_end",
+}
 """Hooks that only watch: a trick with no others need not change a number."""
 
 

@@ -1,0 +1,1 @@
+"""Loggers: what is told of a run beside the files that it writes. None ships with gantricks."""
