@@ -154,7 +154,11 @@ Where a recipe names none, those are measured that suit its data. `--metric NAME
 metric at its defaults. A figure is a function of the checkpoint and of `--seed`. With `--set`, a run is measured with
 tricks that act on samples alone, such as `--set tricks.truncation.limit=0.5`; `--json` tells it. A trick asks for a
 metric of the recipe with `ctx.evaluate(name)`, between steps. Installed packages offer metrics in the entry-point group
-`gantricks.metrics`: subclasses of `gantricks.Metric`, one per name."""
+`gantricks.metrics`: subclasses of `gantricks.Metric`, one per name.
+
+Samples are compared with the data of training, from which a generator could have learned them by heart. With
+`reals = "held_out"` in `[evaluate]` they are compared with images that training never saw: half of those that the data
+holds out. The other half teaches the classifier."""
 
 EXTRACTORS = """What turns images into the features that metrics compare: their option `extractor` names one. Figures of
 different extractors cannot be compared. Packages offer further ones in the entry-point group `gantricks.extractors`."""
