@@ -159,6 +159,10 @@ tricks that act on samples alone, such as `--set tricks.truncation.limit=0.5`; `
 metric of the recipe with `ctx.evaluate(name)`, between steps. Installed packages offer metrics in the entry-point group
 `gantricks.metrics`: subclasses of `gantricks.Metric`, one per name.
 
+Samples are compared with the data of training, from which a generator could have learned them by heart. With
+`reals = "held_out"` in `[evaluate]` they are compared with images that training never saw: half of those that the data
+holds out. The other half teaches the classifier.
+
 ## While a run trains
 
 With `every`, the metrics are measured after each so many steps and after the last one: those of the recipe, or those

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -82,6 +82,22 @@ class Counts(Metric):
         return Measurement({"samples": 10, "mean": float(reals.mean())})
 
 
+class Compares(Metric):
+    """Remembers what it was given."""
+
+    figures = {"mean": "lower"}
+    seen: ClassVar[list[Any]] = []
+
+    def problems(self, facts: Any) -> list[str]:
+        self.seen.append(facts)
+        return []
+
+    def measure(self, subject: Any) -> Measurement:
+        reals = np.concatenate([images for images, _ in subject.reals(len(subject.dataset.samples))])
+        self.seen.append((subject.dataset, subject.lessons, reals))
+        return Measurement({"mean": float(reals.mean())})
+
+
 class Demanding(Metric):
     """Has an option without a default."""
 
@@ -117,7 +133,10 @@ def classified(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [EntryPoint(name, f"{__name__}:{name.title()}", "gantricks.metrics") for name in ("counts", "demanding")]
+    found = [
+        EntryPoint(name, f"{__name__}:{name.title()}", "gantricks.metrics")
+        for name in ("counts", "compares", "demanding")
+    ]
     monkeypatch.setattr(EntryPoint, "load", lambda point: globals()[point.attr])
     monkeypatch.setattr(registry, "entry_points", lambda group: [p for p in found if p.group == group])
 
@@ -326,3 +345,50 @@ def test_other_data_than_that_of_the_training_is_told(tmp_path: Path) -> None:
     warned: list[str] = []
     evaluate(run, ["counts"], samples=10, warn=warned.append)
     assert warned == ["the data is not that of the beginning: 500 samples then, 400 now"]
+
+
+# ---------------------------------------------------------------- reals that training never saw
+
+
+HELD_OUT = 'evaluate.reals="held_out"'
+
+
+def test_samples_are_compared_with_half_of_what_is_held_out_and_the_other_half_teaches(classified, archive):
+    Compares.seen.clear()
+    evaluate(classified, ["compares"], overrides=[HELD_OUT])
+    facts, (compared, lessons, reals) = Compares.seen
+    with np.load(archive) as stored:
+        images, classes = stored["x_test"], stored["y_test"]
+    assert (len(compared.samples), len(lessons.samples)) == (4, 5) == (facts.description.count, 9 - 4)
+    assert facts.held_out
+    found = {
+        image.tobytes(): int(k)
+        for part in (compared, lessons)
+        for image, k in zip(part.samples[..., 0], part.classes, strict=True)
+    }
+    assert found == {image.tobytes(): int(k) for image, k in zip(images, classes, strict=True)}
+    assert {image.tobytes() for image in reals} == {
+        image.tobytes() for image in compared.samples.transpose(0, 3, 1, 2) / np.float32(127.5) - np.float32(1)
+    }
+    # the halves are those of every seed, step and run
+    evaluate(classified, ["compares"], overrides=[HELD_OUT], seed=7)
+    assert all(
+        np.array_equal(a.samples, b.samples) for a, b in zip(Compares.seen[3][:2], (compared, lessons), strict=True)
+    )
+
+
+def test_without_it_the_data_of_training_is_both(classified):
+    Compares.seen.clear()
+    evaluate(classified, ["compares"])
+    _, (compared, lessons, _) = Compares.seen
+    assert compared is lessons
+    assert len(compared.samples) == 20
+
+
+def test_a_run_that_holds_out_nothing_is_not_compared_with_that(ring, tmp_path):
+    with pytest.raises(UserError, match="holds out nothing") as refusal:
+        evaluate(ring, overrides=[HELD_OUT])
+    assert "x_test and y_test" in str(refusal.value)
+    (tmp_path / "recipe.toml").write_text(RING + '[evaluate]\nreals = "held_out"\n')
+    with pytest.raises(UserError, match=r"recipe.toml:\d+: evaluate.reals: the data holds out nothing"):
+        train(tmp_path / "recipe.toml", run_dir=tmp_path / "run")

@@ -13,7 +13,7 @@ from gantricks.data.base import Dataset, Progress, silent
 from gantricks.engine import sampling
 from gantricks.engine.game import Game
 from gantricks.errors import Problem, TrickError, UserError
-from gantricks.metrics.base import SEED, Direction, Metric, Samples, Subject, as_generated, scalar_name
+from gantricks.metrics.base import SEED, Direction, Metric, Samples, Subject, as_generated, halves, scalar_name
 from gantricks.networks.base import Discriminator
 from gantricks.planning.device import out_of_memory
 
@@ -24,7 +24,8 @@ BATCH = 256
 class GameSubject(Subject):
     """A live game as the subject of metrics. The game must not be trained meanwhile, and is not changed.
 
-    `dataset` is the data to compare with; the game's own data by default.
+    `dataset` is the data to compare with; the game's own data by default. Where the recipe says so, its source's
+    held-out samples take the place of both.
     """
 
     def __init__(
@@ -34,16 +35,27 @@ class GameSubject(Subject):
         self.samples, self.seed = samples, seed
         self.device = game.placement.device
         self.source, self.description = game.plan.source, game.plan.description
-        self.dataset = dataset or game.dataset
         self.latent_dim = game.generator.latent_dim
         self.companions = tuple(game.companions)
         self._asked: dict[str, nn.Module] = {}
         # what follows from the game's own data holds for its later states too
-        self._kept = game.remembered.setdefault(seed, {}) if self.dataset is game.dataset else {}
+        self._kept = game.remembered.setdefault(seed, {}) if dataset is None or dataset is game.dataset else {}
+        self.dataset = self._lessons = dataset or game.dataset
+        if game.plan.recipe.evaluate.reals == "held_out":
+            self.dataset, self._lessons = self.once("halves", self._halves)
+
+    @property
+    def lessons(self) -> Dataset:
+        return self._lessons
 
     @property
     def held_out(self) -> Dataset | None:
         return self.once("held_out", lambda: self.source.held_out(self._progress))
+
+    def _halves(self) -> tuple[Dataset, Dataset]:
+        held_out = self.held_out
+        assert held_out is not None, "the recipe was checked"
+        return halves(held_out)
 
     def generated(self, count: int) -> Samples:
         done = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -40,14 +40,16 @@ SEED = 0
 class EvaluationFacts:
     """Facts that are known before anything is generated, for `Metric.problems`.
 
-    `samples` is the number of generated samples. `provided` are those of `NEEDS`, and of the capabilities of tricks and
-    networks, that the recipe has.
+    `samples` is the number of generated samples. `description` is that of the samples to compare with; with `held_out`,
+    they are half of those that training never sees. `provided` are those of `NEEDS`, and of the capabilities of tricks
+    and networks, that the recipe has.
     """
 
     samples: int
     source: Source
     description: Description
     provided: frozenset[str]
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Subject:
     """The object of an evaluation: a generator, a discriminator and their data, at one fixed state.
 
     `samples` is the number of generated samples, `latent_dim` the length of the generator's latents, `companions` the
-    names of further players. All methods but `once` are functions of the state and of `seed`, and none changes the
-    state.
+    names of further players. `dataset` holds the samples to compare with. All methods but `once` are functions of the
+    state and of `seed`, and none changes the state.
     """
 
     seed: int
@@ -74,6 +76,13 @@ class Subject:
     dataset: Dataset
     latent_dim: int
     companions: tuple[str, ...]
+
+    @property
+    def lessons(self) -> Dataset:
+        """The samples that may teach a network: the data of training, or, where samples are compared with half of what
+        it holds out, the other half.
+        """
+        return self.dataset
 
     @property
     def held_out(self) -> Dataset | None:
@@ -195,6 +204,30 @@ def figure_of(scalar: str) -> tuple[str, str] | None:
         return None
     metric, _, figure = scalar.removeprefix(FIGURE).partition("/")
     return metric, figure
+
+
+def compared(description: Description, held_out: bool) -> Description:
+    """Return the description of the samples to compare with."""
+    return replace(description, count=description.held_out // 2) if held_out else description
+
+
+def halves(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """Return the two halves of what is held out: the samples to compare with, and those that teach. Where their number
+    is odd, the second has one more. Which sample is where depends on their number alone.
+    """
+    count = len(dataset.samples)
+    order = np.random.default_rng(0).permutation(count)
+    parts = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+    one, other = (
+        replace(
+            dataset,
+            samples=dataset.samples[part],
+            classes=None if dataset.classes is None else dataset.classes[part],
+            conditions=None if dataset.conditions is None else dataset.conditions[part],
+        )
+        for part in parts
+    )
+    return one, other
 
 
 def obstacles(metric: Metric, facts: EvaluationFacts) -> list[str]:

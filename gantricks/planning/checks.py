@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from gantricks.data.base import Description
 from gantricks.errors import Problem
 from gantricks.hooks import KINDS
 from gantricks.metrics.base import obstacles
@@ -112,10 +113,20 @@ def of_parts(facts: Facts, to_train: bool) -> Iterator[Problem]:
     for planned in facts.tricks:
         for sentence in planned.trick.problems(facts.setting):
             yield Problem(f"{planned.name}: {sentence}", places.about(sentence, ("tricks", planned.name)))
-    for measured in facts.metrics if to_train else ():
+    without = [*held_out(facts.recipe, facts.description)]
+    yield from without if to_train else ()
+    for measured in facts.metrics if to_train and not without else ():
         for sentence in obstacles(measured.metric, facts.evaluation):
             place = places.about(sentence, ("evaluate", measured.name), ("data", "source"))
             yield Problem(f"{measured.name}: {sentence}", place)
+
+
+def held_out(recipe: Recipe, description: Description) -> Iterator[Problem]:
+    """Yield a problem where metrics are to compare with what the data holds out, and it holds out too little."""
+    if recipe.evaluate.reals == "held_out" and description.held_out < 2:
+        what = "evaluate.reals: the data holds out nothing that samples could be compared with"
+        hint = 'write reals = "data", or take data with such a part: an .npz archive with x_test and y_test has one'
+        yield Problem(what, recipe.places.of("evaluate", "reals"), hint)
 
 
 def _networks(facts: Facts) -> Iterator[Problem]:

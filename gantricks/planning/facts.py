@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gantricks.data.base import Description, Source
 from gantricks.data.mixtures import Mixture
 from gantricks.loggers.base import Logger
-from gantricks.metrics.base import EvaluationFacts, Metric
+from gantricks.metrics.base import EvaluationFacts, Metric, compared
 from gantricks.planning.contract import hooks_of
 from gantricks.planning.recipe import Recipe
 from gantricks.trick import Setting, Trick
@@ -110,7 +110,14 @@ class Facts:
             provided.add("held_out")
         if isinstance(self.source, Mixture):
             provided.add("mixture")
-        return EvaluationFacts(self.recipe.evaluate.samples, self.source, self.description, frozenset(provided))
+        held_out = self.recipe.evaluate.reals == "held_out"
+        return EvaluationFacts(
+            self.recipe.evaluate.samples,
+            self.source,
+            compared(self.description, held_out),
+            frozenset(provided),
+            held_out,
+        )
 
     @cached_property
     def setting(self) -> Setting:

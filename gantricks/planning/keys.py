@@ -142,6 +142,14 @@ class EvaluateKeys(Options):
         int, Field(ge=1, le=10_000_000, description="generated samples per metric, unless it has a number of its own")
     ] = 5000
 
+    reals: Annotated[
+        Literal["data", "held_out"],
+        Field(
+            description="what samples are compared with: the data of training, or half of what it holds out; the other "
+            "half then teaches the networks that metrics look through"
+        ),
+    ] = "data"
+
     def due(self, step: int) -> bool:
         """Return whether the metrics are measured after this step because of its number."""
         return self.every != "off" and step % self.every == 0

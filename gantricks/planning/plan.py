@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gantricks.data.base import Description, Source
 from gantricks.errors import Problem, UserError
-from gantricks.metrics.base import EvaluationFacts
+from gantricks.metrics.base import EvaluationFacts, compared
 from gantricks.planning import checks
 from gantricks.planning.facts import Facts, PlannedLogger, PlannedMetric, PlannedTrick, group, parameters
 from gantricks.planning.measured import while_training
@@ -172,10 +172,12 @@ def on_data(plan: Plan, description: Description) -> Plan:
     if description.classes != trained.classes:
         what = f"the data has {description.classes} classes, and the run was trained on {trained.classes}"
         problems.append(Problem(what, where, "set the keys of [data] to data with as many classes"))
+    problems += checks.held_out(plan.recipe, description)
     if problems:
         raise UserError(*problems)
     provided = (plan.facts.provided - {"held_out"}) | ({"held_out"} if description.held_out else set())
-    return replace(plan, description=description, facts=replace(plan.facts, description=description, provided=provided))
+    facts = replace(plan.facts, description=compared(description, plan.facts.held_out), provided=frozenset(provided))
+    return replace(plan, description=description, facts=facts)
 
 
 def _size(description: Description) -> str:

@@ -177,7 +177,7 @@ class Classifier(Extractor):
 
     def prepare(self, subject: Subject) -> None:
         """Train the classifier, or read the one that an earlier evaluation has trained."""
-        found = taught(subject.dataset, subject.description.classes, self.config, subject.progress)
+        found = taught(subject.lessons, subject.description.classes, self.config, subject.progress)
         self.network = found.network.to(subject.device)
         self.device = subject.device
         self.facts = {"accuracy": found.accuracy, "held_out": found.held_out}
