@@ -148,8 +148,9 @@ class Stopper(Trick):
     '''Stopper.'''
 
     @hookimpl
-    def on_metrics(self, figures, ctx):
-        ctx.stop("that will do")
+    def on_boundary(self, ctx):
+        if ctx.step >= 3:
+            ctx.stop("that will do")
 """
 
 POISON = """
@@ -311,6 +312,8 @@ def test_a_resumed_run_says_after_which_step_what_was_told_is_void(recipe: Path)
     resume(run, plugins=PLUGIN, steps=8)
     resume(run, plugins=PLUGIN)  # it is finished: nothing is told
     later = calls()[before:]
+    (*_, newest) = (call for call in later if call[0] == "started")
+    assert newest[2] == tomllib.loads((run / "recipe.toml").read_text())
     assert [(call[3], call[2]["train"]["steps"]) for call in later if call[0] == "started"] == [(3, 6), (2, 6), (6, 8)]
     assert [call[1:] for call in later if call[0] == "ended"] == [[end, "finished", ""] for end in (6, 6, 8)]
     kept: list[dict[str, Any]] = []
@@ -326,7 +329,7 @@ def test_figures_that_are_measured_again_are_told_once(recipe: Path) -> None:
     measured = ("evaluate.every=4", "evaluate.samples=8", "evaluate.brightness=on", "tricks.stopper=on")
     plugins = (*PLUGIN, "brightness.py", "stopper.py")
     run = train(recipe, overrides=[*RECORDED, *measured], run_dir="run", plugins=plugins).run
-    assert calls()[-1] == ["ended", 4, "stopped", "stopper: that will do"]
+    assert calls()[-1] == ["ended", 3, "stopped", "stopper: that will do"]
     resume(run, plugins=plugins)
     assert [call[0] for call in calls()].count("started") == 2
     assert [{"step": call[1], **call[2]} for call in calls() if call[0] == "scalars"] == lines(run)
@@ -462,6 +465,16 @@ def test_ctrl_c_in_a_logger_is_ctrl_c(recipe: Path, error: type[BaseException]) 
     assert resume("run", plugins=PLUGIN, overrides=["loggers.bad=off"]).finished == STEPS
 
 
+def test_a_logger_that_has_not_started_is_not_told_of_the_end(recipe: Path) -> None:
+    last = ("loggers.last.use=recorder", "loggers.last.path=last")
+    overrides = [*RECORDED, *failing("started", "KeyboardInterrupt"), *last]
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, overrides=overrides, run_dir="run", plugins=["failing.py", *PLUGIN])
+    assert [call[0] for call in calls()] == ["started", "ended"]
+    assert Path("count").read_text().split() == ["started"]
+    assert not Path("last").exists()
+
+
 def test_a_logger_that_the_run_waits_for_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("gantricks.runs.loggers.time.perf_counter", lambda: now[0])
@@ -473,9 +486,10 @@ def test_a_logger_that_the_run_waits_for_is_told_once(monkeypatch: pytest.Monkey
     warnings: list[str] = []
     planned = [PlannedLogger(name, name, Slow(seconds), "given") for name, seconds in (("slow", 4.0), ("quick", 0.4))]
     loggers = Loggers(planned, warnings.append)
-    for step in range(60):
-        now[0] += 10.0  # slow takes 28 % of the time, quick 3 %
-        loggers.scalars(step, {})
+    with loggers.told(Path("run"), {}, 0, lambda error: (60, "finished", "")):
+        for step in range(60):
+            now[0] += 10.0  # slow takes 28 % of the time, quick 3 %
+            loggers.scalars(step, {})
     assert warnings == ["the run waits for the logger slow: 12 of its 43 seconds so far"]
 
 
@@ -513,7 +527,7 @@ def test_every_mistake_is_told_at_once_with_its_place(recipe: Path) -> None:
 
 
 def test_where_no_logger_is_known_the_hint_says_how_to_name_one(recipe: Path) -> None:
-    hint = "no logger ships with gantricks: name the file that holds it with --plugin FILE"
+    hint = "no logger ships with gantricks: name its file with --plugin FILE, or install the package that offers it"
     assert f"there is no logger 'wandb'\n    {hint}" in refusal(recipe, ["loggers.wandb=on"])
 
 

@@ -169,7 +169,7 @@ class Registry:
         return f"--plugin {path} holds a {kinds} that the recipe does not use: add {hints}"
 
 
-_NONE = "no {} ships with gantricks: name the file that holds it with --plugin FILE"
+_NONE = "no {} ships with gantricks: name its file with --plugin FILE, or install the package that offers it"
 
 
 def _refuse_two(kind: str, name: str, files: list[str], points: list[EntryPoint]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 
 from gantricks.catalogue.imports import in_words, plugin_line
 from gantricks.loggers.base import Logger, Outcome
 from gantricks.planning.facts import PlannedLogger
-from gantricks.planning.recipe import Recipe
 
 SLOW_SHARE, SLOW_SECONDS = 0.1, 10.0
 """A logger that takes more than this share of a run's time, and at least these seconds, is told to the user."""
@@ -28,21 +29,24 @@ class Loggers:
     """
 
     def __init__(self, planned: Sequence[PlannedLogger], warn: Callable[[str], None]) -> None:
-        self._called = list(planned)
-        self._warn = warn
+        self._planned, self._warn = planned, warn
+        self._called: list[PlannedLogger] = []
+        """Those that have started, and have not failed."""
         self._seconds = {one.name: 0.0 for one in planned}
         self._slow: set[str] = set()
         self._began = time.perf_counter()
 
     @contextlib.contextmanager
     def told(
-        self, run: Path, recipe: Recipe, after: int, ended: Callable[[BaseException | None], Ended]
+        self, run: Path, recipe: Mapping[str, Any], after: int, ended: Callable[[BaseException | None], Ended]
     ) -> Iterator[None]:
         """Tell the loggers that training starts, and, however it ends, what `ended` returns for its error."""
         self._began = time.perf_counter()
         folder = run.absolute()
-        self._call(lambda logger: logger.started(folder, recipe.as_dict(), after))
         try:
+            for planned in self._planned:
+                if self._call(planned, lambda logger: logger.started(folder, deepcopy(recipe), after)):
+                    self._called.append(planned)
             yield
         except BaseException as error:
             self._end(ended(error))
@@ -50,27 +54,30 @@ class Loggers:
         self._end(ended(None))
 
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._call(lambda logger: logger.scalars(step, dict(scalars)))
+        self._tell(lambda logger: logger.scalars(step, dict(scalars)))
 
     def picture(self, step: int, picture: Image) -> None:
-        self._call(lambda logger: logger.picture(step, picture.copy()))
+        self._tell(lambda logger: logger.picture(step, picture.copy()))
 
     def _end(self, ended: Ended) -> None:
-        self._call(lambda logger: logger.ended(*ended))
+        self._tell(lambda logger: logger.ended(*ended))
 
-    def _call(self, call: Callable[[Logger], None]) -> None:
-        for planned in tuple(self._called):
-            began = time.perf_counter()
-            try:
-                call(planned.logger)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                self._called.remove(planned)
-                where = plugin_line(error) or planned.origin.partition(" sha256:")[0]
-                self._warn(f"the run goes on without the logger {planned.name} ({where}): {in_words(error)}")
-            else:
-                self._time(planned.name, time.perf_counter() - began)
+    def _tell(self, call: Callable[[Logger], None]) -> None:
+        self._called = [planned for planned in self._called if self._call(planned, call)]
+
+    def _call(self, planned: PlannedLogger, call: Callable[[Logger], None]) -> bool:
+        """Call a method of a logger. Returns False where it fails."""
+        began = time.perf_counter()
+        try:
+            call(planned.logger)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            where = plugin_line(error) or planned.origin.partition(" sha256:")[0]
+            self._warn(f"the run goes on without the logger {planned.name} ({where}): {in_words(error)}")
+            return False
+        self._time(planned.name, time.perf_counter() - began)
+        return True
 
     def _time(self, name: str, seconds: float) -> None:
         self._seconds[name] += seconds

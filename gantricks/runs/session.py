@@ -53,7 +53,9 @@ class Session:
         facts: Mapping[str, Any],
         session: Mapping[str, Any] | None = None,
     ) -> None:
-        """`facts` are written into the manifest, and `session` into its entry for this session."""
+        """`facts`, the resolved recipe among them, are written into the manifest, and `session` into its entry for this
+        session.
+        """
         self.run, self.plan, self.dataset, self.reporter = run, plan, dataset, reporter
         self.facts, self.session = facts, session or {}
         self.train = plan.recipe.train
@@ -102,7 +104,7 @@ class Session:
         own = known if known or saved else identity(self.plan, self.placement, self.facts["data"]["fingerprint"])
         self._own = {"run": own} if own else {}
         self._write_manifest(parameters, first, None, began)
-        with self.loggers.told(self.run, self.plan.recipe, first, lambda error: self._ended(game, error)):
+        with self.loggers.told(self.run, self.facts["recipe"], first, lambda error: self._ended(game, error)):
             log = Log(self.run, self.plan.recipe, first)
             try:
                 self.reporter.started(game, self.run, parameters)
