@@ -17,7 +17,7 @@ from gantricks.cli.plans import write_warning
 from gantricks.cli.progress import BETWEEN_DRAWINGS, clock
 from gantricks.study import Reporter, Table, ablate, words
 from gantricks.study.folder import Outcome
-from gantricks.study.study import Interrupted
+from gantricks.study.playing import Interrupted
 from gantricks.study.table import tone
 from gantricks.study.variants import Design, Mode
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
 
 from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError, nearest
@@ -16,51 +17,16 @@ from gantricks.files import write_whole
 from gantricks.pictures import save_png
 from gantricks.planning.plan import Plan
 from gantricks.planning.prepare import plan_recipe
+from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import read_recipe
-from gantricks.runs import signals
 from gantricks.runs.manifest import versions
-from gantricks.study.folder import FORMAT, Folder, Outcome, choose, locked, read_outcome
+from gantricks.study.folder import FORMAT, Folder, Outcome, choose
 from gantricks.study.forest import forest
-from gantricks.study.pool import WORKER, Pool, Task, threads_each
+from gantricks.study.playing import Figure, Playing, Reporter, conduct
+from gantricks.study.pool import WORKER, threads_each
 from gantricks.study.table import Table, compare, summarise
-from gantricks.study.variants import Design, Mode, base, design
+from gantricks.study.variants import Base, Design, Mode, base, design
 from gantricks.study.words import as_markdown
-
-
-class Reporter:
-    """Listens to a study, to show its progress. The methods of this base class do nothing; override those you need."""
-
-    def planned(self, folder: Path, design: Design, seeds: Sequence[int], done: int) -> None:
-        """The variants are known. `done` runs were finished before."""
-
-    def stepped(self, runs: int, steps: float) -> None:
-        """`runs` runs are finished; the steps of the others add up to `steps` more runs."""
-
-    def finished(self, outcome: Outcome, done: int, total: int) -> None:
-        """A run has ended."""
-
-    def warn(self, sentence: str) -> None:
-        """Something has happened that the user should know."""
-
-    def close(self) -> None:
-        """The last run has ended, for whatever reason."""
-
-
-class Interrupted(BaseException):
-    """A signal (`number`) has ended a study. `done` of `total` runs are finished."""
-
-    def __init__(self, number: int, done: int, total: int) -> None:
-        super().__init__(number)
-        self.number, self.done, self.total = number, done, total
-
-
-@dataclass(frozen=True)
-class Figure:
-    """The compared figure: the metric, the name of the figure, and its better direction."""
-
-    metric: str
-    name: str
-    better: str
 
 
 def ablate(
@@ -86,38 +52,62 @@ def ablate(
     the metric or the folder; Interrupted, after the workers have saved their runs.
     """
     reporter = reporter or Reporter()
-    files = [path.absolute() for path in plugins]
+    opened = open_study(recipe, metric, figure, overrides, jobs, plugins)
+    planned = design(opened.base, mode, tricks, options)
+    numbers = tuple(opened.base.recipe.seed + i for i in range(seeds))
+    definition = _definition(planned, mode, numbers, opened.compared)
+    home = choose(folder, f"{opened.base.recipe.name}-{mode}", definition)
+
+    def end(playing: _Playing) -> Table:
+        table = playing.table(opened.base.recipe.name, mode)
+        write_results(home, table.as_dict(), as_markdown(table), forest(table))
+        return table
+
+    table = conduct(
+        home,
+        lambda: begin(home, planned.possible, definition, opened.threads),
+        lambda: _Playing(home, planned, numbers, opened.compared, opened.plugins, reporter),
+        end,
+        jobs=jobs,
+        threads=opened.threads,
+        worker=worker,
+        reporter=reporter,
+    )
+    return home.path, table
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe that a study can begin with: its plan for a study, the compared figure, the files of its plugins, and
+    the number of threads of a worker.
+    """
+
+    base: Base
+    compared: Figure
+    plugins: tuple[Path, ...]
+    threads: int
+
+
+def open_study(
+    recipe: str | Path,
+    metric: str | None,
+    figure: str | None,
+    overrides: Sequence[str],
+    jobs: int,
+    plugins: Sequence[Path],
+) -> Opened:
+    """Read and check the recipe of a study. Raises UserError with everything that is wrong with it."""
+    files = tuple(path.absolute() for path in plugins)
     registry = Registry(files)
     file = read_recipe(recipe)
     plan, _ = plan_recipe(file, overrides, registry)
     compared, added = _compared(plan, registry, metric, figure)
     begun = base(file, [*added, *overrides], registry, plan.recipe.train.steps)
-    threads = threads_each(jobs, plan.description.is_images)
-    planned = design(begun, mode, tricks, options)
-    numbers = tuple(plan.recipe.seed + i for i in range(seeds))
-    definition = _definition(planned, mode, numbers, compared)
-    home = choose(folder, f"{plan.recipe.name}-{mode}", definition)
-    with signals.heard() as ending, locked(home) as descriptors:
-        for sentence in _begin(home, planned, definition, threads):
-            reporter.warn(sentence)
-        playing = _Playing(home, planned, numbers, compared, files, reporter)
-        try:
-            if playing.left:
-                with Pool(min(jobs, len(playing.left)), threads, worker, descriptors) as pool:
-                    playing.play(pool)
-        except (KeyboardInterrupt, SystemExit):
-            if ending.number is None:
-                raise
-            raise Interrupted(ending.number, len(playing.outcomes), playing.total) from None
-        finally:
-            reporter.close()
-        table = playing.table(plan.recipe.name, mode)
-        _write(home, table)
-    return home.path, table
+    return Opened(begun, compared, files, threads_each(jobs, plan.description.is_images))
 
 
-class _Playing:
-    """The runs of a study: those with an outcome, and those that are left."""
+class _Playing(Playing):
+    """The runs of a study whose variants share their seeds."""
 
     def __init__(
         self,
@@ -128,60 +118,12 @@ class _Playing:
         plugins: Sequence[Path],
         reporter: Reporter,
     ) -> None:
-        self.home, self.design, self.seeds, self.compared = home, planned, seeds, compared
-        self.plugins, self.reporter = [str(path) for path in plugins], reporter
-        self.device = planned.possible[planned.reference.name].train.device
+        self.design, self.seeds = planned, seeds
+        reference = planned.reference.name
         # all variants of one seed before the next seed, so that most pairs are complete whenever the study is stopped
         every = [(variant, seed) for seed in seeds for variant in planned.possible]
-        found = {run: read_outcome(home.run(*run), run) for run in every}
-        self.outcomes = {run: outcome for run, outcome in found.items() if outcome}
-        self.left = [run for run in every if not found[run]]
-        self.total = len(every)
-        self._floor_asked = self.floor is not None
+        super().__init__(home, every, planned.possible[reference], compared, plugins, reporter, reference=reference)
         reporter.planned(home.path, planned, seeds, len(self.outcomes))
-
-    @property
-    def floor(self) -> dict[str, float | None] | None:
-        """The metric's figures of real samples, from the first run that measured them."""
-        return next((outcome.floor for outcome in self.outcomes.values() if outcome.floor), None)
-
-    def play(self, pool: Pool) -> None:
-        """Play the runs that are left. Raises UserError when the reference is refused, since nothing can be compared
-        with it.
-        """
-        shares: dict[tuple[str, int], float] = {}
-        left = deque(self.left)
-
-        def next_task() -> Task | None:
-            if not left:
-                return None
-            variant, seed = left.popleft()
-            asked, self._floor_asked = not self._floor_asked, True
-            return {
-                "run": str(self.home.run(variant, seed).absolute()),
-                "recipe": str(self.home.recipe(variant).absolute()),
-                "variant": variant,
-                "seed": seed,
-                "metric": self.compared.metric,
-                "figure": self.compared.name,
-                "floor": asked,
-                "device": self.device,
-                "plugins": self.plugins,
-            }
-
-        for task, news in pool.play(next_task):
-            run = task["variant"], task["seed"]
-            if isinstance(news, int):
-                shares[run] = news / self.design.possible[run[0]].train.steps
-            else:
-                shares.pop(run, None)
-                self.outcomes[run] = news
-                if task["floor"] and not news.floor and news.status != "done":
-                    self._floor_asked = False  # the next run measures it instead
-                self.reporter.finished(news, len(self.outcomes), self.total)
-                if news.status == "refused" and run[0] == self.design.reference.name:
-                    raise UserError(Problem(f"a run of the recipe itself is refused: {news.reason}", task["run"]))
-            self.reporter.stepped(len(self.outcomes), sum(shares.values()))
 
     def table(self, name: str, mode: str) -> Table:
         by_variant: dict[str, dict[int, Outcome]] = {variant: {} for variant in self.design.possible}
@@ -196,7 +138,6 @@ class _Playing:
             )
             for interaction in (False, True)
         )
-        broken = [outcome for outcome in self.outcomes.values() if not outcome.kept]
         return Table(
             name=name,
             mode=mode,
@@ -210,9 +151,9 @@ class _Playing:
             comparisons=tuple(single),
             interactions=tuple(double),
             impossible={v.name: v.impossible for v in self.design.variants if v.impossible},
-            failed={f"{outcome.variant} seed {outcome.seed}": outcome.reason for outcome in broken},
+            failed=self.failed,
             runs=len(self.outcomes),
-            seconds=round(sum(outcome.seconds for outcome in self.outcomes.values()), 1),
+            seconds=self.seconds,
             floors=self.floor or {},
         )
 
@@ -257,24 +198,25 @@ def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Fig
         "steps": planned.possible[planned.reference.name].train.steps,
         "reference": planned.reference.name,
         "variants": {
-            variant.name: {"impossible": variant.impossible}
-            if variant.recipe is None
-            else {
-                "recipe": variant.recipe.as_dict(),
-                "files": {t.name: t.found.origin for t in variant.recipe.tricks if " sha256:" in t.found.origin},
-            }
+            variant.name: {"impossible": variant.impossible} if variant.recipe is None else written(variant.recipe)
             for variant in planned.variants
         },
     }
 
 
-def _begin(home: Folder, planned: Design, definition: Mapping[str, Any], threads: int) -> Iterator[str]:
-    """Write the plan of the study, unless it is written. Yields a sentence for each change since then."""
+def written(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe and the files of its tricks, for the definition of a study."""
+    files = {trick.name: trick.found.origin for trick in recipe.tricks if " sha256:" in trick.found.origin}
+    return {"recipe": recipe.as_dict(), "files": files}
+
+
+def begin(home: Folder, recipes: Mapping[str, Recipe], definition: Mapping[str, Any], threads: int) -> Iterator[str]:
+    """Write the plan of a study, unless it is written. Yields a sentence for each change since then."""
     now = versions() | {"threads": threads}
     study = home.study()
     if study is None:
-        recipes = {name: recipe.as_toml() for name, recipe in planned.possible.items()}
-        home.write({"format": FORMAT, "argv": sys.argv, **now, "definition": definition}, recipes)
+        texts = {name: recipe.as_toml() for name, recipe in recipes.items()}
+        home.write({"format": FORMAT, "argv": sys.argv, **now, "definition": definition}, texts)
         return
     for fact, value in now.items():
         if study.get(fact) != value:
@@ -282,11 +224,12 @@ def _begin(home: Folder, planned: Design, definition: Mapping[str, Any], threads
             yield f"the study began with {fact} {was} and goes on with {value}; its pairs may differ by that"
 
 
-def _write(home: Folder, table: Table) -> None:
+def write_results(home: Folder, facts: Mapping[str, Any], text: str, picture: Image) -> None:
+    """Write results.json, results.md and results.png. Raises UserError where the disk refuses."""
     try:
-        write_whole(home.path / "results.json", json.dumps(table.as_dict(), indent=1, ensure_ascii=False) + "\n")
-        write_whole(home.path / "results.md", as_markdown(table))
-        save_png(forest(table), home.path / "results.png")
+        write_whole(home.path / "results.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        write_whole(home.path / "results.md", text)
+        save_png(picture, home.path / "results.png")
     except OSError as error:
         raise UserError(
             Problem(

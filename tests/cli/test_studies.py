@@ -10,7 +10,7 @@ from PIL import Image
 
 from gantricks.study import Comparison, Mean, Table, study
 from gantricks.study.folder import Outcome
-from gantricks.study.study import Interrupted
+from gantricks.study.playing import Interrupted
 
 
 class Told:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gantricks.study import Table, ablate, study
+from gantricks.study.playing import Figure
 
 WORKER = """
 import json, os, sys
@@ -68,6 +69,6 @@ class Pretence:
 @pytest.fixture
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Path, Table]]:
     monkeypatch.chdir(tmp_path)
-    compared = study.Figure("loss", "d", "lower")
+    compared = Figure("loss", "d", "lower")
     monkeypatch.setattr(study, "_compared", lambda *given: (compared, []))
     return Pretence(tmp_path)

@@ -12,7 +12,7 @@ from PIL import Image
 from gantricks import UserError
 from gantricks.planning import recipe_files, validation
 from gantricks.study import Reporter, ablate
-from gantricks.study.study import Interrupted
+from gantricks.study.playing import Interrupted
 
 VARIANTS = ("full", "without-soft_labels", "without-ema", "bare")
 EVERY = [f"{variant} {seed}" for seed in range(3) for variant in VARIANTS]
