@@ -56,10 +56,7 @@ def study(
             reporter=screen,
         )
     except Interrupted as end:
-        told = f"Interrupted after {end.done} of {end.total} runs; those under way are saved. To go on:"
-        console.print(Text(told, "yellow"))
-        write_command(console, typed(["gantricks", *sys.argv[1:]]))
-        return 128 + end.number
+        return write_interrupted(console, end)
     if json:
         write_json(table.as_dict() | {"folder": str(path)})
     else:
@@ -67,6 +64,14 @@ def study(
         console.print()
         console.print(f"The study is kept in {path}: results.md, results.json, results.png.", soft_wrap=True)
     return int(bool(table.failed))
+
+
+def write_interrupted(console: Console, end: Interrupted) -> int:
+    """Say how to go on with a study that a signal has ended. Returns the exit status."""
+    told = f"Interrupted after {end.done} of {end.total} runs; those under way are saved. To go on:"
+    console.print(Text(told, "yellow"))
+    write_command(console, typed(["gantricks", *sys.argv[1:]]))
+    return 128 + end.number
 
 
 def write_table(console: Console, table: Table) -> None:
@@ -102,14 +107,16 @@ class Screen(Reporter):
 
     def planned(self, folder: Path, design: Design, seeds: Sequence[int], done: int) -> None:
         possible = len(design.possible)
-        self._total, self._before, self._began = possible * len(seeds), done, time.monotonic()
         names = ", ".join(design.possible)
-        self.console.print(
-            f"{possible} variants ({names}), {len(seeds)} seeds each: {self._total} runs", soft_wrap=True
-        )
-        for variant in design.variants:
-            if variant.impossible:
-                write_warning(self.console, f"{variant.name} cannot be trained: {variant.impossible}")
+        words = f"{possible} variants ({names}), {len(seeds)} seeds each"
+        why = [f"{v.name} cannot be trained: {v.impossible}" for v in design.variants if v.impossible]
+        self.designed(folder, words, possible * len(seeds), done, why)
+
+    def designed(self, folder: Path, words: str, total: int, done: int, warnings: Sequence[str]) -> None:
+        self._total, self._before, self._began = total, done, time.monotonic()
+        self.console.print(f"{words}: {total} runs", soft_wrap=True)
+        for sentence in warnings:
+            write_warning(self.console, sentence)
         again = f"; {done} of the runs are finished already" if done else ""
         self.console.print(f"the study is kept in {folder}{again}", soft_wrap=True)
         if self.console.is_terminal:

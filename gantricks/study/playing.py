@@ -13,6 +13,7 @@ from gantricks.planning.recipe import Recipe
 from gantricks.runs import signals
 from gantricks.study.folder import Folder, Outcome, locked, read_outcome
 from gantricks.study.pool import Pool, Task
+from gantricks.study.slimming import slimmed
 
 if TYPE_CHECKING:
     from gantricks.study.variants import Design
@@ -24,9 +25,9 @@ class Reporter:
     def planned(self, folder: Path, design: Design, seeds: Sequence[int], done: int) -> None:
         """The variants are known. `done` runs were finished before."""
 
-    def designed(self, folder: Path, words: str, total: int, done: int) -> None:
-        """The runs of a study are known whose variants do not all share their seeds: `words` say what they are. `done`
-        of the `total` runs were finished before.
+    def designed(self, folder: Path, words: str, total: int, done: int, warnings: Sequence[str]) -> None:
+        """The runs of a study by regression are known: `words` say what they are, `warnings` what cannot be trained.
+        `done` of the `total` runs were finished before.
         """
 
     def stepped(self, runs: int, steps: float) -> None:
@@ -87,6 +88,9 @@ class Playing:
         self.left = [run for run in self.every if not found[run]]
         self.total = len(self.every)
         self._floor_asked = self.floor is not None
+        if slim:
+            for run in self.outcomes:
+                slimmed(home.run(*run))  # a process may have been killed before it did so itself
 
     def recipe(self, variant: str, seed: int) -> Path:
         """Return the file of the recipe that a run trains. It is asked for when it is the run's turn."""

@@ -58,7 +58,7 @@ def ablate(
     definition = _definition(planned, mode, numbers, opened.compared)
     home = choose(folder, f"{opened.base.recipe.name}-{mode}", definition)
 
-    def end(playing: _Playing) -> Table:
+    def end(playing: SharedSeeds) -> Table:
         table = playing.table(opened.base.recipe.name, mode)
         write_results(home, table.as_dict(), as_markdown(table), forest(table))
         return table
@@ -66,7 +66,7 @@ def ablate(
     table = conduct(
         home,
         lambda: begin(home, planned.possible, definition, opened.threads),
-        lambda: _Playing(home, planned, numbers, opened.compared, opened.plugins, reporter),
+        lambda: SharedSeeds(home, planned, numbers, opened.compared, opened.plugins, reporter),
         end,
         jobs=jobs,
         threads=opened.threads,
@@ -106,7 +106,7 @@ def open_study(
     return Opened(begun, compared, files, threads_each(jobs, plan.description.is_images))
 
 
-class _Playing(Playing):
+class SharedSeeds(Playing):
     """The runs of a study whose variants share their seeds."""
 
     def __init__(
@@ -117,12 +117,16 @@ class _Playing(Playing):
         compared: Figure,
         plugins: Sequence[Path],
         reporter: Reporter,
+        *,
+        slim: bool = False,
     ) -> None:
         self.design, self.seeds = planned, seeds
         reference = planned.reference.name
         # all variants of one seed before the next seed, so that most pairs are complete whenever the study is stopped
         every = [(variant, seed) for seed in seeds for variant in planned.possible]
-        super().__init__(home, every, planned.possible[reference], compared, plugins, reporter, reference=reference)
+        super().__init__(
+            home, every, planned.possible[reference], compared, plugins, reporter, reference=reference, slim=slim
+        )
         reporter.planned(home.path, planned, seeds, len(self.outcomes))
 
     def table(self, name: str, mode: str) -> Table:

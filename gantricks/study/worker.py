@@ -1,7 +1,7 @@
 """A process that plays runs of a study one after another. Tasks and answers are lines of JSON.
 
     {"run": "…/seed-0", "variant": "full", "seed": 0, "recipe": "…/recipe.toml", "metric": …, "figure": …, "floor": …,
-     "device": "cpu", "plugins": […]}
+     "device": "cpu", "plugins": […], "slim": false}
     -> {"step": 120}                      now and then
     -> {"outcome": {…}}                   once, an `Outcome`
 
@@ -35,6 +35,7 @@ from gantricks.runs import checkpoint
 from gantricks.runs.folder import RECIPE
 from gantricks.runs.reporter import Reporter, Result
 from gantricks.study.folder import Outcome, read_outcome, write_outcome
+from gantricks.study.slimming import slimmed
 
 if TYPE_CHECKING:
     from gantricks.engine.game import Game
@@ -201,6 +202,8 @@ def serve(source: IO[str], sink: IO[str], measure: Measure = evaluate) -> int:
         outcome = play(task, lambda step: say(step=step), measure)
         if outcome is None:
             return 128 + signal.SIGTERM
+        if task.get("slim") and outcome.kept:
+            slimmed(Path(task["run"]))
         tasks.answered()  # before the answer, because the next task may follow it at once
         say(outcome=asdict(outcome))
         gc.collect()  # free reference cycles of this run before the next one allocates
