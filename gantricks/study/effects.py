@@ -19,6 +19,8 @@ Direction = Literal["higher", "lower"]
 LEVEL = 0.05
 FEWEST = 3
 """The smallest number of runs with a factor, and without it, from which its effect has an interval."""
+MANY = 5
+"""The number of columns above which a combination of them is not spelt out."""
 CROWDED = 2.0
 """The variance inflation from which a note says with which other column an effect is mixed up."""
 
@@ -199,8 +201,13 @@ class Regression:
             effect = replace(effect, note=f"correlated {correlation:+.2f} with {nearest}, and less well known for it")
         interval = intervals.get(name)
         if interval is None or min(effect.runs, len(self.used) - effect.runs) < FEWEST:
-            return replace(effect, note="too few runs have it for an interval")
+            return replace(effect, note="too few runs for an interval")
         return replace(effect, low=factor * interval.low, high=factor * interval.high, p=interval.p)
+
+
+def usable(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return the runs that a regression can use: those with a figure, of samples that are not all one point."""
+    return tuple(row for row in rows if row.outcome.status == "done" and not row.lost)
 
 
 def regress(rows: Sequence[Row], columns: Sequence[str]) -> Regression:
@@ -209,7 +216,7 @@ def regress(rows: Sequence[Row], columns: Sequence[str]) -> Regression:
     Runs that have diverged or collapsed are left out: what they lack is a figure, and their rates are compared apart.
     The log of the figure is taken, unless a figure is not above 0.
     """
-    used = tuple(row for row in rows if row.outcome.status == "done" and not row.lost)
+    used = usable(rows)
     figures = np.array([row.outcome.value for row in used], float)
     scale: Scale = "log" if (figures > 0).all() else "raw"
     fit = time = None
@@ -222,7 +229,9 @@ def regress(rows: Sequence[Row], columns: Sequence[str]) -> Regression:
 
 
 def _combination(weights: Mapping[str, float]) -> str:
-    """Return the combination of columns that a column is, in words: "1 − a − b"."""
+    """Return the combination of columns that a column is, in words: "1 − a − b"; their number where it is large."""
+    if len(weights) > MANY:
+        return f"a combination of {len(weights)} others, with so few runs"
     words = []
     for name, weight in weights.items():
         size = f"{abs(weight):.3g}"

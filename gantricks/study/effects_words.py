@@ -83,7 +83,8 @@ def remarks(found: Findings) -> list[str]:
         "diverged or collapsed with it, and else; p of these by Fisher's exact test, adjusted (Holm); time: seconds of "
         "a run over those without it"
     )
-    impossible = [f"{variant} cannot be trained: {why}" for variant, why in found.impossible.items()]
+    verb = "is not drawn" if found.mode == "screening" else "cannot be trained"
+    impossible = [f"{variant} {verb}: {why}" for variant, why in found.impossible.items()]
     failed = [f"{run} failed and is made again by the same command: {why}" for run, why in found.failed.items()]
     return [first, *found.remarks, *impossible, *failed]
 

@@ -172,10 +172,13 @@ def _definition(planned: Factorial, seeds: Sequence[int], compared: Figure) -> d
 def analyse(planned: Factorial, playing: Playing, order: int) -> Findings:
     """Estimate the effects of up to `order` tricks from the runs that have ended."""
     terms, subsets = planned.terms(order), planned.possible
+    seeds = sorted({seed for _, seed in playing.every})
+    # runs with one seed have its initial weights and data in common: each seed is a block
     rows = [
-        Row(outcome, planned.columns(subsets[variant], order)) for (variant, _), outcome in playing.outcomes.items()
+        Row(outcome, planned.columns(subsets[variant], order) | {f"seed {n}": float(n == seed) for n in seeds[1:]})
+        for (variant, seed), outcome in playing.outcomes.items()
     ]
-    found = regress(rows, [*terms])
+    found = regress(rows, [*(f"seed {n}" for n in seeds[1:]), *terms])
     better: Direction = "higher" if playing.compared.better == "higher" else "lower"
     families = []
     for size in range(1, order + 1):
@@ -245,7 +248,8 @@ def judge(effect: Effect, scale: Scale, better: Direction, interaction: bool) ->
 def _remarks(planned: Factorial, found: Regression, order: int) -> Iterator[str]:
     yield (
         "a main effect is the mean difference between runs with the trick and without it, over all subsets of the "
-        "others; an interaction of two is half the difference between a trick's effect with the other and without it"
+        "others; an interaction of two is half the difference between a trick's effect with the other and without it; "
+        "differences between seeds are taken out"
     )
     if order < len(planned.names):
         yield f"interactions of more than {order} tricks count as residual"

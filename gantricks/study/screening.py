@@ -35,7 +35,7 @@ from gantricks.study.draws import (
     settings_of,
     uniform,
 )
-from gantricks.study.effects import Direction, Effect, Family, Findings, Regression, Row, regress
+from gantricks.study.effects import Direction, Effect, Family, Findings, Row, regress, usable
 from gantricks.study.effects_forest import effects_forest
 from gantricks.study.effects_words import as_markdown
 from gantricks.study.folder import Folder, choose
@@ -395,17 +395,20 @@ def analyse(space: Space, played: _Screening) -> Findings:
     """Regress the figure of the runs that have ended on their tricks, strengths and hyper-parameters."""
     draws = {variant: played.drawn(variant) for variant, _ in played.outcomes}
     rows = [Row(outcome, coded(space, draws[variant])) for (variant, _), outcome in played.outcomes.items()]
-    found = regress(rows, columns_of(space))
+    settings, strengths = settings_columns(space), [c.name + STRENGTH for c in space.candidates if c.levels]
+    names = [candidate.name for candidate in space.candidates]
+    wanted = 2 * len([*settings, *names, *strengths])
+    if few := len(usable(rows)) < wanted:
+        strengths = []  # else most of what the runs tell of the tricks would be spent on their strengths
+    found = regress(rows, [*settings, *names, *strengths])
     better: Direction = "higher" if played.compared.better == "higher" else "lower"
     groups = {candidate.name: candidate.group for candidate in space.candidates}
     tricks = [replace(e, group=groups[e.name]) for e in found.effects([*groups], _has)]
     tricks.sort(key=lambda effect: effect.hopeful(better), reverse=True)
-    strengths = found.effects([c.name + STRENGTH for c in space.candidates if c.levels], _has)
-    settings = found.effects(settings_columns(space), _has)
     families = (
         Family("trick", tuple(tricks)),
-        Family("strength, one step up", strengths),
-        Family("hyper-parameter", settings),
+        Family("strength, one step up", found.effects(strengths, _has)),
+        Family("hyper-parameter", found.effects(settings, _has)),
     )
     return Findings(
         name=space.base.recipe.name,
@@ -426,7 +429,7 @@ def analyse(space: Space, played: _Screening) -> Findings:
         failed=played.failed,
         seconds=played.seconds,
         floors=played.floor or {},
-        remarks=tuple(_remarks(space, found)),
+        remarks=tuple(_remarks(space, wanted if few else None)),
         finalists=finalists(tricks, better),
         table=tuple(_described(row, draws[row.outcome.variant]) for row in rows),
     )
@@ -436,13 +439,11 @@ def settings_columns(space: Space) -> list[str]:
     """Return the columns of the hyper-parameters. β₁ and the ratio are levels, against the first of each."""
     with_beta1 = has_beta1(space.base.recipe)
     betas = [f"{BETA} {beta:g} against {BETAS[0]:g}" for beta in BETAS[1:]] if with_beta1 else []
-    return [RATE, BENT, *betas, *(f"{ratio} {RATIO}" for ratio in space.ratios[1:])]
+    return [RATE, BENT, *betas, *(_ratio(space, ratio) for ratio in space.ratios[1:])]
 
 
-def columns_of(space: Space) -> list[str]:
-    """Return the columns of the regression. Where some cannot be told apart, the first is the one that is estimated."""
-    names = [candidate.name for candidate in space.candidates]
-    return [*settings_columns(space), *names, *(c.name + STRENGTH for c in space.candidates if c.levels)]
+def _ratio(space: Space, ratio: int) -> str:
+    return f"{ratio} {RATIO} against {space.ratios[0]}"
 
 
 def coded(space: Space, drawn: Draw) -> dict[str, float]:
@@ -454,7 +455,7 @@ def coded(space: Space, drawn: Draw) -> dict[str, float]:
     rate, settings = math.log2(drawn.settings.rate), drawn.settings
     found = {RATE: rate, BENT: rate**2}
     found |= {f"{BETA} {beta:g} against {BETAS[0]:g}": float(settings.beta1 == beta) for beta in BETAS[1:]}
-    found |= {f"{ratio} {RATIO}": float(settings.ratio == ratio) for ratio in space.ratios[1:]}
+    found |= {_ratio(space, ratio): float(settings.ratio == ratio) for ratio in space.ratios[1:]}
     for candidate in space.candidates:
         found[candidate.name] = float(candidate.name in drawn.tricks)
         found[candidate.name + STRENGTH] = float(drawn.tricks.get(candidate.name, 0))
@@ -485,7 +486,7 @@ def finalists(tricks: Iterable[Effect], better: Direction) -> tuple[str, ...]:
     return tuple(effect.name for effect in ranked[:FINALISTS])
 
 
-def _remarks(space: Space, found: Regression) -> Iterable[str]:
+def _remarks(space: Space, wanted: int | None) -> Iterable[str]:
     yield (
         "the effect of a trick is its mean over the other tricks, strengths and hyper-parameters that were drawn, "
         "against runs without it; tricks are ranked by the end of the interval that speaks least for them. A screening "
@@ -494,12 +495,8 @@ def _remarks(space: Space, found: Regression) -> Iterable[str]:
     if groups := _levels(space):
         told = "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items())
         yield f"at most one trick of each group is in a run, and its effect is against none of the group ({told})"
-    if found.fit and (aliased := {name for name in found.fit.aliased if name.removesuffix(STRENGTH) in _drawn(found)}):
-        yield f"not to be told from other columns, and left out: {', '.join(sorted(aliased))}"
-
-
-def _drawn(found: Regression) -> set[str]:
-    return {name for row in found.used for name, value in row.columns.items() if value}
+    if wanted is not None:
+        yield f"strengths are not estimated from fewer than {wanted} runs"
 
 
 def _levels(space: Space) -> dict[str, list[str]]:
