@@ -45,7 +45,9 @@ TINY = (
 
 
 class Pretence:
-    """Called like `ablate`, with what each variant's runs will find, it makes a study in an empty folder."""
+    """Called like `ablate`, or like the function `by`, with what each variant's runs will find, it makes a study in an
+    empty folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "played.txt"
@@ -57,7 +59,9 @@ class Pretence:
 
         command = [sys.executable, str(self.script), str(self.log), json.dumps(values or {})]
         overrides = [*TINY, *how.pop("overrides", ())]
-        return ablate(how.pop("recipe", "ring_mlp"), overrides=overrides, worker=command, **({"seeds": 3} | how))
+        study = how.pop("by", None)
+        how = how if study else {"seeds": 3} | how
+        return (study or ablate)(how.pop("recipe", "ring_mlp"), overrides=overrides, worker=command, **how)
 
     def played(self) -> list[str]:
         """The runs since the last look, in order."""
