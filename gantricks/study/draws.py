@@ -18,7 +18,7 @@ RATES = (10**-0.5, 10**0.5)
 """The range of both players' learning rates over those of the recipe, log-uniform: a decade."""
 BETAS = (0.0, 0.5, 0.9)
 """β₁ of both players, where their optimizers have one."""
-RATIOS = (1, 2, 4)
+RATIOS = (1, 2, 3)
 """D steps per G step."""
 
 Purpose = Literal["screening", "confirm"]

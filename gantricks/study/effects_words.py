@@ -78,7 +78,7 @@ def remarks(found: Findings) -> list[str]:
     """Return remarks below the tables: how effects are estimated, what was left out and why."""
     scale = "the log of the figure" if found.scale == "log" else "the figure itself, since it can be 0"
     first = (
-        f"least squares on {scale}; errors that hold for unequal variances (HC3); the 95 % intervals of a table hold "
+        f"least squares on {scale}; errors that hold for unequal variances (HC2); the 95 % intervals of a table hold "
         "all at once, and p is adjusted alike; inflation: of the variance, by what else the runs had; lost: runs that "
         "diverged or collapsed with it, and else; p of these by Fisher's exact test, adjusted (Holm); time: seconds of "
         "a run over those without it"

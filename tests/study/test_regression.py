@@ -30,24 +30,27 @@ def test_coefficients_are_those_of_lstsq() -> None:
     assert fit.explained == pytest.approx(1 - residuals @ residuals / ((y - y.mean()) ** 2).sum())
 
 
-def test_errors_are_those_of_leaving_each_run_out() -> None:
-    # HC3 is the jackknife about the estimate, run by run: b - b₋ᵢ = (XᵀX)⁻¹ xᵢ eᵢ / (1 - hᵢ)
+def test_errors_are_hc2() -> None:
     columns, y, x = some()
     fit = least_squares(columns, y)
-    without = [np.delete(np.arange(len(y)), i) for i in range(len(y))]
-    moved = np.array([fit.values - np.linalg.lstsq(x[rest], y[rest], rcond=None)[0] for rest in without])
-    np.testing.assert_allclose(fit.covariance, moved.T @ moved, rtol=1e-8)
-    np.testing.assert_allclose(fit.errors, np.sqrt((moved**2).sum(0)), rtol=1e-8)
+    hat = x @ np.linalg.pinv(x)
+    squares = (y - hat @ y) ** 2 / (1 - hat.diagonal())
+    bread = np.linalg.inv(x.T @ x)
+    np.testing.assert_allclose(fit.covariance, bread @ (x.T * squares) @ x @ bread, rtol=1e-8)
+    np.testing.assert_allclose(fit.errors**2, fit.covariance.diagonal())
 
 
-def test_degrees_of_freedom_are_those_of_two_groups_compared() -> None:
-    # the variance of a mean of m runs has m - 1; with equal variances HC3 weighs the two groups by 1 / (m - 1)²
-    for a, b in ((5, 5), (4, 20)):
-        group = np.repeat([1.0, 0.0], [a, b])
-        fit = least_squares({"a": group}, np.random.default_rng(0).standard_normal(a + b))
-        parts = [1 / (m - 1) for m in (a, b)]
-        wanted = sum(parts) ** 2 / sum(part**2 / (m - 1) for part, m in zip(parts, (a, b), strict=True))
-        assert fit.freedoms[fit.at("a")] == pytest.approx(wanted)
+@pytest.mark.parametrize(("a", "b"), [(5, 5), (4, 20), (2, 9)])
+def test_of_two_groups_it_is_welchs_comparison(a: int, b: int) -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal(a), 3 * rng.standard_normal(b)
+    fit = least_squares({"a": np.repeat([1.0, 0.0], [a, b])}, np.concatenate([first, second]))
+    place = fit.at("a")
+    assert fit.values[place] == pytest.approx(first.mean() - second.mean())
+    assert fit.errors[place] ** 2 == pytest.approx(first.var(ddof=1) / a + second.var(ddof=1) / b)
+    # Welch's degrees of freedom at equal variances
+    wanted = (1 / a + 1 / b) ** 2 / (1 / (a**2 * (a - 1)) + 1 / (b**2 * (b - 1)))
+    assert fit.freedoms[place] == pytest.approx(wanted)
 
 
 def test_an_inflation_of_variance_is_one_over_what_the_others_leave() -> None:
@@ -149,10 +152,10 @@ def covered(studies: int, seed: int, runs: int = 120, tricks: int = 20) -> float
 
 
 def test_intervals_hold_in_about_95_of_100_studies() -> None:
-    assert 0.90 <= covered(100, seed=1) <= 1
+    assert 0.90 <= covered(60, seed=1) < 1
 
 
 @pytest.mark.slow
 def test_intervals_hold_at_their_level() -> None:
     # the standard error of a share of 0.95 in 1,000 is 0.7 %
-    assert 0.93 <= covered(1000, seed=2) <= 0.985
+    assert 0.93 <= covered(1000, seed=2) <= 0.97
