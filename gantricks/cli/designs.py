@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as Grid
 
-from gantricks.cli.console import Text, errors, output, write_command, write_json
+from gantricks.cli.console import Text, errors, output, typed, write_command, write_json
 from gantricks.cli.study import Screen, write_interrupted, write_table
 from gantricks.study import Table, effects_words
 from gantricks.study.confirm import confirm
@@ -38,13 +38,13 @@ def designed(mode: DesignMode, recipe: str, json: bool, **how: Any) -> int:
     if json:
         write_json(found.as_dict() | {"folder": str(path)})
     else:
-        (write_table if isinstance(found, Table) else partial(write_findings, recipe=recipe))(console, found)
+        (write_table if isinstance(found, Table) else write_findings)(console, found)
         console.print()
         console.print(f"The study is kept in {path}: results.md, results.json, results.png.", soft_wrap=True)
     return int(bool(found.failed))
 
 
-def write_findings(console: Console, found: Findings, recipe: str) -> None:
+def write_findings(console: Console, found: Findings) -> None:
     """Write the effects of a study, family by family, with remarks."""
     console.print()
     console.print(
@@ -64,4 +64,23 @@ def write_findings(console: Console, found: Findings, recipe: str) -> None:
     if found.mode == "screening" and found.finalists:
         console.print()
         console.print("To confirm what looks best, with fresh runs:")
-        write_command(console, f"gantricks ablate {recipe} --mode confirm --finalists {','.join(found.finalists)}")
+        write_command(
+            console,
+            typed(
+                ["gantricks", *_without(sys.argv[1:]), "--mode", "confirm", "--finalists", ",".join(found.finalists)]
+            ),
+        )
+
+
+_OWN = ("--mode", "--runs", "--tricks", "--with", "--dir")
+"""The options of a screening's command that are not those of its confirmation."""
+
+
+def _without(words: Sequence[str]) -> list[str]:
+    """Return the words of a command without `_OWN` options, which take a value each."""
+    kept, skip = list[str](), False
+    for word in words:
+        if not skip and word.partition("=")[0] not in _OWN:
+            kept.append(word)
+        skip = not skip and word in _OWN
+    return kept

@@ -1,6 +1,7 @@
 """ablate, interpolate and report, as a person meets them."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from gantricks.study import Comparison, Mean, Table, study
+from gantricks.study.effects import Effect, Family, Findings
 from gantricks.study.folder import Outcome
 from gantricks.study.playing import Interrupted
 
@@ -194,3 +196,101 @@ def test_report_names_every_folder_that_is_no_run(gantricks: Any) -> None:
     assert outcome.status == 2
     assert "a: there is no such folder" in outcome.err
     assert "b: there is no such folder" in outcome.err
+
+
+class Designed:
+    """Stands in for a study of a design: keeps what it was asked for, and has found one effect."""
+
+    def __init__(self, **changes: Any) -> None:
+        ema = Effect("ema", -0.4, -0.6, -0.2, 0.001, 20, 1.1, "r1", 0.1, 1, 21, 0, 19, price=1.05)
+        self.found = Findings(
+            name="ring",
+            mode="screening",
+            metric="mixture_coverage",
+            figure="reverse_kl",
+            better="lower",
+            scale="log",
+            steps=5,
+            runs=41,
+            used=39,
+            diverged=1,
+            collapsed=1,
+            spread=0.3,
+            explained=0.5,
+            families=(Family("trick", (ema, Effect("r1", None, note="too few runs for an interval"))),),
+            impossible={"grow": "it needs images"},
+            failed={},
+            seconds=1.0,
+            finalists=("ema",),
+        )
+        self.found = replace(self.found, **changes)
+        self.asked: dict[str, Any] = {}
+
+    def __call__(self, recipe: str, **asked: Any) -> tuple[Path, Any]:
+        self.asked = asked
+        asked["reporter"].designed(Path("studies/ring"), "2 to 6 of 7 tricks each", 41, 3, ["grow is not drawn"])
+        return Path("studies/ring"), self.found
+
+
+def test_a_screening_shows_effects_and_what_to_confirm(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gantricks.cli import designs
+
+    monkeypatch.setattr(designs, "screening", told := Designed())
+    words = ("ablate", "ring_mlp", "--mode", "screening", "--runs=41", "--tricks", "ema, r1", "--set", "seed=4")
+    monkeypatch.setattr(sys, "argv", ["gantricks", *words])
+    outcome = gantricks(*words)
+    assert (outcome.status, outcome.err) == (0, "")
+    told.asked.pop("reporter")
+    assert told.asked == {
+        "runs": 41,
+        "metric": None,
+        "figure": None,
+        "jobs": 1,
+        "tricks": ["ema", "r1"],
+        "options": [],
+        "folder": None,
+        "overrides": ["seed=4"],
+        "plugins": [],
+    }
+    assert "2 to 6 of 7 tricks each: 41 runs" in outcome.out
+    assert "! grow is not drawn" in outcome.out
+    assert "3 of the runs are finished already" in outcome.out
+    rows = [" ".join(line.split()) for line in outcome.out.splitlines()]
+    assert "ema −33 % −45 % … −18 % 0.001 20 1.10 1 of 21 0 of 19 × 1.05" in rows
+    assert "grow is not drawn: it needs images" in outcome.out
+    assert "gantricks ablate ring_mlp --set seed=4 --mode confirm --finalists ema" in outcome.out
+
+
+def test_designs_get_their_own_options(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gantricks.cli import designs
+
+    for name in ("factorial", "confirm"):
+        monkeypatch.setattr(designs, name, told := Designed(mode=name))
+        own = {"factorial": ("--order", 3, "--seeds", 4), "confirm": ("--finalists", "ema,r1", "--blocks", 7)}[name]
+        assert gantricks("ablate", "ring_mlp", "--mode", name, *own).status == 0
+        wanted = {
+            "factorial": {"order": 3, "seeds": 4, "tricks": []},
+            "confirm": {"finalists": ["ema", "r1"], "blocks": 7},
+        }[name]
+        assert {key: told.asked[key] for key in wanted} == wanted
+        assert told.asked.keys() & {"runs", "blocks", "order", "seeds", "tricks", "finalists"} == wanted.keys()
+
+
+def test_options_of_another_mode_are_refused(gantricks: Any) -> None:
+    outcome = gantricks("ablate", "ring_mlp", "--mode", "add-one", "--runs", 5, "--blocks", 3)
+    assert outcome.status == 2
+    assert "--runs belongs to --mode screening" in outcome.err
+    assert "--blocks belongs to --mode confirm" in outcome.err
+    outcome = gantricks("ablate", "ring_mlp", "--mode", "confirm", "--finalists", "r1", "--tricks", "ema")
+    assert (outcome.status, "name them with --finalists" in outcome.err) == (2, True)
+
+
+def test_findings_as_json(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gantricks.cli import designs
+
+    monkeypatch.setattr(designs, "screening", Designed(failed={"run-0003 seed 8": "it fell over"}))
+    outcome = gantricks("ablate", "ring_mlp", "--mode", "screening", "--json")
+    assert outcome.status == 1
+    found = json.loads(outcome.out)
+    assert found["families"][0]["effects"][0]["low"] == -0.6
+    assert found["folder"] == str(Path("studies/ring"))
