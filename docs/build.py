@@ -217,6 +217,7 @@ Setting up, the commands and a recipe: [the README](../README.md).
 - [Reliability](reliability.md): kills, damaged checkpoints and full disks, counted.
 - [The tricks](tricks/README.md): each with what it does, why, when it hurts, its options and its source.
 - [The metrics](metrics.md): what `gantricks evaluate` measures, which way is better, when it misleads.
+- [Studies](studies.md): the designs of `gantricks ablate`, what each can tell, and how to read its figures.
 - [Evidence](evidence.md): which tricks helped where it was measured, and published tables, made again.
 
 ## The tricks by what they act on

@@ -186,6 +186,8 @@ class Regression:
             return replace(effect, note="no run with a figure has it")
         if name not in fit:
             return replace(effect, note=f"cannot be told from {_combination(fit.aliased[name])}")
+        if fit.spread is None:
+            return replace(effect, note="too few runs for a regression")
         place = fit.at(name)
         nearest, correlation = fit.nearest(name) or ("", 0.0)
         inflation = float(fit.inflation[place])
@@ -195,14 +197,14 @@ class Regression:
             inflation=inflation,
             nearest=nearest,
             correlation=correlation,
-            price=math.exp(factor * float(self.time.values[self.time.at(name)])) if self.time else None,
         )
         if inflation >= CROWDED:
             effect = replace(effect, note=f"correlated {correlation:+.2f} with {nearest}, and less well known for it")
         interval = intervals.get(name)
         if interval is None or min(effect.runs, len(self.used) - effect.runs) < FEWEST:
             return replace(effect, note="too few runs for an interval")
-        return replace(effect, low=factor * interval.low, high=factor * interval.high, p=interval.p)
+        price = math.exp(factor * float(self.time.values[self.time.at(name)])) if self.time else None
+        return replace(effect, low=factor * interval.low, high=factor * interval.high, p=interval.p, price=price)
 
 
 def usable(rows: Sequence[Row]) -> tuple[Row, ...]:
