@@ -151,7 +151,7 @@ class Regression:
         question makes no sense, so that the run does not count.
         """
         intervals = simultaneous(self.fit, names) if self.fit else {}
-        counts = {name: self._lost(lambda row, name=name: present(row, name)) for name in names}  # type: ignore[misc]
+        counts = {name: self._lost({id(row): present(row, name) for row in self.ended}) for name in names}
         tested = {
             name: fisher(*found)
             for name, found in counts.items()
@@ -175,8 +175,9 @@ class Regression:
             found.append(self._estimated(effect, intervals, factor))
         return tuple(found)
 
-    def _lost(self, having: Callable[[Row], bool | None]) -> tuple[int, int, int, int]:
-        sides = [[row for row in self.ended if having(row) is wanted] for wanted in (True, False)]
+    def _lost(self, having: Mapping[int, bool | None]) -> tuple[int, int, int, int]:
+        """Return how many runs were lost, of how many, among those that have a factor and among those that do not."""
+        sides = [[row for row in self.ended if having[id(row)] is wanted] for wanted in (True, False)]
         with_it, without = ((sum(row.lost for row in side), len(side)) for side in sides)
         return *with_it, *without
 

@@ -36,7 +36,7 @@ def columns(found: Findings, family: Family) -> tuple[str, ...]:
         "runs",
         "inflation",
         "lost",
-        "else",
+        "lost without",
         "time",
         *judged,
         "note",
@@ -80,8 +80,8 @@ def remarks(found: Findings) -> list[str]:
     first = (
         f"least squares on {scale}; errors that hold for unequal variances (HC2); the 95 % intervals of a table hold "
         "all at once, and p is adjusted alike; inflation: of the variance, by what else the runs had; lost: runs that "
-        "diverged or collapsed with it, and else; p of these by Fisher's exact test, adjusted (Holm); time: seconds of "
-        "a run over those without it"
+        "diverged or collapsed, with it and without; p of these by Fisher's exact test, adjusted (Holm); time: seconds "
+        "of a run over those without it"
     )
     verb = "is not drawn" if found.mode == "screening" else "cannot be trained"
     impossible = [f"{variant} {verb}: {why}" for variant, why in found.impossible.items()]

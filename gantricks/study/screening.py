@@ -56,7 +56,7 @@ EAGER = "train.capture=off"
 """Each set of tricks would have to be compiled anew, which takes longer than it saves."""
 
 STRENGTH = " strength"
-RATE, BENT, BETA, RATIO = "learning rate × 2", "learning rate, bent", "β₁", "D steps per G step"
+RATE, BENT, BETA, RATIO = "learning rate × 2", "learning rate, curvature", "β₁", "D steps per G step"
 
 
 @dataclass(frozen=True)
@@ -222,13 +222,26 @@ def _strengths(base: Base, name: str, given: Sequence[str]) -> tuple[list[str], 
     part = _part(base, name, fixed)  # raises where an option is wrong
     declared: Mapping[str, Sequence[Any]] = part.found.cls.strengths  # type: ignore[attr-defined]
     if not levels and not (declared.keys() & part.options.model_fields_set):
-        every = [_plain(part, {key: values[i] for key, values in declared.items()}) for i in range(len(LEVELS))]
-        levels = {key: [plain[key] for plain in every] for key in declared}
+        levels = _declared(part, declared)
     overrides = tuple(
         tuple(f"tricks.{name}.{key}={inline(values[i])}" for key, values in levels.items())
         for i in range(len(LEVELS) if levels else 0)
     )
     return fixed, overrides, part
+
+
+def _declared(part: TrickPart, strengths: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """Return the strengths that a trick declares, as plain data. Raises UserError where it does not take them."""
+    try:
+        columns = zip(*strengths.values(), strict=True) if strengths else ()
+        every = [_plain(part, dict(zip(strengths, values, strict=True))) for values in columns]
+        if len(every) not in (0, len(LEVELS)):
+            raise ValueError(f"{len(every)} and not {len(LEVELS)} values")
+    except ValueError as error:  # of pydantic too
+        why = first_error(error) if isinstance(error, ValidationError) else error
+        hint = f"gantricks tricks {part.found.name} --check examines a trick; or give it others with --with"
+        raise UserError(Problem(f"its strengths are not to be used: {why}", part.found.origin, hint)) from error
+    return {key: [plain[key] for plain in every] for key in strengths}
 
 
 def _listed(option: str) -> tuple[str, list[Any] | None]:

@@ -440,3 +440,40 @@ def test_drawn_again_is_the_same_as_read(tmp_path: Path, shipping: Space) -> Non
     found = draw(shipping, 7)
     assert screening._DRAW.validate_json(json.dumps(asdict(found))) == found
     assert isinstance(found, Draw)
+
+
+@pytest.mark.parametrize(
+    ("strengths", "why"),
+    [('{"p": (0.1, 0.2)}', "2 and not 3 values"), ('{"p": (0.1, 2.0, 3.0)}', "p"), ('{"q": (1, 2, 3)}', "q")],
+)
+def test_strengths_that_a_plugin_gets_wrong_are_a_sentence(tmp_path: Path, strengths: str, why: str) -> None:
+    (tmp_path / "faint.py").write_text(
+        f'''
+from typing import Annotated
+from pydantic import Field
+from gantricks import Trick, hookimpl
+
+
+class Faint(Trick):
+    """Nothing."""
+
+    strengths = {strengths}
+
+    class Config(Trick.Config):
+        p: Annotated[float, Field(le=1, description="p")] = 0.1
+
+    @hookimpl
+    def g_labels(self, labels):
+        return labels
+'''
+    )
+    begun = base(read_recipe("ring_mlp"), SMALL, Registry([tmp_path / "faint.py"], installed=False), 5000)
+    with pytest.raises(UserError) as error:
+        space_of(begun, ("faint", "ema"))
+    (problem,) = error.value.problems
+    assert "its strengths are not to be used" in problem.what
+    assert why in problem.what
+    assert "faint.py" in problem.where
+    assert space_of(begun, ("faint", "ema"), ("tricks.faint.p=[0.1, 0.2, 0.3]",)).candidates[0].levels[2] == (
+        "tricks.faint.p=0.3",
+    )
