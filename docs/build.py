@@ -283,7 +283,9 @@ def metrics_page() -> str:
     parts = ["# The metrics", METRICS]
     for name, card in index()["metrics"].items():
         figures = ", ".join(f"`{figure}` ({better} is better)" for figure, better in card["figures"].items())
-        parts += [f"## {name}", card["card"], f"**Figures** {figures}.", *_needs_and_options(card)]
+        ratios = ", ".join(f"`{figure}`" for figure in card["ratios"])
+        compared = f" Studies compare {ratios} as ratios." if ratios else ""
+        parts += [f"## {name}", card["card"], f"**Figures** {figures}.{compared}", *_needs_and_options(card)]
     if index()["extractors"]:
         parts += ["# The extractors", EXTRACTORS]
         for name, card in index()["extractors"].items():
