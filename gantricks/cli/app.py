@@ -250,9 +250,34 @@ def ablate(
             "and hyper-parameters; confirm: finalists in fresh blocks of these."
         ),
     ] = "leave-one-out",
-    seeds: Annotated[
-        int, typer.Option(min=2, max=1000, help="Runs of each variant, from the recipe's seed on; the same for all.")
-    ] = 5,
+    seeds: Annotated[int, typer.Option(min=2, max=1000, help="Runs of each variant, from the recipe's seed on.")] = 5,
+    design: Annotated[
+        Literal["independent", "paired"] | None,
+        typer.Option(
+            help="independent, when left out: the recipe itself is played √k times as often as each of k variants; "
+            "paired: runs with one seed are compared with each other."
+        ),
+    ] = None,
+    adjust: Annotated[
+        Literal["max-t", "holm"] | None,
+        typer.Option(help="How the number of comparisons is allowed for; max-t when left out."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1e300,
+            help="What counts as no effect: a share of a figure that is always above 0, 0.1 when left out, or a "
+            "difference of another.",
+        ),
+    ] = None,
+    spread: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE|FILE",
+            help="How far runs differ by chance, to say before the first run what will be seen: 20%, or results.json.",
+        ),
+    ] = None,
     runs: Annotated[
         int | None,
         typer.Option(min=1, max=10_000, help="With screening, how many runs, 256 when left out; more extend a study."),
@@ -302,7 +327,7 @@ def ablate(
     plugin: Plugins = None,
     json: AsJson = False,
 ) -> None:
-    """Measure what each trick does: the same seeds with it and without it, a paired difference and a verdict.
+    """Measure what each trick does: runs with it and without it, the change with its interval, and a verdict.
 
     The same command continues a study that was stopped.
     """
@@ -317,7 +342,8 @@ def ablate(
         "json": json,
     }
     own: dict[str, Any] = {"runs": runs, "order": order, "finalists": _names(finalists), "blocks": blocks}
-    _refuse_foreign(mode, own | {"tricks": _names(tricks)})
+    rules: dict[str, Any] = {"design": design, "adjust": adjust, "margin": margin, "spread": spread}
+    _refuse_foreign(mode, own | rules | {"tricks": _names(tricks)})
     own = {name: value for name, value in own.items() if value}
     if mode == "factorial" or mode == "screening" or mode == "confirm":
         from gantricks.cli.designs import designed
@@ -329,18 +355,27 @@ def ablate(
         raise typer.Exit(designed(mode, recipe, **shared, **own))
     from gantricks.cli.study import study
 
-    raise typer.Exit(study(recipe, mode=mode, seeds=seeds, tricks=_names(tricks), **shared))
+    rules |= {"design": design or "independent", "adjust": adjust or "max-t"}
+    raise typer.Exit(study(recipe, mode=mode, seeds=seeds, tricks=_names(tricks), **rules, **shared))
 
 
 def _refuse_foreign(mode: str, given: dict[str, Any]) -> None:
     """Raise UserError for the options of `ablate` that belong to another mode."""
     from gantricks.errors import Problem, UserError
 
-    of = {"runs": "screening", "order": "factorial", "finalists": "confirm", "blocks": "confirm"}
+    of: dict[str, tuple[str, ...]] = {
+        "runs": ("screening",),
+        "order": ("factorial",),
+        "finalists": ("confirm",),
+        "blocks": ("confirm",),
+    }
+    of |= dict.fromkeys(("design", "adjust", "margin", "spread"), ("leave-one-out", "add-one", "pairs"))
     problems = [
-        Problem(f"--{name} belongs to --mode {of[name]}", f"--mode {mode}", "leave it out, or name that mode")
+        Problem(
+            f"--{name} belongs to --mode {' or '.join(of[name])}", f"--mode {mode}", "leave it out, or name that mode"
+        )
         for name, value in given.items()
-        if value and name in of and mode != of[name]
+        if value is not None and value != [] and name in of and mode not in of[name]
     ]
     if mode == "confirm" and given["tricks"]:
         problems.append(Problem("--mode confirm compares finalists", "--tricks", "name them with --finalists"))

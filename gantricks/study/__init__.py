@@ -1,4 +1,4 @@
-"""Studies of the effect of each trick: the same seeds with and without it, the difference, and a verdict."""
+"""Studies of the effect of each trick: runs with and without it, the change with its interval, and a verdict."""
 
 from gantricks.study.playing import Reporter
 from gantricks.study.study import ablate

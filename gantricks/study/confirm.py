@@ -14,12 +14,11 @@ from gantricks.errors import Problem, UserError
 from gantricks.files import write_whole
 from gantricks.study.draws import Settings, seed_of, settings_of
 from gantricks.study.folder import Folder, choose
-from gantricks.study.forest import forest
 from gantricks.study.playing import Figure, Reporter, conduct
 from gantricks.study.pool import WORKER
 from gantricks.study.screening import ratios_of
-from gantricks.study.study import SharedSeeds, begin, open_study, write_results, written
-from gantricks.study.table import Table
+from gantricks.study.study import SharedSeeds, begin, open_study, rules_of, write_table, written
+from gantricks.study.table import Rules, Table
 from gantricks.study.variants import (
     PLAIN,
     Base,
@@ -30,7 +29,6 @@ from gantricks.study.variants import (
     tricks_to_add,
     try_variant,
 )
-from gantricks.study.words import as_markdown
 
 PLAN = "plan.md"
 
@@ -101,9 +99,11 @@ def plan_of(base: Base, finalists: Sequence[str], blocks: int, options: Sequence
 class _Blocks(SharedSeeds):
     """The runs of a confirmation: each variant has a recipe of its own in each block."""
 
-    def __init__(self, home: Folder, plan: Plan, compared: Figure, plugins: Sequence[Path], reporter: Reporter) -> None:
+    def __init__(
+        self, home: Folder, plan: Plan, compared: Figure, plugins: Sequence[Path], reporter: Reporter, rules: Rules
+    ) -> None:
         self._block = {block.seed: block for block in plan.blocks}
-        super().__init__(home, plan.design, tuple(self._block), compared, plugins, reporter, slim=True)
+        super().__init__(home, plan.design, tuple(self._block), compared, plugins, reporter, rules=rules, slim=True)
 
     def recipe(self, variant: str, seed: int) -> Path:
         return self.home.recipe(f"{variant}/{self._block[seed].name}")
@@ -133,7 +133,8 @@ def confirm(
     reporter = reporter or Reporter()
     opened = open_study(recipe, metric, figure, overrides, jobs, plugins)
     plan = plan_of(opened.base, finalists, blocks, options)
-    definition = _definition(opened.base, plan, opened.compared)
+    rules = rules_of(opened.compared, "paired", "max-t", None)
+    definition = _definition(opened.base, plan, opened.compared, rules)
     home = choose(folder, f"{opened.base.recipe.name}-confirm", definition)
     recipes = {f"{variant}/{block}": found.recipe for (variant, block), found in plan.recipes.items() if found.recipe}
 
@@ -144,13 +145,13 @@ def confirm(
 
     def end(played: _Blocks) -> Table:
         table = played.table(opened.base.recipe.name, "confirm")
-        write_results(home, table.as_dict(), as_markdown(table), forest(table))
+        write_table(home, table)
         return table
 
     return home.path, conduct(
         home,
         written_down,
-        lambda: _Blocks(home, plan, opened.compared, opened.plugins, reporter),
+        lambda: _Blocks(home, plan, opened.compared, opened.plugins, reporter, rules),
         end,
         jobs=jobs,
         threads=opened.threads,
@@ -159,12 +160,12 @@ def confirm(
     )
 
 
-def _definition(base: Base, plan: Plan, compared: Figure) -> dict[str, Any]:
+def _definition(base: Base, plan: Plan, compared: Figure, rules: Rules) -> dict[str, Any]:
     return {
         "mode": "confirm",
         "metric": compared.metric,
         "figure": compared.name,
-        "better": compared.better,
+        **asdict(rules),
         "steps": base.recipe.train.steps,
         "variants": {
             variant.name: written(variant.recipe) if variant.recipe else {"impossible": variant.impossible}

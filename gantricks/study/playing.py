@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 class Reporter:
     """Listens to a study, to show its progress. The methods of this base class do nothing; override those you need."""
 
-    def planned(self, folder: Path, design: Design, seeds: Sequence[int], done: int) -> None:
-        """The variants are known. `done` runs were finished before."""
+    def planned(self, folder: Path, design: Design, seeds: Mapping[str, Sequence[int]], done: int) -> None:
+        """The variants are known, and the seeds of each. `done` runs were finished before."""
+
+    def foreseen(self, sentence: str) -> None:
+        """What the study will be able to see, before its first run."""
 
     def designed(self, folder: Path, words: str, total: int, done: int, warnings: Sequence[str]) -> None:
         """The runs of a study by regression are known: `words` say what they are, `warnings` what cannot be trained.
@@ -53,11 +56,14 @@ class Interrupted(BaseException):
 
 @dataclass(frozen=True)
 class Figure:
-    """The compared figure: the metric, the name of the figure, and its better direction."""
+    """The compared figure: the metric, the name of the figure, its better direction, and whether it is always above 0,
+    so that ratios are compared.
+    """
 
     metric: str
     name: str
     better: str
+    ratio: bool = False
 
 
 class Playing:

@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from gantricks.study.statistics import CONFIDENCE, t_quantile, t_within
+from gantricks.study.statistics import LEVEL, outside, t_limit
 
 Array = np.ndarray
 
@@ -151,7 +151,7 @@ class Interval:
     p: float
 
 
-def simultaneous(fit: Fit, family: Sequence[str], confidence: float = CONFIDENCE) -> dict[str, Interval]:
+def simultaneous(fit: Fit, family: Sequence[str], confidence: float = 1 - LEVEL) -> dict[str, Interval]:
     """Return intervals for the coefficients of a family, which hold all at once with probability `confidence`.
 
     Each is Student's, with its own degrees of freedom, at the level at which the largest of normal numbers with the
@@ -170,8 +170,8 @@ def simultaneous(fit: Fit, family: Sequence[str], confidence: float = CONFIDENCE
         value, error = float(fit.values[place]), float(fit.errors[place])
         # down to a whole number: a little wider than it must be
         freedom = max(1, math.floor(fit.freedoms[place] + 1e-9))
-        reach = t_quantile(level, freedom) * error
-        alone = max(1 - t_within(abs(value) / error, freedom), 1e-300)
+        reach = t_limit(1 - level, freedom) * error
+        alone = max(outside(abs(value) / error, freedom), 1e-300)
         beyond = (maxima >= -NormalDist().inv_cdf(alone / 2)).mean()
         found[name] = Interval(value - reach, value + reach, max(float(beyond), alone))
     return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,28 @@ from gantricks.planning.prepare import plan_recipe
 from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import read_recipe
 from gantricks.runs.manifest import versions
+from gantricks.study import power, variants
+from gantricks.study.curves import averaged, late_gain, read_curve
+from gantricks.study.curves_picture import curves_picture
 from gantricks.study.folder import FORMAT, Folder, Outcome, choose
 from gantricks.study.forest import forest
 from gantricks.study.playing import Figure, Playing, Reporter, conduct
 from gantricks.study.pool import WORKER, threads_each
-from gantricks.study.table import Table, compare, summarise
-from gantricks.study.variants import Base, Design, Mode, base, design
-from gantricks.study.words import as_markdown
+from gantricks.study.spread import Spread, read_spread
+from gantricks.study.statistics import Adjust, require_scipy
+from gantricks.study.table import (
+    MARGIN,
+    Rules,
+    StudyDesign,
+    Table,
+    compare,
+    correlation,
+    pooled_spread,
+    summarise,
+    with_time,
+)
+from gantricks.study.variants import Base, Design, Mode, base
+from gantricks.study.words import as_markdown, method, unsettled
 
 
 def ablate(
@@ -34,6 +50,10 @@ def ablate(
     *,
     mode: Mode = "leave-one-out",
     seeds: int = 5,
+    design: StudyDesign = "independent",
+    adjust: Adjust = "max-t",
+    margin: float | None = None,
+    spread: str | None = None,
     metric: str | None = None,
     figure: str | None = None,
     tricks: Sequence[str] = (),
@@ -47,26 +67,36 @@ def ablate(
 ) -> tuple[Path, Table]:
     """Train the variants of a recipe, `seeds` runs each, and compare a figure of a metric.
 
+    `design`: `paired` compares runs with one seed; `independent` counts all runs as independent, and plays the
+    reference about √k times as often as each of the k others. `adjust`: how the number of comparisons is allowed for.
+    `margin`: what counts as no effect, a share of figures that are always above 0 (0.1 when left out), or a difference
+    of others. `spread`: how far runs are expected to differ by chance, for what is said before the first run (see
+    `read_spread`).
+
     The same call continues a study that was stopped. `worker` is the command of a worker process. Returns the study's
     folder and its table, which is also written there. Raises UserError with everything that is wrong with the recipe,
     the metric or the folder; Interrupted, after the workers have saved their runs.
     """
     reporter = reporter or Reporter()
     opened = open_study(recipe, metric, figure, overrides, jobs, plugins)
-    planned = design(opened.base, mode, tricks, options)
+    rules = rules_of(opened.compared, design, adjust, margin)
+    expected = read_spread(spread, opened.compared, rules) if spread else None
+    planned = variants.design(opened.base, mode, tricks, options)
     numbers = tuple(opened.base.recipe.seed + i for i in range(seeds))
-    definition = _definition(planned, mode, numbers, opened.compared)
+    definition = _definition(planned, mode, numbers, opened.compared, rules)
     home = choose(folder, f"{opened.base.recipe.name}-{mode}", definition)
 
     def end(playing: SharedSeeds) -> Table:
         table = playing.table(opened.base.recipe.name, mode)
-        write_results(home, table.as_dict(), as_markdown(table), forest(table))
+        write_table(home, table)
         return table
 
     table = conduct(
         home,
         lambda: begin(home, planned.possible, definition, opened.threads),
-        lambda: SharedSeeds(home, planned, numbers, opened.compared, opened.plugins, reporter),
+        lambda: SharedSeeds(
+            home, planned, numbers, opened.compared, opened.plugins, reporter, rules=rules, expected=expected
+        ),
         end,
         jobs=jobs,
         threads=opened.threads,
@@ -97,6 +127,7 @@ def open_study(
     plugins: Sequence[Path],
 ) -> Opened:
     """Read and check the recipe of a study. Raises UserError with everything that is wrong with it."""
+    require_scipy()
     files = tuple(path.absolute() for path in plugins)
     registry = Registry(files)
     file = read_recipe(recipe)
@@ -106,8 +137,15 @@ def open_study(
     return Opened(begun, compared, files, threads_each(jobs, plan.description.is_images))
 
 
+def rules_of(compared: Figure, design: StudyDesign, adjust: Adjust, margin: float | None) -> Rules:
+    """Return the rules by which a study compares a figure."""
+    if margin is None and compared.ratio:
+        margin = MARGIN
+    return Rules(compared.better, "log" if compared.ratio else "raw", design, adjust, margin)
+
+
 class SharedSeeds(Playing):
-    """The runs of a study whose variants share their seeds."""
+    """The runs of a study whose variants share their seeds; where these are independent, the reference has more."""
 
     def __init__(
         self,
@@ -118,47 +156,97 @@ class SharedSeeds(Playing):
         plugins: Sequence[Path],
         reporter: Reporter,
         *,
+        rules: Rules,
+        expected: Spread | None = None,
         slim: bool = False,
     ) -> None:
-        self.design, self.seeds = planned, seeds
+        self.design, self.seeds, self.rules = planned, seeds, rules
         reference = planned.reference.name
+        self.others = len(planned.possible) - 1
+        control = power.control_runs(len(seeds), self.others, rules.paired)
+        more = tuple(seeds[-1] + i for i in range(1, 1 + control - len(seeds)))
         # all variants of one seed before the next seed, so that most pairs are complete whenever the study is stopped
         every = [(variant, seed) for seed in seeds for variant in planned.possible]
+        every += [(reference, seed) for seed in more]
         super().__init__(
             home, every, planned.possible[reference], compared, plugins, reporter, reference=reference, slim=slim
         )
-        reporter.planned(home.path, planned, seeds, len(self.outcomes))
+        played = {name: seeds + more if name == reference else seeds for name in planned.possible}
+        reporter.planned(home.path, planned, played, len(self.outcomes))
+        if self.left:
+            reporter.foreseen(self._foresight(expected))
+
+    def _foresight(self, expected: Spread | None) -> str:
+        rules, outcomes = self._compared()
+        means = [summarise(name, found, rules.logs) for name, found in outcomes.items()]
+        if expected is None and (measured := pooled_spread(means)):
+            expected = Spread(measured, "measured in the runs that are finished")
+        return power.foresight(len(self.seeds), self.others, rules, expected)
+
+    def _compared(self) -> tuple[Rules, dict[str, dict[int, Outcome]]]:
+        """Return the outcomes by variant and seed, and the rules for their figures: a figure of 0 has no ratios."""
+        found: dict[str, dict[int, Outcome]] = {variant: {} for variant in self.design.possible}
+        for (variant, seed), outcome in self.outcomes.items():
+            found[variant][seed] = outcome
+        if self.rules.logs and any(o.value is not None and o.value <= 0 for o in self.outcomes.values()):
+            return replace(self.rules, scale="raw", margin=None), found
+        return self.rules, found
 
     def table(self, name: str, mode: str) -> Table:
-        by_variant: dict[str, dict[int, Outcome]] = {variant: {} for variant in self.design.possible}
-        for (variant, seed), outcome in self.outcomes.items():
-            by_variant[variant][seed] = outcome
+        rules, outcomes = self._compared()
+        reference, compared = self.design.reference.name, self.compared
+        steps = self.design.possible[reference].train.steps
+        curves = {
+            variant: {
+                seed: points
+                for seed, outcome in found.items()
+                if outcome.status == "done"
+                and (points := read_curve(self.home.run(variant, seed), compared.metric, compared.name))
+            }
+            for variant, found in outcomes.items()
+        }
+        means = {v: averaged([*runs.values()], rules.logs) for v, runs in curves.items() if runs}
+        gain = late_gain(means[reference], rules.better, steps) if reference in means else 0.0
+        still = unsettled(reference, gain)
+        seen = means[reference].steps[-1] if reference in means else steps
         single, double = (
-            compare(
-                [contrast for contrast in self.design.contrasts if contrast.interaction == interaction],
-                by_variant,
-                self.seeds,
-                self.compared.better,
-            )
+            compare([c for c in self.design.contrasts if c.interaction == interaction], outcomes, rules, still)
             for interaction in (False, True)
+        )
+        rows = tuple(summarise(variant, found, rules.logs) for variant, found in outcomes.items())
+        alike = correlation(self.design.contrasts, outcomes, rules)
+        spread = pooled_spread(rows)
+        fallen = self.rules.logs and not rules.logs
+        notes = (
+            *([f"{compared.name} is 0 in some run, so differences are compared and no ratios"] if fallen else []),
+            *([still] if still else []),
         )
         return Table(
             name=name,
             mode=mode,
-            metric=self.compared.metric,
-            figure=self.compared.name,
-            better=self.compared.better,
-            steps=self.design.possible[self.design.reference.name].train.steps,
+            metric=compared.metric,
+            figure=compared.name,
+            better=compared.better,
+            steps=steps,
             seeds=self.seeds,
-            floor=(self.floor or {}).get(self.compared.name),
-            means=tuple(summarise(variant, found) for variant, found in by_variant.items()),
-            comparisons=tuple(single),
+            floor=(self.floor or {}).get(compared.name),
+            means=rows,
+            comparisons=tuple(with_time(single, outcomes, curves, seen, rules)),
             interactions=tuple(double),
             impossible={v.name: v.impossible for v in self.design.variants if v.impossible},
             failed=self.failed,
             runs=len(self.outcomes),
             seconds=self.seconds,
             floors=self.floor or {},
+            scale=rules.scale,
+            design=rules.design,
+            adjust=rules.adjust,
+            margin=rules.margin,
+            method=method(rules, len(single), len(double)),
+            correlation=alike,
+            visible=power.visible_effect(len(self.seeds), self.others, rules, spread, alike) if spread else None,
+            curves=means,
+            notes=notes,
         )
 
 
@@ -179,25 +267,25 @@ def _compared(plan: Plan, registry: Registry, metric: str | None, figure: str | 
         added = [f"evaluate.{chosen.name}.{key}={json.dumps(value)}" for key, value in options.items()]
     if chosen is None:
         found = registry.load("metrics", metric or "").cls
-        name, figures = metric or "", found.figures  # type: ignore[attr-defined]
+        name, figures, ratios = metric or "", found.figures, found.ratios  # type: ignore[attr-defined]
     else:
-        name, figures = chosen.name, chosen.metric.figures
+        name, figures, ratios = chosen.name, chosen.metric.figures, chosen.metric.ratios
     if chosen is None or added:
         added = [f"evaluate.{name}={{}}", *added]
     figure = figure or next(iter(figures))
     if figure not in figures:
         hint = nearest(figure, figures) or f"it has: {', '.join(figures)}"
         raise UserError(Problem(f"the metric {name!r} has no figure {figure!r}", f"--figure {figure}", hint))
-    return Figure(name, figure, figures[figure]), added
+    return Figure(name, figure, figures[figure], figure in ratios), added
 
 
-def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Figure) -> dict[str, Any]:
+def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Figure, rules: Rules) -> dict[str, Any]:
     """Return the facts that distinguish this study from others."""
     return {
         "mode": mode,
         "metric": compared.metric,
         "figure": compared.name,
-        "better": compared.better,
+        **asdict(rules),
         "seeds": [*seeds],
         "steps": planned.possible[planned.reference.name].train.steps,
         "reference": planned.reference.name,
@@ -228,12 +316,26 @@ def begin(home: Folder, recipes: Mapping[str, Recipe], definition: Mapping[str, 
             yield f"the study began with {fact} {was} and goes on with {value}; its pairs may differ by that"
 
 
+def write_table(home: Folder, table: Table) -> None:
+    """Write the results of a study with a table, and the picture of its curves where it has some."""
+    write_results(home, table.as_dict(), as_markdown(table), forest(table))
+    if table.curves:
+        with _written(home):
+            save_png(curves_picture(table), home.path / "curves.png")
+
+
 def write_results(home: Folder, facts: Mapping[str, Any], text: str, picture: Image) -> None:
     """Write results.json, results.md and results.png. Raises UserError where the disk refuses."""
-    try:
+    with _written(home):
         write_whole(home.path / "results.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         write_whole(home.path / "results.md", text)
         save_png(picture, home.path / "results.png")
+
+
+@contextlib.contextmanager
+def _written(home: Folder) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             Problem(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gantricks.study.regression import MEAN, least_squares, simultaneous
-from gantricks.study.statistics import t_quantile
+from gantricks.study.statistics import t_limit
 
 
 def some(n: int = 40, p: int = 4, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -100,7 +100,7 @@ def test_one_interval_alone_is_students() -> None:
     fit = least_squares(columns, y)
     found = simultaneous(fit, ["x1"])["x1"]
     place = fit.at("x1")
-    reach = t_quantile(0.95, int(fit.freedoms[place])) * fit.errors[place]
+    reach = t_limit(0.05, int(fit.freedoms[place])) * fit.errors[place]
     assert found.high - found.low == pytest.approx(2 * reach, rel=0.01)
     assert found.low + found.high == pytest.approx(2 * fit.values[place])
 
@@ -110,7 +110,7 @@ def test_intervals_of_independent_effects_are_those_of_sidak() -> None:
     cells = np.array([*product((-1.0, 1.0), repeat=5)] * 8)
     fit = least_squares({str(i): cells[:, i] for i in range(5)}, np.random.default_rng(0).standard_normal(len(cells)))
     freedom = int(fit.freedoms[1])
-    reach = t_quantile(0.95 ** (1 / 5), freedom) * fit.errors[1]
+    reach = t_limit(1 - 0.95 ** (1 / 5), freedom) * fit.errors[1]
     found = simultaneous(fit, "01234")
     assert (found["0"].high - found["0"].low) / 2 == pytest.approx(reach, rel=0.02)
 
