@@ -250,6 +250,7 @@ Setting up, the commands and a recipe: [the README](../README.md).
 - [Reliability](reliability.md): kills, damaged checkpoints and full disks, counted.
 - [The tricks](tricks/README.md): each with what it does, why, when it hurts, its options and its source.
 - [The metrics](metrics.md): what `gantricks evaluate` measures, which way is better, when it misleads.
+- [Studies](studies.md): the designs of `gantricks ablate`, what each can tell, and how to read its figures.
 - [Evidence](evidence.md): which tricks helped where it was measured, and published tables, made again.
 - [Small games](games.md): what tricks do to the eigenvalues of a step, where theory has a formula for it.
 
@@ -318,7 +319,9 @@ def metrics_page() -> str:
     parts = ["# The metrics", METRICS]
     for name, card in index()["metrics"].items():
         figures = ", ".join(f"`{figure}` ({better} is better)" for figure, better in card["figures"].items())
-        parts += [f"## {name}", card["card"], f"**Figures** {figures}.", *_needs_and_options(card)]
+        ratios = ", ".join(f"`{figure}`" for figure in card["ratios"])
+        compared = f" Studies compare {ratios} as ratios." if ratios else ""
+        parts += [f"## {name}", card["card"], f"**Figures** {figures}.{compared}", *_needs_and_options(card)]
     if index()["extractors"]:
         parts += ["# The extractors", EXTRACTORS]
         for name, card in index()["extractors"].items():

@@ -109,6 +109,10 @@ class Trick:
     """Options with which the kit tests the trick, where its defaults have no effect within a few steps of a few
     samples.
     """
+    strengths: ClassVar[Mapping[str, tuple[Any, Any, Any]]] = {}
+    """The options that say how strongly the trick acts, each with three values: weak, moderate and strong, the default
+    among them. They change together: a screening study (`gantricks ablate --mode screening`) draws one of the three.
+    """
     paths: ClassVar[Collection[str]] = ()
     """Names of the options that hold file system paths; a run's recipe keeps them absolute."""
     capturable: bool = True

@@ -109,6 +109,7 @@ class AdaptiveAugment(Trick):
     needs = {"images", "decision"}
     neutral = {"target": 1.0}  # no mean of signs is above 1, so p stays 0
     trial = {"start": 0.5, "speed": 500.0}
+    strengths = {"speed": (2e6, 5e5, 1e5)}
 
     class Config(Trick.Config):
         target: Annotated[

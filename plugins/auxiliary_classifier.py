@@ -54,6 +54,7 @@ class AuxiliaryClassifier(Trick):
         "label_injection": "a D that is fed the class has nothing to recognise, and the class loss teaches nothing; "
         'set its players = ["generator"]'
     }
+    strengths = {"real": (0.3, 1.0, 3.0), "fake": (0.3, 1.0, 3.0), "generator": (0.3, 1.0, 3.0)}
 
     class Config(Trick.Config):
         real: Annotated[

@@ -63,6 +63,7 @@ class BalanceGate(Trick):
     needs = {"decision"}
     neutral = {"discriminator": 1.0, "generator": 1.0}
     trial = {"discriminator": 0.9, "generator": 0.2, "window": 2}
+    strengths = {"discriminator": (0.95, 0.9, 0.8), "generator": (0.95, 0.9, 0.8)}
 
     class Config(Trick.Config):
         discriminator: Annotated[Probability, Field(description="running accuracy above which D is not updated")] = 0.9

@@ -68,6 +68,7 @@ class ConditioningAugmentation(Trick):
     needs = {"generator_conditioned"}
     replaces = {"generator_conditioning"}
     conflicts = {"generator_conditional": "a condition says more than the class"}
+    strengths = {"weight": (0.5, 2.0, 8.0)}
 
     class Config(Trick.Config):
         weight: Annotated[

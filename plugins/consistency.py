@@ -79,6 +79,7 @@ class Consistency(Trick):
     forwards = {"d": 1}
     neutral = {"weight": 0.0}
     cautions = {"discriminator_batch_norm": "D's score of a sample depends on its batch, and copies have another batch"}
+    strengths = {"weight": (1.0, 10.0, 100.0)}
 
     class Config(Trick.Config):
         weight: Annotated[float | Schedule, Scheduled(0.0, 1e6), Field(description="λ, a number or a schedule")] = 10.0

@@ -90,6 +90,7 @@ class DiffAugment(Trick):
 
     needs = {"images"}
     neutral = {"color": False, "translation": 0.0, "cutout": 0.0, "flip": False}
+    strengths = {"translation": (0.0625, 0.125, 0.25), "cutout": (0.25, 0.5, 0.75)}
 
     class Config(Trick.Config):
         color: Annotated[bool, Field(description="change brightness, saturation and contrast")] = True

@@ -56,6 +56,7 @@ class DiscriminatorDropout(Trick):
     """
 
     neutral = {"input": 0.0, "hidden": 0.0}
+    strengths = {"input": (0.1, 0.2, 0.4), "hidden": (0.25, 0.5, 0.75)}
 
     class Config(Trick.Config):
         input: Annotated[float, Field(ge=0, le=0.95, description="share of D's input that is dropped")] = 0.2

@@ -39,6 +39,7 @@ class DiscriminatorNoise(Trick):
     """
 
     neutral = {"input": 0.0, "hidden": 0.0}
+    strengths = {"input": (0.3, 0.6, 1.2), "hidden": (0.25, 0.5, 1.0)}
 
     class Config(Trick.Config):
         input: Annotated[float, Field(ge=0, le=10, description="standard deviation of the noise on D's input")] = 0.6

@@ -55,6 +55,7 @@ class Dragan(Trick):
     cautions = {
         "discriminator_batch_norm": "D's score of a sample depends on its batch, and the penalty takes it for its own"
     }
+    strengths = {"weight": (1.0, 10.0, 100.0)}
 
     class Config(Trick.Config):
         weight: Annotated[float | Schedule, Scheduled(0.0, 1e6), Field(description="λ, a number or a schedule")] = 10.0

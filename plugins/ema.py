@@ -97,6 +97,7 @@ class Ema(Trick):
     neutral = {"decay": 0.0}
     replaces = {"generator_for_sampling"}
     fault_safe = True
+    strengths = {"decay": (0.99, 0.999, 0.9999)}
 
     class Config(Trick.Config):
         decay: Annotated[float, Field(ge=0, lt=1, description="share of the average that each step keeps")] = 0.999

@@ -71,6 +71,7 @@ class ExperienceReplay(Trick):
 
     neutral = {"capacity": 0}
     fault_safe = True
+    strengths = {"p": (0.25, 0.5, 0.75)}
 
     class Config(Trick.Config):
         capacity: Annotated[int, Field(ge=0, le=65536, description="samples that the buffer holds; 0: no replay")] = 512

@@ -55,6 +55,7 @@ class GeneratorDropout(Trick):
     """
 
     neutral = {"p": 0.0}
+    strengths = {"p": (0.25, 0.5, 0.75)}
 
     class Config(Trick.Config):
         p: Annotated[float, Field(ge=0, le=0.95, description="share dropped after each hidden block's activation")] = (

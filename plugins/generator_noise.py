@@ -34,6 +34,7 @@ class GeneratorNoise(Trick):
     """
 
     neutral = {"sigma": 0.0}
+    strengths = {"sigma": (0.03, 0.1, 0.3)}
 
     class Config(Trick.Config):
         sigma: Annotated[

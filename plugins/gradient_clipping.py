@@ -48,6 +48,7 @@ class GradientClipping(Trick):
     """
 
     trial = {"max_norm": 0.1}
+    strengths = {"max_norm": (10.0, 1.0, 0.1)}
 
     class Config(Trick.Config):
         max_norm: Annotated[float, Field(gt=0, le=1e6, description="longest gradient that is left as it is")] = 1.0

@@ -183,6 +183,7 @@ class Grow(Trick):
     needs = {"images", "generator_convolutions", "discriminator_convolutions"}
     replaces = {"growth"}
     deliberate = {"both-sides": "reals are faded in like G's samples, which leave G faded already"}
+    strengths = {"until": (0.3, 0.6, 0.9)}
 
     class Config(Trick.Config):
         blocks: Annotated[

@@ -84,6 +84,7 @@ class HistoricalAveraging(Trick):
 
     neutral = {"strength": 0.0}
     fault_safe = True
+    strengths = {"strength": (1e-4, 1e-3, 1e-2)}
 
     class Config(Trick.Config):
         strength: Annotated[

@@ -43,6 +43,7 @@ class InstanceNoise(Trick):
     """
 
     neutral = {"sigma": 0.0}
+    strengths = {"sigma": (Schedule(start=0.03, end=0.0), Schedule(start=0.1, end=0.0), Schedule(start=0.3, end=0.0))}
 
     class Config(Trick.Config):
         sigma: Annotated[

@@ -57,6 +57,7 @@ class LabelFlipping(Trick):
 
     needs = {"targets"}
     neutral = {"mode": "per_image", "p": 0.0}
+    strengths = {"p": (0.02, 0.05, 0.15)}
 
     class Config(Trick.Config):
         mode: Annotated[

@@ -106,6 +106,7 @@ class LabelInjection(Trick):
     """
 
     needs = {"classes", "generator_conditional", "discriminator_conditional"}
+    strengths = {"dim": (4, 8, 32)}
 
     class Config(Trick.Config):
         dim: Annotated[int, Field(ge=1, le=256, description="numbers that stand for the class in each block, E")] = 8

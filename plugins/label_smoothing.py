@@ -45,6 +45,7 @@ class LabelSmoothing(Trick):
         "soft_labels with real = [0.9, 0.9] and fake = [0, 0] is one-sided smoothing"
     }
     neutral = {"real": 1.0}
+    strengths = {"real": (0.95, 0.9, 0.7)}
 
     class Config(Trick.Config):
         real: Annotated[float, Field(gt=0.5, le=1, description="D's target for samples called real")] = 0.9

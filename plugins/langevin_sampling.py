@@ -76,6 +76,7 @@ class LangevinSampling(Trick):
     }
     neutral = {"steps": 0}
     trial = {"steps": 2, "rate": 0.1}
+    strengths = {"rate": (0.003, 0.01, 0.03)}
 
     class Config(Trick.Config):
         steps: Annotated[int, Field(ge=0, le=100_000, description="steps of the chain")] = 100

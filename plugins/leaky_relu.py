@@ -41,6 +41,7 @@ class LeakyRelu(Trick):
     """
 
     neutral = {"slope": 0.0}
+    strengths = {"slope": (0.1, 0.2, 0.4)}
 
     class Config(Trick.Config):
         slope: Annotated[Probability, Field(description="slope below zero; 0 is ReLU itself")] = 0.2

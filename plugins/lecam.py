@@ -59,6 +59,7 @@ class Lecam(Trick):
 
     neutral = {"weight": 0.0}
     fault_safe = True
+    strengths = {"weight": (0.1, 0.3, 1.0)}
 
     class Config(Trick.Config):
         weight: Annotated[float | Schedule, Scheduled(0.0, 1e6), Field(description="λ, a number or a schedule")] = 0.3

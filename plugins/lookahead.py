@@ -51,6 +51,7 @@ class Lookahead(Trick):
     conflicts = {"network_swap": "a past state that stands in for a player would be averaged with its slow weights"}
     fault_safe = True
     trial = {"every": 2}
+    strengths = {"alpha": (0.8, 0.5, 0.2)}
 
     class Config(Trick.Config):
         every: Annotated[int, Field(ge=1, le=1_000_000, description="steps from one synchronisation to the next")] = 5

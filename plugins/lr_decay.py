@@ -38,6 +38,7 @@ class LrDecay(Trick):
     """
 
     neutral = {"gamma": 1.0}
+    strengths = {"gamma": (0.3, 0.1, 0.01)}
 
     class Config(Trick.Config):
         gamma: Annotated[float, Field(gt=0, le=1, description="learning rate in the last step over the first")] = 0.1

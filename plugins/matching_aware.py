@@ -55,6 +55,7 @@ class MatchingAware(Trick):
     cautions = {
         "discriminator_batch_norm": "mismatched pairs have a pass of their own, in which D sees real images alone"
     }
+    strengths = {"weight": (0.3, 1.0, 3.0)}
 
     class Config(Trick.Config):
         weight: Annotated[

@@ -205,6 +205,7 @@ class MinibatchDiscrimination(Trick):
         "grow": "the head's scale is measured on the whole network, and the run starts on a smaller one, in whose "
         "features samples begin more alike",
     }
+    strengths = {"kernels": (30, 100, 300)}
 
     class Config(Trick.Config):
         kernels: Annotated[int, Field(ge=1, le=4096, description="similarities appended to the features, K")] = 100

@@ -60,6 +60,7 @@ class ModeSeeking(Trick):
     conflicts = {
         "generator_conditioned": "latents are compared under one condition, and no two fakes of a batch share it"
     }
+    strengths = {"weight": (0.3, 1.0, 3.0)}
 
     class Config(Trick.Config):
         weight: Annotated[

@@ -36,6 +36,7 @@ class NCriticSchedule(Trick):
     """
 
     replaces = {"n_critic"}
+    strengths = {"start": (2, 5, 10)}
 
     class Config(Trick.Config):
         start: Annotated[int, Field(ge=1, le=1000, description="D steps per G step at the start")] = 5

@@ -60,6 +60,7 @@ class NetworkSwap(Trick):
     fault_safe = True
     replaces = {"present_players"}
     trial = {"keep_every": 1, "capacity": 2, "swap_every": 2, "length": 1}
+    strengths = {"length": (2, 5, 20)}
 
     class Config(Trick.Config):
         keep_every: Annotated[int, Field(ge=1, le=1_000_000, description="steps from one kept state to the next")] = 250

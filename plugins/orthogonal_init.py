@@ -90,6 +90,7 @@ class OrthogonalInit(Trick):
         "was measured; list it before",
         "weight_norm": "listed after it, orthogonal_init undoes a start from data (data_init); list it before",
     }
+    strengths = {"gain": (0.5, 1.0, 2.0)}
 
     class Config(Trick.Config):
         gain: Annotated[float, Field(gt=0, le=10, description="length of the orthogonal rows or columns")] = 1.0

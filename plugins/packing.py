@@ -73,6 +73,7 @@ class Packing(Trick):
         "class_logits": "D would tell one class of a pack, and the samples in it are of several",
     }
     cautions = {"input_grad": "D judges packs, and the penalty takes D's gradient by each sample for one of its own"}
+    strengths = {"m": (2, 4, 8)}
 
     class Config(Trick.Config):
         m: Annotated[int, Field(ge=1, le=32, description="samples that D judges at once; 1: no packing")] = 2

@@ -61,6 +61,7 @@ class PathLength(Trick):
         "weight_norm": 'network = "style" divides the length of its weights out already',
     }
     neutral = {"weight": 0.0}
+    strengths = {"weight": (0.5, 2.0, 8.0)}
 
     class Config(Trick.Config):
         weight: Annotated[float, Field(ge=0, le=1e6, description="weight λ of the penalty")] = 2.0

@@ -71,6 +71,7 @@ class RejectionSampling(Trick):
     }
     neutral = {"attempts": 1}
     trial = {"burn_in": 64, "attempts": 3}
+    strengths = {"percentile": (50.0, 80.0, 95.0)}
 
     class Config(Trick.Config):
         percentile: Annotated[

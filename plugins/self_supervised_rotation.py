@@ -67,6 +67,7 @@ class SelfSupervisedRotation(Trick):
     cautions = {
         "adaptive_augment": "it rotates images too, and the rotation that D is asked for is lost; set its blit = false"
     }
+    strengths = {"real": (0.3, 1.0, 3.0), "fake": (0.06, 0.2, 0.6)}
 
     class Config(Trick.Config):
         real: Annotated[

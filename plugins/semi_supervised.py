@@ -94,6 +94,7 @@ class SemiSupervised(Trick):
     }
     forwards = {"d": 1}
     trial = {"labels": 6}
+    strengths = {"unsupervised": (0.3, 1.0, 3.0)}
 
     class Config(Trick.Config):
         labels: Annotated[

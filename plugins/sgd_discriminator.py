@@ -43,6 +43,7 @@ class SgdDiscriminator(Trick):
     """
 
     replaces = {"d_optimizer"}
+    strengths = {"lr": (0.003, 0.01, 0.03)}
 
     class Config(Trick.Config):
         lr: Annotated[float, Field(gt=0, le=10, description="D's learning rate")] = 0.01

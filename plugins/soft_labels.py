@@ -46,6 +46,10 @@ class SoftLabels(Trick):
     needs = {"targets"}
     replaces = {"d_targets"}
     neutral = {"real": (1.0, 1.0), "fake": (0.0, 0.0)}
+    strengths = {
+        "real": (Interval(0.9, 1.1), Interval(0.7, 1.2), Interval(0.5, 1.2)),
+        "fake": (Interval(0.0, 0.1), Interval(0.0, 0.3), Interval(0.0, 0.5)),
+    }
 
     class Config(Trick.Config):
         real: Annotated[Interval, Field(description="targets of samples called real")] = Interval(0.7, 1.2)

@@ -83,6 +83,7 @@ class StyleMixing(Trick):
         "weight_norm": 'network = "style" divides the length of its weights out already',
     }
     neutral = {"probability": 0.0}
+    strengths = {"probability": (0.5, 0.9, 1.0)}
 
     class Config(Trick.Config):
         probability: Annotated[Probability, Field(description="share of the samples that are mixed")] = 0.9

@@ -48,6 +48,7 @@ class TopK(Trick):
     neutral = {"share": 1.0}
     trial = {"share": 0.5}
     cautions = {"feature_matching": "G has no adversarial loss there, so no fake is left out"}
+    strengths = {"share": (Schedule(start=1.0, end=0.75), Schedule(start=1.0, end=0.5), Schedule(start=1.0, end=0.25))}
 
     class Config(Trick.Config):
         share: Annotated[

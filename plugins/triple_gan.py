@@ -107,6 +107,7 @@ class TripleGAN(Trick):
     )
     forwards = {"d": 2}
     trial = {"labels": 6}
+    strengths = {"generated": (0.03, 0.1, 0.3)}
 
     class Config(Trick.Config):
         labels: Annotated[

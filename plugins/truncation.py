@@ -59,6 +59,7 @@ class Truncation(Trick):
     conflicts = {
         "spherical_latents": "it cuts off the tails of Gaussian latents, and latents on a sphere or in a cube have none"
     }
+    strengths = {"limit": (2.0, 1.0, 0.5)}
 
     class Config(Trick.Config):
         limit: Annotated[Limit, Field(description="the largest size of each of a latent's numbers")] = 1.0

@@ -40,6 +40,7 @@ class Ttur(Trick):
     """
 
     neutral = {"discriminator": 1.0, "generator": 1.0}
+    strengths = {"discriminator": (1.4, 2.0, 4.0), "generator": (0.7, 0.5, 0.25)}
 
     class Config(Trick.Config):
         discriminator: Annotated[float, Field(gt=0, le=1000, description="D's learning rate over the recipe's")] = 2.0

@@ -57,6 +57,7 @@ class Unrolled(Trick):
     """
 
     neutral = {"steps": 0}
+    strengths = {"rate": (0.03, 0.1, 0.3)}
 
     class Config(Trick.Config):
         steps: Annotated[int, Field(ge=0, le=100, description="steps of D that G looks ahead; 0: none")] = 5

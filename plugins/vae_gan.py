@@ -91,6 +91,7 @@ class VAEGAN(Trick):
         "style_mixing": "reconstructions would be mixed with the styles of latents that no image has",
     }
     forwards = {"d": 4, "g": 2}
+    strengths = {"gamma": (1e-3, 1e-2, 1e-1)}
 
     class Config(Trick.Config):
         gamma: Annotated[

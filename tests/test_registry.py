@@ -410,6 +410,8 @@ def test_a_file_that_no_name_has_led_to_is_told_with_what_to_add(tmp_path: Path)
         (SOURCE + "    paths = 'path'\n", "paths of Circle"),
         (METRIC + "    figures = {}\n", "figures of Sharp"),
         (METRIC + "    figures = {'a': 'more'}\n", "figures of Sharp"),
+        (METRIC + "    ratios = 'modes'\n", "ratios of Sharp is not a collection of names"),
+        (METRIC + "    ratios = {'nodes'}\n", "ratios of Sharp names what is no figure of it: {'nodes'}"),
     ],
 )
 def test_a_class_that_would_break_the_core_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:

@@ -452,6 +452,27 @@ class AHookThatIsNone(Noise):
 
 
 @wrong("contract")
+class StrengthsOfAnOptionThatIsNone(Noise):
+    """Wrong."""
+
+    strengths = {"strenght": (0.1, 0.2, 0.3)}
+
+
+@wrong("contract")
+class StrengthsWithoutTheDefault(Noise):
+    """Wrong."""
+
+    strengths = {"strength": (1.0, 2.0, 3.0)}
+
+
+@wrong("contract")
+class TwoStrengths(Noise):
+    """Wrong."""
+
+    strengths = {"strength": (0.1, 0.2)}
+
+
+@wrong("contract")
 class ADefaultArgument(Noise):
     """Wrong."""
 

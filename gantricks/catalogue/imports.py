@@ -168,7 +168,7 @@ def _malformed(kind: str, cls: type) -> Iterator[str]:
             config.model_json_schema()
         except Exception as error:
             yield f"{role} of {cls.__name__} has an option of a type that no recipe can hold: {in_words(error)}"
-    for fact in ("needs", "provides", "replaces", "paths"):
+    for fact in ("needs", "provides", "replaces", "paths", "ratios"):
         value = getattr(cls, fact, ())
         if not isinstance(value, property) and (isinstance(value, str) or not _all_text(value)):
             yield f"{fact} of {cls.__name__} is not a collection of names: {value!r}"
@@ -179,6 +179,9 @@ def _malformed(kind: str, cls: type) -> Iterator[str]:
     figures = getattr(cls, "figures", None)
     if kind == "metrics" and isinstance(figures, Mapping) and set(figures.values()) not in _DIRECTIONS:
         yield f'figures of {cls.__name__} does not say of each whether "higher" or "lower" is better: {figures!r}'
+    ratios = vars(cls).get("ratios", ())  # inherited ones may be of figures that the subclass does not have
+    if kind == "metrics" and isinstance(figures, Mapping) and _all_text(ratios) and not set(ratios) <= set(figures):
+        yield f"ratios of {cls.__name__} names what is no figure of it: {ratios!r}"
     if kind == "loggers":
         yield from _never_told(cls, base_of(kind))
 

@@ -70,6 +70,7 @@ def describe(kind: str, cls: type) -> dict[str, Any]:
         entry["needs"] = sorted(cls.needs)  # type: ignore[attr-defined]
     if kind == "metrics":
         entry["figures"] = dict(cls.figures)  # type: ignore[attr-defined]
+        entry["ratios"] = sorted(cls.ratios)  # type: ignore[attr-defined]
     if kind == "tricks":
         module = sys.modules.get(cls.__module__)
         entry["details"] = inspect.cleandoc((module and module.__doc__) or "").partition("\n\n")[2].strip()

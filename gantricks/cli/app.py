@@ -247,15 +247,60 @@ def interpolate(
 def ablate(
     recipe: RecipeName,
     mode: Annotated[
-        Literal["leave-one-out", "add-one", "pairs"],
+        Literal["leave-one-out", "add-one", "pairs", "factorial", "screening", "confirm"],
         typer.Option(
             help="leave-one-out: without each of its tricks; add-one: with one trick more; pairs: what two tricks do "
-            "together."
+            "together; factorial: every subset of a few tricks; screening: random sets of tricks at random strengths "
+            "and hyper-parameters; confirm: finalists in fresh blocks of these."
         ),
     ] = "leave-one-out",
-    seeds: Annotated[
-        int, typer.Option(min=2, max=1000, help="Runs of each variant, from the recipe's seed on; the same for all.")
-    ] = 5,
+    seeds: Annotated[int, typer.Option(min=2, max=1000, help="Runs of each variant, from the recipe's seed on.")] = 5,
+    design: Annotated[
+        Literal["independent", "paired"] | None,
+        typer.Option(
+            help="independent, when left out: the recipe itself is played √k times as often as each of k variants; "
+            "paired: runs with one seed are compared with each other."
+        ),
+    ] = None,
+    adjust: Annotated[
+        Literal["max-t", "holm"] | None,
+        typer.Option(help="How the number of comparisons is allowed for; max-t when left out."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1e300,
+            help="What counts as no effect: a share of a figure that is always above 0, 0.1 when left out, or a "
+            "difference of another.",
+        ),
+    ] = None,
+    spread: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE|FILE",
+            help="How far runs differ by chance, to say before the first run what will be seen: 20%, or results.json.",
+        ),
+    ] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="With screening, how many runs, 256 when left out; more extend a study."),
+    ] = None,
+    order: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=8, help="With factorial, the most tricks in an interaction that is shown; 2 if left out."
+        ),
+    ] = None,
+    finalists: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="With confirm, the tricks that are compared with the recipe.")
+    ] = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            min=2, max=1000, help="With confirm, how many draws of hyper-parameters and a seed; 24 when left out."
+        ),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="What is compared; the recipe's first metric when left out.")
     ] = None,
@@ -271,7 +316,8 @@ def ablate(
         typer.Option(
             "--with",
             metavar="KEY=VALUE",
-            help="With add-one, an option of a trick to add, such as tricks.ema.decay=0.99. Repeatable.",
+            help="An option of a trick that the mode adds, such as tricks.ema.decay=0.99; with screening, three values "
+            "are its strengths: tricks.r1.weight=[0.1, 1.0, 10.0]. Repeatable.",
         ),
     ] = None,
     folder: Annotated[
@@ -285,29 +331,64 @@ def ablate(
     plugin: Plugins = None,
     json: AsJson = False,
 ) -> None:
-    """Measure what each trick does: the same seeds with it and without it, a paired difference and a verdict.
+    """Measure what each trick does: runs with it and without it, the change with its interval, and a verdict.
 
     The same command continues a study that was stopped.
     """
+    shared: dict[str, Any] = {
+        "metric": metric,
+        "figure": figure,
+        "jobs": jobs,
+        "options": options or [],
+        "folder": folder,
+        "overrides": _with(overrides, device, None),
+        "plugins": plugin or [],
+        "json": json,
+    }
+    own: dict[str, Any] = {"runs": runs, "order": order, "finalists": _names(finalists), "blocks": blocks}
+    rules: dict[str, Any] = {"design": design, "adjust": adjust, "margin": margin, "spread": spread}
+    _refuse_foreign(mode, own | rules | {"tricks": _names(tricks)})
+    own = {name: value for name, value in own.items() if value}
+    if mode == "factorial" or mode == "screening" or mode == "confirm":
+        from gantricks.cli.designs import designed
+
+        own |= (
+            {"seeds": seeds} if mode == "factorial" else {"finalists": _names(finalists)} if mode == "confirm" else {}
+        )
+        own |= {"tricks": _names(tricks)} if mode != "confirm" else {}
+        raise typer.Exit(designed(mode, recipe, **shared, **own))
     from gantricks.cli.study import study
 
-    named = [name.strip() for name in (tricks or "").split(",") if name.strip()]
-    raise typer.Exit(
-        study(
-            recipe,
-            mode=mode,
-            seeds=seeds,
-            metric=metric,
-            figure=figure,
-            jobs=jobs,
-            tricks=named,
-            options=options or [],
-            folder=folder,
-            overrides=_with(overrides, device, None),
-            plugins=plugin or [],
-            json=json,
+    rules |= {"design": design or "independent", "adjust": adjust or "max-t"}
+    raise typer.Exit(study(recipe, mode=mode, seeds=seeds, tricks=_names(tricks), **rules, **shared))
+
+
+def _refuse_foreign(mode: str, given: dict[str, Any]) -> None:
+    """Raise UserError for the options of `ablate` that belong to another mode."""
+    from gantricks.errors import Problem, UserError
+
+    of: dict[str, tuple[str, ...]] = {
+        "runs": ("screening",),
+        "order": ("factorial",),
+        "finalists": ("confirm",),
+        "blocks": ("confirm",),
+    }
+    of |= dict.fromkeys(("design", "adjust", "margin", "spread"), ("leave-one-out", "add-one", "pairs"))
+    problems = [
+        Problem(
+            f"--{name} belongs to --mode {' or '.join(of[name])}", f"--mode {mode}", "leave it out, or name that mode"
         )
-    )
+        for name, value in given.items()
+        if value is not None and value != [] and name in of and mode not in of[name]
+    ]
+    if mode == "confirm" and given["tricks"]:
+        problems.append(Problem("--mode confirm compares finalists", "--tricks", "name them with --finalists"))
+    if problems:
+        raise UserError(*problems)
+
+
+def _names(listed: str | None) -> list[str]:
+    return [name.strip() for name in (listed or "").split(",") if name.strip()]
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,9 +17,13 @@ from gantricks.cli.plans import write_warning
 from gantricks.cli.progress import BETWEEN_DRAWINGS, clock
 from gantricks.study import Reporter, Table, ablate, words
 from gantricks.study.folder import Outcome
-from gantricks.study.study import Interrupted
-from gantricks.study.table import tone
+from gantricks.study.playing import Interrupted
+from gantricks.study.statistics import Adjust
+from gantricks.study.table import StudyDesign, tone
 from gantricks.study.variants import Design, Mode
+
+STYLES = {"good": "green", "bad": "red", "same": "", "open": "bright_black"}
+"""The style of a verdict, by its tone. What is not established is grey."""
 
 
 def study(
@@ -27,6 +31,10 @@ def study(
     *,
     mode: Mode,
     seeds: int,
+    design: StudyDesign,
+    adjust: Adjust,
+    margin: float | None,
+    spread: str | None,
     metric: str | None,
     figure: str | None,
     jobs: int,
@@ -45,6 +53,10 @@ def study(
             recipe,
             mode=mode,
             seeds=seeds,
+            design=design,
+            adjust=adjust,
+            margin=margin,
+            spread=spread,
             metric=metric,
             figure=figure,
             tricks=tricks,
@@ -56,10 +68,7 @@ def study(
             reporter=screen,
         )
     except Interrupted as end:
-        told = f"Interrupted after {end.done} of {end.total} runs; those under way are saved. To go on:"
-        console.print(Text(told, "yellow"))
-        write_command(console, typed(["gantricks", *sys.argv[1:]]))
-        return 128 + end.number
+        return write_interrupted(console, end)
     if json:
         write_json(table.as_dict() | {"folder": str(path)})
     else:
@@ -69,14 +78,22 @@ def study(
     return int(bool(table.failed))
 
 
+def write_interrupted(console: Console, end: Interrupted) -> int:
+    """Say how to go on with a study that a signal has ended. Returns the exit status."""
+    told = f"Interrupted after {end.done} of {end.total} runs; those under way are saved. To go on:"
+    console.print(Text(told, "yellow"))
+    write_command(console, typed(["gantricks", *sys.argv[1:]]))
+    return 128 + end.number
+
+
 def write_table(console: Console, table: Table) -> None:
     """Write the table of a study, with remarks."""
     console.print()
     console.print(Text.assemble((table.name, "bold"), f" {table.mode}: {words.headline(table)}"))
-    _write_grid(console, words.COLUMNS, words.rows(table))
+    _write_grid(console, words.columns(table), words.rows(table))
     if table.interactions:
         console.print(Text("what two tricks do together beyond what each does without the other", "dim"))
-        _write_grid(console, ("pair", "n", "interaction", *words.COLUMNS[5:]), words.interactions(table))
+        _write_grid(console, words.interaction_columns(table), words.interactions(table))
     for sentence in words.remarks(table):
         console.print(Text(sentence, "dim"))
 
@@ -84,10 +101,11 @@ def write_table(console: Console, table: Table) -> None:
 def _write_grid(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
     for position, column in enumerate(columns):
-        grid.add_column(column, no_wrap=True, justify="right" if 0 < position < len(columns) - 1 else "left")
+        named = position in (0, len(columns) - 1)
+        grid.add_column(column, no_wrap=not named, overflow="fold", justify="left" if named else "right")
     for row in rows:
         *cells, verdict = row
-        grid.add_row(*cells, Text(verdict, {"good": "green", "bad": "red", "open": ""}[tone(verdict)]))
+        grid.add_row(*cells, Text(verdict, STYLES[tone(verdict)]))
     console.print(Padding(grid, (1, 0, 1, 2), expand=False))
 
 
@@ -100,16 +118,24 @@ class Screen(Reporter):
         self._total = self._before = 0
         self._began = self._drawn = 0.0
 
-    def planned(self, folder: Path, design: Design, seeds: Sequence[int], done: int) -> None:
-        possible = len(design.possible)
-        self._total, self._before, self._began = possible * len(seeds), done, time.monotonic()
-        names = ", ".join(design.possible)
-        self.console.print(
-            f"{possible} variants ({names}), {len(seeds)} seeds each: {self._total} runs", soft_wrap=True
+    def planned(self, folder: Path, design: Design, seeds: Mapping[str, Sequence[int]], done: int) -> None:
+        names, reference = ", ".join(seeds), design.reference.name
+        each = len(seeds[next(name for name in seeds if name != reference)])
+        control = len(seeds[reference])
+        words = f"{len(seeds)} variants ({names}), {each} runs each" + (
+            f", of {reference} {control}" if control != each else ""
         )
-        for variant in design.variants:
-            if variant.impossible:
-                write_warning(self.console, f"{variant.name} cannot be trained: {variant.impossible}")
+        why = [f"{v.name} cannot be trained: {v.impossible}" for v in design.variants if v.impossible]
+        self.designed(folder, words, sum(map(len, seeds.values())), done, why)
+
+    def foreseen(self, sentence: str) -> None:
+        self.console.print(sentence, soft_wrap=True, markup=False)
+
+    def designed(self, folder: Path, words: str, total: int, done: int, warnings: Sequence[str]) -> None:
+        self._total, self._before, self._began = total, done, time.monotonic()
+        self.console.print(f"{words}: {total} runs", soft_wrap=True)
+        for sentence in warnings:
+            write_warning(self.console, sentence)
         again = f"; {done} of the runs are finished already" if done else ""
         self.console.print(f"the study is kept in {folder}{again}", soft_wrap=True)
         if self.console.is_terminal:

@@ -22,6 +22,8 @@ from gantricks.errors import Problem, UserError
 from gantricks.options import Options
 
 _IN_MEMORY = 64 * 2**20
+_last: dict[str, np.ndarray] = {}
+"""The last images that were converted, by their name in the cache: a process of many runs converts them once."""
 _MOST_CLASSES = 65_536
 _PART = 2**22
 _AGAIN = "write the file again"
@@ -86,7 +88,7 @@ class Npz(Source):
                 progress("reading", 0, layout.count)
                 samples = layout.channels_last(self._images(archive, layout))
             elif math.prod(shape) <= _IN_MEMORY:
-                samples = np.concatenate(list(self._converted(archive, layout, progress)))
+                samples = self._remembered(archive, layout, progress)
             else:
                 name = self._cache_name()
                 kept = cache.recall(name, layout.count, progress)
@@ -202,6 +204,16 @@ class Npz(Source):
             yield np.stack(block)
             done += len(block)
             progress("converting", done, layout.count)
+
+    def _remembered(self, archive: zipfile.ZipFile, layout: _Layout, progress: Progress) -> np.ndarray:
+        """Return the converted images (N, H, W, C), read-only: those of the last call where they are the same."""
+        name = self._cache_name()
+        if name not in _last:
+            samples = np.concatenate(list(self._converted(archive, layout, progress)))
+            samples.flags.writeable = False
+            _last.clear()
+            _last[name] = samples
+        return _last[name]
 
     def _shape(self, layout: _Layout) -> tuple[int, int, int]:
         size = self.config.image_size

@@ -163,6 +163,8 @@ class Metric:
 
     figures: ClassVar[Mapping[str, Direction]] = {}
     """The figures and their better directions. The first is the main figure."""
+    ratios: ClassVar[Collection[str]] = frozenset()
+    """Those of the figures that are always above 0. A study compares them as ratios, the others by differences."""
     needs: Collection[str] = frozenset()
     """What the data and the recipe must provide, from `NEEDS`. An instance may need other things by its options."""
 

@@ -41,6 +41,7 @@ class ClassifierScore(Metric):
     """
 
     figures = {"classifier_score": "higher"}
+    ratios = {"classifier_score"}
     needs = frozenset({"images"})
 
     class Config(Options):

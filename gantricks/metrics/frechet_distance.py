@@ -94,6 +94,7 @@ class FrechetDistance(Metric):
     """
 
     figures = {"frechet_distance": "lower"}
+    ratios = {"frechet_distance"}
     needs = frozenset({"images"})
 
     class Config(Options):

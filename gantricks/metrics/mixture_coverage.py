@@ -124,6 +124,7 @@ class MixtureCoverage(Metric):
         "high_quality": "higher",
         "reverse_kl": "lower",
     }
+    ratios = {"total_variation", "sliced_wasserstein"}
     needs = {"mixture"}
 
     class Config(Options):

@@ -29,6 +29,7 @@ class Reconstruction(Metric):
     """
 
     figures = {"error": "lower"}
+    ratios = {"error"}
 
     class Config(Options):
         encoder: Annotated[

@@ -1,6 +1,7 @@
-"""Studies of the effect of each trick: the same seeds with and without it, the difference, and a verdict."""
+"""Studies of the effect of each trick: runs with and without it, the change with its interval, and a verdict."""
 
-from gantricks.study.study import Reporter, ablate
+from gantricks.study.playing import Reporter
+from gantricks.study.study import ablate
 from gantricks.study.table import Comparison, Mean, Table
 
 __all__ = ["Comparison", "Mean", "Reporter", "Table", "ablate"]

@@ -39,7 +39,8 @@ class Outcome:
     the user can correct; or "failed", for an error in gantricks. A run that was refused or failed is repeated by the
     next call. `value` is the study's figure of a run that is done, `values` every figure of its metric, and `facts` how
     it was measured. `floor` holds the metric's figures of real samples, if they were asked for. `stopped` says why a
-    trick ended the run early. `collapsed` is true where all samples of a run that is done are one point.
+    trick ended the run early. `collapsed` is true where all samples of a run that is done are one point. `step_seconds`
+    is the median over log intervals of the seconds that a step took.
     """
 
     variant: str
@@ -54,6 +55,7 @@ class Outcome:
     facts: dict[str, str | int | float] = field(default_factory=dict)
     floor: dict[str, float | None] | None = None
     collapsed: bool = False
+    step_seconds: float | None = None
 
     @property
     def kept(self) -> bool:

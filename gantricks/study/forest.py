@@ -1,7 +1,11 @@
-"""The picture of a study: a forest plot with a row per trick, its difference and interval, and a line at zero."""
+"""The picture of a study: a forest plot with a row per trick, its effect and interval, and a line at no effect.
+
+Ratios stand on a logarithmic scale, where twice as much is as far from the line as half as much.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +28,19 @@ _MARGIN, _VERDICTS = 40, 190
 _HEAD, _FOOT = 126, 84
 _INK, _FAINT, _RULE, _BAND = "#1c2430", "#5b6470", "#c9ced6", "#f5f6f8"
 _GOOD, _BAD, _OPEN = "#1f8a5b", "#c8363f", "#6b7480"
-_COLOURS = {"good": _GOOD, "bad": _BAD, "open": _OPEN}
+_SAME = "#2c67a8"
+_COLOURS = {"good": _GOOD, "bad": _BAD, "same": _SAME, "open": _OPEN}
+_HOLDING = {"max-t": "all of them at once", "holm": "each at the level of its test (Holm)", "none": "each by itself"}
+_UP, _DOWN = (1, 2, 5, 10, 20, 50, 100, 200, 400, 900), (1, 2, 5, 10, 20, 30, 50, 70, 80, 90, 95, 99)
+_TENS = [k * math.log(10) for k in range(2, 301)]
+"""Where a logarithmic scale may have ticks: at changes of so many %, up or down, and at powers of ten beyond."""
 
 
 def forest(table: Table) -> Image.Image:
     """Draw a study's comparisons, the best trick first, then its interactions.
 
-    Verdicts are green or red, and grey means no evidence. Bars are 95 % intervals; without an interval only the dot is
-    drawn.
+    Verdicts are green or red, blue where there is no effect beyond the margin, and grey where nothing is established.
+    Bars are intervals; without one only the dot is drawn.
     """
     groups = [_sorted(group, table.better) for group in (table.comparisons, table.interactions) if group]
     rows: list[Comparison | None] = []
@@ -44,7 +53,9 @@ def forest(table: Table) -> Image.Image:
     bars = figure.add_axes(
         (left / WIDTH, _FOOT / height, PLOT / WIDTH, len(rows) * ROW / height), facecolor="none", zorder=2
     )
-    _scale(bars, [found for found in rows if found], len(rows))
+    scale = _Scale(table)
+    _limits(bars, [found for found in rows if found], len(rows), scale)
+    _margin(bars, table, scale)
     band = False
     for number, found in enumerate(rows):
         middle = height - _HEAD - (number + 0.5) * ROW
@@ -55,9 +66,9 @@ def forest(table: Table) -> Image.Image:
         band = not band
         if band:
             _band(figure, middle, height)
-        _bar(bars, found, number)
+        _bar(bars, found, number, scale)
         _words(figure, found, middle, left, writer(table))
-    _axis(bars, figure, left, right, table.better)
+    _axis(bars, figure, left, right, table.better, scale)
     return rendered(figure)
 
 
@@ -67,30 +78,75 @@ def _heading(figure: Figure, height: float, table: Table) -> None:
     write(figure, _MARGIN, height - 68, runs, 16, _FAINT)
     kinds = ((table.comparisons, "comparison"), (table.interactions, "interaction"))
     counts = " and ".join(counted(len(group), kind) for group, kind in kinds if group)
-    meaning = "dot: mean paired difference; bar: its 95 % interval; verdict: p adjusted (Holm) for"
-    write(figure, _MARGIN, height - 92, f"{meaning} {counts}", 16, _FAINT)
+    what = "ratio of geometric means" if table.scale == "log" else "difference of means"
+    meaning = f"dot: {what}; bar: its 95 % interval, {_HOLDING[table.adjust]}; {counts}"
+    write(figure, _MARGIN, height - 92, meaning, 16, _FAINT)
 
 
-def _within(value: float) -> float:
-    return max(-_LARGEST, min(_LARGEST, value))
+class _Scale:
+    """Places effects on the axis: differences as they are, ratios by their logarithms."""
+
+    def __init__(self, table: Table) -> None:
+        self.logs = table.scale == "log"
+
+    def __call__(self, effect: float) -> float:
+        place = math.log(max(effect, 1 / _LARGEST)) if self.logs else effect
+        return max(-_LARGEST, min(_LARGEST, place))
+
+    def ticks(self, low: float, high: float) -> list[float]:
+        """Return places for ticks at round numbers, "no effect" among them."""
+        from matplotlib.ticker import MaxNLocator
+
+        if not self.logs:
+            return [*MaxNLocator(nbins=7, steps=[1, 2, 5, 10]).tick_values(low, high)]
+        apart = (high - low) / 8
+        up = [math.log1p(share / 100) for share in _UP] + _TENS
+        down = [-math.log1p(-share / 100) for share in _DOWN] + _TENS
+        return sorted({*_thinned(up, high, apart), *(-place for place in _thinned(down, -low, apart) if place)})
+
+    def label(self, place: float) -> str:
+        """Return what stands at a tick: a difference, or a change in %."""
+        if not place:
+            return "0"
+        if not self.logs:
+            written = f"{place:+.10g}"
+        elif -5 < place < 2.5:
+            written = f"{100 * math.expm1(place):+.0f} %"
+        else:
+            written = f"×{math.exp(place):.0e}" if abs(place) < 690 else f"×1e{place / math.log(10):+.0f}"
+        return written.replace("-", "−")
 
 
-def _scale(bars: Axes, found: Sequence[Comparison], rows: int) -> None:
-    """Set the scale of differences: round ticks that include 0, and room beyond the longest bars. Row 0 is at
+def _thinned(places: Sequence[float], end: float, apart: float) -> list[float]:
+    """Return those of ascending places up to `end` that are far enough from 0 and from each other."""
+    kept = [0.0]
+    for place in places:
+        if kept[-1] + apart <= place <= end:
+            kept.append(place)
+    return kept
+
+
+def _limits(bars: Axes, found: Sequence[Comparison], rows: int, scale: _Scale) -> None:
+    """Set the limits of the axis: round ticks that include "no effect", and room beyond the longest bars. Row 0 is at
     the top.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    ends = [0.0] + [_within(v) for c in found for v in (c.low, c.high, c.difference) if v is not None]
+    ends = [0.0] + [scale(v) for c in found for v in (c.low, c.high, c.effect) if v is not None]
     low, high = min(ends), max(ends)
     if high - low <= 1 / _LARGEST:
         low, high = -1.0, 1.0
     room = 0.04 * high - 0.04 * low
-    ticks = MaxNLocator(nbins=7, steps=[1, 2, 5, 10]).tick_values(low - room, high + room)
+    ticks = scale.ticks(low - room, high + room)
     bars.set_xlim(min(ticks[0], low - room), max(ticks[-1], high + room))
     bars.set_ylim(rows - 0.5, -0.5)
     bars.set_yticks([])
     bars.set_xticks([*ticks])
+
+
+def _margin(bars: Axes, table: Table, scale: _Scale) -> None:
+    """Shade what counts as no effect."""
+    if table.margin is not None:
+        reach = math.log1p(table.margin) if scale.logs else table.margin
+        bars.axvspan(-reach, reach, color=_SAME, alpha=0.08, linewidth=0, zorder=0)
 
 
 def _band(figure: Figure, middle: float, height: float) -> None:
@@ -102,12 +158,12 @@ def _band(figure: Figure, middle: float, height: float) -> None:
     )
 
 
-def _bar(bars: Axes, found: Comparison, row: int) -> None:
+def _bar(bars: Axes, found: Comparison, row: int, scale: _Scale) -> None:
     colour = _COLOURS[found.tone]
     if found.low is not None and found.high is not None:
-        ends = [_within(found.low), _within(found.high)]
+        ends = [scale(found.low), scale(found.high)]
         bars.plot(ends, [row, row], color=colour, linewidth=2, linestyle="-", marker="|", markersize=9, mew=2)
-    if found.difference is not None:
+    if found.effect is not None:
         dot: dict[str, Any] = {
             "marker": "o",
             "markersize": 10,
@@ -115,18 +171,18 @@ def _bar(bars: Axes, found: Comparison, row: int) -> None:
             "markeredgewidth": 0,
             "fillstyle": "full",
         }
-        bars.plot([_within(found.difference)], [row], linestyle="none", **dot)
+        bars.plot([scale(found.effect)], [row], linestyle="none", **dot)
 
 
 def _words(figure: Figure, found: Comparison, middle: float, left: float, shown: writer) -> None:
     write(figure, _MARGIN, middle, found.name, 17, _INK, room=left - _MARGIN - 24)
     lost = f", {found.lost} lost" if found.lost else ""
     right = WIDTH - _MARGIN
-    write(figure, right, middle + 9, f"{shown(found.difference, sign=True)}{lost}", 16, _INK, "right")
+    write(figure, right, middle + 9, f"{shown.effect(found.effect, None, None)}{lost}", 16, _INK, "right")
     write(figure, right, middle - 10, found.verdict.partition(":")[0], 14, _COLOURS[found.tone], "right")
 
 
-def _axis(bars: Axes, figure: Figure, left: float, right: float, better: str) -> None:
+def _axis(bars: Axes, figure: Figure, left: float, right: float, better: str, scale: _Scale) -> None:
     bars.grid(False)
     bars.axvline(0, color=_RULE, linewidth=1.2, linestyle="-", marker="", zorder=0)
     for name, spine in bars.spines.items():
@@ -144,9 +200,8 @@ def _axis(bars: Axes, figure: Figure, left: float, right: float, better: str) ->
     )
     low, high = bars.get_xlim()
     for tick in bars.get_xticks():
-        written = f"{tick:+.10g}" if tick else "0"
         at = left + (tick / (high - low) - low / (high - low)) * PLOT
-        write(figure, at, _FOOT - 24, written.replace("-", "−"), 14, _FAINT, "center")
+        write(figure, at, _FOOT - 24, scale.label(tick), 14, _FAINT, "center")
     zero, gap = left + -low / (high - low) * PLOT, 12
     anchors: tuple[Anchor, Anchor] = ("right", "left")
     sides = ("← worse with it", "better with it →") if better == "higher" else ("← better with it", "worse with it →")
@@ -158,5 +213,5 @@ def _axis(bars: Axes, figure: Figure, left: float, right: float, better: str) ->
 
 def _sorted(group: Sequence[Comparison], better: str) -> list[Comparison]:
     sign = 1 if better == "higher" else -1
-    known = [found for found in group if found.difference is not None]
-    return sorted(known, key=lambda found: -sign * (found.difference or 0)) + [f for f in group if f.difference is None]
+    known = [found for found in group if found.effect is not None]
+    return sorted(known, key=lambda found: -sign * (found.effect or 0)) + [f for f in group if f.effect is None]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
 
 from gantricks.catalogue.registry import Registry
 from gantricks.errors import Problem, UserError, nearest
@@ -16,51 +18,31 @@ from gantricks.files import write_whole
 from gantricks.pictures import save_png
 from gantricks.planning.plan import Plan
 from gantricks.planning.prepare import plan_recipe
+from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import read_recipe
-from gantricks.runs import signals
 from gantricks.runs.manifest import versions
-from gantricks.study.folder import FORMAT, Folder, Outcome, choose, locked, read_outcome
+from gantricks.study import power, variants
+from gantricks.study.curves import averaged, late_gain, read_curve
+from gantricks.study.curves_picture import curves_picture
+from gantricks.study.folder import FORMAT, Folder, Outcome, choose
 from gantricks.study.forest import forest
-from gantricks.study.pool import WORKER, Pool, Task, threads_each
-from gantricks.study.table import Table, compare, summarise
-from gantricks.study.variants import Design, Mode, base, design
-from gantricks.study.words import as_markdown
-
-
-class Reporter:
-    """Listens to a study, to show its progress. The methods of this base class do nothing; override those you need."""
-
-    def planned(self, folder: Path, design: Design, seeds: Sequence[int], done: int) -> None:
-        """The variants are known. `done` runs were finished before."""
-
-    def stepped(self, runs: int, steps: float) -> None:
-        """`runs` runs are finished; the steps of the others add up to `steps` more runs."""
-
-    def finished(self, outcome: Outcome, done: int, total: int) -> None:
-        """A run has ended."""
-
-    def warn(self, sentence: str) -> None:
-        """Something has happened that the user should know."""
-
-    def close(self) -> None:
-        """The last run has ended, for whatever reason."""
-
-
-class Interrupted(BaseException):
-    """A signal (`number`) has ended a study. `done` of `total` runs are finished."""
-
-    def __init__(self, number: int, done: int, total: int) -> None:
-        super().__init__(number)
-        self.number, self.done, self.total = number, done, total
-
-
-@dataclass(frozen=True)
-class Figure:
-    """The compared figure: the metric, the name of the figure, and its better direction."""
-
-    metric: str
-    name: str
-    better: str
+from gantricks.study.playing import Figure, Playing, Reporter, conduct
+from gantricks.study.pool import WORKER, threads_each
+from gantricks.study.spread import Spread, read_spread
+from gantricks.study.statistics import Adjust, require_scipy
+from gantricks.study.table import (
+    MARGIN,
+    Rules,
+    StudyDesign,
+    Table,
+    compare,
+    correlation,
+    pooled_spread,
+    summarise,
+    with_time,
+)
+from gantricks.study.variants import Base, Design, Mode, base
+from gantricks.study.words import as_markdown, method, unsettled
 
 
 def ablate(
@@ -68,6 +50,10 @@ def ablate(
     *,
     mode: Mode = "leave-one-out",
     seeds: int = 5,
+    design: StudyDesign = "independent",
+    adjust: Adjust = "max-t",
+    margin: float | None = None,
+    spread: str | None = None,
     metric: str | None = None,
     figure: str | None = None,
     tricks: Sequence[str] = (),
@@ -81,43 +67,85 @@ def ablate(
 ) -> tuple[Path, Table]:
     """Train the variants of a recipe, `seeds` runs each, and compare a figure of a metric.
 
+    `design`: `paired` compares runs with one seed; `independent` counts all runs as independent, and plays the
+    reference about √k times as often as each of the k others. `adjust`: how the number of comparisons is allowed for.
+    `margin`: what counts as no effect, a share of figures that are always above 0 (0.1 when left out), or a difference
+    of others. `spread`: how far runs are expected to differ by chance, for what is said before the first run (see
+    `read_spread`).
+
     The same call continues a study that was stopped. `worker` is the command of a worker process. Returns the study's
     folder and its table, which is also written there. Raises UserError with everything that is wrong with the recipe,
     the metric or the folder; Interrupted, after the workers have saved their runs.
     """
     reporter = reporter or Reporter()
-    files = [path.absolute() for path in plugins]
+    opened = open_study(recipe, metric, figure, overrides, jobs, plugins)
+    rules = rules_of(opened.compared, design, adjust, margin)
+    expected = read_spread(spread, opened.compared, rules) if spread else None
+    planned = variants.design(opened.base, mode, tricks, options)
+    numbers = tuple(opened.base.recipe.seed + i for i in range(seeds))
+    definition = _definition(planned, mode, numbers, opened.compared, rules)
+    home = choose(folder, f"{opened.base.recipe.name}-{mode}", definition)
+
+    def end(playing: SharedSeeds) -> Table:
+        table = playing.table(opened.base.recipe.name, mode)
+        write_table(home, table)
+        return table
+
+    table = conduct(
+        home,
+        lambda: begin(home, planned.possible, definition, opened.threads),
+        lambda: SharedSeeds(
+            home, planned, numbers, opened.compared, opened.plugins, reporter, rules=rules, expected=expected
+        ),
+        end,
+        jobs=jobs,
+        threads=opened.threads,
+        worker=worker,
+        reporter=reporter,
+    )
+    return home.path, table
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe that a study can begin with: its plan for a study, the compared figure, the files of its plugins, and
+    the number of threads of a worker.
+    """
+
+    base: Base
+    compared: Figure
+    plugins: tuple[Path, ...]
+    threads: int
+
+
+def open_study(
+    recipe: str | Path,
+    metric: str | None,
+    figure: str | None,
+    overrides: Sequence[str],
+    jobs: int,
+    plugins: Sequence[Path],
+) -> Opened:
+    """Read and check the recipe of a study. Raises UserError with everything that is wrong with it."""
+    require_scipy()
+    files = tuple(path.absolute() for path in plugins)
     registry = Registry(files)
     file = read_recipe(recipe)
     plan, _ = plan_recipe(file, overrides, registry)
     compared, added = _compared(plan, registry, metric, figure)
     begun = base(file, [*added, *overrides], registry, plan.recipe.train.steps)
-    threads = threads_each(jobs, plan.description.is_images)
-    planned = design(begun, mode, tricks, options)
-    numbers = tuple(plan.recipe.seed + i for i in range(seeds))
-    definition = _definition(planned, mode, numbers, compared)
-    home = choose(folder, f"{plan.recipe.name}-{mode}", definition)
-    with signals.heard() as ending, locked(home) as descriptors:
-        for sentence in _begin(home, planned, definition, threads):
-            reporter.warn(sentence)
-        playing = _Playing(home, planned, numbers, compared, files, reporter)
-        try:
-            if playing.left:
-                with Pool(min(jobs, len(playing.left)), threads, worker, descriptors) as pool:
-                    playing.play(pool)
-        except (KeyboardInterrupt, SystemExit):
-            if ending.number is None:
-                raise
-            raise Interrupted(ending.number, len(playing.outcomes), playing.total) from None
-        finally:
-            reporter.close()
-        table = playing.table(plan.recipe.name, mode)
-        _write(home, table)
-    return home.path, table
+    return Opened(begun, compared, files, threads_each(jobs, plan.description.is_images))
 
 
-class _Playing:
-    """The runs of a study: those with an outcome, and those that are left."""
+def rules_of(compared: Figure, design: StudyDesign, adjust: Adjust, margin: float | None) -> Rules:
+    """Return the rules by which a study compares a figure."""
+    if margin is None and compared.ratio:
+        margin = MARGIN
+    return Rules(compared.better, "log" if compared.ratio else "raw", design, adjust, margin)
+
+
+class SharedSeeds(Playing):
+    """The runs of a study whose variants share their seeds; where these are independent, the reference has more."""
 
     def __init__(
         self,
@@ -127,93 +155,98 @@ class _Playing:
         compared: Figure,
         plugins: Sequence[Path],
         reporter: Reporter,
+        *,
+        rules: Rules,
+        expected: Spread | None = None,
+        slim: bool = False,
     ) -> None:
-        self.home, self.design, self.seeds, self.compared = home, planned, seeds, compared
-        self.plugins, self.reporter = [str(path) for path in plugins], reporter
-        self.device = planned.possible[planned.reference.name].train.device
+        self.design, self.seeds, self.rules = planned, seeds, rules
+        reference = planned.reference.name
+        self.others = len(planned.possible) - 1
+        control = power.control_runs(len(seeds), self.others, rules.paired)
+        more = tuple(seeds[-1] + i for i in range(1, 1 + control - len(seeds)))
         # all variants of one seed before the next seed, so that most pairs are complete whenever the study is stopped
         every = [(variant, seed) for seed in seeds for variant in planned.possible]
-        found = {run: read_outcome(home.run(*run), run) for run in every}
-        self.outcomes = {run: outcome for run, outcome in found.items() if outcome}
-        self.left = [run for run in every if not found[run]]
-        self.total = len(every)
-        self._floor_asked = self.floor is not None
-        reporter.planned(home.path, planned, seeds, len(self.outcomes))
+        every += [(reference, seed) for seed in more]
+        super().__init__(
+            home, every, planned.possible[reference], compared, plugins, reporter, reference=reference, slim=slim
+        )
+        played = {name: seeds + more if name == reference else seeds for name in planned.possible}
+        reporter.planned(home.path, planned, played, len(self.outcomes))
+        if self.left:
+            reporter.foreseen(self._foresight(expected))
 
-    @property
-    def floor(self) -> dict[str, float | None] | None:
-        """The metric's figures of real samples, from the first run that measured them."""
-        return next((outcome.floor for outcome in self.outcomes.values() if outcome.floor), None)
+    def _foresight(self, expected: Spread | None) -> str:
+        rules, outcomes = self._compared()
+        means = [summarise(name, found, rules.logs) for name, found in outcomes.items()]
+        if expected is None and (measured := pooled_spread(means)):
+            expected = Spread(measured, "measured in the runs that are finished")
+        return power.foresight(len(self.seeds), self.others, rules, expected)
 
-    def play(self, pool: Pool) -> None:
-        """Play the runs that are left. Raises UserError when the reference is refused, since nothing can be compared
-        with it.
-        """
-        shares: dict[tuple[str, int], float] = {}
-        left = deque(self.left)
-
-        def next_task() -> Task | None:
-            if not left:
-                return None
-            variant, seed = left.popleft()
-            asked, self._floor_asked = not self._floor_asked, True
-            return {
-                "run": str(self.home.run(variant, seed).absolute()),
-                "recipe": str(self.home.recipe(variant).absolute()),
-                "variant": variant,
-                "seed": seed,
-                "metric": self.compared.metric,
-                "figure": self.compared.name,
-                "floor": asked,
-                "device": self.device,
-                "plugins": self.plugins,
-            }
-
-        for task, news in pool.play(next_task):
-            run = task["variant"], task["seed"]
-            if isinstance(news, int):
-                shares[run] = news / self.design.possible[run[0]].train.steps
-            else:
-                shares.pop(run, None)
-                self.outcomes[run] = news
-                if task["floor"] and not news.floor and news.status != "done":
-                    self._floor_asked = False  # the next run measures it instead
-                self.reporter.finished(news, len(self.outcomes), self.total)
-                if news.status == "refused" and run[0] == self.design.reference.name:
-                    raise UserError(Problem(f"a run of the recipe itself is refused: {news.reason}", task["run"]))
-            self.reporter.stepped(len(self.outcomes), sum(shares.values()))
+    def _compared(self) -> tuple[Rules, dict[str, dict[int, Outcome]]]:
+        """Return the outcomes by variant and seed, and the rules for their figures: a figure of 0 has no ratios."""
+        found: dict[str, dict[int, Outcome]] = {variant: {} for variant in self.design.possible}
+        for (variant, seed), outcome in self.outcomes.items():
+            found[variant][seed] = outcome
+        if self.rules.logs and any(o.value is not None and o.value <= 0 for o in self.outcomes.values()):
+            return replace(self.rules, scale="raw", margin=None), found
+        return self.rules, found
 
     def table(self, name: str, mode: str) -> Table:
-        by_variant: dict[str, dict[int, Outcome]] = {variant: {} for variant in self.design.possible}
-        for (variant, seed), outcome in self.outcomes.items():
-            by_variant[variant][seed] = outcome
+        rules, outcomes = self._compared()
+        reference, compared = self.design.reference.name, self.compared
+        steps = self.design.possible[reference].train.steps
+        curves = {
+            variant: {
+                seed: points
+                for seed, outcome in found.items()
+                if outcome.status == "done"
+                and (points := read_curve(self.home.run(variant, seed), compared.metric, compared.name))
+            }
+            for variant, found in outcomes.items()
+        }
+        means = {v: averaged([*runs.values()], rules.logs) for v, runs in curves.items() if runs}
+        gain = late_gain(means[reference], rules.better, steps) if reference in means else 0.0
+        still = unsettled(reference, gain)
+        seen = means[reference].steps[-1] if reference in means else steps
         single, double = (
-            compare(
-                [contrast for contrast in self.design.contrasts if contrast.interaction == interaction],
-                by_variant,
-                self.seeds,
-                self.compared.better,
-            )
+            compare([c for c in self.design.contrasts if c.interaction == interaction], outcomes, rules, still)
             for interaction in (False, True)
         )
-        broken = [outcome for outcome in self.outcomes.values() if not outcome.kept]
+        rows = tuple(summarise(variant, found, rules.logs) for variant, found in outcomes.items())
+        alike = correlation(self.design.contrasts, outcomes, rules)
+        spread = pooled_spread(rows)
+        fallen = self.rules.logs and not rules.logs
+        notes = (
+            *([f"{compared.name} is 0 in some run, so differences are compared and no ratios"] if fallen else []),
+            *([still] if still else []),
+        )
         return Table(
             name=name,
             mode=mode,
-            metric=self.compared.metric,
-            figure=self.compared.name,
-            better=self.compared.better,
-            steps=self.design.possible[self.design.reference.name].train.steps,
+            metric=compared.metric,
+            figure=compared.name,
+            better=compared.better,
+            steps=steps,
             seeds=self.seeds,
-            floor=(self.floor or {}).get(self.compared.name),
-            means=tuple(summarise(variant, found) for variant, found in by_variant.items()),
-            comparisons=tuple(single),
+            floor=(self.floor or {}).get(compared.name),
+            means=rows,
+            comparisons=tuple(with_time(single, outcomes, curves, seen, rules)),
             interactions=tuple(double),
             impossible={v.name: v.impossible for v in self.design.variants if v.impossible},
-            failed={f"{outcome.variant} seed {outcome.seed}": outcome.reason for outcome in broken},
+            failed=self.failed,
             runs=len(self.outcomes),
-            seconds=round(sum(outcome.seconds for outcome in self.outcomes.values()), 1),
+            seconds=self.seconds,
             floors=self.floor or {},
+            scale=rules.scale,
+            design=rules.design,
+            adjust=rules.adjust,
+            margin=rules.margin,
+            method=method(rules, len(single), len(double)),
+            correlation=alike,
+            visible=power.visible_effect(len(self.seeds), self.others, rules, spread, alike) if spread else None,
+            curves=means,
+            notes=notes,
         )
 
 
@@ -234,47 +267,48 @@ def _compared(plan: Plan, registry: Registry, metric: str | None, figure: str | 
         added = [f"evaluate.{chosen.name}.{key}={json.dumps(value)}" for key, value in options.items()]
     if chosen is None:
         found = registry.load("metrics", metric or "").cls
-        name, figures = metric or "", found.figures  # type: ignore[attr-defined]
+        name, figures, ratios = metric or "", found.figures, found.ratios  # type: ignore[attr-defined]
     else:
-        name, figures = chosen.name, chosen.metric.figures
+        name, figures, ratios = chosen.name, chosen.metric.figures, chosen.metric.ratios
     if chosen is None or added:
         added = [f"evaluate.{name}={{}}", *added]
     figure = figure or next(iter(figures))
     if figure not in figures:
         hint = nearest(figure, figures) or f"it has: {', '.join(figures)}"
         raise UserError(Problem(f"the metric {name!r} has no figure {figure!r}", f"--figure {figure}", hint))
-    return Figure(name, figure, figures[figure]), added
+    return Figure(name, figure, figures[figure], figure in ratios), added
 
 
-def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Figure) -> dict[str, Any]:
+def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Figure, rules: Rules) -> dict[str, Any]:
     """Return the facts that distinguish this study from others."""
     return {
         "mode": mode,
         "metric": compared.metric,
         "figure": compared.name,
-        "better": compared.better,
+        **asdict(rules),
         "seeds": [*seeds],
         "steps": planned.possible[planned.reference.name].train.steps,
         "reference": planned.reference.name,
         "variants": {
-            variant.name: {"impossible": variant.impossible}
-            if variant.recipe is None
-            else {
-                "recipe": variant.recipe.as_dict(),
-                "files": {t.name: t.found.origin for t in variant.recipe.tricks if " sha256:" in t.found.origin},
-            }
+            variant.name: {"impossible": variant.impossible} if variant.recipe is None else written(variant.recipe)
             for variant in planned.variants
         },
     }
 
 
-def _begin(home: Folder, planned: Design, definition: Mapping[str, Any], threads: int) -> Iterator[str]:
-    """Write the plan of the study, unless it is written. Yields a sentence for each change since then."""
+def written(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe and the files of its tricks, for the definition of a study."""
+    files = {trick.name: trick.found.origin for trick in recipe.tricks if " sha256:" in trick.found.origin}
+    return {"recipe": recipe.as_dict(), "files": files}
+
+
+def begin(home: Folder, recipes: Mapping[str, Recipe], definition: Mapping[str, Any], threads: int) -> Iterator[str]:
+    """Write the plan of a study, unless it is written. Yields a sentence for each change since then."""
     now = versions() | {"threads": threads}
     study = home.study()
     if study is None:
-        recipes = {name: recipe.as_toml() for name, recipe in planned.possible.items()}
-        home.write({"format": FORMAT, "argv": sys.argv, **now, "definition": definition}, recipes)
+        texts = {name: recipe.as_toml() for name, recipe in recipes.items()}
+        home.write({"format": FORMAT, "argv": sys.argv, **now, "definition": definition}, texts)
         return
     for fact, value in now.items():
         if study.get(fact) != value:
@@ -282,11 +316,26 @@ def _begin(home: Folder, planned: Design, definition: Mapping[str, Any], threads
             yield f"the study began with {fact} {was} and goes on with {value}; its pairs may differ by that"
 
 
-def _write(home: Folder, table: Table) -> None:
+def write_table(home: Folder, table: Table) -> None:
+    """Write the results of a study with a table, and the picture of its curves where it has some."""
+    write_results(home, table.as_dict(), as_markdown(table), forest(table))
+    if table.curves:
+        with _written(home):
+            save_png(curves_picture(table), home.path / "curves.png")
+
+
+def write_results(home: Folder, facts: Mapping[str, Any], text: str, picture: Image) -> None:
+    """Write results.json, results.md and results.png. Raises UserError where the disk refuses."""
+    with _written(home):
+        write_whole(home.path / "results.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        write_whole(home.path / "results.md", text)
+        save_png(picture, home.path / "results.png")
+
+
+@contextlib.contextmanager
+def _written(home: Folder) -> Iterator[None]:
     try:
-        write_whole(home.path / "results.json", json.dumps(table.as_dict(), indent=1, ensure_ascii=False) + "\n")
-        write_whole(home.path / "results.md", as_markdown(table))
-        save_png(forest(table), home.path / "results.png")
+        yield
     except OSError as error:
         raise UserError(
             Problem(

@@ -18,6 +18,7 @@ from gantricks.planning.recipe_files import RecipeFile
 from gantricks.planning.validation import load_recipe
 
 Mode = Literal["leave-one-out", "add-one", "pairs"]
+"""The designs with contrasts between variants that share their seeds. Others have modules of their own."""
 
 FULL, PLAIN, BARE = "full", "plain", "bare"
 """Names of variants: the recipe with all its tricks; the recipe to which tricks are added; the recipe without
@@ -110,7 +111,7 @@ def design(base: Base, mode: Mode, tricks: Sequence[str] = (), options: Sequence
     """
     designing = _Designing(base)
     if mode == "add-one":
-        return designing.add_one(_added(tricks, options, base.registry), options)
+        return designing.add_one(tricks_to_add(tricks, options, base.registry), options)
     if options:
         raise UserError(
             Problem(f"{mode} adds no trick that could have options", f"--with {options[0]}", "leave it out")
@@ -162,7 +163,7 @@ class _Designing:
             if name in self.tricks:
                 variants.append(Variant(added, None, "it is in the recipe already"))
                 continue
-            own = [option for option in options if _trick_of(option) == name]
+            own = [option for option in options if trick_of(option) == name]
             variants.append(self._variant(added, [f"tricks.{name}={{}}", *own]))
             contrasts.append(Contrast(name, (added,), (PLAIN,)))
         return _feasible(variants, contrasts)
@@ -186,13 +187,18 @@ class _Designing:
         return self._variant(called or _without(*tricks), [f"tricks.{name}=off" for name in tricks])
 
     def _variant(self, name: str, changes: Sequence[str]) -> Variant:
-        try:
-            recipe = load_recipe(self.base.file, [*self.base.overrides, *changes], self.base.registry)
-            plan, _ = prepare(recipe, self.base.registry)
-            try_surgery(plan)
-        except UserError as error:
-            return Variant(name, None, "; ".join(problem.what for problem in error.problems))
-        return Variant(name, recipe)
+        return try_variant(self.base, name, changes)
+
+
+def try_variant(base: Base, name: str, changes: Sequence[str]) -> Variant:
+    """Return the recipe under further overrides, checked, as a variant; where it cannot be trained, with the reason."""
+    try:
+        recipe = load_recipe(base.file, [*base.overrides, *changes], base.registry)
+        plan, _ = prepare(recipe, base.registry)
+        try_surgery(plan)
+    except UserError as error:
+        return Variant(name, None, "; ".join(problem.what for problem in error.problems))
+    return Variant(name, recipe)
 
 
 def _without(*tricks: str) -> str:
@@ -209,14 +215,14 @@ def _feasible(variants: Sequence[Variant], contrasts: Sequence[Contrast]) -> Des
     return Design(tuple(variants), tuple(c for c in contrasts if possible.issuperset(c.variants)))
 
 
-def _added(tricks: Sequence[str], options: Sequence[str], registry: Registry) -> list[str]:
-    """Return the tricks that add-one adds: the named ones; otherwise those with options; otherwise all that ship."""
+def tricks_to_add(tricks: Sequence[str], options: Sequence[str], registry: Registry) -> list[str]:
+    """Return the tricks that a study adds: the named ones; otherwise those with options; otherwise all that ship."""
     problems = [
         Problem("it is not about a trick", f"--with {option}", "write tricks.NAME.OPTION=VALUE or 'tricks.NAME={…}'")
         for option in options
-        if not _trick_of(option)
+        if not trick_of(option)
     ]
-    optioned = list(dict.fromkeys(name for option in options if (name := _trick_of(option))))
+    optioned = list(dict.fromkeys(name for option in options if (name := trick_of(option))))
     known = registry.names("tricks")
     problems += [
         Problem(f"there is no trick {name!r}", "--tricks", nearest(name, known) or "gantricks tricks lists them")
@@ -233,6 +239,7 @@ def _added(tricks: Sequence[str], options: Sequence[str], registry: Registry) ->
     return list(dict.fromkeys(tricks)) or optioned or shipped("tricks")
 
 
-def _trick_of(option: str) -> str:
+def trick_of(option: str) -> str:
+    """Return the trick that an override is about, or nothing."""
     keys = [key.strip() for key in option.partition("=")[0].split(".")]
     return keys[1] if len(keys) > 1 and keys[0] == "tricks" and "=" in option else ""

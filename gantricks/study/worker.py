@@ -1,7 +1,7 @@
 """A process that plays runs of a study one after another. Tasks and answers are lines of JSON.
 
     {"run": "…/seed-0", "variant": "full", "seed": 0, "recipe": "…/recipe.toml", "metric": …, "figure": …, "floor": …,
-     "device": "cpu", "plugins": […]}
+     "device": "cpu", "plugins": […], "slim": false}
     -> {"step": 120}                      now and then
     -> {"outcome": {…}}                   once, an `Outcome`
 
@@ -16,6 +16,7 @@ import math
 import os
 import queue
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -35,6 +36,7 @@ from gantricks.runs import checkpoint
 from gantricks.runs.folder import RECIPE
 from gantricks.runs.reporter import Reporter, Result
 from gantricks.study.folder import Outcome, read_outcome, write_outcome
+from gantricks.study.slimming import slimmed
 
 if TYPE_CHECKING:
     from gantricks.engine.game import Game
@@ -106,7 +108,8 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
     try:
         if earlier := read_outcome(folder, (task["variant"], task["seed"])):
             return earlier
-        result = _train(task, folder, _Reporter(stepped))
+        reporter = _Reporter(stepped)
+        result = _train(task, folder, reporter)
         if result.signal is not None:
             return None
         seconds = time.monotonic() - began
@@ -124,6 +127,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
             facts=measured.measurement.facts,
             floor=_finite(measured.floor.values) if measured.floor else None,
             collapsed=collapsed(task),
+            step_seconds=reporter.step_seconds,
         )
     except Diverged as error:
         return outcome("diverged", reason=error.problems[0].what)
@@ -153,6 +157,16 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
 class _Reporter(Reporter):
     def __init__(self, tell: Callable[[int], None]) -> None:
         self._tell, self._told = tell, time.monotonic()
+        self._paces = list[float]()
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The median over log intervals, so that compiling at the start and a busy moment do not count."""
+        return 1 / statistics.median(self._paces) if self._paces else None
+
+    def logged(self, finished: int, scalars: dict[str, float], steps_per_second: float) -> None:
+        if steps_per_second > 0:
+            self._paces.append(steps_per_second)
 
     def started(self, game: Game, run: Path, parameters: dict[str, int]) -> None:
         self._tell(game.finished)
@@ -201,6 +215,8 @@ def serve(source: IO[str], sink: IO[str], measure: Measure = evaluate) -> int:
         outcome = play(task, lambda step: say(step=step), measure)
         if outcome is None:
             return 128 + signal.SIGTERM
+        if task.get("slim") and outcome.kept:
+            slimmed(Path(task["run"]))
         tasks.answered()  # before the answer, because the next task may follow it at once
         say(outcome=asdict(outcome))
         gc.collect()  # free reference cycles of this run before the next one allocates

@@ -1,16 +1,23 @@
 """ablate, interpolate and report, as a person meets them."""
 
+import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from gantricks.cli.console import output
+from gantricks.cli.study import Screen, write_table
 from gantricks.study import Comparison, Mean, Table, study
+from gantricks.study.effects import Effect, Family, Findings
 from gantricks.study.folder import Outcome
-from gantricks.study.study import Interrupted
+from gantricks.study.playing import Interrupted
 
 
 class Told:
@@ -20,6 +27,7 @@ class Told:
         row = Mean("full", 7.0, 1.0, 2, 0, 0, {0: 6.0, 1: 8.0})
         less = Mean("without-ema", 5.0, 0.5, 1, 1, 0, {0: 5.0})
         ema = Comparison("ema", ("full",), ("without-ema",), 2.0, 0.1, 1.5, 2.5, 0.01, 0.02, 2, 1, "helps")
+        same = Comparison("a", ("full",), ("without-a",), 0.0, 0.1, -0.5, 0.5, 0.9, 1.0, 2, 0, "not established")
         self.table = replace(
             Table(
                 name="ring",
@@ -30,8 +38,8 @@ class Told:
                 steps=5,
                 seeds=(0, 1),
                 floor=8.0,
-                means=(row, less),
-                comparisons=(ema,),
+                means=(row, less, replace(less, variant="without-a")),
+                comparisons=(ema, same),
                 interactions=(),
                 impossible={},
                 failed={},
@@ -66,21 +74,50 @@ def test_ablate_shows_a_line_per_run_and_the_table(gantricks: Any, told: Told) -
     assert "modes of mixture_coverage, higher is better; seeds 0 to 1, 5 steps a run" in outcome.out
     assert "real samples against real ones: 8" in outcome.out
     rows = [line.split() for line in outcome.out.splitlines()]
-    assert ["full", "7.00", "1.00", "2", *"–––––"] in rows
-    row = "without-ema 5.00 0.50 1 (1 diverged) +2.00 +1.50 … +2.50 0.010 0.020 ema helps"
+    assert ["full", "7.00", "1.00", "2", *"–––"] in rows
+    row = "without-ema 5.00 0.50 1 (1 diverged) +2.00 [+1.50, +2.50] 0.020 ema helps"
     assert row.split() in rows
     assert "ema: 1 of 3 pairs have a run without a figure" in outcome.out
     assert "The study is kept in studies/ring" in outcome.out
 
 
+def test_what_is_not_established_is_grey_on_a_terminal(told: Told) -> None:
+    written = io.StringIO()
+    write_table(Console(file=written, force_terminal=True, color_system="standard", width=200), told.table)
+    assert "\x1b[90mnot established\x1b[0m" in written.getvalue()
+    assert "\x1b[32mema helps" in written.getvalue()
+
+
+def test_the_runs_and_what_they_will_show_are_said_first(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(output())
+    design = SimpleNamespace(
+        reference=SimpleNamespace(name="plain"),
+        variants=[SimpleNamespace(name="with-grow", impossible="it needs images")],
+    )
+    seeds = {"plain": range(7), "with-a": range(5), "with-b": range(5)}
+    screen.planned(Path("studies/x"), design, seeds, 3)
+    screen.foreseen("it will see [much]")
+    out, err = capsys.readouterr()
+    assert "3 variants (plain, with-a, with-b), 5 runs each, of plain 7: 17 runs" in out
+    assert "the study is kept in studies/x; 3 of the runs are finished already\nit will see [much]" in out
+    assert "with-grow cannot be trained: it needs images" in out + err
+    screen.planned(Path("studies/x"), design, dict.fromkeys(seeds, range(5)), 0)
+    assert "3 variants (plain, with-a, with-b), 5 runs each: 15 runs" in capsys.readouterr().out
+
+
 def test_ablate_hands_its_options_on(gantricks: Any, told: Told) -> None:
     words = ("--mode", "add-one", "--seeds", 7, "--metric", "m", "--figure", "f", "--jobs", 2, "--tricks", "a, b,c")
+    rules = ("--design", "paired", "--adjust", "holm", "--margin", 0.2, "--spread", "20%")
     more = ("--with", "tricks.a.x=1", "--dir", "here", "--set", "seed=4", "--device", "cpu", "--plugin", "p.py")
-    assert gantricks("ablate", "ring_mlp", *words, *more).status == 0
+    assert gantricks("ablate", "ring_mlp", *words, *rules, *more).status == 0
     told.asked.pop("reporter")
     assert told.asked == {
         "mode": "add-one",
         "seeds": 7,
+        "design": "paired",
+        "adjust": "holm",
+        "margin": 0.2,
+        "spread": "20%",
         "metric": "m",
         "figure": "f",
         "jobs": 2,
@@ -90,6 +127,21 @@ def test_ablate_hands_its_options_on(gantricks: Any, told: Told) -> None:
         "overrides": ["seed=4", "train.device=cpu"],
         "plugins": [Path("p.py")],
     }
+    assert gantricks("ablate", "ring_mlp").status == 0
+    assert [told.asked[name] for name in ("design", "adjust", "margin", "spread")] == [
+        "independent",
+        "max-t",
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize("option", ["--design=paired", "--adjust=holm", "--margin=0", "--spread=0.1"])
+@pytest.mark.parametrize("mode", ["factorial", "screening", "confirm"])
+def test_rules_of_comparisons_belong_to_the_modes_that_compare(gantricks: Any, option: str, mode: str) -> None:
+    outcome = gantricks("ablate", "ring_mlp", "--mode", mode, option)
+    assert outcome.status == 2
+    assert f"{option.partition('=')[0]} belongs to --mode leave-one-out or add-one or pairs" in outcome.err
 
 
 def test_ablate_as_json_prints_nothing_else(gantricks: Any, told: Told) -> None:
@@ -131,6 +183,9 @@ def test_an_interrupted_study_says_how_to_go_on(
         (("--seeds", 1), "--seeds"),
         (("--mode", "all"), "--mode"),
         (("--jobs", 0), "--jobs"),
+        (("--design", "both"), "--design"),
+        (("--adjust", "none"), "--adjust"),
+        (("--margin", -1), "--margin"),
         (("--set", "train.stepps=3"), "did you mean 'steps'?"),
     ],
 )
@@ -194,3 +249,101 @@ def test_report_names_every_folder_that_is_no_run(gantricks: Any) -> None:
     assert outcome.status == 2
     assert "a: there is no such folder" in outcome.err
     assert "b: there is no such folder" in outcome.err
+
+
+class Designed:
+    """Stands in for a study of a design: keeps what it was asked for, and has found one effect."""
+
+    def __init__(self, **changes: Any) -> None:
+        ema = Effect("ema", -0.4, -0.6, -0.2, 0.001, 20, 1.1, "r1", 0.1, 1, 21, 0, 19, price=1.05)
+        self.found = Findings(
+            name="ring",
+            mode="screening",
+            metric="mixture_coverage",
+            figure="reverse_kl",
+            better="lower",
+            scale="log",
+            steps=5,
+            runs=41,
+            used=39,
+            diverged=1,
+            collapsed=1,
+            spread=0.3,
+            explained=0.5,
+            families=(Family("trick", (ema, Effect("r1", None, note="too few runs for an interval"))),),
+            impossible={"grow": "it needs images"},
+            failed={},
+            seconds=1.0,
+            finalists=("ema",),
+        )
+        self.found = replace(self.found, **changes)
+        self.asked: dict[str, Any] = {}
+
+    def __call__(self, recipe: str, **asked: Any) -> tuple[Path, Any]:
+        self.asked = asked
+        asked["reporter"].designed(Path("studies/ring"), "2 to 6 of 7 tricks each", 41, 3, ["grow is not drawn"])
+        return Path("studies/ring"), self.found
+
+
+def test_a_screening_shows_effects_and_what_to_confirm(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gantricks.cli import designs
+
+    monkeypatch.setattr(designs, "screening", told := Designed())
+    words = ("ablate", "ring_mlp", "--mode", "screening", "--runs=41", "--tricks", "ema, r1", "--set", "seed=4")
+    monkeypatch.setattr(sys, "argv", ["gantricks", *words])
+    outcome = gantricks(*words)
+    assert (outcome.status, outcome.err) == (0, "")
+    told.asked.pop("reporter")
+    assert told.asked == {
+        "runs": 41,
+        "metric": None,
+        "figure": None,
+        "jobs": 1,
+        "tricks": ["ema", "r1"],
+        "options": [],
+        "folder": None,
+        "overrides": ["seed=4"],
+        "plugins": [],
+    }
+    assert "2 to 6 of 7 tricks each: 41 runs" in outcome.out
+    assert "! grow is not drawn" in outcome.out
+    assert "3 of the runs are finished already" in outcome.out
+    rows = [" ".join(line.split()) for line in outcome.out.splitlines()]
+    assert "ema −33 % −45 % … −18 % 0.001 20 1.10 1 of 21 0 of 19 × 1.05" in rows
+    assert "grow is not drawn: it needs images" in outcome.out
+    assert "gantricks ablate ring_mlp --set seed=4 --mode confirm --finalists ema" in outcome.out
+
+
+def test_designs_get_their_own_options(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gantricks.cli import designs
+
+    for name in ("factorial", "confirm"):
+        monkeypatch.setattr(designs, name, told := Designed(mode=name))
+        own = {"factorial": ("--order", 3, "--seeds", 4), "confirm": ("--finalists", "ema,r1", "--blocks", 7)}[name]
+        assert gantricks("ablate", "ring_mlp", "--mode", name, *own).status == 0
+        wanted = {
+            "factorial": {"order": 3, "seeds": 4, "tricks": []},
+            "confirm": {"finalists": ["ema", "r1"], "blocks": 7},
+        }[name]
+        assert {key: told.asked[key] for key in wanted} == wanted
+        assert told.asked.keys() & {"runs", "blocks", "order", "seeds", "tricks", "finalists"} == wanted.keys()
+
+
+def test_options_of_another_mode_are_refused(gantricks: Any) -> None:
+    outcome = gantricks("ablate", "ring_mlp", "--mode", "add-one", "--runs", 5, "--blocks", 3)
+    assert outcome.status == 2
+    assert "--runs belongs to --mode screening" in outcome.err
+    assert "--blocks belongs to --mode confirm" in outcome.err
+    outcome = gantricks("ablate", "ring_mlp", "--mode", "confirm", "--finalists", "r1", "--tricks", "ema")
+    assert (outcome.status, "name them with --finalists" in outcome.err) == (2, True)
+
+
+def test_findings_as_json(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gantricks.cli import designs
+
+    monkeypatch.setattr(designs, "screening", Designed(failed={"run-0003 seed 8": "it fell over"}))
+    outcome = gantricks("ablate", "ring_mlp", "--mode", "screening", "--json")
+    assert outcome.status == 1
+    found = json.loads(outcome.out)
+    assert found["families"][0]["effects"][0]["low"] == -0.6
+    assert found["folder"] == str(Path("studies/ring"))

@@ -296,3 +296,19 @@ def test_big_conversions_without_a_cache_are_held_in_memory(archive, tmp_path, m
     dataset = npz(path).load()
     np.testing.assert_array_equal(dataset.samples, stored)
     assert "held in memory" in dataset.notes[0]
+
+
+def test_images_are_converted_once_in_a_process_and_anew_when_the_file_changes(tmp_path, monkeypatch):
+    converted = []
+    resize = images.resize
+    monkeypatch.setattr(images, "resize", lambda picture, size: converted.append(size) or resize(picture, size))
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.arange(2 * 256).astype(np.uint8).reshape(2, 16, 16))
+    source = Npz(Npz.Config(path=str(path), image_size=8))
+    first = source.load().samples
+    assert source.load().samples is first
+    assert converted == [8, 8]
+    assert not first.flags.writeable
+    np.savez(path, images=np.full((3, 16, 16), 9, np.uint8))
+    assert (source.load().samples == 9).all()
+    assert Npz(Npz.Config(path=str(path), image_size=12)).load().samples.shape == (3, 12, 12, 1)

@@ -8,18 +8,20 @@ from typing import Any
 import pytest
 
 from gantricks.study import Table, ablate, study
+from gantricks.study.playing import Figure
 
 WORKER = """
 import json, os, sys
 from pathlib import Path
 
-played, values = open(sys.argv[1], "a"), json.loads(sys.argv[2])
+played, (values, curves) = open(sys.argv[1], "a"), json.loads(sys.argv[2])
 for line in sys.stdin:
     task = json.loads(line)
     run, name = Path(task["run"]), f"{task['variant']} {task['seed']}"
     print(name, "floor" * task["floor"], os.getpid(), file=played, flush=True)
     told = values.get(name, values.get(task["variant"], task["seed"]))
     outcome = {"variant": task["variant"], "seed": task["seed"], "status": "done", "value": None, "steps": 6}
+    took = 0.5 if task["variant"] == "full" else 0.25
     if told == "crash":
         sys.exit("the worker fell over")
     elif told == "stop":
@@ -30,9 +32,12 @@ for line in sys.stdin:
         outcome |= {"status": told, "reason": "so it was told"}
     else:
         outcome |= {"value": told + 0.01 * task["seed"], "floor": {"d": 0.5} if task["floor"] else None}
+        outcome["step_seconds"] = took * (1 + 0.01 * (task["seed"] % 3))
     if outcome["status"] in ("done", "diverged"):
         run.mkdir(parents=True, exist_ok=True)
         (run / "result.json").write_text(json.dumps(outcome))
+        curve = [f'{{"step": {step}, "metric/loss/d": {value}}}\\n' for step, value in curves.get(task["variant"], [])]
+        (run / "metrics.jsonl").write_text("".join(curve))
     print(json.dumps({"step": 3}))
     print(json.dumps({"outcome": outcome}), flush=True)
 """
@@ -44,19 +49,25 @@ TINY = (
 
 
 class Pretence:
-    """Called like `ablate`, with what each variant's runs will find, it makes a study in an empty folder."""
+    """Called like `ablate`, or like the function `by`, with what each variant's runs will find, it makes a study in an
+    empty folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "played.txt"
         (folder / "worker.py").write_text(WORKER)
         self.script = folder / "worker.py"
+        self.compared = Figure("loss", "d", "lower")
 
     def __call__(self, values: dict[str, Any] | None = None, **how: Any) -> tuple[Path, Table]:
         import json
 
-        command = [sys.executable, str(self.script), str(self.log), json.dumps(values or {})]
+        told = json.dumps([values or {}, how.pop("curves", {})])
+        command = [sys.executable, str(self.script), str(self.log), told]
         overrides = [*TINY, *how.pop("overrides", ())]
-        return ablate(how.pop("recipe", "ring_mlp"), overrides=overrides, worker=command, **({"seeds": 3} | how))
+        study = how.pop("by", None)
+        how = how if study else {"seeds": 3, "design": "paired"} | how
+        return (study or ablate)(how.pop("recipe", "ring_mlp"), overrides=overrides, worker=command, **how)
 
     def played(self) -> list[str]:
         """The runs since the last look, in order."""
@@ -68,6 +79,6 @@ class Pretence:
 @pytest.fixture
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Path, Table]]:
     monkeypatch.chdir(tmp_path)
-    compared = study.Figure("loss", "d", "lower")
-    monkeypatch.setattr(study, "_compared", lambda *given: (compared, []))
-    return Pretence(tmp_path)
+    made = Pretence(tmp_path)
+    monkeypatch.setattr(study, "_compared", lambda *given: (made.compared, []))
+    return made

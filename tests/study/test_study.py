@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from gantricks import UserError
 from gantricks.planning import recipe_files, validation
 from gantricks.study import Reporter, ablate
-from gantricks.study.study import Interrupted
+from gantricks.study.playing import Figure, Interrupted
 
 VARIANTS = ("full", "without-soft_labels", "without-ema", "bare")
+MOVING = {"full": 1, "full 1": 1.1, "full 2": 1.05, "without-soft_labels": 1, "without-ema": 1, "bare": 2}
+"""Figures whose pairs differ by more than a constant."""
 EVERY = [f"{variant} {seed}" for seed in range(3) for variant in VARIANTS]
 
 
@@ -23,7 +27,7 @@ def test_every_variant_is_played_with_the_same_seeds_and_compared(pretend: Any) 
     assert path == Path("studies/ring_mlp-leave-one-out")
     assert pretend.played() == EVERY
     assert [(row.variant, row.n) for row in table.means] == [(name, 3) for name in VARIANTS]
-    assert {c.name: (round(c.difference or 0, 6), c.n) for c in table.comparisons} == {
+    assert {c.name: (round(c.effect or 0, 6), c.n) for c in table.comparisons} == {
         "soft_labels": (-1, 3),
         "ema": (0.5, 3),
         "the whole set": (0, 3),
@@ -106,6 +110,138 @@ def test_a_study_that_differs_has_a_folder_of_its_own(pretend: Any) -> None:
     assert (named, pretend(folder=Path("here"))[0]) == (Path("here"), Path("here"))
 
 
+def test_an_independent_study_plays_its_reference_more_often(pretend: Any) -> None:
+    def counted(design: str) -> dict[str, int]:
+        path, table = pretend({"full": 1, "without-soft_labels": 2}, design=design)
+        played = pretend.played()
+        assert played[:12] == EVERY
+        assert json.loads((path / "study.json").read_text())["definition"]["design"] == design
+        assert table.design == design
+        assert {row.variant: row.n for row in table.means} == {
+            name: sum(run.startswith(f"{name} ") for run in played) for name in VARIANTS
+        }
+        assert table.runs == len(played)
+        return {row.variant: row.n for row in table.means}
+
+    # three others: √3 · 3, about 5
+    assert counted("independent") == {"full": 5, "without-soft_labels": 3, "without-ema": 3, "bare": 3}
+    assert counted("paired") == dict.fromkeys(VARIANTS, 3)
+    assert sorted(path.name for path in Path("studies").iterdir()) == [
+        "ring_mlp-leave-one-out",
+        "ring_mlp-leave-one-out-2",
+    ]
+
+
+@pytest.mark.parametrize("rule", [{"adjust": "holm"}, {"margin": 0.5}, {"design": "independent"}])
+def test_a_study_by_other_rules_is_another_study(pretend: Any, rule: dict[str, Any]) -> None:
+    path, _ = pretend()
+    assert pretend(spread="0.2")[0] == path  # which is no rule
+    with pytest.raises(UserError, match=f"it differs in {next(iter(rule))}"):
+        pretend(folder=path, **rule)
+    again, table = pretend(**rule)
+    assert again != path
+    assert {name: getattr(table, name) for name in rule} == rule
+
+
+def test_a_figure_that_is_always_above_0_is_compared_by_ratios(pretend: Any) -> None:
+    pretend.compared = Figure("loss", "d", "lower", ratio=True)
+    path, table = pretend({"full": 1, "without-soft_labels": 2, "without-ema": 1.5, "bare": 0.5})
+    assert (table.scale, table.margin) == ("log", 0.1)
+    soft = table.comparisons[0]
+    assert soft.effect == pytest.approx(np.prod([1.0, 1.01, 1.02]) ** (1 / 3) / np.prod([2.0, 2.01, 2.02]) ** (1 / 3))
+    assert soft.verdict == "helps"
+    assert "| −50 % [" in (path / "results.md").read_text()
+
+    _, table = pretend({"full": 1, "without-soft_labels 0": 0}, overrides=["train.steps=7"])
+    assert (table.scale, table.margin) == ("raw", None)
+    assert "d is 0 in some run, so differences are compared and no ratios" in table.notes
+
+
+def test_the_price_of_a_trick_is_measured_and_curves_are_drawn(pretend: Any) -> None:
+    pretend.compared = Figure("loss", "d", "lower", ratio=True)
+    falling = {name: [[2, 8.0], [3, 4.0], [4, 2.0], [6, 1.95]] for name in VARIANTS}
+    path, table = pretend(MOVING, curves=falling)
+    soft = table.comparisons[0]
+    assert soft.price is not None
+    assert soft.price.value == pytest.approx(2)
+    # after half of its steps, against the whole of the others'
+    assert soft.equal_time is not None
+    assert soft.equal_time.value == pytest.approx(4.0 / 1.95)
+    assert [*table.curves] == [*VARIANTS]
+    assert table.curves["full"].means == pytest.approx((8.0, 4.0, 2.0, 1.95))
+    assert table.comparisons[2].verdict == "helps"
+    text = (path / "results.md").read_text()
+    assert "| at equal time | time a step |" in text
+    assert "![](curves.png)" in text
+    with Image.open(path / "curves.png") as image:
+        assert image.format == "PNG"
+
+
+def test_a_reference_that_still_falls_leaves_no_verdict(pretend: Any) -> None:
+    falling = {"full": [[2, 8.0], [3, 4.0], [4, 2.0], [6, 1.0]]}
+    _, table = pretend(MOVING, curves=falling)
+    assert {found.verdict for found in table.comparisons} == {"not established"}
+    assert table.comparisons[2].adjusted < 0.05
+    assert any(note.startswith("full still gets better by 50 %") for note in table.notes)
+    path, table = pretend(MOVING, overrides=["train.steps=7"])
+    assert table.comparisons[2].verdict == "helps"
+    assert not (path / "curves.png").exists()
+
+
+def test_what_a_study_will_see_is_said_before_its_first_run(pretend: Any) -> None:
+    said: list[str] = []
+
+    class Listener(Reporter):
+        def foreseen(self, sentence: str) -> None:
+            said.append(sentence)
+
+    pretend.compared = Figure("loss", "d", "lower", ratio=True)
+    pretend(reporter=Listener(), spread="20%")
+    assert "if runs spread by 20 % (assumed)" in said[0]
+    assert "10 % takes about" in said[0]
+    pretend(reporter=Listener(), overrides=["train.steps=7"])
+    assert "if runs spread by 10 %" in said[1]
+    path, _ = pretend({"full 0": 1, "full": 2})
+    pretend(reporter=Listener(), overrides=["train.steps=8"], spread=str(path))
+    assert f"(as in {path / 'results.json'})" in said[2]
+    with pytest.raises(Interrupted):
+        pretend({"full": 1, "bare": 2, "without-ema 2": "stop"}, overrides=["train.steps=9"])
+    pretend({"full": 1, "bare": 2}, overrides=["train.steps=9"], reporter=Listener())
+    assert "(measured in the runs that are finished)" in said[3]
+    pretend({"full": 1, "bare": 2}, overrides=["train.steps=9"], reporter=Listener())
+    assert len(said) == 4  # nothing is left to be played
+
+
+@pytest.mark.parametrize(
+    ("spread", "told"),
+    [
+        ("0", "must be above 0"),
+        ("-1", "must be above 0"),
+        ("nan", "must be above 0"),
+        ("20%", "it is no share, since differences are compared"),
+        ("nowhere.json", "the file cannot be read"),
+        ("list.json", "the file holds no results of variants with seeds"),
+        ("other.json", "that study compares modes of coverage, not d"),
+        ("flat.json", "do not spread"),
+    ],
+)
+def test_a_spread_that_cannot_be_read_is_said_before_a_folder_is_made(pretend: Any, spread: str, told: str) -> None:
+    Path("list.json").write_text("[]")
+    Path("other.json").write_text('{"metric": "coverage", "figure": "modes", "means": []}')
+    Path("flat.json").write_text('{"metric": "loss", "figure": "d", "means": [{"values": {"0": 1, "1": 1}}]}')
+    with pytest.raises(UserError, match=told):
+        pretend(spread=spread)
+    assert not Path("studies").exists()
+
+
+def test_without_scipy_a_study_says_how_to_get_it(pretend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    with pytest.raises(UserError, match="the statistics of a study need scipy") as error:
+        pretend()
+    assert 'pip install "gantricks[study]"' in error.value.problems[0].hint
+    assert not Path("studies").exists()
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(pretend: Any) -> None:
     path, _ = pretend()
     with pytest.raises(UserError, match="it differs in seeds"):
@@ -159,7 +295,7 @@ def test_a_trick_with_which_every_run_diverges_is_said_to(pretend: Any) -> None:
     assert table.comparisons[0].verdict == "diverges more often: 5 of 5 against 0 of 5"
     text = (path / "results.md").read_text()
     assert "| instance_noise diverges more often: 5 of 5 against 0 of 5 |" in text
-    assert "- instance_noise: Fisher's exact test of these shares: p 0.0079, adjusted (Holm)." in text
+    assert "- instance_noise: Fisher's exact test of these rates: p 0.0079, adjusted (Holm)." in text
 
 
 def test_a_run_that_diverged_is_a_result_and_one_that_failed_is_made_again(pretend: Any) -> None:
@@ -216,7 +352,11 @@ def test_the_reporter_is_told_of_every_run(pretend: Any) -> None:
 
     class Listener(Reporter):
         def planned(self, folder: Any, design: Any, seeds: Any, done: int) -> None:
+            assert seeds == dict.fromkeys(VARIANTS, (0, 1, 2))
             told.append(("planned", done))
+
+        def foreseen(self, sentence: str) -> None:
+            told.append(sentence)
 
         def finished(self, outcome: Any, done: int, total: int) -> None:
             told.append((outcome.variant, done, total))
@@ -233,7 +373,8 @@ def test_the_reporter_is_told_of_every_run(pretend: Any) -> None:
 
     pretend(reporter=Listener())
     assert told[0] == ("planned", 0)
-    assert told[1:-1] == [(name.split()[0], number, 12) for number, name in enumerate(EVERY, 1)]
+    assert "times the spread between runs, 4 times in 5" in told[1]
+    assert told[2:-1] == [(name.split()[0], number, 12) for number, name in enumerate(EVERY, 1)]
     assert told[-1] == "closed"
     told.clear()
     path = Path("studies/ring_mlp-leave-one-out/study.json")

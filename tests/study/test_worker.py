@@ -156,6 +156,8 @@ def test_a_run_is_trained_with_its_seed_measured_and_written_down(tmp_path: Path
     outcome = bench.play(floor=True)
     assert outcome
     assert (outcome.status, outcome.value, outcome.steps) == ("done", 0.25, 5)
+    assert outcome.step_seconds is not None
+    assert 0 < outcome.step_seconds < outcome.seconds
     assert (outcome.values, outcome.facts, outcome.floor) == ({"d": 0.25, "other": 1.0}, {"samples": 7}, {"d": 0.5})
     assert "seed = 4" in (bench.run / "recipe.toml").read_text()
     assert read_outcome(bench.run) == outcome
@@ -178,6 +180,7 @@ def test_a_run_that_was_trained_and_not_measured_is_only_measured(tmp_path: Path
     outcome = bench.play(0.75)
     assert outcome
     assert (outcome.status, outcome.value, outcome.steps) == ("done", 0.75, 5)
+    assert outcome.step_seconds is None  # no step was seen
     assert sorted(bench.run.glob("events*")) == events
 
 

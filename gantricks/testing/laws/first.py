@@ -45,6 +45,12 @@ def _contract(case: Case) -> None:
     for name, option in case.trick.Config.model_fields.items():
         assert option.description, f"the option {name!r} has no description"
         assert not option.is_required(), f"the option {name!r} has no default"
+    for name, levels in case.trick.strengths.items():
+        assert name in case.trick.Config.model_fields, f"strengths names {name!r}, which is no option"
+        assert len(levels) == 3, f"strengths has {len(levels)} values of {name!r}: weak, moderate and strong are wanted"
+    strong = [case.trick.Config(**{name: v[i] for name, v in case.trick.strengths.items()}) for i in range(3)]
+    assert not case.trick.strengths or case.trick.Config() in strong, "none of its strengths is the default"
+    assert not case.trick.strengths or len(set(map(repr, strong))) == 3, "two of its strengths are the same"
     conventions = [name for name, known in LAWS.items() if known.convention]
     for name, reason in case.instance.deliberate.items():
         assert name in conventions, f"deliberate names {name!r}, and not one of {', '.join(conventions)}"

@@ -1,0 +1,192 @@
+"""The runs of a study, whatever its design: those with an outcome, those that are left, and workers that play these."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from gantricks.errors import Problem, UserError
+from gantricks.planning.recipe import Recipe
+from gantricks.runs import signals
+from gantricks.study.folder import Folder, Outcome, locked, read_outcome
+from gantricks.study.pool import Pool, Task
+from gantricks.study.slimming import slimmed
+
+if TYPE_CHECKING:
+    from gantricks.study.variants import Design
+
+
+class Reporter:
+    """Listens to a study, to show its progress. The methods of this base class do nothing; override those you need."""
+
+    def planned(self, folder: Path, design: Design, seeds: Mapping[str, Sequence[int]], done: int) -> None:
+        """The variants are known, and the seeds of each. `done` runs were finished before."""
+
+    def foreseen(self, sentence: str) -> None:
+        """What the study will be able to see, before its first run."""
+
+    def designed(self, folder: Path, words: str, total: int, done: int, warnings: Sequence[str]) -> None:
+        """The runs of a study by regression are known: `words` say what they are, `warnings` what cannot be trained.
+        `done` of the `total` runs were finished before.
+        """
+
+    def stepped(self, runs: int, steps: float) -> None:
+        """`runs` runs are finished; the steps of the others add up to `steps` more runs."""
+
+    def finished(self, outcome: Outcome, done: int, total: int) -> None:
+        """A run has ended."""
+
+    def warn(self, sentence: str) -> None:
+        """Something has happened that the user should know."""
+
+    def close(self) -> None:
+        """The last run has ended, for whatever reason."""
+
+
+class Interrupted(BaseException):
+    """A signal (`number`) has ended a study. `done` of `total` runs are finished."""
+
+    def __init__(self, number: int, done: int, total: int) -> None:
+        super().__init__(number)
+        self.number, self.done, self.total = number, done, total
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The compared figure: the metric, the name of the figure, its better direction, and whether it is always above 0,
+    so that ratios are compared.
+    """
+
+    metric: str
+    name: str
+    better: str
+    ratio: bool = False
+
+
+class Playing:
+    """The runs of a study, each a variant with a seed.
+
+    `every` lists them in the order in which they are played. `base` is a recipe that they share device and steps with.
+    A run of the variant `reference` that is refused ends the study, since nothing can be compared with it. With `slim`,
+    a run's checkpoints are removed once it is measured.
+    """
+
+    def __init__(
+        self,
+        home: Folder,
+        every: Iterable[tuple[str, int]],
+        base: Recipe,
+        compared: Figure,
+        plugins: Sequence[Path],
+        reporter: Reporter,
+        *,
+        reference: str | None = None,
+        slim: bool = False,
+    ) -> None:
+        self.home, self.every, self.base, self.compared = home, [*every], base, compared
+        self.plugins, self.reporter = [str(path) for path in plugins], reporter
+        self.reference, self.slim = reference, slim
+        found = {run: read_outcome(home.run(*run), run) for run in self.every}
+        self.outcomes = {run: outcome for run, outcome in found.items() if outcome}
+        self.left = [run for run in self.every if not found[run]]
+        self.total = len(self.every)
+        self._floor_asked = self.floor is not None
+        if slim:
+            for run in self.outcomes:
+                slimmed(home.run(*run))  # a process may have been killed before it did so itself
+
+    def recipe(self, variant: str, seed: int) -> Path:
+        """Return the file of the recipe that a run trains. It is asked for when it is the run's turn."""
+        return self.home.recipe(variant)
+
+    @property
+    def floor(self) -> dict[str, float | None] | None:
+        """The metric's figures of real samples, from the first run that measured them."""
+        return next((outcome.floor for outcome in self.outcomes.values() if outcome.floor), None)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The runs that were refused or have failed, with the reasons."""
+        broken = [outcome for outcome in self.outcomes.values() if not outcome.kept]
+        return {f"{outcome.variant} seed {outcome.seed}": outcome.reason for outcome in broken}
+
+    @property
+    def seconds(self) -> float:
+        return round(sum(outcome.seconds for outcome in self.outcomes.values()), 1)
+
+    def play(self, pool: Pool) -> None:
+        """Play the runs that are left. Raises UserError when the reference is refused."""
+        shares: dict[tuple[str, int], float] = {}
+        left = deque(self.left)
+
+        def next_task() -> Task | None:
+            if not left:
+                return None
+            variant, seed = left.popleft()
+            asked, self._floor_asked = not self._floor_asked, True
+            return {
+                "run": str(self.home.run(variant, seed).absolute()),
+                "recipe": str(self.recipe(variant, seed).absolute()),
+                "variant": variant,
+                "seed": seed,
+                "metric": self.compared.metric,
+                "figure": self.compared.name,
+                "floor": asked,
+                "device": self.base.train.device,
+                "plugins": self.plugins,
+                "slim": self.slim,
+            }
+
+        for task, news in pool.play(next_task):
+            run = task["variant"], task["seed"]
+            if isinstance(news, int):
+                shares[run] = news / self.base.train.steps
+            else:
+                shares.pop(run, None)
+                self.outcomes[run] = news
+                if task["floor"] and not news.floor and news.status != "done":
+                    self._floor_asked = False  # the next run measures it instead
+                self.reporter.finished(news, len(self.outcomes), self.total)
+                if news.status == "refused" and run[0] == self.reference:
+                    raise UserError(Problem(f"a run of the recipe itself is refused: {news.reason}", task["run"]))
+            self.reporter.stepped(len(self.outcomes), sum(shares.values()))
+
+
+P = TypeVar("P", bound=Playing)
+R = TypeVar("R")
+
+
+def conduct(
+    home: Folder,
+    begin: Callable[[], Iterable[str]],
+    runs: Callable[[], P],
+    end: Callable[[P], R],
+    *,
+    jobs: int,
+    threads: int,
+    worker: Sequence[str],
+    reporter: Reporter,
+) -> R:
+    """Play the runs of a study, alone in its folder, and return its results.
+
+    `begin` writes the study's plan and yields warnings; `runs` finds which runs there are; `end` writes the results.
+    `worker` is the command of a worker process. Raises Interrupted after the workers have saved their runs.
+    """
+    with signals.heard() as ending, locked(home) as descriptors:
+        for sentence in begin():
+            reporter.warn(sentence)
+        playing = runs()
+        try:
+            if playing.left:
+                with Pool(min(jobs, len(playing.left)), threads, worker, descriptors) as pool:
+                    playing.play(pool)
+        except (KeyboardInterrupt, SystemExit):
+            if ending.number is None:
+                raise
+            raise Interrupted(ending.number, len(playing.outcomes), playing.total) from None
+        finally:
+            reporter.close()
+        return end(playing)
