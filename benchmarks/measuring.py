@@ -5,41 +5,53 @@
 
 A measurement and `--between` steps take turns. The share is that of a measurement in the time that it and `--every`
 steps take. The first measurement stands apart: it computes what follows from the data, and teaches a classifier where
-none is in the cache.
+none is in the cache. Seconds of the processor, of all threads together, say on a busy machine too what the work is.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
-from common import Workload, arguments, begin, game, ratio, seconds_per_step, write
+from common import Workload, arguments, begin, game, ratio, write
 
+from gantricks.engine.game import Game
 from gantricks.engine.subject import measure
 
+CLOCKS: dict[str, Callable[[], float]] = {"seconds": time.perf_counter, "processor_seconds": time.process_time}
 
-def cost(recipe: str, overrides: list[str], precision: str, every: int, rounds: int, between: int) -> dict[str, Any]:
-    ours = game(Workload(recipe, tuple(overrides), between), precision=precision)
-    seconds_per_step(ours.advance, 3)
-    measured, steps = [], []
-    for _ in range(rounds + 1):
-        began = time.perf_counter()
-        figures, problems = measure(ours)
-        measured.append(time.perf_counter() - began)
+
+def timed(work: Callable[[], Any]) -> dict[str, float]:
+    """Return what `work` takes, by each clock."""
+    began = {name: clock() for name, clock in CLOCKS.items()}
+    work()
+    return {name: clock() - began[name] for name, clock in CLOCKS.items()}
+
+
+def cost(ours: Game, every: int, rounds: int, between: int) -> dict[str, Any]:
+    def steps() -> None:
+        for _ in range(between):
+            ours.advance()
+
+    def figures() -> None:
+        problems = measure(ours)[1]
         assert not problems, problems
-        steps.append(every * seconds_per_step(ours.advance, between))
-    shares = [m / (m + s) for m, s in zip(measured[1:], steps[1:], strict=True)]
-    return {
-        "figures": list(figures),
-        "step_ms": 1e3 * statistics.median(steps[1:]) / every,
-        "first_seconds": measured[0],
-        "seconds": statistics.median(measured[1:]),
-        "steps_seconds": statistics.median(steps[1:]),
-        "in_steps": statistics.median(measured[1:]) / statistics.median(steps[1:]) * every,
-        "to_the_steps": ratio(measured[1:], steps[1:]),
-        "share_percent": 100 * statistics.median(shares),
-    }
+
+    steps()
+    first = timed(figures)
+    turns = [(timed(figures), timed(steps)) for _ in range(rounds)]
+    found: dict[str, Any] = {"figures": list(measure(ours)[0]), "first": first}
+    for name in CLOCKS:
+        one, many = [m[name] for m, _ in turns], [every / between * s[name] for _, s in turns]
+        found[name] = {
+            "measurement": statistics.median(one),
+            "steps": statistics.median(many),
+            "measurement_to_steps": ratio(one, many),
+            "share_percent": 100 * statistics.median(m / (m + s) for m, s in zip(one, many, strict=True)),
+        }
+    return found
 
 
 def main() -> None:
@@ -49,16 +61,19 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1000, help="steps from one measurement to the next")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--between", type=int, default=20, help="steps after each measurement")
+    parser.add_argument("--between", type=int, default=8, help="steps after each measurement")
     parsed = parser.parse_args()
     overrides = [*parsed.overrides, f"evaluate.every={parsed.every}", f"evaluate.samples={parsed.samples}"]
     head = begin(parsed, recipe=parsed.recipe, overrides=overrides, between=parsed.between, precision=parsed.precision)
-    found = cost(parsed.recipe, overrides, parsed.precision, parsed.every, parsed.rounds, parsed.between)
-    print(f"{', '.join(found['figures'])}; a step of {found['step_ms']:.1f} ms")
-    print(f"the first measurement  {found['first_seconds']:8.2f} s")
-    print(f"each later one         {found['seconds']:8.2f} s, as long as {found['in_steps']:.1f} steps")
-    print(f"{parsed.every:,} steps            {found['steps_seconds']:8.2f} s")
-    print(f"share of the time      {found['share_percent']:8.2f} % (one to the steps: {found['to_the_steps']})")
+    ours = game(Workload(parsed.recipe, tuple(overrides), parsed.between), precision=parsed.precision)
+    found = cost(ours, parsed.every, parsed.rounds, parsed.between)
+    print(f"{', '.join(found['figures'])}; the first measurement {found['first']['seconds']:.2f} s")
+    for name in CLOCKS:
+        took = found[name]
+        print(
+            f"{name.replace('_', ' '):18} {took['measurement']:7.2f} for one measurement, {took['steps']:8.2f} for "
+            f"{parsed.every:,} steps: {took['share_percent']:5.2f} % ({took['measurement_to_steps']})"
+        )
     write(parsed.out, head, found)
 
 
