@@ -469,7 +469,7 @@ class StrengthsWithoutTheDefault(Noise):
 class TwoStrengths(Noise):
     """Wrong."""
 
-    strengths = {"strength": (0.1, 0.2)}
+    strengths = {"strength": (0.1, 0.2)}  # type: ignore[dict-item]
 
 
 @wrong("contract")
