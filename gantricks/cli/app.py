@@ -241,6 +241,7 @@ def interpolate(
 
 @app.command()
 def ablate(
+    context: typer.Context,
     recipe: RecipeName,
     mode: Annotated[
         Literal["leave-one-out", "add-one", "pairs", "factorial", "screening", "confirm"],
@@ -316,34 +317,39 @@ def ablate(
         "plugins": plugin or [],
         "json": json,
     }
-    own: dict[str, Any] = {"runs": runs, "order": order, "finalists": _names(finalists), "blocks": blocks}
-    _refuse_foreign(mode, own | {"tricks": _names(tricks)})
-    own = {name: value for name, value in own.items() if value}
+    named, chosen = _names(tricks), _names(finalists)
+    source = context.get_parameter_source("seeds")
+    sown = source is not None and source.name == "COMMANDLINE"
+    _refuse_foreign(mode, runs=runs, order=order, finalists=chosen, blocks=blocks, tricks=named, seeds=sown)
     if mode == "factorial" or mode == "screening" or mode == "confirm":
         from gantricks.cli.designs import designed
 
-        own |= (
-            {"seeds": seeds} if mode == "factorial" else {"finalists": _names(finalists)} if mode == "confirm" else {}
-        )
-        own |= {"tricks": _names(tricks)} if mode != "confirm" else {}
-        raise typer.Exit(designed(mode, recipe, **shared, **own))
+        own: dict[str, dict[str, Any]] = {
+            "factorial": {"seeds": seeds, "tricks": named, "order": order or 2},
+            "screening": {"runs": runs or 256, "tricks": named},
+            "confirm": {"finalists": chosen, "blocks": blocks or 24},
+        }
+        raise typer.Exit(designed(mode, recipe, **own[mode], **shared))
     from gantricks.cli.study import study
 
-    raise typer.Exit(study(recipe, mode=mode, seeds=seeds, tricks=_names(tricks), **shared))
+    raise typer.Exit(study(recipe, mode=mode, seeds=seeds, tricks=named, **shared))
 
 
-def _refuse_foreign(mode: str, given: dict[str, Any]) -> None:
-    """Raise UserError for the options of `ablate` that belong to another mode."""
+def _refuse_foreign(mode: str, **given: Any) -> None:
+    """Raise UserError for the options of `ablate` that another mode has and this one has not."""
     from gantricks.errors import Problem, UserError
 
-    of = {"runs": "screening", "order": "factorial", "finalists": "confirm", "blocks": "confirm"}
+    only = {"runs": "screening", "order": "factorial", "finalists": "confirm", "blocks": "confirm"}
     problems = [
-        Problem(f"--{name} belongs to --mode {of[name]}", f"--mode {mode}", "leave it out, or name that mode")
-        for name, value in given.items()
-        if value and name in of and mode != of[name]
+        Problem(f"--{name} belongs to --mode {of}", f"--mode {mode}", "leave it out, or name that mode")
+        for name, of in only.items()
+        if given[name] and mode != of
     ]
     if mode == "confirm" and given["tricks"]:
         problems.append(Problem("--mode confirm compares finalists", "--tricks", "name them with --finalists"))
+    if mode in ("screening", "confirm") and given["seeds"]:
+        instead = {"screening": "--runs", "confirm": "--blocks"}[mode]
+        problems.append(Problem(f"--mode {mode} draws its seeds", "--seeds", f"say how many with {instead}"))
     if problems:
         raise UserError(*problems)
 
