@@ -245,6 +245,7 @@ def interpolate(
 
 @app.command()
 def ablate(
+    context: typer.Context,
     recipe: RecipeName,
     mode: Annotated[
         Literal["leave-one-out", "add-one", "pairs", "factorial", "screening", "confirm"],
@@ -345,26 +346,29 @@ def ablate(
         "plugins": plugin or [],
         "json": json,
     }
-    own: dict[str, Any] = {"runs": runs, "order": order, "finalists": _names(finalists), "blocks": blocks}
+    named, chosen = _names(tricks), _names(finalists)
+    source = context.get_parameter_source("seeds")
+    sown = source is not None and source.name == "COMMANDLINE"
     rules: dict[str, Any] = {"design": design, "adjust": adjust, "margin": margin, "spread": spread}
-    _refuse_foreign(mode, own | rules | {"tricks": _names(tricks)})
-    own = {name: value for name, value in own.items() if value}
+    own_of = {"runs": runs, "order": order, "finalists": chosen or None, "blocks": blocks}
+    _refuse_foreign(mode, {name: value for name, value in (own_of | rules).items() if value is not None}, named, sown)
     if mode == "factorial" or mode == "screening" or mode == "confirm":
         from gantricks.cli.designs import designed
 
-        own |= (
-            {"seeds": seeds} if mode == "factorial" else {"finalists": _names(finalists)} if mode == "confirm" else {}
-        )
-        own |= {"tricks": _names(tricks)} if mode != "confirm" else {}
-        raise typer.Exit(designed(mode, recipe, **shared, **own))
+        own: dict[str, dict[str, Any]] = {
+            "factorial": {"seeds": seeds, "tricks": named, "order": order or 2},
+            "screening": {"runs": runs or 256, "tricks": named},
+            "confirm": {"finalists": chosen, "blocks": blocks or 24},
+        }
+        raise typer.Exit(designed(mode, recipe, **own[mode], **shared))
     from gantricks.cli.study import study
 
     rules |= {"design": design or "independent", "adjust": adjust or "max-t"}
-    raise typer.Exit(study(recipe, mode=mode, seeds=seeds, tricks=_names(tricks), **rules, **shared))
+    raise typer.Exit(study(recipe, mode=mode, seeds=seeds, tricks=named, **rules, **shared))
 
 
-def _refuse_foreign(mode: str, given: dict[str, Any]) -> None:
-    """Raise UserError for the options of `ablate` that belong to another mode."""
+def _refuse_foreign(mode: str, given: dict[str, Any], tricks: list[str], seeds: bool) -> None:
+    """Raise UserError for the options of `ablate` that another mode has and this one has not."""
     from gantricks.errors import Problem, UserError
 
     of: dict[str, tuple[str, ...]] = {
@@ -378,11 +382,14 @@ def _refuse_foreign(mode: str, given: dict[str, Any]) -> None:
         Problem(
             f"--{name} belongs to --mode {' or '.join(of[name])}", f"--mode {mode}", "leave it out, or name that mode"
         )
-        for name, value in given.items()
-        if value is not None and value != [] and name in of and mode not in of[name]
+        for name in given
+        if mode not in of[name]
     ]
-    if mode == "confirm" and given["tricks"]:
+    if mode == "confirm" and tricks:
         problems.append(Problem("--mode confirm compares finalists", "--tricks", "name them with --finalists"))
+    if mode in ("screening", "confirm") and seeds:
+        instead = {"screening": "--runs", "confirm": "--blocks"}[mode]
+        problems.append(Problem(f"--mode {mode} draws its seeds", "--seeds", f"say how many with {instead}"))
     if problems:
         raise UserError(*problems)
 

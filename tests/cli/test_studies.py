@@ -336,6 +336,8 @@ def test_options_of_another_mode_are_refused(gantricks: Any) -> None:
     assert "--blocks belongs to --mode confirm" in outcome.err
     outcome = gantricks("ablate", "ring_mlp", "--mode", "confirm", "--finalists", "r1", "--tricks", "ema")
     assert (outcome.status, "name them with --finalists" in outcome.err) == (2, True)
+    outcome = gantricks("ablate", "ring_mlp", "--mode", "screening", "--seeds", 5)
+    assert (outcome.status, "say how many with --runs" in outcome.err) == (2, True)
 
 
 def test_findings_as_json(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
