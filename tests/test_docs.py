@@ -111,7 +111,7 @@ def test_recipes_of_the_evidence_are_sound(recipe: Path, tmp_path: Path) -> None
     if getattr(data.options, "path", None):  # the user's file, which is not here
         pictures = np.zeros((3000, 28, 28) if data.found.name == "stacked" else (3000, 32, 32, 3), np.uint8)
         labels = np.arange(len(pictures)) % 10
-        np.savez(tmp_path / "data.npz", x_train=pictures, y_train=labels, x_test=pictures[:50], y_test=labels[:50])
+        np.savez(tmp_path / "data.npz", x_train=pictures, y_train=labels, x_test=pictures[:600], y_test=labels[:600])
         overrides = [f"data.path={tmp_path / 'data.npz'}"]
     assert make_plan(load_recipe(recipe, overrides)).metrics
 
