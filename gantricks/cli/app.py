@@ -250,9 +250,10 @@ def ablate(
     mode: Annotated[
         Literal["leave-one-out", "add-one", "pairs", "factorial", "screening", "confirm"],
         typer.Option(
+            metavar="MODE",
             help="leave-one-out: without each of its tricks; add-one: with one trick more; pairs: what two tricks do "
             "together; factorial: every subset of a few tricks; screening: random sets of tricks at random strengths "
-            "and hyper-parameters; confirm: finalists in fresh blocks of these."
+            "and hyper-parameters; confirm: finalists in fresh blocks of these.",
         ),
     ] = "leave-one-out",
     seeds: Annotated[int, typer.Option(min=2, max=1000, help="Runs of each variant, from the recipe's seed on.")] = 5,

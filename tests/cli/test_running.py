@@ -80,13 +80,16 @@ def test_check_says_which_metrics_are_measured_and_when(gantricks: Any) -> None:
     line, plan = told("ring_mlp", "evaluate.every=1000")
     assert line == "mixture_coverage: every 1,000 steps and at the end"
     assert plan["metrics"] == [{"name": "mixture_coverage", "use": "mixture_coverage"}]
-    assert plan["evaluate"] == {"every": 1000, "samples": 5000}
+    assert plan["evaluate"] == {"every": 1000, "samples": 5000, "reals": "data"}
     assert told("ring_mlp", "evaluate.every=1000", "train.steps=1000")[0] == "mixture_coverage: at the end"
     line, plan = told("ring_mlp", "evaluate.modes.use=mixture_coverage")
     assert line == "modes (mixture_coverage): by gantricks evaluate"
     assert plan["evaluate"]["every"] == "off"
     line, plan = told("ring_mlp")
     assert (line, plan["metrics"]) == ("", [])
+
+
+MAIN = "metric/mixture_coverage/total_variation"
 
 
 def test_figures_that_are_measured_while_a_run_trains_are_shown(gantricks: Any) -> None:
@@ -96,7 +99,7 @@ def test_figures_that_are_measured_while_a_run_trains_are_shown(gantricks: Any) 
     assert [line.split("  ")[0] for line in shown] == [f"step {step}/5" for step in (2, 4, 4, 5, 5)]
     measured = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines() if "metric/" in line]
     for line, found in zip((shown[0], shown[2], shown[4]), measured, strict=True):
-        assert f"  mixture_coverage modes {found['metric/mixture_coverage/modes']:.0f}  measured in " in line
+        assert f"  mixture_coverage total_variation {found[MAIN]:.4g}  measured in " in line
 
 
 def test_a_run_that_is_interrupted_in_its_last_measurement_says_how_to_go_on(
@@ -111,7 +114,7 @@ def test_a_run_that_is_interrupted_in_its_last_measurement_says_how_to_go_on(
     monkeypatch.setattr("gantricks.cli.progress.BETWEEN_LINES", 0.0)
     outcome = gantricks("resume", "run")
     assert outcome.status == 0
-    assert "generating: 2,500 of 2,500\nstep 4/4  mixture_coverage modes " in outcome.out
+    assert "generating: 2,500 of 2,500\nstep 4/4  mixture_coverage total_variation " in outcome.out
     assert "is finished already" in gantricks("resume", "run").out
 
 
@@ -301,10 +304,10 @@ def test_a_bar_shows_what_is_measured_and_the_newest_main_figure(
         reporter=screen,
     )
     text = written.getvalue()
-    found = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[2])["metric/modes/modes"]
+    found = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[2])["metric/modes/total_variation"]
     assert "2/3  generating: 2,500/2,500" in text
-    assert re.search(rf"3/3  .*  D [\d.]+  G [\d.]+  modes {found:.0f}", text)
-    assert "mixture_coverage modes" not in text  # that of the first metric is enough
+    assert re.search(rf"3/3  .*  D [\d.]+  G [\d.]+  total_variation {found:.4g}", text)
+    assert "mixture_coverage total_variation" not in text  # that of the first metric is enough
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3600, "1:00:00"), (90061, "25:01:01")])
