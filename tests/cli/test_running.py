@@ -294,7 +294,7 @@ def test_a_bar_shows_what_is_measured_and_the_newest_main_figure(
 ) -> None:
     monkeypatch.setattr("gantricks.cli.progress.BETWEEN_DRAWINGS", 0.0)
     written = io.StringIO()
-    screen = Screen(Console(file=written, force_terminal=True, width=140, highlight=False, markup=False))
+    screen = Screen(Console(file=written, force_terminal=True, width=180, highlight=False, markup=False))
     small = ["data.samples=500", "generator.hidden=[8]", "discriminator.hidden=[8]"]
     measured = ["evaluate.every=2", "evaluate.modes.use=mixture_coverage", "evaluate.mixture_coverage=on"]
     train(
@@ -306,7 +306,7 @@ def test_a_bar_shows_what_is_measured_and_the_newest_main_figure(
     text = written.getvalue()
     found = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[2])["metric/modes/total_variation"]
     assert "2/3  generating: 2,500/2,500" in text
-    assert re.search(rf"3/3  .*  D [\d.]+  G [\d.]+  total_variation {found:.4g}", text)
+    assert re.search(rf"3/3  .*  D [\d.]+  G [\d.]+  modes total_variation {found:.4g}", text)
     assert "mixture_coverage total_variation" not in text  # that of the first metric is enough
 
 
