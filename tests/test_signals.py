@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ TINY = [
     *("data.samples=500", "data.batch_size=16", "generator.hidden=[8]", "discriminator.hidden=[8]"),
 ]
 ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+
+
+@pytest.fixture(autouse=True)
+def _as_a_terminal_starts_it() -> Iterator[None]:
+    """Signals have their default action, also where the tests run under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
 
 
 class Sends(Reporter):
