@@ -4,8 +4,7 @@ Training and eval mode compute the same. The semi-supervised results of Salimans
 official code D is fitted to 500 samples and has `lengths = "heads"`.
 
 Every linear and convolutional layer is treated, embeddings are not. `players` says whose layers they are. The networks
-start as the functions they would be without the trick, to rounding. A convolution's weights are computed for each pass.
-A linear layer has many weights for each sample that it sees: there the factor g / ‖v‖ multiplies what it gives.
+start as the functions they would be without the trick, to rounding. The cost is one pass over the weights per forward.
 
 `data_init = n` starts from data instead: n real samples go through D, n latents through G. Lengths and biases are set
 so that every unit has mean 0 and variance 1 over them, before its norm and activation. Where surgery has given a layer
@@ -26,7 +25,6 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch.nn.utils import parametrize
 
 from gantricks import (
@@ -66,39 +64,8 @@ class LengthAndDirection(nn.Module):
     def lengths(self, weight: Tensor) -> Tensor:
         """The length of each row, in a shape that the weight can be divided by."""
         within = [axis for axis in range(weight.dim()) if axis != self.rows]
-        found: Tensor = _Length.apply(weight, within)
+        found: Tensor = torch.linalg.vector_norm(weight, dim=within, keepdim=True)
         return found
-
-
-class _Length(torch.autograd.Function):
-    """The Euclidean norm over some axes, kept with size 1. Its gradient at 0 is 0.
-
-    torch's own backward passes over the weight three times, this one once.
-    """
-
-    @staticmethod
-    def forward(v: Tensor, within: list[int]) -> Tensor:
-        found: Tensor = torch.linalg.vector_norm(v, dim=within, keepdim=True)
-        return found
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, list[int]], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        v, length = ctx.saved_tensors
-        return v * (grad / torch.where(length > 0, length, 1)), None
-
-
-class NormedLinear(nn.Linear):
-    """A linear layer with weight norm, (B, in) to (B, out): its `weight` is w, and it gives (v x) · g / ‖v‖ + b."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        g, v = _parts(self)
-        y = linear(input, v)
-        y = y * (g / LengthAndDirection(0).lengths(v))[:, 0].to(y.dtype)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
 def weight_norm(layer: _Layer, rng: Rng) -> None:
@@ -111,8 +78,6 @@ def weight_norm(layer: _Layer, rng: Rng) -> None:
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
     form = LengthAndDirection(1 if transposed else 0)
     empty = form.lengths(layer.weight.detach()) == 0
-    if type(layer) is nn.Linear:
-        layer.__class__ = NormedLinear
     parametrize.register_parametrization(layer, "weight", form)
     if empty.any():
         v = _parts(layer)[1]

@@ -52,7 +52,7 @@ def beyond(reach: float, dimension: int) -> float:
     """Return P(‖x‖ ≥ reach) of x ~ N(0, I) in so many dimensions: the survival function of the χ distribution.
 
     By the recurrence Q(a + 1, t) = Q(a, t) + tᵃ e⁻ᵗ / Γ(a + 1), t = reach² / 2, from Q(1, t) = e⁻ᵗ or Q(½, t) =
-    erfc(√t). Source: Abramowitz & Stegun 1964, 6.5.21 and 26.4.4, 26.4.5.
+    erfc(√t). Source: Abramowitz & Stegun 1964, 6.5 (the incomplete gamma function) and 26.4 (χ²).
     """
     t, a = reach * reach / 2, 0.5 if dimension % 2 else 1.0
     found = math.erfc(math.sqrt(t)) if dimension % 2 else math.exp(-t)
@@ -77,7 +77,7 @@ def sliced_wasserstein(points: np.ndarray, centres: np.ndarray, std: float, seed
     It is the root of the mean, over `DIRECTIONS` directions, of the squared W₂ of the projections, in the units of the
     points. The mixture is represented by equally many fresh points of each mode, at least n in all. Directions in the
     plane have equal angles between them. Source: Bonneel et al. 2015, "Sliced and Radon Wasserstein Barycenters of
-    Measures", §3.
+    Measures".
     """
     count, (modes, dimension) = len(points), centres.shape
     rng = np.random.default_rng([seed, modes])
@@ -89,9 +89,11 @@ def sliced_wasserstein(points: np.ndarray, centres: np.ndarray, std: float, seed
     else:
         directions = rng.standard_normal((dimension, DIRECTIONS))
         directions /= np.linalg.norm(directions, axis=0)
-    along = np.sort(points.astype(np.float64) @ directions, axis=0)
-    wanted = np.quantile(fresh @ directions, (np.arange(count) + 0.5) / count, axis=0, method="hazen")
-    return float(np.sqrt(np.mean((along - wanted) ** 2)))
+    places, squares = (np.arange(count) + 0.5) / count, []
+    for direction in directions.T:  # one after the other, since there may be millions of points
+        along = np.sort(points.astype(np.float64) @ direction)
+        squares.append(np.mean((along - np.quantile(fresh @ direction, places, method="hazen")) ** 2))
+    return float(np.sqrt(np.mean(squares)))
 
 
 class MixtureCoverage(Metric):

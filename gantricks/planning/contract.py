@@ -38,7 +38,7 @@ def in_order(hook: str, tricks: Iterable[PlannedTrick]) -> list[PlannedTrick]:
     """
     part = REPLACED.get(hook, "")
     return sorted(
-        (planned for planned in tricks if hook in hooks_of(type(planned.trick))),
+        (planned for planned in tricks if hasattr(getattr(type(planned.trick), hook, None), "gantricks_impl")),
         key=lambda planned: part not in planned.trick.replaces,
     )
 

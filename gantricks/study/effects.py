@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from gantricks.study.folder import Outcome
+from gantricks.study.playing import Playing
 from gantricks.study.regression import MEAN, Fit, Interval, least_squares, simultaneous
 from gantricks.study.statistics import fisher, holm, least_fisher
+from gantricks.study.variants import Base
 
 Scale = Literal["log", "raw"]
 Direction = Literal["higher", "lower"]
@@ -213,15 +215,15 @@ def usable(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(row for row in rows if row.outcome.status == "done" and not row.lost)
 
 
-def regress(rows: Sequence[Row], columns: Sequence[str]) -> Regression:
+def regress(rows: Sequence[Row], columns: Sequence[str], ratio: bool) -> Regression:
     """Regress the figure of the runs on `columns`. Where several columns cannot be told apart, the first stays.
 
     Runs that have diverged or collapsed are left out: what they lack is a figure, and their rates are compared apart.
-    The log of the figure is taken, unless a figure is not above 0.
+    With `ratio`, the log of the figure is taken, unless a figure is not above 0.
     """
     used = usable(rows)
     figures = np.array([row.outcome.value for row in used], float)
-    scale: Scale = "log" if (figures > 0).all() else "raw"
+    scale: Scale = "log" if ratio and (figures > 0).all() else "raw"
     fit = time = None
     if used:
         every = {name: np.array([row.columns[name] for row in used], float) for name in columns}
@@ -229,6 +231,37 @@ def regress(rows: Sequence[Row], columns: Sequence[str]) -> Regression:
         seconds = np.array([row.outcome.seconds for row in used])
         time = least_squares(every, np.log(seconds)) if (seconds > 0).all() else None
     return Regression(tuple(rows), used, scale, fit, time)
+
+
+def findings(
+    mode: str, base: Base, played: Playing, found: Regression, families: Iterable[Family], **own: Any
+) -> Findings:
+    """Return the results of a study: those that every regression over its runs has, and `own` of its mode."""
+    return Findings(
+        name=base.recipe.name,
+        mode=mode,
+        metric=played.compared.metric,
+        figure=played.compared.name,
+        better=direction(played),
+        scale=found.scale,
+        steps=base.recipe.train.steps,
+        runs=len(found.rows),
+        used=len(found.used),
+        diverged=sum(row.outcome.status == "diverged" for row in found.rows),
+        collapsed=sum(row.outcome.collapsed for row in found.rows),
+        spread=found.fit.spread if found.fit else None,
+        explained=found.fit.explained if found.fit else 0.0,
+        families=tuple(families),
+        failed=played.failed,
+        seconds=played.seconds,
+        floors=played.floor or {},
+        **own,
+    )
+
+
+def direction(played: Playing) -> Direction:
+    """Return which figures are better."""
+    return "higher" if played.compared.better == "higher" else "lower"
 
 
 def _combination(weights: Mapping[str, float]) -> str:

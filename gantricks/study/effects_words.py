@@ -76,7 +76,7 @@ def interval(effect: Effect, found: Findings) -> str:
 
 def remarks(found: Findings) -> list[str]:
     """Return remarks below the tables: how effects are estimated, what was left out and why."""
-    scale = "the log of the figure" if found.scale == "log" else "the figure itself, since it can be 0"
+    scale = "the log of the figure" if found.scale == "log" else "the figure itself, which is not always above 0"
     first = (
         f"least squares on {scale}; errors that hold for unequal variances (HC2); the 95 % intervals of a table hold "
         "all at once, and p is adjusted alike; inflation: of the variance, by what else the runs had; lost: runs that "

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from gantricks.errors import Problem, UserError
-from gantricks.study.effects import LEVEL, Direction, Effect, Family, Findings, Regression, Row, Scale, regress
+from gantricks.study.effects import (
+    LEVEL,
+    Direction,
+    Effect,
+    Family,
+    Findings,
+    Regression,
+    Row,
+    Scale,
+    direction,
+    findings,
+    regress,
+)
 from gantricks.study.effects_forest import effects_forest
 from gantricks.study.effects_words import as_markdown
 from gantricks.study.folder import choose
@@ -178,8 +190,8 @@ def analyse(planned: Factorial, playing: Playing, order: int) -> Findings:
         Row(outcome, planned.columns(subsets[variant], order) | {f"seed {n}": float(n == seed) for n in seeds[1:]})
         for (variant, seed), outcome in playing.outcomes.items()
     ]
-    found = regress(rows, [*(f"seed {n}" for n in seeds[1:]), *terms])
-    better: Direction = "higher" if playing.compared.better == "higher" else "lower"
+    found = regress(rows, [*(f"seed {n}" for n in seeds[1:]), *terms], playing.compared.ratio)
+    better = direction(playing)
     families = []
     for size in range(1, order + 1):
         names = [name for name, group in terms.items() if len(group) == size]
@@ -187,25 +199,13 @@ def analyse(planned: Factorial, playing: Playing, order: int) -> Findings:
         effects = found.effects(names, lambda row, name: row.columns[name] > 0, factor=2.0)
         judged = (judge(effect, found.scale, better, size > 1) for effect in effects)
         families.append(Family(_title(size), tuple(judged)))
-    return Findings(
-        name=planned.base.recipe.name,
-        mode="factorial",
-        metric=playing.compared.metric,
-        figure=playing.compared.name,
-        better=better,
-        scale=found.scale,
-        steps=planned.base.recipe.train.steps,
-        runs=len(rows),
-        used=len(found.used),
-        diverged=sum(row.outcome.status == "diverged" for row in rows),
-        collapsed=sum(row.outcome.collapsed for row in rows),
-        spread=found.fit.spread if found.fit else None,
-        explained=found.fit.explained if found.fit else 0.0,
-        families=tuple(families),
+    return findings(
+        "factorial",
+        planned.base,
+        playing,
+        found,
+        families,
         impossible={v.name: v.impossible for v in planned.variants.values() if v.impossible},
-        failed=playing.failed,
-        seconds=playing.seconds,
-        floors=playing.floor or {},
         remarks=tuple(_remarks(planned, found, order)),
         table=tuple(
             {

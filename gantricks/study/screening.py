@@ -35,7 +35,17 @@ from gantricks.study.draws import (
     settings_of,
     uniform,
 )
-from gantricks.study.effects import Direction, Effect, Family, Findings, Row, regress, usable
+from gantricks.study.effects import (
+    Direction,
+    Effect,
+    Family,
+    Findings,
+    Row,
+    direction,
+    findings,
+    regress,
+    usable,
+)
 from gantricks.study.effects_forest import effects_forest
 from gantricks.study.effects_words import as_markdown
 from gantricks.study.folder import Folder, choose
@@ -413,8 +423,8 @@ def analyse(space: Space, played: _Screening) -> Findings:
     wanted = 2 * len([*settings, *names, *strengths])
     if few := len(usable(rows)) < wanted:
         strengths = []  # else most of what the runs tell of the tricks would be spent on their strengths
-    found = regress(rows, [*settings, *names, *strengths])
-    better: Direction = "higher" if played.compared.better == "higher" else "lower"
+    found = regress(rows, [*settings, *names, *strengths], played.compared.ratio)
+    better = direction(played)
     groups = {candidate.name: candidate.group for candidate in space.candidates}
     tricks = [replace(e, group=groups[e.name]) for e in found.effects([*groups], _has)]
     tricks.sort(key=lambda effect: effect.hopeful(better), reverse=True)
@@ -423,25 +433,13 @@ def analyse(space: Space, played: _Screening) -> Findings:
         Family("strength, one step up", found.effects(strengths, _has)),
         Family("hyper-parameter", found.effects(settings, _has)),
     )
-    return Findings(
-        name=space.base.recipe.name,
-        mode="screening",
-        metric=played.compared.metric,
-        figure=played.compared.name,
-        better=better,
-        scale=found.scale,
-        steps=space.base.recipe.train.steps,
-        runs=len(rows),
-        used=len(found.used),
-        diverged=sum(row.outcome.status == "diverged" for row in rows),
-        collapsed=sum(row.outcome.collapsed for row in rows),
-        spread=found.fit.spread if found.fit else None,
-        explained=found.fit.explained if found.fit else 0.0,
-        families=tuple(family for family in families if family.effects),
+    return findings(
+        "screening",
+        space.base,
+        played,
+        found,
+        (family for family in families if family.effects),
         impossible=space.impossible,
-        failed=played.failed,
-        seconds=played.seconds,
-        floors=played.floor or {},
         remarks=tuple(_remarks(space, wanted if few else None)),
         finalists=finalists(tricks, better),
         table=tuple(_described(row, draws[row.outcome.variant]) for row in rows),

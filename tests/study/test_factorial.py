@@ -14,6 +14,7 @@ from gantricks.catalogue.registry import Registry
 from gantricks.planning.recipe_files import read_recipe
 from gantricks.study.effects import Effect, percent
 from gantricks.study.factorial import Factorial, factorial, judge
+from gantricks.study.playing import Figure
 from gantricks.study.variants import base
 
 SMALL = ("generator.hidden=[8]", "discriminator.hidden=[8]", "data.samples=500")
@@ -22,6 +23,11 @@ SMALL = ("generator.hidden=[8]", "discriminator.hidden=[8]", "data.samples=500")
 def planned(*overrides: str, tricks: tuple[str, ...] = (), options: tuple[str, ...] = ()) -> Factorial:
     begun = base(read_recipe("ring_mlp"), [*SMALL, *overrides], Registry(installed=False), 5000)
     return Factorial(begun, tricks, options)
+
+
+@pytest.fixture(autouse=True)
+def _always_above_0(pretend: Any) -> None:
+    pretend.compared = Figure("loss", "d", "lower", ratio=True)
 
 
 def test_every_subset_of_the_recipes_tricks_is_played() -> None:

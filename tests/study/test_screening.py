@@ -299,7 +299,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(variants, "try_surgery", lambda plan: None)  # takes most of the time of a draw
-    monkeypatch.setattr(study, "_compared", lambda *given: (Figure("loss", "d", "lower"), []))
+    monkeypatch.setattr(study, "_compared", lambda *given: (Figure("loss", "d", "lower", ratio=True), []))
     (tmp_path / "worker.py").write_text(WORKER)
     log = tmp_path / "played.txt"
 
@@ -425,13 +425,15 @@ def test_results_are_written_and_say_what_they_rest_on(pretend: Any) -> None:
     assert [trick["name"] for trick in study["tricks"]] == [*TRICKS]
 
 
-def test_a_figure_that_is_0_is_compared_as_it_is() -> None:
+def test_the_log_is_that_of_figures_whose_metric_says_so_and_none_of_which_is_0() -> None:
     from gantricks.study.effects import Row, regress
     from gantricks.study.folder import Outcome
 
     rows = [Row(Outcome("a", i, "done", float(i % 3), seconds=1.0), {"x": float(i % 2)}) for i in range(12)]
-    assert regress(rows, ["x"]).scale == "raw"
-    assert regress([row for row in rows if row.outcome.value], ["x"]).scale == "log"
+    assert regress(rows, ["x"], True).scale == "raw"
+    above = [row for row in rows if row.outcome.value]
+    assert regress(above, ["x"], True).scale == "log"
+    assert regress(above, ["x"], False).scale == "raw"
 
 
 def test_drawn_again_is_the_same_as_read(tmp_path: Path, shipping: Space) -> None:
