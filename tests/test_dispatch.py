@@ -152,3 +152,37 @@ class Chatty(Trick):
 def test_a_loss_is_called_with_the_context_of_the_trick_that_provides_it() -> None:
     host = TrickHost().with_trick(Chatty)
     assert not differences(snapshot(host.train(3).game), snapshot(host.train(3).game))
+
+
+class Replaces(Trick):
+    """Replaces the networks that are sampled and evaluated."""
+
+    replaces = {"generator_for_sampling", "discriminator_for_evaluation"}
+
+    @hookimpl
+    def sampling_generator(self, network, ctx):
+        return network
+
+    @hookimpl
+    def evaluation_discriminator(self, network, ctx):
+        return network
+
+    @hookimpl
+    def sampling_latents(self, given, ctx):
+        return given
+
+
+class Changes(Replaces):
+    """Changes them."""
+
+    replaces = frozenset()
+
+
+def test_what_replaces_a_network_is_asked_before_what_changes_it() -> None:
+    host = TrickHost().with_trick(Changes, "first").with_trick(Replaces, "second").with_trick(Changes, "third")
+    plan, game = host.plan(), host.game()
+    for hook in ("sampling_generator", "evaluation_discriminator"):
+        assert plan.on[hook] == ("second", "first", "third")
+        assert [ctx.name for _, ctx in getattr(game.hooks, hook)] == ["second", "first", "third"]
+    # every other hook keeps the order of the recipe
+    assert plan.on["sampling_latents"] == ("first", "second", "third")

@@ -16,7 +16,9 @@ from gantricks import Measurement, Metric, Options, UserError, evaluate, train
 from gantricks.catalogue import registry
 from gantricks.catalogue.index import shipped
 from gantricks.catalogue.registry import Registry
+from gantricks.data.base import Description
 from gantricks.engine.subject import GameSubject
+from gantricks.metrics.base import EvaluationFacts
 from gantricks.runs.evaluation import default_metrics
 from gantricks.runs.opening import open_run
 from gantricks.testing import TrickHost
@@ -392,3 +394,26 @@ def test_a_run_that_holds_out_nothing_is_not_compared_with_that(ring, tmp_path):
     (tmp_path / "recipe.toml").write_text(RING + '[evaluate]\nreals = "held_out"\n')
     with pytest.raises(UserError, match=r"recipe.toml:\d+: evaluate.reals: the data holds out nothing"):
         train(tmp_path / "recipe.toml", run_dir=tmp_path / "run")
+
+
+def test_the_classifier_is_taught_by_the_half_that_is_not_compared_with(classified, monkeypatch):
+    from gantricks.metrics.extractors import classifier
+
+    taught = []
+    monkeypatch.setattr(classifier, "taught", lambda dataset, *_: taught.append(dataset))
+    extractor = classifier.Classifier(classifier.Classifier.Config())
+    for held_out in (False, True):
+        subject = GameSubject(open_run(classified).view("cpu", [HELD_OUT] if held_out else []).game(None), 4, 0)
+        with pytest.raises(AttributeError):  # the stand-in has taught nothing
+            extractor.prepare(subject)
+        assert taught[-1] is subject.lessons
+        assert (subject.lessons is subject.dataset) is not held_out
+
+
+def test_a_judge_of_captions_is_not_taught_by_what_is_held_out():
+    metric = Registry(installed=False).load("metrics", "caption_agreement").cls
+    description = Description((3, 8, 8), 500, condition=4, held_out=500)
+    for held_out, said in ((True, "taught by the data of training"), (False, "")):
+        facts = EvaluationFacts(10, None, description, frozenset(), held_out)
+        assert said in " ".join(metric(metric.Config()).problems(facts))
+        assert bool(metric(metric.Config()).problems(facts)) is held_out

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from poison import POISON
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gantricks import Context, Measurement, Metric, Subject, Trick, UserError, evaluate, hookimpl, resume, train
@@ -497,29 +498,6 @@ def test_a_run_that_diverges_is_told_as_such_and_not_by_a_metric(recipe: Path, t
         train(recipe, overrides=overrides, plugins=[plugin], run_dir=tmp_path / "run")
     assert (tmp_path / "run" / "fault" / "000003").is_dir()
     assert not figures(tmp_path / "run")
-
-
-POISON = '''
-"""A loss that is no number in its third step."""
-import torch
-from gantricks import Trick, hookimpl
-
-
-class Poison(Trick):
-    """Poison: the third step's D loss is not finite."""
-
-    @hookimpl
-    def on_setup(self, ctx):
-        self.count = torch.zeros((), device=ctx.device)
-
-    def tensors(self):
-        return {"count": self.count}
-
-    @hookimpl
-    def d_loss_terms(self, ctx):
-        self.count.add_(1)
-        return {"bad": torch.where(self.count >= 3, torch.nan, 0.0)}
-'''
 
 
 class Listener(Reporter):

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from poison import POISON
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gantricks import UserError, resume, sample, store, train
@@ -985,27 +986,6 @@ def test_out_of_memory_names_a_batch_size_to_try(recipe: Path, tmp_path: Path, s
 
 
 # ---------------------------------------------------------------- faults
-
-POISON = '''
-"""A loss that is no number from its third D step on."""
-import torch
-from gantricks import Trick, hookimpl
-
-class Poison(Trick):
-    """Poison: the third step's D loss is not finite."""
-
-    @hookimpl
-    def on_setup(self, ctx):
-        self.count = torch.zeros((), device=ctx.device)
-
-    def tensors(self):
-        return {"count": self.count}
-
-    @hookimpl
-    def d_loss_terms(self, ctx):
-        self.count.add_(1)
-        return {"bad": torch.where(self.count >= 3, torch.nan, 0.0)}
-'''
 
 
 @pytest.mark.parametrize("log_every", [1, 2, 5])

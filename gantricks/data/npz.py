@@ -23,7 +23,11 @@ from gantricks.options import Options
 
 _IN_MEMORY = 64 * 2**20
 _last: dict[str, np.ndarray] = {}
-"""The last images that were converted, by their name in the cache: a process of many runs converts them once."""
+"""The images that were converted last, by their name in the cache, the newest at the end: a process of many runs
+converts them once.
+"""
+_REMEMBERED = 2
+"""The number of sets of images that a process keeps: those of training, and those that are held out."""
 _MOST_CLASSES = 65_536
 _PART = 2**22
 _AGAIN = "write the file again"
@@ -206,13 +210,15 @@ class Npz(Source):
             progress("converting", done, layout.count)
 
     def _remembered(self, archive: zipfile.ZipFile, layout: _Layout, progress: Progress) -> np.ndarray:
-        """Return the converted images (N, H, W, C), read-only: those of the last call where they are the same."""
+        """Return the converted images (N, H, W, C), read-only: those of an earlier call where they are the same."""
         name = self._cache_name()
         if name not in _last:
             samples = np.concatenate(list(self._converted(archive, layout, progress)))
             samples.flags.writeable = False
-            _last.clear()
             _last[name] = samples
+        _last[name] = _last.pop(name)
+        while len(_last) > _REMEMBERED:
+            del _last[next(iter(_last))]
         return _last[name]
 
     def _shape(self, layout: _Layout) -> tuple[int, int, int]:

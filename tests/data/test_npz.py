@@ -312,3 +312,21 @@ def test_images_are_converted_once_in_a_process_and_anew_when_the_file_changes(t
     np.savez(path, images=np.full((3, 16, 16), 9, np.uint8))
     assert (source.load().samples == 9).all()
     assert Npz(Npz.Config(path=str(path), image_size=12)).load().samples.shape == (3, 12, 12, 1)
+
+
+def test_what_is_held_out_is_remembered_beside_the_data_and_no_more_than_both(tmp_path, monkeypatch):
+    from gantricks.data import npz as module
+
+    monkeypatch.setattr(module, "_last", {})
+    path = tmp_path / "both.npz"
+    parts = {f"x_{split}": np.full((3, 16, 16), number, np.uint8) for number, split in enumerate(("train", "test"))}
+    np.savez(path, y_train=np.arange(3), y_test=np.arange(3), **parts)
+    source = Npz(Npz.Config(path=str(path), image_size=8))
+    data, held_out = source.load().samples, source.held_out().samples
+    assert source.load().samples is data
+    assert source.held_out().samples is held_out
+    assert (data == 0).all()
+    assert (held_out == 1).all()
+    other = Npz(Npz.Config(path=str(path), image_size=4)).load().samples
+    assert len(module._last) == 2
+    assert any(kept is other for kept in module._last.values())
