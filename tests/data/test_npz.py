@@ -327,6 +327,6 @@ def test_what_is_held_out_is_remembered_beside_the_data_and_no_more_than_both(tm
     assert source.held_out().samples is held_out
     assert (data == 0).all()
     assert (held_out == 1).all()
-    other = Npz(Npz.Config(path=str(path), image_size=4)).load().samples
+    other = Npz(Npz.Config(path=str(path), image_size=12)).load().samples
     assert len(module._last) == 2
     assert any(kept is other for kept in module._last.values())
