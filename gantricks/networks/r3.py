@@ -104,7 +104,8 @@ class R3(Network):
         entry: dict[str, nn.Module] = {"from_image": ScaledConv2d(image_channels, widths[0], 1, bias=False)}
         blocks = OrderedDict[str, nn.Module]()
         for number, (inner, outer) in enumerate(pairwise(widths), start=1):
-            down = entry | _residuals(config, inner, residuals) | {"pool": Halve()} | _change(inner, outer)
+            pool = {"pool": Halve(sizes[number - 1])}
+            down = entry | _residuals(config, inner, residuals) | pool | _change(inner, outer)
             blocks[f"down{number}"] = nn.Sequential(OrderedDict(down))
             entry = {}
         # a kernel as large as the map, one for each channel: the counterpart of G's basis

@@ -27,7 +27,7 @@ from gantricks.networks.base import (
     precision,
 )
 from gantricks.networks.halving import HalvingOptions, Size, halvings, misfits
-from gantricks.networks.resample import doubled
+from gantricks.networks.resample import Double
 from gantricks.rng import Rng
 
 SLOPE = 0.2
@@ -100,6 +100,7 @@ class StyledImages(StyleGenerator):
             blocks[f"up{number}" if number else "start"] = nn.Sequential(OrderedDict(layers))
         self.body = nn.Sequential(OrderedDict[str, nn.Module](blocks))
         self.head = nn.ModuleList(Styled(inner, image_channels, 1, config.style_dim, norm=False) for inner in widths)
+        self.larger = nn.ModuleList(Double(size) for size in self.sizes[1:])
 
     def inputs(self, latents: Tensor, classes: Tensor | None, condition: Tensor | None = None) -> Tensor:
         """Return what the mapping starts from, (B, `input_dim`): the latents, and the embedded class or condition, over
@@ -125,7 +126,7 @@ class StyledImages(StyleGenerator):
     def _image(self, styles: Tensor) -> Tensor:
         used, x = 0, self.first(len(styles))
         image: Tensor | None = None
-        for block, to_image, size in zip(self.body, self.head, self.sizes, strict=True):
+        for block, to_image, double in zip(self.body, self.head, [None, *self.larger], strict=True):
             for layer in block.children():
                 if isinstance(layer, Styled):
                     x = layer(x, styles[:, used])
@@ -133,7 +134,7 @@ class StyledImages(StyleGenerator):
                 else:
                     x = layer(x)
             made = to_image(x, styles[:, used])
-            image = made if image is None else doubled(image, size) + made
+            image = made if double is None else double(image) + made
         assert image is not None
         return image
 
@@ -185,6 +186,7 @@ class Styled(nn.Module):
     ) -> None:
         super().__init__()
         self.norm, self.size = norm, size
+        self.enlarge = Double(size) if size else None
         self.weight = nn.Parameter(torch.empty(outer, inner, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(outer))
         self.affine_weight = nn.Parameter(torch.empty(inner, style_dim))
@@ -201,8 +203,8 @@ class Styled(nn.Module):
         return linear(style, self.affine_weight / math.sqrt(style.shape[1]), self.affine_bias)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        if self.size is not None:
-            x = doubled(x, self.size)
+        if self.enlarge is not None:
+            x = self.enlarge(x)
         weight = self.weight / math.sqrt(self.weight[0].numel())
         y = modulated(x, weight, self.scales(style), self.norm)
         return y + self.bias[:, None, None].to(y.dtype)
