@@ -46,7 +46,7 @@ def read_curve(run: Path, metric: str, figure: str) -> dict[int, float]:
             step, value = scalars["step"], scalars.get(name)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
-        if isinstance(step, int) and isinstance(value, int | float):
+        if isinstance(step, int) and isinstance(value, int | float) and math.isfinite(value):
             found[step] = float(value)
     return found
 

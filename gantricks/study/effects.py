@@ -36,7 +36,7 @@ class Effect:
     times larger the variance is than it would be if the column were uncorrelated with all others; `nearest` is the most
     correlated other column. `lost` of `played` runs with the factor have diverged or collapsed, and `lost_without` of
     `played_without`; `p_lost` is Fisher's, adjusted (Holm), None where too few runs were lost to tell. `price`: the
-    factor by which it multiplies the seconds of a run. `group`: of which at most one is in a run.
+    factor by which it multiplies the seconds of a step. `group`: of which at most one is in a run.
     """
 
     name: str
@@ -228,7 +228,11 @@ def regress(rows: Sequence[Row], columns: Sequence[str], ratio: bool) -> Regress
     if used:
         every = {name: np.array([row.columns[name] for row in used], float) for name in columns}
         fit = least_squares(every, np.log(figures) if scale == "log" else figures)
-        seconds = np.array([row.outcome.seconds for row in used])
+        # a run that was resumed took fewer seconds than its steps say
+        paces = [row.outcome.step_seconds for row in used]
+        seconds = np.array(paces if all(paces) else [row.outcome.seconds for row in used], float)
+        calls = [row.outcome.session for row in used]  # perhaps on machines of different speed
+        every |= {f"session {n}": np.array([n == call for call in calls], float) for n in sorted({*calls})[1:]}
         time = least_squares(every, np.log(seconds)) if (seconds > 0).all() else None
     return Regression(tuple(rows), used, scale, fit, time)
 

@@ -2,9 +2,12 @@
 
 studies/<name>-<mode>/          <name>-<mode>-2 … when another study is there
   study.json                    the recipe, the variants, the seeds, the metric, the budget, versions
+  outcomes.jsonl                a line for each run that has ended, which counts where the run's own folder is gone
   runs/<variant>/recipe.toml    what the variant trains, with the seed of the recipe
   runs/<variant>/seed-0/        a run, and its result.json once it is evaluated
   results.json  results.md  results.png
+
+study.json and outcomes.jsonl (and draws.jsonl of a screening) are enough to go on with a study on another machine.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from gantricks.runs import folder as folders
 from gantricks.runs.folder import LOCK
 
 FORMAT = 1
-STUDY, RESULT = "study.json", "result.json"
+STUDY, OUTCOMES, RESULT = "study.json", "outcomes.jsonl", "result.json"
 PATIENCE = 15.0
 """The number of seconds to wait for the workers of a killed study, which save their runs and end."""
 
@@ -40,7 +43,9 @@ class Outcome:
     next call. `value` is the study's figure of a run that is done, `values` every figure of its metric, and `facts` how
     it was measured. `floor` holds the metric's figures of real samples, if they were asked for. `stopped` says why a
     trick ended the run early. `collapsed` is true where all samples of a run that is done are one point. `step_seconds`
-    is the median over log intervals of the seconds that a step took.
+    is the median over log intervals of the seconds that a step took. `curve` holds the study's figure by step, where
+    the run has measured it while it trained. `data` is the fingerprint of the samples that it was trained on. `session`
+    counts the calls that have played runs of the study, which may have been on different machines.
     """
 
     variant: str
@@ -56,12 +61,18 @@ class Outcome:
     floor: dict[str, float | None] | None = None
     collapsed: bool = False
     step_seconds: float | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    data: str = ""
+    session: int = 1
 
     @property
     def kept(self) -> bool:
         """Whether this is a result, so that the run is not repeated."""
         return self.status in ("done", "diverged")
 
+
+RunKey = tuple[str, int]
+"""A variant and a seed."""
 
 _OUTCOME = TypeAdapter(Outcome)
 
@@ -80,28 +91,34 @@ def write_outcome(run: Path, outcome: Outcome) -> None:
     write_whole(run / RESULT, json.dumps(asdict(outcome), indent=1, allow_nan=False) + "\n")
 
 
-def read_outcome(run: Path, of: tuple[str, int] | None = None) -> Outcome | None:
+def read_outcome(run: Path, of: RunKey | None = None) -> Outcome | None:
     """Return the outcome of a run, or None. `of` is the variant and the seed that the outcome must have.
 
     Raises UserError where the file is damaged.
     """
     path = run / RESULT
     advice = "remove it to measure the run anew"
-    text = _text(path, advice)
+    text = read_text(path, advice)
     if text is None:
         return None
-    with _damaged(path, advice):
-        outcome = _OUTCOME.validate_json(text, strict=True)
+    with damaged(path, advice):
+        outcome = _parsed(text)
         if of and of != (outcome.variant, outcome.seed):
             raise ValueError(f"it is of {outcome.variant}, seed {outcome.seed}")
-        if not outcome.kept or (outcome.status == "done") != (outcome.value is not None):
-            raise ValueError("a finished run must have a figure, and a diverged one must not")
     return outcome
 
 
-def _text(path: Path, advice: str) -> str | None:
+def _parsed(text: str) -> Outcome:
+    """Return the outcome of a finished run. Raises ValueError, of pydantic too."""
+    outcome = _OUTCOME.validate_json(text, strict=True)
+    if not outcome.kept or (outcome.status == "done") != (outcome.value is not None):
+        raise ValueError("a finished run must have a figure, and a diverged one must not")
+    return outcome
+
+
+def read_text(path: Path, advice: str) -> str | None:
     """Return the text of a file of a study, or None where the file does not exist."""
-    with _damaged(path, advice):
+    with damaged(path, advice):
         try:
             return path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -109,7 +126,7 @@ def _text(path: Path, advice: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _damaged(path: Path, advice: str) -> Iterator[None]:
+def damaged(path: Path | str, advice: str) -> Iterator[None]:
     """Turn an error about an unreadable or damaged file into a UserError that tells the user to remove it."""
     try:
         yield
@@ -134,14 +151,38 @@ class Folder:
     def recipe(self, variant: str) -> Path:
         return self.path / "runs" / variant / "recipe.toml"
 
+    def outcome(self, run: RunKey, recorded: Mapping[RunKey, Outcome]) -> Outcome | None:
+        """Return the outcome of a run, or None. Where the run's own folder is gone, `recorded` says it."""
+        folder = self.run(*run)
+        return read_outcome(folder, run) if folder.is_dir() else recorded.get(run)
+
+    def recorded(self) -> dict[RunKey, Outcome]:
+        """Return the outcomes in outcomes.jsonl. Raises UserError where it is damaged."""
+        path = self.path / OUTCOMES
+        advice = "remove the line; where the run's own folder is gone, the run is played anew"
+        found: dict[RunKey, Outcome] = {}
+        for number, line in enumerate((read_text(path, advice) or "").splitlines(), 1):
+            with damaged(f"{path}:{number}", advice):
+                outcome = _parsed(line)
+                if (outcome.variant, outcome.seed) in found:
+                    raise ValueError(f"{outcome.variant}, seed {outcome.seed}, stands in two lines")
+            found[outcome.variant, outcome.seed] = outcome
+        return found
+
+    def record(self, outcomes: Mapping[RunKey, Outcome]) -> None:
+        """Write outcomes.jsonl: those of `outcomes` that are results. Raises OSError."""
+        kept = [outcomes[run] for run in sorted(outcomes) if outcomes[run].kept]
+        lines = (json.dumps(asdict(outcome), allow_nan=False) + "\n" for outcome in kept)
+        write_whole(self.path / OUTCOMES, "".join(lines))
+
     def study(self) -> dict[str, Any] | None:
         """Return the content of study.json, or None where it does not exist."""
         path = self.path / STUDY
         advice = "name another folder with --dir"
-        text = _text(path, advice)
+        text = read_text(path, advice)
         if text is None:
             return None
-        with _damaged(path, advice):
+        with damaged(path, advice):
             study = _Study.model_validate_json(text)
         if study.format != FORMAT:
             raise UserError(
@@ -151,10 +192,15 @@ class Folder:
 
     def write(self, study: Mapping[str, Any], recipes: Mapping[str, str]) -> None:
         """Write the plan of the study. `recipes` holds the TOML text of each variant."""
-        for variant, text in recipes.items():
-            self.recipe(variant).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.recipe(variant), text)
+        self.write_recipes(recipes)
         write_whole(self.path / STUDY, json.dumps(study, indent=1, ensure_ascii=False) + "\n")
+
+    def write_recipes(self, recipes: Mapping[str, str]) -> None:
+        """Write the recipes of variants that have no file."""
+        for variant, text in recipes.items():
+            if not self.recipe(variant).is_file():
+                self.recipe(variant).parent.mkdir(parents=True, exist_ok=True)
+                write_whole(self.recipe(variant), text)
 
 
 def choose(wanted: Path | None, name: str, definition: Mapping[str, Any]) -> Folder:
@@ -218,3 +264,18 @@ def _differences(folder: Folder, definition: Mapping[str, Any]) -> list[str] | N
         return None
     there = study["definition"]
     return [key for key in {**there, **definition} if there.get(key) != definition.get(key)]
+
+
+@contextlib.contextmanager
+def written_in(folder: Folder) -> Iterator[None]:
+    """Turn an error of the disk into a UserError that tells the user how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            Problem(
+                f"the study's results cannot be written: {error.strerror}",
+                str(error.filename or folder.path),
+                "its runs are kept: give the same command again",
+            )
+        ) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from gantricks.errors import Problem, UserError
 from gantricks.planning.recipe import Recipe
 from gantricks.runs import signals
-from gantricks.study.folder import Folder, Outcome, locked, read_outcome
+from gantricks.study.folder import Folder, Outcome, RunKey, locked, written_in
 from gantricks.study.pool import Pool, Task
 from gantricks.study.slimming import slimmed
 
@@ -77,7 +77,7 @@ class Playing:
     def __init__(
         self,
         home: Folder,
-        every: Iterable[tuple[str, int]],
+        every: Iterable[RunKey],
         base: Recipe,
         compared: Figure,
         plugins: Sequence[Path],
@@ -89,9 +89,14 @@ class Playing:
         self.home, self.every, self.base, self.compared = home, [*every], base, compared
         self.plugins, self.reporter = [str(path) for path in plugins], reporter
         self.reference, self.slim = reference, slim
-        found = {run: read_outcome(home.run(*run), run) for run in self.every}
+        self._recorded = home.recorded()
+        found = {run: home.outcome(run, self._recorded) for run in self.every}
         self.outcomes = {run: outcome for run, outcome in found.items() if outcome}
         self.left = [run for run in self.every if not found[run]]
+        self.session = 1 + max((outcome.session for outcome in self.outcomes.values()), default=0)
+        for outcome in self.outcomes.values():
+            self._of_same_data(outcome)
+        self._record()
         self.total = len(self.every)
         self._floor_asked = self.floor is not None
         if slim:
@@ -117,9 +122,25 @@ class Playing:
     def seconds(self) -> float:
         return round(sum(outcome.seconds for outcome in self.outcomes.values()), 1)
 
+    def _record(self) -> None:
+        """Keep the outcomes where they outlive the folders of their runs."""
+        merged = self._recorded | {run: outcome for run, outcome in self.outcomes.items() if outcome.kept}
+        if merged != self._recorded:
+            with written_in(self.home):
+                self.home.record(merged)
+            self._recorded = merged
+
+    def _of_same_data(self, outcome: Outcome) -> None:
+        """Raise UserError where a run was trained on other samples than the rest."""
+        other = next((o for o in self.outcomes.values() if o.data and outcome.data and o.data != outcome.data), None)
+        if other:
+            runs = " and ".join(f"{o.variant} seed {o.seed}" for o in (other, outcome))
+            hint = "give the data that the study began with, or name another folder with --dir"
+            raise UserError(Problem(f"its runs were trained on different data: {runs}", str(self.home.path), hint))
+
     def play(self, pool: Pool) -> None:
-        """Play the runs that are left. Raises UserError when the reference is refused."""
-        shares: dict[tuple[str, int], float] = {}
+        """Play the runs that are left. Raises UserError when the reference is refused, or when the data has changed."""
+        shares: dict[RunKey, float] = {}
         left = deque(self.left)
 
         def next_task() -> Task | None:
@@ -138,6 +159,7 @@ class Playing:
                 "device": self.base.train.device,
                 "plugins": self.plugins,
                 "slim": self.slim,
+                "session": self.session,
             }
 
         for task, news in pool.play(next_task):
@@ -146,7 +168,9 @@ class Playing:
                 shares[run] = news / self.base.train.steps
             else:
                 shares.pop(run, None)
+                self._of_same_data(news)
                 self.outcomes[run] = news
+                self._record()
                 if task["floor"] and not news.floor and news.status != "done":
                     self._floor_asked = False  # the next run measures it instead
                 self.reporter.finished(news, len(self.outcomes), self.total)

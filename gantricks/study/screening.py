@@ -48,10 +48,10 @@ from gantricks.study.effects import (
 )
 from gantricks.study.effects_forest import effects_forest
 from gantricks.study.effects_words import as_markdown
-from gantricks.study.folder import Folder, choose
+from gantricks.study.folder import OUTCOMES, Folder, choose, damaged, read_text, written_in
 from gantricks.study.playing import Figure, Playing, Reporter, conduct
 from gantricks.study.pool import WORKER
-from gantricks.study.study import begin, open_study, write_results, written
+from gantricks.study.study import begin, open_study, portable, write_results, written
 from gantricks.study.variants import Base, Variant, trick_of, tricks_to_add, try_variant
 from gantricks.trick import Trick
 
@@ -307,38 +307,61 @@ def exclusive(tricks: Mapping[str, Trick]) -> dict[str, str]:
 # ---------------------------------------------------------------- the study
 
 
+DRAWS = "draws.jsonl"
+ADVICE = "remove the line to draw the run anew"
+
+
+def _name(number: int) -> str:
+    return f"run-{number:04d}"
+
+
 class _Screening(Playing):
-    """The runs of a screening. Each is drawn when it is its turn, and its draw is kept beside its recipe."""
+    """The runs of a screening. Each is drawn when it is its turn; draws.jsonl keeps a line for each."""
 
     def __init__(
         self, home: Folder, space: Space, runs: int, compared: Figure, plugins: Sequence[Path], reporter: Reporter
     ):
         self.space = space
-        self.numbers = {f"run-{number:04d}": number for number in range(runs)}
+        self.numbers = {_name(number): number for number in range(runs)}
         seed = space.base.recipe.seed
         every = [(name, seed_of(seed, "screening", number)) for name, number in self.numbers.items()]
         super().__init__(home, every, space.base.recipe, compared, plugins, reporter, slim=True)
 
+        self._draws = self._drawn_before()
+
     def recipe(self, variant: str, seed: int) -> Path:
-        path, drawn = self.home.recipe(variant), self.home.recipe(variant).with_name("draw.json")
-        if not path.is_file() or not drawn.is_file():
-            found = draw(self.space, self.numbers[variant])
+        path = self.home.recipe(variant)
+        if variant not in self._draws:
+            self._draws[variant] = draw(self.space, self.numbers[variant])
+            lines = (json.dumps(asdict(self._draws[name]), ensure_ascii=False) + "\n" for name in sorted(self._draws))
+            with written_in(self.home):
+                write_whole(self.home.path / DRAWS, "".join(lines))
+            path.unlink(missing_ok=True)  # of an earlier draw whose line was removed
+        if not path.is_file():
+            found = self._draws[variant]
             recipe = self.space.variant(variant, found.tricks, found.settings).recipe
             assert recipe, "a draw has been checked"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(drawn, json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
             write_whole(path, recipe.as_toml())
         return path
 
     def drawn(self, variant: str) -> Draw:
-        """Return the draw of a run as it was played. Raises UserError where its file is damaged."""
-        path = self.home.recipe(variant).with_name("draw.json")
+        """Return the draw of a run as it was played. Raises UserError where its line is gone."""
         try:
-            return _DRAW.validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            why = first_error(error) if isinstance(error, ValidationError) else error.strerror
-            advice = f"remove {path.parent} to play the run anew"
-            raise UserError(Problem(f"the draw of a run cannot be read: {why}", str(path), advice)) from error
+            return self._draws[variant]
+        except KeyError:
+            where, folder = str(self.home.path / DRAWS), self.home.recipe(variant).parent
+            advice = f"remove its line in {OUTCOMES}, and {folder}, to play the run anew"
+            raise UserError(Problem(f"the draw of {variant} is gone", where, advice)) from None
+
+    def _drawn_before(self) -> dict[str, Draw]:
+        """Return the draws by variant. Raises UserError where their file is damaged."""
+        path, found = self.home.path / DRAWS, dict[str, Draw]()
+        for line, text in enumerate((read_text(path, ADVICE) or "").splitlines(), 1):
+            with damaged(f"{path}:{line}", ADVICE):
+                drawn = _DRAW.validate_json(text)
+                found[_name(drawn.number)] = drawn
+        return found
 
 
 def screening(
@@ -406,7 +429,7 @@ def _definition(space: Space, compared: Figure) -> dict[str, Any]:
         "betas": [*BETAS],
         "ratios": [*space.ratios],
         "sizes": [*space.sizes],
-        "tricks": [asdict(candidate) for candidate in space.candidates],
+        "tricks": portable([asdict(candidate) for candidate in space.candidates]),
         "impossible": space.impossible,
     }
 

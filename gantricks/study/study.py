@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +21,9 @@ from gantricks.planning.recipe import Recipe
 from gantricks.planning.recipe_files import read_recipe
 from gantricks.runs.manifest import versions
 from gantricks.study import power, variants
-from gantricks.study.curves import averaged, late_gain, read_curve
+from gantricks.study.curves import averaged, late_gain
 from gantricks.study.curves_picture import curves_picture
-from gantricks.study.folder import FORMAT, Folder, Outcome, choose
+from gantricks.study.folder import FORMAT, Folder, Outcome, choose, written_in
 from gantricks.study.forest import forest
 from gantricks.study.playing import Figure, Playing, Reporter, conduct
 from gantricks.study.pool import WORKER, threads_each
@@ -200,8 +199,7 @@ class SharedSeeds(Playing):
             variant: {
                 seed: points
                 for seed, outcome in found.items()
-                if outcome.status == "done"
-                and (points := read_curve(self.home.run(variant, seed), compared.metric, compared.name))
+                if outcome.status == "done" and (points := dict(outcome.curve))
             }
             for variant, found in outcomes.items()
         }
@@ -299,17 +297,33 @@ def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Fig
 def written(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe and the files of its tricks, for the definition of a study."""
     files = {trick.name: trick.found.origin for trick in recipe.tricks if " sha256:" in trick.found.origin}
-    return {"recipe": recipe.as_dict(), "files": files}
+    return {"recipe": portable(recipe.as_dict()), "files": portable(files)}
+
+
+def portable(plain: Any) -> Any:
+    """Return plain data with the names of files in place of absolute paths: the machine that goes on with a study may
+    have them elsewhere.
+    """
+    if isinstance(plain, dict):
+        return {key: portable(value) for key, value in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [portable(value) for value in plain]
+    if isinstance(plain, str):
+        path, mark, digest = plain.partition(" sha256:")
+        return Path(path).name + mark + digest if Path(path).is_absolute() else plain
+    return plain
 
 
 def begin(home: Folder, recipes: Mapping[str, Recipe], definition: Mapping[str, Any], threads: int) -> Iterator[str]:
     """Write the plan of a study, unless it is written. Yields a sentence for each change since then."""
     now = versions() | {"threads": threads}
     study = home.study()
+    texts = {name: recipe.as_toml() for name, recipe in recipes.items()}
     if study is None:
-        texts = {name: recipe.as_toml() for name, recipe in recipes.items()}
-        home.write({"format": FORMAT, "argv": sys.argv, **now, "definition": definition}, texts)
+        argv = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        home.write({"format": FORMAT, "argv": argv, **now, "definition": definition}, texts)
         return
+    home.write_recipes(texts)
     for fact, value in now.items():
         if study.get(fact) != value:
             was = study.get(fact)
@@ -320,27 +334,13 @@ def write_table(home: Folder, table: Table) -> None:
     """Write the results of a study with a table, and the picture of its curves where it has some."""
     write_results(home, table.as_dict(), as_markdown(table), forest(table))
     if table.curves:
-        with _written(home):
+        with written_in(home):
             save_png(curves_picture(table), home.path / "curves.png")
 
 
 def write_results(home: Folder, facts: Mapping[str, Any], text: str, picture: Image) -> None:
     """Write results.json, results.md and results.png. Raises UserError where the disk refuses."""
-    with _written(home):
+    with written_in(home):
         write_whole(home.path / "results.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         write_whole(home.path / "results.md", text)
         save_png(picture, home.path / "results.png")
-
-
-@contextlib.contextmanager
-def _written(home: Folder) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            Problem(
-                f"the study's results cannot be written: {error.strerror}",
-                str(error.filename or home.path),
-                "its runs are kept: give the same command again",
-            )
-        ) from error

@@ -1,7 +1,7 @@
 """A process that plays runs of a study one after another. Tasks and answers are lines of JSON.
 
     {"run": "…/seed-0", "variant": "full", "seed": 0, "recipe": "…/recipe.toml", "metric": …, "figure": …, "floor": …,
-     "device": "cpu", "plugins": […], "slim": false}
+     "device": "cpu", "plugins": […], "slim": false, "session": 1}
     -> {"step": 120}                      now and then
     -> {"outcome": {…}}                   once, an `Outcome`
 
@@ -34,7 +34,9 @@ from gantricks.errors import Diverged, UserError
 from gantricks.runs import api as run
 from gantricks.runs import checkpoint
 from gantricks.runs.folder import RECIPE
+from gantricks.runs.manifest import read_manifest
 from gantricks.runs.reporter import Reporter, Result
+from gantricks.study.curves import read_curve
 from gantricks.study.folder import Outcome, read_outcome, write_outcome
 from gantricks.study.slimming import slimmed
 
@@ -100,7 +102,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
     folder, began = Path(task["run"]), time.monotonic()
 
     def outcome(status: Any, **facts: Any) -> Outcome:
-        ended = Outcome(task["variant"], task["seed"], status, **facts)
+        ended = Outcome(task["variant"], task["seed"], status, session=task["session"], **facts)
         if ended.kept:
             write_outcome(folder, ended)
         return ended
@@ -128,6 +130,8 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
             floor=_finite(measured.floor.values) if measured.floor else None,
             collapsed=collapsed(task),
             step_seconds=reporter.step_seconds,
+            curve=tuple(read_curve(folder, task["metric"], task["figure"]).items()),
+            data=read_manifest(folder).data.fingerprint or "",
         )
     except Diverged as error:
         return outcome("diverged", reason=error.problems[0].what)

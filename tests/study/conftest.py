@@ -14,7 +14,7 @@ WORKER = """
 import json, os, sys
 from pathlib import Path
 
-played, (values, curves) = open(sys.argv[1], "a"), json.loads(sys.argv[2])
+played, (values, curves, data) = open(sys.argv[1], "a"), json.loads(sys.argv[2])
 for line in sys.stdin:
     task = json.loads(line)
     run, name = Path(task["run"]), f"{task['variant']} {task['seed']}"
@@ -33,11 +33,11 @@ for line in sys.stdin:
     else:
         outcome |= {"value": told + 0.01 * task["seed"], "floor": {"d": 0.5} if task["floor"] else None}
         outcome["step_seconds"] = took * (1 + 0.01 * (task["seed"] % 3))
+    outcome |= {"session": task["session"], "data": data}
+    outcome |= {"curve": curves.get(task["variant"], [])}
     if outcome["status"] in ("done", "diverged"):
         run.mkdir(parents=True, exist_ok=True)
         (run / "result.json").write_text(json.dumps(outcome))
-        curve = [f'{{"step": {step}, "metric/loss/d": {value}}}\\n' for step, value in curves.get(task["variant"], [])]
-        (run / "metrics.jsonl").write_text("".join(curve))
     print(json.dumps({"step": 3}))
     print(json.dumps({"outcome": outcome}), flush=True)
 """
@@ -62,7 +62,7 @@ class Pretence:
     def __call__(self, values: dict[str, Any] | None = None, **how: Any) -> tuple[Path, Table]:
         import json
 
-        told = json.dumps([values or {}, how.pop("curves", {})])
+        told = json.dumps([values or {}, how.pop("curves", {}), how.pop("data", "these")])
         command = [sys.executable, str(self.script), str(self.log), told]
         overrides = [*TINY, *how.pop("overrides", ())]
         study = how.pop("by", None)

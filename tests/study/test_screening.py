@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -269,7 +270,8 @@ for line in sys.stdin:
     task = json.loads(line)
     run, name = Path(task["run"]), task["variant"]
     print(name, os.getpid(), file=played, flush=True)
-    drawn = json.loads((Path(task["recipe"]).parent / "draw.json").read_text())
+    every = map(json.loads, (run.parents[2] / "draws.jsonl").read_text().splitlines())
+    drawn = next(drawn for drawn in every if drawn["number"] == int(name[4:]))
     noise = random.Random(task["seed"]).gauss(0, told["noise"])
     log = noise + sum(told["effects"].get(trick, 0) for trick in drawn["tricks"])
     log += sum(told["slopes"].get(trick, 0) * level for trick, level in drawn["tricks"].items())
@@ -278,6 +280,7 @@ for line in sys.stdin:
     status = next((s for trick, s in told["lost"].items() if trick in drawn["tricks"]), "done")
     outcome = {"variant": name, "seed": task["seed"], "status": "done", "value": value, "steps": 6}
     outcome |= {"seconds": 2.0 if told["slow"] in drawn["tricks"] else 1.0, "values": {"d": value}}
+    outcome |= {"session": task["session"], "data": "these"}
     outcome |= {"floor": {"d": 0.5} if task["floor"] else None, "collapsed": status == "collapsed"}
     if name == told["stop"]:
         os.kill(os.getppid(), 2)
@@ -400,14 +403,50 @@ def test_a_study_goes_on_and_can_be_extended(pretend: Any) -> None:
 
 def test_a_draw_is_kept_with_the_run_and_read_back(pretend: Any) -> None:
     path, found, _ = pretend(6)
-    kept = json.loads((path / "runs/run-0002/draw.json").read_text())
+    lines = (path / "draws.jsonl").read_text().splitlines()
+    kept = json.loads(lines[2])
     assert [*kept["tricks"]] == [*found.table[2]["tricks"]]
     recipe = (path / "runs/run-0002/recipe.toml").read_text()
     assert 'capture = "off"' in recipe
     assert all(f"[tricks.{name}]" in recipe for name in kept["tricks"])
-    (path / "runs/run-0002/draw.json").write_text("{")
-    with pytest.raises(UserError, match="the draw of a run cannot be read"):
+    (path / "draws.jsonl").write_text("\n".join([*lines[:2], "{", *lines[3:]]))
+    with pytest.raises(UserError, match="the file is damaged") as error:
         pretend(6)
+    assert error.value.problems[0].where == f"{path / 'draws.jsonl'}:3"
+    (path / "draws.jsonl").write_text("\n".join([*lines[:2], *lines[3:]]))
+    with pytest.raises(UserError, match="the draw of run-0002 is gone"):
+        pretend(6)
+
+
+def test_a_screening_goes_on_elsewhere_with_its_plan_its_draws_and_its_outcomes(pretend: Any) -> None:
+    path, found, _ = pretend(12, slow="ema")
+    for file in path.iterdir():
+        if file.name not in ("study.json", "draws.jsonl", "outcomes.jsonl"):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    _, again, played = pretend(12)
+    assert played == []
+    assert again == found
+    _, _, played = pretend(14)
+    assert [line.split()[0] for line in played] == ["run-0012", "run-0013"]
+    lines = [json.loads(line) for line in (path / "outcomes.jsonl").read_text().splitlines()]
+    assert [line["variant"] for line in lines] == [f"run-{i:04d}" for i in range(14)]
+    assert [line["session"] for line in lines] == [1] * 12 + [2] * 2
+
+
+def test_the_price_of_a_trick_is_not_that_of_the_machine_it_was_played_on() -> None:
+    from gantricks.study.effects import Row, regress
+    from gantricks.study.folder import Outcome
+
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(60):
+        session = 1 + (i >= 30)
+        having = float(rng.random() < (0.8 if session == 2 else 0.2))
+        pace = 0.01 * session * (1.5 if having else 1.0)
+        made = Outcome("a", i, "done", 1.0 + rng.random(), seconds=1.0, step_seconds=pace, session=session)
+        rows.append(Row(made, {"x": having}))
+    found = regress(rows, ["x"], True)
+    assert found.effects(["x"], lambda row, name: bool(row.columns[name]))[0].price == pytest.approx(1.5)
 
 
 def test_results_are_written_and_say_what_they_rest_on(pretend: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,69 @@ def test_a_study_that_is_not_as_it_was_written_is_said_to_be_damaged(pretend: An
         pretend(folder=path)
     (problem,) = error.value.problems
     assert (problem.where, problem.hint) == (str(path / "study.json"), "name another folder with --dir")
+
+
+def test_outcomes_outlive_the_folders_of_their_runs(pretend: Any) -> None:
+    """The plan and the outcomes are enough to go on with a study on another machine."""
+    path, table = pretend(MOVING, curves={"full": [(2, 8.0), (6, 4.0)]})
+    pretend.played()
+    for file in path.iterdir():
+        if file.name not in ("study.json", "outcomes.jsonl"):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    _, again = pretend()
+    assert pretend.played() == []
+    assert again.as_dict() == table.as_dict()
+    lines = (path / "outcomes.jsonl").read_text().splitlines()
+    (path / "outcomes.jsonl").write_text("\n".join(lines[1:]))
+    pretend(MOVING)
+    assert pretend.played() == [f"{json.loads(lines[0])['variant']} 0"]
+
+
+def test_the_result_in_a_run_counts_before_the_line_of_its_outcome(pretend: Any) -> None:
+    path, _ = pretend(MOVING)
+    pretend.played()
+    (path / "runs/bare/seed-1/result.json").unlink()
+    _, table = pretend(MOVING | {"bare 1": 4.0})
+    assert pretend.played() == ["bare 1"]
+    assert next(row for row in table.means if row.variant == "bare").values[1] == pytest.approx(4.01)
+    assert [json.loads(line)["session"] for line in (path / "outcomes.jsonl").read_text().splitlines()].count(2) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: text.replace('"done"', '"done", 1', 1), "the file is damaged"),
+        (lambda text: text.replace('"done"', '"refused"', 1), "a finished run must have a figure"),
+        (lambda text: text.splitlines()[0] + "\n" + text, "stands in two lines"),
+        (lambda text: text.replace('"seed"', '"sed"', 1), "damaged"),
+    ],
+)
+def test_a_damaged_line_of_outcomes_is_said_with_its_number(pretend: Any, change: Any, told: str) -> None:
+    path, _ = pretend(MOVING)
+    file = path / "outcomes.jsonl"
+    file.write_text(change(file.read_text()))
+    with pytest.raises(UserError, match=told) as error:
+        pretend(MOVING)
+    assert error.value.problems[0].where in (f"{file}:1", f"{file}:2")
+
+
+def test_runs_on_other_data_are_not_compared(pretend: Any) -> None:
+    path, _ = pretend(MOVING)
+    shutil.rmtree(path / "runs/bare/seed-1")
+    lines = (path / "outcomes.jsonl").read_text().splitlines()
+    (path / "outcomes.jsonl").write_text("\n".join(line for line in lines if '"bare", "seed": 1' not in line))
+    with pytest.raises(UserError, match="trained on different data: full seed 0 and bare seed 1") as error:
+        pretend(MOVING, data="others")
+    assert error.value.problems[0].where == str(path)
+
+
+def test_the_plan_of_a_study_names_no_folder_of_the_machine(pretend: Any, tmp_path: Path) -> None:
+    plugin = tmp_path / "own_trick.py"
+    plugin.write_text('"""A trick."""\n\nfrom gantricks import Trick\n\n\nclass OwnTrick(Trick):\n    """Nothing."""\n')
+    path, _ = pretend(plugins=[plugin], overrides=["tricks.own_trick={}"])
+    text = (path / "study.json").read_text()
+    assert "own_trick.py sha256:" in text
+    assert str(tmp_path) not in text.replace(json.dumps(sys.argv[1:])[1:-1], "")
 
 
 def test_a_study_of_another_format_is_refused(pretend: Any) -> None:

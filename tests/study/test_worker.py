@@ -138,6 +138,7 @@ class Bench:
             "floor": False,
             "device": "cpu",
             "plugins": plugins,
+            "session": 3,
         }
 
     def play(self, value: Any = 0.25, **task: Any) -> Outcome | None:
@@ -160,6 +161,20 @@ def test_a_run_is_trained_with_its_seed_measured_and_written_down(tmp_path: Path
     assert 0 < outcome.step_seconds < outcome.seconds
     assert (outcome.values, outcome.facts, outcome.floor) == ({"d": 0.25, "other": 1.0}, {"samples": 7}, {"d": 0.5})
     assert "seed = 4" in (bench.run / "recipe.toml").read_text()
+    assert (outcome.session, len(outcome.data)) == (3, 32)
+    assert read_outcome(bench.run) == outcome
+
+
+def test_the_curve_of_a_run_that_measures_while_it_trains_is_in_its_outcome(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.recipe.write_text(bench.recipe.read_text() + "\n[evaluate.mixture_coverage]\n")
+    measures = ["evaluate.every=2", "evaluate.samples=64"]
+    bench.recipe.write_text(load_recipe(bench.recipe, measures).as_toml())
+    task = bench.task | {"metric": "mixture_coverage", "figure": "modes"}
+    values = SimpleNamespace(values={"modes": 3.0}, facts={})
+    outcome = worker.play(task, lambda step: None, lambda task: SimpleNamespace(measurement=values, floor=None))
+    assert outcome
+    assert [step for step, _ in outcome.curve] == [2, 4, 5]
     assert read_outcome(bench.run) == outcome
 
 
@@ -392,7 +407,7 @@ def test_the_protocol_is_a_line_in_and_lines_out(tmp_path: Path) -> None:
         assert worker.serve(source, answers, lambda task: measured(0.25)) == 0
     *steps, last = [json.loads(line) for line in answers.getvalue().splitlines()]
     assert steps[0] == {"step": 0}
-    assert last["outcome"] == asdict(read_outcome(bench.run))  # type: ignore[arg-type]
+    assert last["outcome"] == json.loads(json.dumps(asdict(read_outcome(bench.run))))  # type: ignore[arg-type]
 
 
 def test_a_worker_whose_study_has_gone_saves_its_run_and_ends(tmp_path: Path) -> None:
