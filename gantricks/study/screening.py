@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from gantricks.catalogue.index import shipped
 from gantricks.errors import Problem, UserError
 from gantricks.files import write_whole
 from gantricks.hooks import KINDS
@@ -171,7 +172,8 @@ def space_of(base: Base, tricks: Sequence[str] = (), options: Sequence[str] = ()
     the trick may be, in place of what it declares itself. Raises UserError with everything that is wrong, and where
     fewer than two tricks can be drawn.
     """
-    names = tricks_to_add(tricks, options, base.registry)
+    optioned = [name for option in options if (name := trick_of(option))]
+    names = tricks_to_add(tricks or [*shipped("tricks"), *optioned], options, base.registry)
     own = {trick.name for trick in base.recipe.tricks}
     impossible: dict[str, str] = {}
     parts: dict[str, TrickPart] = {}
