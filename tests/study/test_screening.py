@@ -147,7 +147,7 @@ def test_seeds_of_screening_and_confirmation_never_meet() -> None:
 
 
 def test_an_option_of_one_trick_does_not_leave_the_others_out(shipping: Space) -> None:
-    found = space_of(based(), options=["tricks.r1.weight=3.0", "tricks.own={use='packing',m=3}"])
+    found = space_of(based(), options=["tricks.r1.weight=3.0", "tricks.own={use='label_flipping'}"])
     assert {c.name for c in found.candidates} == {c.name for c in shipping.candidates} | {"own"}
     assert next(c.options for c in found.candidates if c.name == "r1") == ("tricks.r1.weight=3.0",)
 
