@@ -359,7 +359,13 @@ def ablate(
         own: dict[str, dict[str, Any]] = {
             "factorial": {"seeds": seeds, "tricks": named, "order": order or 2},
             "screening": {"runs": runs or 256, "tricks": named},
-            "confirm": {"finalists": chosen, "blocks": blocks or 24},
+            "confirm": {
+                "finalists": chosen,
+                "blocks": blocks or 24,
+                "adjust": adjust or "max-t",
+                "margin": margin,
+                "spread": spread,
+            },
         }
         raise typer.Exit(designed(mode, recipe, **own[mode], **shared))
     from gantricks.cli.study import study
@@ -378,7 +384,8 @@ def _refuse_foreign(mode: str, given: dict[str, Any], tricks: list[str], seeds: 
         "finalists": ("confirm",),
         "blocks": ("confirm",),
     }
-    of |= dict.fromkeys(("design", "adjust", "margin", "spread"), ("leave-one-out", "add-one", "pairs"))
+    comparing = ("leave-one-out", "add-one", "pairs")
+    of |= {"design": comparing} | dict.fromkeys(("adjust", "margin", "spread"), (*comparing, "confirm"))
     problems = [
         Problem(
             f"--{name} belongs to --mode {' or '.join(of[name])}", f"--mode {mode}", "leave it out, or name that mode"

@@ -17,6 +17,8 @@ from gantricks.study.folder import Folder, choose
 from gantricks.study.playing import Figure, Reporter, conduct
 from gantricks.study.pool import WORKER
 from gantricks.study.screening import ratios_of
+from gantricks.study.spread import Spread, read_spread
+from gantricks.study.statistics import Adjust
 from gantricks.study.study import SharedSeeds, begin, open_study, rules_of, write_table, written
 from gantricks.study.table import Rules, Table
 from gantricks.study.variants import (
@@ -100,10 +102,20 @@ class _Blocks(SharedSeeds):
     """The runs of a confirmation: each variant has a recipe of its own in each block."""
 
     def __init__(
-        self, home: Folder, plan: Plan, compared: Figure, plugins: Sequence[Path], reporter: Reporter, rules: Rules
+        self,
+        home: Folder,
+        plan: Plan,
+        compared: Figure,
+        plugins: Sequence[Path],
+        reporter: Reporter,
+        rules: Rules,
+        expected: Spread | None,
     ) -> None:
         self._block = {block.seed: block for block in plan.blocks}
-        super().__init__(home, plan.design, tuple(self._block), compared, plugins, reporter, rules=rules, slim=True)
+        seeds = tuple(self._block)
+        super().__init__(
+            home, plan.design, seeds, compared, plugins, reporter, rules=rules, expected=expected, slim=True
+        )
 
     def recipe(self, variant: str, seed: int) -> Path:
         return self.home.recipe(f"{variant}/{self._block[seed].name}")
@@ -114,6 +126,9 @@ def confirm(
     *,
     finalists: Sequence[str],
     blocks: int = 24,
+    adjust: Adjust = "max-t",
+    margin: float | None = None,
+    spread: str | None = None,
     metric: str | None = None,
     figure: str | None = None,
     options: Sequence[str] = (),
@@ -126,14 +141,16 @@ def confirm(
 ) -> tuple[Path, Table]:
     """Play the recipe and each finalist in `blocks` fresh blocks, and compare them block by block.
 
-    `options` are overrides of finalists, such as `tricks.r1.weight=1.0`. The same call continues a study that was
+    `adjust`, `margin` and `spread` are as for `ablate`. `options` are overrides of finalists, such as
+    `tricks.r1.weight=1.0`. The same call continues a study that was
     stopped. Returns the study's folder and its table, which is also written there. Raises UserError with everything
     that is wrong; Interrupted, after the workers have saved their runs.
     """
     reporter = reporter or Reporter()
     opened = open_study(recipe, metric, figure, overrides, jobs, plugins)
     plan = plan_of(opened.base, finalists, blocks, options)
-    rules = rules_of(opened.compared, "paired", "max-t", None)
+    rules = rules_of(opened.compared, "paired", adjust, margin)
+    expected = read_spread(spread, opened.compared, rules) if spread else None
     definition = _definition(opened.base, plan, opened.compared, rules)
     home = choose(folder, f"{opened.base.recipe.name}-confirm", definition)
     recipes = {f"{variant}/{block}": found.recipe for (variant, block), found in plan.recipes.items() if found.recipe}
@@ -151,7 +168,7 @@ def confirm(
     return home.path, conduct(
         home,
         written_down,
-        lambda: _Blocks(home, plan, opened.compared, opened.plugins, reporter, rules),
+        lambda: _Blocks(home, plan, opened.compared, opened.plugins, reporter, rules, expected),
         end,
         jobs=jobs,
         threads=opened.threads,

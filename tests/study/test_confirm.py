@@ -15,7 +15,7 @@ from gantricks.planning.recipe_files import read_recipe
 from gantricks.planning.validation import load_recipe
 from gantricks.study.confirm import confirm, plan_of
 from gantricks.study.draws import seed_of
-from gantricks.study.playing import Interrupted
+from gantricks.study.playing import Interrupted, Reporter
 from gantricks.study.variants import base
 
 SMALL = (
@@ -105,3 +105,14 @@ def test_runs_are_paired_by_block_and_the_same_command_goes_on(pretend: Any) -> 
     again, _ = pretend(by=confirm, finalists=["r1", "lecam"], blocks=4, values=values)
     assert again == path
     assert pretend.played() == []
+
+
+def test_the_rules_of_a_confirmation_can_be_chosen(pretend: Any) -> None:
+    how: dict[str, Any] = {"by": confirm, "finalists": ["r1", "lecam"], "blocks": 3, "values": {"plain": 1.0}}
+    said = list[str]()
+    reporter = type("Listening", (Reporter,), {"foreseen": lambda self, sentence: said.append(sentence)})()
+    path, table = pretend(**how, adjust="holm", margin=0.5, spread="0.2", reporter=reporter)
+    assert (table.adjust, table.margin, table.design) == ("holm", 0.5, "paired")
+    assert "0.2" in said[0]
+    other, _ = pretend(**how)
+    assert other != path
