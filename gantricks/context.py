@@ -249,6 +249,12 @@ class Context(ABC):
         """
 
     @abstractmethod
+    def another_real(self) -> Batch:
+        """Return the next batch of real samples, beyond those that the D steps are given. Every call draws another.
+        In a step only.
+        """
+
+    @abstractmethod
     def d_input(self, batch: Batch, is_real: bool) -> Batch:
         """Return what D would be shown of a further batch: the hook `d_input` of all tricks, without D."""
 

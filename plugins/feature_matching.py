@@ -7,6 +7,9 @@ D's verdict does not enter G's loss, so tricks on G's labels have no effect.
 
 The real batch goes through the updated D once more in the G step, without gradient. Where D mixes samples and scores
 reals and fakes jointly, the G step does so already, and nothing is added.
+
+`fresh = true` takes a further real batch for G, which D has not just been trained on, as the official code does. D then
+scores it alone, also where it mixes samples, and an epoch has half as many steps.
 """
 
 from __future__ import annotations
@@ -56,9 +59,17 @@ class FeatureMatching(Trick):
         norm: Annotated[Norm, Field(description="mean squared (l2) or mean absolute (l1) difference of the means")] = (
             "l2"
         )
+        fresh: Annotated[bool, Field(description="match a real batch of its own, not that of D's step")] = False
 
     config: Config
 
     @hookimpl
     def g_objective(self, ctx: Context) -> dict[str, Tensor]:
-        return {"distance": feature_distance(ctx.real_out.features, ctx.fake_out.features, self.config.norm)}
+        real = self._of_another(ctx) if self.config.fresh else ctx.real_out.features
+        return {"distance": feature_distance(real, ctx.fake_out.features, self.config.norm)}
+
+    @staticmethod
+    @torch.no_grad()
+    def _of_another(ctx: Context) -> Tensor:
+        features: Tensor = ctx.discriminator(*ctx.d_input(ctx.another_real(), True)).features
+        return features

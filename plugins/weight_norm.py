@@ -3,8 +3,10 @@
 Training and eval mode compute the same. The semi-supervised results of Salimans et al. rest on weight norm. In their
 official code D is fitted to 500 samples and has `lengths = "heads"`.
 
-Every linear and convolutional layer is treated, embeddings are not. `players` says whose layers they are. The networks
-start as the functions they would be without the trick, to rounding. The cost is one pass over the weights per forward.
+Every linear and convolutional layer is treated, embeddings are not. `players` says whose layers they are, and
+`layers = "heads"` takes the layers next to the output alone. The networks start as the functions they would be without
+the trick, to rounding; with `start_length` every row has that length instead. The cost is one pass over the weights per
+forward.
 
 `data_init = n` starts from data instead: n real samples go through D, n latents through G. Lengths and biases are set
 so that every unit has mean 0 and variance 1 over them, before its norm and activation. Where surgery has given a layer
@@ -158,6 +160,13 @@ class WeightNorm(Trick):
         lengths: Annotated[
             Literal["all", "heads"], Field(description="whose lengths are learned: all layers', or the last ones' only")
         ] = "all"
+        layers: Annotated[
+            Literal["all", "heads"], Field(description="which layers are treated: all, or the last ones")
+        ] = "all"
+        start_length: Annotated[
+            float | None,
+            Field(gt=0, le=1e3, description="the length of every row at the start; as drawn when left out"),
+        ] = None
 
     config: Config
 
@@ -172,6 +181,8 @@ class WeightNorm(Trick):
         return {"replaces": {f"{player}_weights" for player in players}, "conflicts": conflicts}
 
     def problems(self, setting: Setting) -> list[str]:
+        if self.config.data_init and self.config.start_length is not None:
+            return ["data_init sets every length, and start_length does nothing beside it; leave one of them out"]
         if self.config.data_init == 1:
             return ["one sample has no variance to be fitted to; write data_init = 2 or more, 500 for example"]
         return []
@@ -199,9 +210,14 @@ class WeightNorm(Trick):
     def _apply(self, network: nn.Module, ctx: Context) -> None:
         what = "that could be given a length and a direction"
         layers: list[tuple[str, Any]] = weighted_layers(network, ctx.name, what)
+        if self.config.layers == "heads":
+            layers = [(name, layer) for name, layer in layers if not name.startswith("body.")]
         refuse_computed_weights(layers, ctx.name)
         for name, layer in layers:
             weight_norm(layer, ctx.rng.anew(name))
+            if self.config.start_length is not None:
+                with torch.no_grad():
+                    _parts(layer)[0].fill_(self.config.start_length)
             if self.config.lengths == "heads" and name.startswith("body."):
                 _parts(layer)[0].requires_grad_(False)
 

@@ -153,6 +153,11 @@ class TrickContext(Context):
     def score(self, real: Batch, fake: Batch, weights: Mapping[str, Tensor]) -> tuple[Out, Out]:
         return self._game.step.score_by(weights, real, fake)
 
+    def another_real(self) -> Batch:
+        if self.phase not in ("d", "g"):
+            raise TrickError(f"{self.name}: real batches are drawn in a step only, not in phase {self.phase!r}")
+        return self._game.step.draw_real()
+
     def d_input(self, batch: Batch, is_real: bool) -> Batch:
         return fold(self._game.hooks.d_input, batch, is_real)
 

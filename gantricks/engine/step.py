@@ -98,7 +98,7 @@ class Step:
         self.guard.begin()
         notify(hooks.before_d_step)
 
-        real = frame.real = fold(hooks.real_batch, self.feed.next())
+        real = frame.real = self.draw_real()
         fake = self.generate(real.size, attached=share_fakes)
         self.shared = (fake, frame.fake_latents) if share_fakes else None
         frame.fake = fold(hooks.fake_batch, fake.detach())
@@ -238,8 +238,11 @@ class Step:
     def real_batch(self) -> Batch:
         """Return the real batch of the last D step, or a new one where no D step has been played in this step."""
         if self.frame.real is None:
-            self.frame.real = fold(self.hooks.real_batch, self.feed.next())
+            self.frame.real = self.draw_real()
         return self.frame.real
+
+    def draw_real(self) -> Batch:
+        return fold(self.hooks.real_batch, self.feed.next())
 
     def discriminate(self, batch: Batch, is_real: bool) -> Out:
         out: Out = self.d.network(*fold(self.hooks.d_input, batch, is_real))

@@ -363,7 +363,11 @@ def initialise(network: nn.Module, rng: Rng, like: nn.Module | None = None, at: 
                 fill(rng.anew(name))
             elif held <= _FILLED and isinstance(module, _CONSTANT_START):
                 module.reset_parameters()
-                if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+                if (
+                    isinstance(module, nn.modules.batchnorm._BatchNorm)
+                    and module.affine
+                    and module.weight.requires_grad
+                ):
                     module.weight.add_(0.02 * rng.anew(name).normal(module.weight.shape))
             elif held <= _FILLED and isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd):
                 scale = std

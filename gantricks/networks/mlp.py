@@ -72,11 +72,14 @@ class _Layout(Options):
         ),
     ] = None
     batch_norm: Annotated[bool, Field(description="batch norm in every hidden layer but D's first")] = False
+    batch_norm_gain: Annotated[bool, Field(description="whether batch norm learns a gain beside its bias")] = True
 
     @model_validator(mode="after")
-    def _pieces_matter(self) -> Any:
+    def _all_matters(self) -> Any:
         if self.activation != "maxout" and self.pieces != type(self).model_fields["pieces"].default:
             raise ValueError(f'pieces does nothing with activation = "{self.activation}"; remove it')
+        if not (self.batch_norm or self.batch_norm_gain):
+            raise ValueError("batch_norm_gain does nothing without batch_norm = true; remove it")
         return self
 
 
@@ -163,6 +166,7 @@ def _blocks(inputs: int, config: _Layout, first_norm: bool) -> OrderedDict[str, 
         block = OrderedDict[str, nn.Module](linear=nn.Linear(inner, maps, bias=not norm))
         if norm:
             block["norm"] = nn.BatchNorm1d(maps)
+            block["norm"].weight.requires_grad_(config.batch_norm_gain)
         block["activation"] = Maxout(config.pieces) if maxout else ACTIVATIONS[config.activation]()
         blocks[f"hidden{number + 1}"] = nn.Sequential(block)
     return blocks

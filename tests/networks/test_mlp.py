@@ -353,3 +353,18 @@ def test_activations_offered_are_those_that_exist():
     schema = MLP.GeneratorConfig.model_json_schema()
     assert set(schema["properties"]["activation"]["enum"]) == {*ACTIVATIONS, "maxout"}
     assert all(isinstance(make(), nn.Module) for make in ACTIVATIONS.values())
+
+
+def test_without_a_gain_batch_norm_learns_a_bias_alone():
+    for network in pair(batch_norm=True, batch_norm_gain=False, hidden=(5, 5)):
+        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+        assert norms
+        for norm in norms:
+            assert torch.equal(norm.weight, torch.ones_like(norm.weight))
+            assert not norm.weight.requires_grad
+            assert norm.bias.requires_grad
+
+
+def test_a_gain_without_batch_norm_is_a_mistake():
+    with pytest.raises(ValueError, match="batch_norm_gain does nothing"):
+        build("generator", batch_norm_gain=False)

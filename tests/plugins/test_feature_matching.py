@@ -20,6 +20,7 @@ from gantricks.testing.measure import terms_are
 SETTINGS: Settings = {
     "": ({}, {}),
     "conditional": ({"norm": "l1"}, CONDITIONAL),
+    "fresh": ({"fresh": True}, {"n_critic": 2}),
 }
 REFUSED: dict[str, str] = {}
 
@@ -39,6 +40,16 @@ MISTAKES = {
         new='gap.square().sum() if norm == "l2" else gap.abs().mean()',
         caught_by="test_it_is_the_mean_over_features_of_the_distance_between_means",
     ),
+    "a fresh batch is that of the D step again": Mistake(
+        old="ctx.another_real()",
+        new="ctx.real",
+        caught_by="test_a_fresh_batch_is_the_next_of_the_data",
+    ),
+    "a fresh batch is shown without what D's input goes through": Mistake(
+        old="ctx.d_input(ctx.another_real(), True)",
+        new="ctx.another_real()",
+        caught_by="test_a_fresh_batch_is_the_next_of_the_data",
+    ),
     "samples are matched one by one": Mistake(
         old="real.detach().to(dtype).mean(0) - fake.to(dtype).mean(0)",
         new="real.detach().to(dtype) - fake.to(dtype)",
@@ -51,11 +62,16 @@ def trace_law(played: Played, name: str) -> None:
     """G's objective is the distance between the mean features of reals and of its fakes, and nothing adversarial."""
     norm = played.trick(name).config.norm
     assert len(played.of(name, "g_objective")) == len(played.steps_of("g"))
+    fresh = played.trick(name).config.fresh
     for phase in played.steps_of("g"):
         real, fake = phase.real_out.features, phase.fake_out.features
         gaps = [sum(r) / len(real) - sum(f) / len(fake) for r, f in zip(real.T.tolist(), fake.T.tolist(), strict=True)]
         distances = [gap * gap if norm == "l2" else abs(gap) for gap in gaps]
-        terms_are(phase, {f"{name}.distance": sum(distances) / len(distances)})
+        distance = sum(distances) / len(distances)
+        if fresh:  # of another batch, which the record does not hold
+            assert phase.terms[f"{name}.distance"] != pytest.approx(distance, rel=1e-9)
+        else:
+            terms_are(phase, {f"{name}.distance": distance})
         assert "adversarial" not in phase.terms
 
 
@@ -170,3 +186,22 @@ def test_the_generator_gets_the_gradient_and_the_discriminator_none() -> None:
     game.step.g_step()
     assert all(parameter.grad is None for parameter in game.players["d"].parameters)
     assert all(parameter.grad.abs().sum() > 0 for parameter in game.players["g"].parameters)
+
+
+class Halved(Trick):
+    """D sees half of what there is."""
+
+    @hookimpl
+    def d_input(self, batch):
+        return batch.with_images(batch.images / 2)
+
+
+def test_a_fresh_batch_is_the_next_of_the_data() -> None:
+    played = TrickHost().with_trick("feature_matching", fresh=True).with_trick(Halved).with_trick(Watch).train(1)
+    game = played.game
+    assert game.feed.cursor == 16, "8 samples for D, 8 for G"
+    batch = game.feed.take(game.feed._indices(8, 8))
+    expected = game.discriminator(*batch.with_images(batch.images / 2)).features
+    fake = game.plan.tricks[-1].trick.seen[0][1]
+    distance = played.scalars[0]["loss/g.feature_matching.distance"]
+    assert feature_distance(expected, fake).item() == pytest.approx(distance, rel=1e-12)

@@ -35,6 +35,7 @@ SETTINGS: Settings = {
     "": ({}, {}),
     "conditional": ({}, CONDITIONAL),
     "data": ({"data_init": 20, "lengths": "heads"}, {"sample": (1, 8, 8), "n_critic": 2}),
+    "last": ({"layers": "heads", "start_length": 1.5, "players": ["generator"]}, {}),
 }
 OVERRIDES = {"": ["tricks.weight_norm.data_init=4"]}
 REFUSED: dict[str, str] = {}
@@ -73,6 +74,8 @@ def trace_law(played: Played, name: str) -> None:
             for place, module in surgery(played, name, role).before.items()
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
         }
+        if played.trick(name).config.layers == "heads":
+            layers = {place: layer for place, layer in layers.items() if not place.startswith("body.")}
         assert layers
         network: Any = getattr(played.game, role)
         trained = {id(weight) for weight in network.parameters()}
@@ -548,3 +551,29 @@ def test_a_network_without_such_layers_is_refused():
     with pytest.raises(UserError, match=r"tricks\.weight_norm: the generator has no linear or convolutional"):
         host.with_trick("weight_norm").game()
     host.with_trick("weight_norm", players=["discriminator"]).game()
+
+
+@HOSTS
+def test_with_layers_heads_hidden_layers_stay_plain(host):
+    game = host.with_trick("weight_norm", layers="heads").game()
+    for network in (game.generator, game.discriminator):
+        normed = {name for name, module in network.named_modules() if parametrize.is_parametrized(module)}
+        plain = {name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)} - normed
+        assert normed
+        assert not any(name.startswith("body.") for name in normed)
+        assert {name.split(".")[0] for name in plain if "parametrizations" not in name} <= {"body", "embedding"}
+
+
+@pytest.mark.parametrize("length", [0.5, 1.0])
+def test_with_a_start_length_every_row_has_it_and_keeps_its_direction(length):
+    plain, game = VECTORS.game(), VECTORS.with_trick("weight_norm", start_length=length).game()
+    for name, layer in game.discriminator.named_modules():
+        if isinstance(layer, nn.Linear):
+            before = plain.discriminator.get_submodule(name).weight
+            torch.testing.assert_close(layer.weight.norm(dim=1), torch.full_like(layer.weight[:, 0], length))
+            torch.testing.assert_close(layer.weight, length * before / before.norm(dim=1, keepdim=True))
+
+
+def test_a_start_length_that_data_would_overwrite_is_refused():
+    with pytest.raises(UserError, match="start_length does nothing beside it"):
+        VECTORS.with_trick("weight_norm", start_length=1.0, data_init=20).game()
