@@ -135,7 +135,8 @@ class Playing:
         other = next((o for o in self.outcomes.values() if o.data and outcome.data and o.data != outcome.data), None)
         if other:
             runs = " and ".join(f"{o.variant} seed {o.seed}" for o in (other, outcome))
-            hint = "give the data that the study began with, or name another folder with --dir"
+            run = self.home.run(outcome.variant, outcome.seed)
+            hint = f"give the data that the study began with and remove {run}, or name another folder with --dir"
             raise UserError(Problem(f"its runs were trained on different data: {runs}", str(self.home.path), hint))
 
     def play(self, pool: Pool) -> None:

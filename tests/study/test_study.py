@@ -322,6 +322,10 @@ def test_runs_on_other_data_are_not_compared(pretend: Any) -> None:
     with pytest.raises(UserError, match="trained on different data: full seed 0 and bare seed 1") as error:
         pretend(MOVING, data="others")
     assert error.value.problems[0].where == str(path)
+    assert f"remove {path / 'runs/bare/seed-1'}" in error.value.problems[0].hint
+    shutil.rmtree(path / "runs/bare/seed-1")
+    _, table = pretend(MOVING)
+    assert table.runs == 12
 
 
 def test_the_plan_of_a_study_names_no_folder_of_the_machine(pretend: Any, tmp_path: Path) -> None:
