@@ -72,18 +72,24 @@ class Recipe:
     loggers: tuple[LoggerPart, ...] = ()
     places: Places = field(default_factory=lambda: Places(), compare=False, repr=False)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data, in the order and shape of a recipe file. Paths are absolute."""
+    def as_dict(self, *, defaults: bool = True) -> dict[str, Any]:
+        """Return the recipe as plain data, in the order and shape of a recipe file. Paths are absolute.
+
+        `defaults=False` leaves out the options that have their default.
+        """
+
+        def plain_of(options: Options) -> dict[str, Any]:
+            return options.model_dump(mode="json", exclude_none=True, exclude_defaults=not defaults)
 
         def options(part: Part[Any] | Instance) -> dict[str, Any]:
-            plain = _plain(part.options)
+            plain = plain_of(part.options)
             for key in getattr(part.found.cls, "paths", ()):
                 if key in plain:  # a path may be left out
                     plain[key] = str(Path(plain[key]).expanduser().absolute())
             return plain
 
         def table(part: Part[Any]) -> dict[str, Any]:
-            return _plain(part.keys) | options(part)
+            return plain_of(part.keys) | options(part)
 
         def instances(parts: tuple[Instance, ...]) -> dict[str, Any]:
             return {
@@ -97,8 +103,8 @@ class Recipe:
             "data": table(self.data),
             "generator": table(self.generator),
             "discriminator": table(self.discriminator),
-            "train": _plain(self.train),
-            "evaluate": _plain(self.evaluate) | instances(self.metrics),
+            "train": plain_of(self.train),
+            "evaluate": plain_of(self.evaluate) | instances(self.metrics),
         }
         if self.tricks:
             keys["tricks"] = instances(self.tricks)
@@ -117,7 +123,3 @@ class RecipeError(UserError):
     def __init__(self, problems: list[Problem], rest: Recipe | None) -> None:
         super().__init__(*problems)
         self.rest = rest
-
-
-def _plain(options: Options) -> dict[str, Any]:
-    return options.model_dump(mode="json", exclude_none=True)

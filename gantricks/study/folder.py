@@ -30,6 +30,8 @@ from gantricks.runs.folder import LOCK
 
 FORMAT = 1
 STUDY, OUTCOMES, RESULT = "study.json", "outcomes.jsonl", "result.json"
+DEFAULTS = "defaults"
+"""The key of a study's definition under which options have their defaults."""
 PATIENCE = 15.0
 """The number of seconds to wait for the workers of a killed study, which save their runs and end."""
 
@@ -260,10 +262,21 @@ def _holds_something(path: Path) -> bool:
 def _differences(folder: Folder, definition: Mapping[str, Any]) -> list[str] | None:
     """Return the keys in which an existing study differs from `definition`, or None where there is no study."""
     study = folder.study()
-    if study is None:
-        return None
-    there = study["definition"]
-    return [key for key in {**there, **definition} if there.get(key) != definition.get(key)]
+    return None if study is None else list(_differing(study["definition"], definition))
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the dotted keys in which the definition of a study differs from that of a command.
+
+    A later version has more options. Those at their defaults change nothing, so defaults are compared where both have
+    the key.
+    """
+    for key in {**there, **here}:
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differing(old, new, f"{above}{key}.")
+        elif old != new and (DEFAULTS not in above.split(".") or (key in there and key in here)):
+            yield f"{above}{key}"
 
 
 @contextlib.contextmanager

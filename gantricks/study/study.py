@@ -23,7 +23,7 @@ from gantricks.runs.manifest import versions
 from gantricks.study import power, variants
 from gantricks.study.curves import averaged, late_gain
 from gantricks.study.curves_picture import curves_picture
-from gantricks.study.folder import FORMAT, Folder, Outcome, choose, written_in
+from gantricks.study.folder import DEFAULTS, FORMAT, Folder, Outcome, choose, written_in
 from gantricks.study.forest import forest
 from gantricks.study.playing import Figure, Playing, Reporter, conduct
 from gantricks.study.pool import WORKER, threads_each
@@ -295,9 +295,18 @@ def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Fig
 
 
 def written(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe and the files of its tricks, for the definition of a study."""
+    """Return a recipe, its options that have their default, and the files of its tricks, for a study's definition."""
     files = {trick.name: trick.found.origin for trick in recipe.tricks if " sha256:" in trick.found.origin}
-    return {"recipe": portable(recipe.as_dict()), "files": portable(files)}
+    chosen, everything = recipe.as_dict(defaults=False), recipe.as_dict()
+    parts = {"recipe": chosen, DEFAULTS: _without(everything, chosen), "files": files}
+    return {key: portable(part) for key, part in parts.items()}
+
+
+def _without(plain: Mapping[str, Any], left_out: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `plain` without the keys of `left_out`, at any depth."""
+    tables = {key: _without(plain[key], left_out[key]) for key in left_out if isinstance(plain[key], Mapping)}
+    rest = {key: value for key, value in plain.items() if key not in left_out} | tables
+    return {key: rest[key] for key in plain if key in rest and rest[key] != {}}
 
 
 def portable(plain: Any) -> Any:

@@ -82,6 +82,24 @@ def test_what_is_going_to_be_done_is_written_down_before_the_first_run(pretend: 
     assert not list(path.rglob("result.json"))
 
 
+def test_a_study_goes_on_with_a_version_that_has_more_options(pretend: Any) -> None:
+    path, _ = pretend()
+    study = json.loads((path / "study.json").read_text())
+    full = study["definition"]["variants"]["full"]
+    assert "std" not in full["recipe"]["data"]
+    del full["defaults"]["data"]["std"]  # as it was before there was such an option
+    full["defaults"]["generator"]["gone"] = 1
+    (path / "study.json").write_text(json.dumps(study))
+    assert len(pretend.played()) == len(EVERY)
+    assert pretend(folder=path)[0] == path
+    assert pretend.played() == []
+
+    full["defaults"]["data"]["std"] = 7  # a default that is another one now
+    (path / "study.json").write_text(json.dumps(study))
+    with pytest.raises(UserError, match=r"it differs in variants\.full\.defaults\.data\.std"):
+        pretend(folder=path)
+
+
 def test_a_study_goes_on_where_it_was_interrupted_and_repeats_nothing(pretend: Any) -> None:
     with pytest.raises(Interrupted):
         pretend({"without-ema 1": "stop"})
