@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,23 @@ def test_auto_is_bf16_on_a_cpu_for_convolutions_where_the_units_are_there(
     placement = place("cpu", "auto", convolutions=convolutions)
     assert placement.precision == ("bf16" if units and convolutions else "fp32")
     assert placement.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("has", "faster"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, False),  # a virtual machine without AMX
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"architecture": "arm64", "bf16": True}, False),
+    ],
+)
+def test_a_cpu_has_bf16_where_it_is_faster_than_fp32(
+    monkeypatch: pytest.MonkeyPatch, has: dict[str, Any], faster: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert device.cpu_has_bf16() is faster
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("fp64", torch.float64)])

@@ -20,7 +20,7 @@ from gantricks.cli.console import Text, output, write_json
 from gantricks.data.images import CACHE_VARIABLE, lasting_cache
 from gantricks.errors import UserError
 from gantricks.planning.contract import contract_problems
-from gantricks.planning.device import cpu_has_bf16
+from gantricks.planning.device import cpu_has_bf16, cuda_has_bf16
 from gantricks.planning.recipe_files import shipped_recipes
 from gantricks.planning.validation import load_recipe
 
@@ -103,9 +103,9 @@ def _cpu() -> Iterator[Finding]:
     else:
         yield Finding("cpu", counted)
     if cpu_has_bf16():
-        yield Finding("cpu", 'bf16 in hardware: train.precision = "auto" uses it for convolutional networks')
+        yield Finding("cpu", 'bf16 faster than fp32: train.precision = "auto" uses it for convolutional networks')
     else:
-        yield Finding("cpu", 'no bf16 in hardware: train.precision = "auto" is fp32 here')
+        yield Finding("cpu", 'bf16 no faster than fp32: train.precision = "auto" is fp32 here')
 
 
 def _cuda() -> Iterator[Finding]:
@@ -134,7 +134,7 @@ def _cuda() -> Iterator[Finding]:
             yield Finding(
                 "cuda", f"cuda:{number} is {own}, for which this torch was not built; install another build", "note"
             )
-    bf16 = "bf16 in hardware" if torch.cuda.is_bf16_supported() else "no bf16 in hardware, so fp32"
+    bf16 = "bf16 in hardware" if cuda_has_bf16() else "no bf16 in hardware, so fp32"
     yield Finding("cuda", f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, {bf16}")
 
 

@@ -67,7 +67,7 @@ def place(
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     if precision == "auto":
-        has_units = _cuda_has_bf16() if chosen.type == "cuda" else cpu_has_bf16()
+        has_units = cuda_has_bf16() if chosen.type == "cuda" else cpu_has_bf16()
         precision = "bf16" if convolutions and has_units else "fp32"
     if chosen.type == "cuda" and precision == "fp32":
         torch.set_float32_matmul_precision("high")
@@ -138,12 +138,17 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bf16 numbers in hardware (AVX512-BF16 or AMX)."""
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    """Whether this processor multiplies bf16 numbers faster than fp32: by AMX, or by AVX512-BF16 unless it is Intel's.
+
+    Intel's AVX512-BF16 has no more throughput than its fp32. Some virtual machines have it without AMX.
+    """
+    has = torch.cpu.get_capabilities()
+    by_avx = has.get("avx512_bf16", False) and "intel" not in str(has.get("cpu_name", "")).lower()
+    return bool(has.get("amx_bf16", False) or by_avx)
 
 
-def _cuda_has_bf16() -> bool:
+def cuda_has_bf16() -> bool:
+    """Whether the current CUDA device multiplies bf16 numbers in hardware; CUDA emulates them where it does not."""
     found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
     return found
 
