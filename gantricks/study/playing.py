@@ -89,6 +89,7 @@ class Playing:
         self.home, self.every, self.base, self.compared = home, [*every], base, compared
         self.plugins, self.reporter = [str(path) for path in plugins], reporter
         self.reference, self.slim = reference, slim
+        self.metrics = list(dict.fromkeys([compared.metric, *(instance.name for instance in base.metrics)]))
         self._recorded = home.recorded()
         found = {run: home.outcome(run, self._recorded) for run in self.every}
         self.outcomes = {run: outcome for run, outcome in found.items() if outcome}
@@ -154,7 +155,7 @@ class Playing:
                 "recipe": str(self.recipe(variant, seed).absolute()),
                 "variant": variant,
                 "seed": seed,
-                "metric": self.compared.metric,
+                "metrics": self.metrics,
                 "figure": self.compared.name,
                 "floor": asked,
                 "device": self.base.train.device,

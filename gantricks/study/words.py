@@ -149,8 +149,8 @@ def counted(number: int, what: str) -> str:
 
 
 def figures(table: Table) -> list[tuple[str, ...]]:
-    """Return every figure of the metric, mean ± standard error over the seeds: a row of names, one row for each
-    variant, one for real samples. Empty where the metric has only the compared figure.
+    """Return every figure that was measured, mean ± standard error over the seeds: a row of names, one row for each
+    variant, one for real samples. Empty where that is only the compared one.
     """
     names = list(dict.fromkeys(name for row in table.means for name in row.figures))
     if len(names) < 2:
@@ -171,7 +171,7 @@ def as_markdown(table: Table) -> str:
         parts += [_grid(interaction_columns(table), interactions(table))]
     parts += ["\n".join(f"- {sentence}." for sentence in remarks(table))]
     if every := figures(table):
-        parts += ["Every figure of the metric, mean ± standard error over the seeds:", _grid(every[0], every[1:])]
+        parts += ["Every figure, mean ± standard error over the seeds:", _grid(every[0], every[1:])]
     parts += ["![](results.png)", *(["![](curves.png)"] if table.curves else [])]
     return "\n\n".join(parts) + "\n"
 

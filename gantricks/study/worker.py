@@ -1,7 +1,7 @@
 """A process that plays runs of a study one after another. Tasks and answers are lines of JSON.
 
-    {"run": "…/seed-0", "variant": "full", "seed": 0, "recipe": "…/recipe.toml", "metric": …, "figure": …, "floor": …,
-     "device": "cpu", "plugins": […], "slim": false, "session": 1}
+    {"run": "…/seed-0", "variant": "full", "seed": 0, "recipe": "…/recipe.toml", "metrics": […], "figure": …,
+     "floor": …, "device": "cpu", "plugins": […], "slim": false, "session": 1}
     -> {"step": 120}                      now and then
     -> {"outcome": {…}}                   once, an `Outcome`
 
@@ -22,9 +22,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,28 +51,37 @@ BETWEEN_REPORTS = 0.5
 """The number of seconds between two reports on the progress of a run."""
 
 
-class Measured(Protocol):
-    """The result of one metric for generated and for real samples. `gantricks.runs.evaluation.Evaluated` has
-    this form.
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of a finished run, and of real samples where it was asked for.
+
+    `values` and `floor` hold the study's metric by the names of its figures, and the recipe's other metrics by
+    "metric.figure", or "metric" where the figure has its name. `facts` say how the study's metric was measured.
     """
 
-    @property
-    def measurement(self) -> Any: ...
-
-    @property
-    def floor(self) -> Any: ...
+    values: Mapping[str, float]
+    facts: Mapping[str, str | int | float]
+    floor: Mapping[str, float] | None = None
 
 
-Measure = Callable[[Mapping[str, Any]], Measured]
+Measure = Callable[[Mapping[str, Any]], Figures]
 """A function that measures a finished run, called with its task."""
 
 
-def evaluate(task: Mapping[str, Any]) -> Measured:
-    """Measure a run with the metric of its task, which also says whether the floor is wanted."""
+def evaluate(task: Mapping[str, Any]) -> Figures:
+    """Measure a run with the metrics of its task, the study's first. The task also says whether the floor is wanted."""
     from gantricks.runs.evaluation import evaluate as evaluation
 
     facts = {key: task[key] for key in ("floor", "device", "plugins")}
-    return evaluation(task["run"], [task["metric"]], **facts)[0]
+    own, *others = evaluation(task["run"], task["metrics"], **facts)
+    values, floor = dict(own.measurement.values), dict(own.floor.values if own.floor else {})
+    for other in others:
+        for name, value in other.measurement.values.items():
+            beside = other.metric if name == other.metric else f"{other.metric}.{name}"
+            values[beside] = value
+            if other.floor:
+                floor[beside] = other.floor.values[name]
+    return Figures(values, own.measurement.facts, floor or None)
 
 
 def collapsed(task: Mapping[str, Any]) -> bool:
@@ -116,7 +125,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
             return None
         seconds = time.monotonic() - began
         measured = measure(task)
-        values = _finite(measured.measurement.values)
+        values = _finite(measured.values)
         value = values[task["figure"]]
         return outcome(
             "diverged" if value is None else "done",
@@ -126,11 +135,11 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
             steps=result.finished,
             seconds=round(seconds, 3),
             values=values,
-            facts=measured.measurement.facts,
-            floor=_finite(measured.floor.values) if measured.floor else None,
+            facts=dict(measured.facts),
+            floor=_finite(measured.floor) if measured.floor else None,
             collapsed=collapsed(task),
             step_seconds=reporter.step_seconds,
-            curve=tuple(read_curve(folder, task["metric"], task["figure"]).items()),
+            curve=tuple(read_curve(folder, task["metrics"][0], task["figure"]).items()),
             data=read_manifest(folder).data.fingerprint or "",
         )
     except Diverged as error:

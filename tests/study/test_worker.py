@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -110,11 +109,8 @@ class Exit(Trick):
 '''
 
 
-def measured(value: float, floor: float | None = None) -> Any:
-    return SimpleNamespace(
-        measurement=SimpleNamespace(values={"d": value, "other": 1.0}, facts={"samples": 7}),
-        floor=None if floor is None else SimpleNamespace(values={"d": floor}),
-    )
+def measured(value: float, floor: float | None = None) -> worker.Figures:
+    return worker.Figures({"d": value, "other": 1.0}, {"samples": 7}, None if floor is None else {"d": floor})
 
 
 class Bench:
@@ -133,7 +129,7 @@ class Bench:
             "recipe": str(self.recipe),
             "variant": "full",
             "seed": 4,
-            "metric": "loss",
+            "metrics": ["loss"],
             "figure": "d",
             "floor": False,
             "device": "cpu",
@@ -143,7 +139,7 @@ class Bench:
 
     def play(self, value: Any = 0.25, **task: Any) -> Outcome | None:
         def measure(task: Any) -> Any:
-            assert task["metric"] == "loss"
+            assert task["metrics"] == ["loss"]
             self.measurements += 1
             if isinstance(value, Exception):
                 raise value
@@ -170,12 +166,26 @@ def test_the_curve_of_a_run_that_measures_while_it_trains_is_in_its_outcome(tmp_
     bench.recipe.write_text(bench.recipe.read_text() + "\n[evaluate.mixture_coverage]\n")
     measures = ["evaluate.every=2", "evaluate.samples=64"]
     bench.recipe.write_text(load_recipe(bench.recipe, measures).as_toml())
-    task = bench.task | {"metric": "mixture_coverage", "figure": "modes"}
-    values = SimpleNamespace(values={"modes": 3.0}, facts={})
-    outcome = worker.play(task, lambda step: None, lambda task: SimpleNamespace(measurement=values, floor=None))
+    task = bench.task | {"metrics": ["mixture_coverage"], "figure": "modes"}
+    outcome = worker.play(task, lambda step: None, lambda task: worker.Figures({"modes": 3.0}, {}))
     assert outcome
     assert [step for step, _ in outcome.curve] == [2, 4, 5]
     assert read_outcome(bench.run) == outcome
+
+
+def test_the_recipe_s_other_metrics_are_measured_beside_the_study_s(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.recipe.write_text(bench.recipe.read_text() + "\n[evaluate.mixture_coverage]\npoints = 64\n")
+    bench.recipe.write_text(bench.recipe.read_text() + '[evaluate.near]\nuse = "mixture_coverage"\npoints = 32\n')
+    task = bench.task | {"metrics": ["near", "mixture_coverage"], "figure": "modes", "floor": True}
+    outcome = worker.play(task, lambda step: None)
+    assert outcome
+    assert outcome.value == outcome.values["modes"]
+    own = [name for name in outcome.values if "." not in name]
+    assert [*outcome.values] == [*own, *(f"mixture_coverage.{name}" for name in own)]
+    assert outcome.floor
+    assert outcome.floor.keys() == outcome.values.keys()
+    assert outcome.facts["samples"] == 32
 
 
 def test_a_finished_run_is_neither_trained_nor_measured_again(tmp_path: Path) -> None:
