@@ -8,6 +8,7 @@ A test fails when one of these files is missing or stale. Nothing here knows a t
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import textwrap
 import tomllib
@@ -22,11 +23,15 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from gantricks import testing
+from gantricks.catalogue.evidence import Evidence, evidence_of, shipped_evidence
 from gantricks.catalogue.index import index, write_index
 from gantricks.cli.options import Option, options, toml
 from gantricks.hooks import KINDS, HookSpecs
 from gantricks.metrics.base import NEEDS
 from gantricks.pictures import save_png
+from gantricks.study import effects_words
+from gantricks.study.effects import Findings, in_words
+from gantricks.study.effects_forest import effects_forest
 from gantricks.study.forest import forest
 from gantricks.study.table import Table
 from gantricks.study.words import as_markdown
@@ -34,6 +39,9 @@ from gantricks.testing import LAWS, strategies
 from gantricks.trick import CAPABILITIES
 
 HERE = Path(__file__).parent
+COLUMNS = {"grid-25": "screening_grid", "fashion-16": "screening_fashion", "cifar-16": "screening_cifar10"}
+"""The studies whose findings ship beside each trick: a column's name, and its folder in docs/evidence."""
+EVIDENCE = HERE.parent / "gantricks" / "catalogue" / "evidence.json"
 KIND_WORDS = {
     "fold": "value in, value out, in recipe order",
     "term": "returns `{name: scalar tensor}`",
@@ -216,12 +224,39 @@ def drawings() -> dict[str, Callable[[], Picture]]:
     return drawn
 
 
+def evidence_file() -> str:
+    """The content of evidence.json: what the studies of COLUMNS that have results found out about each trick."""
+    columns: dict[str, Any] = {}
+    tricks: dict[str, list[dict[str, Any]]] = {}
+    for column, study in COLUMNS.items():
+        if not (HERE / "evidence" / study / "results.json").is_file():
+            continue
+        found = _results(study)
+        assert isinstance(found, Findings)
+        columns[column] = {"study": study, "runs": found.runs} | {
+            fact: getattr(found, fact) for fact in ("mode", "metric", "figure", "better", "steps")
+        }
+        for effect in found.families[0].effects:
+            known = Evidence(
+                column,
+                effect.verdict,
+                in_words(effect, found.scale),
+                effect.runs,
+                "" if effect.price is None else f"× {effect.price:.2f}",
+            )
+            tricks.setdefault(effect.name, []).append(known._asdict())
+    shipped = {"columns": columns, "tricks": {name: tricks[name] for name in sorted(tricks)}}
+    return json.dumps(shipped, indent=1, ensure_ascii=False) + "\n"
+
+
 def forests() -> dict[str, Image.Image]:
     """The picture of every study among the evidence, by its path below docs/."""
-    return {
-        found.with_name("results.png").relative_to(HERE).as_posix(): forest(_table(found.parent.name))
-        for found in sorted((HERE / "evidence").glob("*/results.json"))
-    }
+    drawn = {}
+    for path in sorted((HERE / "evidence").glob("*/results.json")):
+        results = _results(path.parent.name)
+        picture = forest(results) if isinstance(results, Table) else effects_forest(results)
+        drawn[path.with_name("results.png").relative_to(HERE).as_posix()] = picture
+    return drawn
 
 
 def groups() -> dict[str, list[str]]:
@@ -288,6 +323,10 @@ def trick_page(name: str) -> str:
         parts.append(rest)
     if known:
         parts.append(_options_table(known))
+    if measured := evidence_of(name):
+        parts += ["Measured ([evidence](../evidence.md)):", _evidence_table(measured)]
+    else:
+        parts.append("Not measured yet ([evidence](../evidence.md)).")
     facts = [f"**Needs** {need}: {CAPABILITIES.get(need, 'another trick provides it')}." for need in card["needs"]]
     facts += [f"**Provides** {', '.join(card['provides'])}." for _ in card["provides"][:1]]
     facts += [f"**Replaces** {', '.join(card['replaces'])}: one trick of a recipe can." for _ in card["replaces"][:1]]
@@ -313,6 +352,16 @@ def _options_table(known: list[Option]) -> str:
         for option in known
     )
     return f"| option | type | default | what it is |\n|---|---|---|---|\n{rows}"
+
+
+def _evidence_table(measured: tuple[Evidence, ...]) -> str:
+    rows = "\n".join(
+        f"| {known.column} | {known.verdict} | {known.effect or '–'} | {known.runs} | {known.price or '–'} |"
+        for known in measured
+    )
+    return (
+        f"| trained | verdict | effect, 95 % interval | runs with it | time of a step |\n|---|---|---|---:|---|\n{rows}"
+    )
 
 
 def metrics_page() -> str:
@@ -507,12 +556,16 @@ def evidence_page() -> str:
     return re.sub(r"^\{\{ (\S+) \}\}$", lambda found: _study(found[1]), page, flags=re.MULTILINE)
 
 
-def _table(name: str) -> Table:
-    return TypeAdapter(Table).validate_json((HERE / "evidence" / name / "results.json").read_bytes())
+def _results(study: str) -> Table | Findings:
+    found = json.loads((HERE / "evidence" / study / "results.json").read_bytes())
+    kind: type[Table | Findings] = Findings if found["mode"] in ("screening", "factorial") else Table
+    return TypeAdapter(kind).validate_python(found)
 
 
 def _study(name: str) -> str:
-    _, _, body = as_markdown(_table(name)).partition("\n\n")
+    found = _results(name)
+    text = as_markdown(found) if isinstance(found, Table) else effects_words.as_markdown(found)
+    _, _, body = text.partition("\n\n")
     return body.replace("(results.png)", f"(evidence/{name}/results.png)").strip()
 
 
@@ -543,6 +596,8 @@ def _wrapped(text: str) -> str:
 
 def main() -> None:
     print(f"wrote {write_index()}")
+    EVIDENCE.write_text(evidence_file(), encoding="utf-8", newline="\n")
+    shipped_evidence.cache_clear()
     built = pages() | played()
     for old in [*(HERE / "tricks").glob("*.md"), *(HERE / "images").glob("*.svg")]:
         if old.relative_to(HERE).as_posix() not in built:

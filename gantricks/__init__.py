@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         shift_brightness,
         translate_images,
     )
+    from gantricks.catalogue.evidence import evidence
     from gantricks.catalogue.registry import Registry
     from gantricks.context import Context
     from gantricks.data.base import Dataset, Description, Source
@@ -109,6 +110,7 @@ _HOME = {
     "block_shapes": "networks.base",
     "cut_out": "augmentations",
     "evaluate": "runs.evaluation",
+    "evidence": "catalogue.evidence",
     "fan_in": "networks.base",
     "flip_images": "augmentations",
     "hookimpl": "hooks",
@@ -184,6 +186,7 @@ __all__ = [
     "block_shapes",
     "cut_out",
     "evaluate",
+    "evidence",
     "fan_in",
     "flip_images",
     "hookimpl",

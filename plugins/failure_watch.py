@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantricks import Context, Probability, Trick, hookimpl
+from gantricks import Context, Probability, Trick, evidence, hookimpl
 
 SERIES = ("loss/d", "loss/g", "gradient_norm/d", "gradient_norm/g", "sample_distance")
 SYMPTOMS = ("d_wins", "d_gradient", "g_gradient", "d_unsteady", "g_falls", "collapse")
@@ -42,6 +42,11 @@ def falling_share(series: np.ndarray) -> float:
     return float(np.mean(series[later] < series[earlier]))
 
 
+def quoted(trick: str) -> str:
+    """A trick's name, with what studies have found out about it."""
+    return f"{trick} ({evidence(trick)})"
+
+
 def symptoms(history: np.ndarray, limits: FailureWatch.Config, real_distance: float) -> dict[str, str]:
     """What is wrong, as sentences by symptom (see `SYMPTOMS`), after the logs of `history` (5, W).
 
@@ -53,8 +58,8 @@ def symptoms(history: np.ndarray, limits: FailureWatch.Config, real_distance: fl
     for player, norm in (("d", d_norm[-1]), ("g", g_norm[-1])):
         if norm > limits.gradient_norm:
             found[f"{player}_gradient"] = (
-                f"the norm of {player.upper()}'s gradient is {norm:.3g}; a smaller learning rate or gradient_clipping "
-                "keeps such steps short"
+                f"the norm of {player.upper()}'s gradient is {norm:.3g}; a smaller learning rate or "
+                f"{quoted('gradient_clipping')} keeps such steps short"
             )
     if np.isnan(d_loss).any():
         return found
@@ -64,7 +69,8 @@ def symptoms(history: np.ndarray, limits: FailureWatch.Config, real_distance: fl
     if (abs(d_loss) < limits.d_loss).all():
         found["d_wins"] = (
             f"D's loss has been below {limits.d_loss:g} for {window} logs: G learns nothing from a D that is never "
-            "wrong; weaken D (label_smoothing, instance_noise, dropout, a lower learning rate)"
+            f"wrong; weaken D by a lower learning rate, {quoted('label_smoothing')}, {quoted('instance_noise')} or "
+            f"{quoted('discriminator_dropout')}"
         )
     before, now = d_loss[: window // 2].var(), d_loss[-(window // 2) :].var()
     if before > 0 and now > limits.variance_growth * before:
@@ -80,7 +86,8 @@ def symptoms(history: np.ndarray, limits: FailureWatch.Config, real_distance: fl
     if (distance < limits.distance * real_distance).all():
         found["collapse"] = (
             f"samples are {distance[-1] / real_distance:.2g} times as far apart as real ones, for {window} logs: G has "
-            "collapsed; go back to an earlier checkpoint and try minibatch_stddev or minibatch_discrimination"
+            f"collapsed; go back to an earlier checkpoint and try {quoted('minibatch_stddev')} or "
+            f"{quoted('minibatch_discrimination')}"
         )
     return found
 

@@ -62,6 +62,7 @@ def differing(texts: dict[str, str]) -> list[str]:
 
 def test_every_page_and_picture_is_the_one_that_the_code_gives(build: ModuleType) -> None:
     stale = differing(build.pages())
+    stale += ["evidence.json"] * (build.EVIDENCE.read_text(encoding="utf-8") != build.evidence_file())
     stale += [
         path
         for path, picture in build.forests().items()

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from gantricks import optimizer_options
+from gantricks.catalogue.evidence import NONE, evidence, evidence_of
 from gantricks.cli.console import Text
 from gantricks.data.base import Description
 from gantricks.hooks import KINDS
@@ -47,7 +48,15 @@ def as_dict(plan: Plan, placement: Placement) -> dict[str, Any]:
             }
             for role in ROLES
         },
-        "tricks": [{"name": planned.name, "use": planned.use, "origin": planned.origin} for planned in plan.tricks],
+        "tricks": [
+            {
+                "name": planned.name,
+                "use": planned.use,
+                "origin": planned.origin,
+                "evidence": [found._asdict() for found in evidence_of(planned.use)],
+            }
+            for planned in plan.tricks
+        ],
         "metrics": [{"name": planned.name, "use": planned.use} for planned in plan.measured or plan.metrics],
         "loggers": [{"name": planned.name, "use": planned.use, "origin": planned.origin} for planned in plan.loggers],
         "evaluate": recipe.evaluate.model_dump(mode="json"),
@@ -68,6 +77,20 @@ def write_plan(console: Console, plan: Plan, placement: Placement) -> None:
     for warning in plan.warnings:
         write_warning(console, warning)
     console.print()
+
+
+def write_evidence(console: Console, plan: Plan) -> None:
+    """Write what studies have found out about those tricks of the plan that ship with gantricks."""
+    ours = [planned for planned in plan.tricks if planned.origin == "gantricks"]
+    if not ours:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    table.add_column("trick", no_wrap=True)
+    table.add_column("what studies have found (docs/evidence.md)")
+    for planned in ours:
+        found = evidence(planned.use)
+        table.add_row(Text(_instance(planned.name, planned.use), "cyan"), Text(found, "dim" if found == NONE else ""))
+    console.print(Padding(table, (0, 0, 1, 2), expand=False))
 
 
 def write_warning(console: Console, sentence: str) -> None:

@@ -11,7 +11,7 @@ from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import Text, output, typed, write_command, write_json
 from gantricks.cli.errors import problems_of, write_problems
 from gantricks.cli.files import free_for, writing_new
-from gantricks.cli.plans import as_dict, write_plan, write_warning
+from gantricks.cli.plans import as_dict, write_evidence, write_plan, write_warning
 from gantricks.cli.progress import Screen, clock
 from gantricks.engine.start import try_surgery
 from gantricks.planning.prepare import plan_recipe
@@ -68,6 +68,7 @@ def check(recipe: str, overrides: Sequence[str], plugins: Sequence[Path], json: 
         return 0
     console = output()
     write_plan(console, plan, placement)
+    write_evidence(console, plan)
     console.print(Text("Nothing is in the way. To train it:", "green"))
     given = [part for override in overrides for part in ("--set", override)]
     write_command(console, typed(["gantricks", "train", recipe, *given, *_flags(plugins)]))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from gantricks.catalogue.evidence import OPEN, Evidence, evidence_of, shipped_evidence
 from gantricks.catalogue.index import describe, index
 from gantricks.catalogue.registry import Registry
 from gantricks.cli.console import READABLE, Text, output, write_command, write_json, write_prose
@@ -33,21 +34,31 @@ def list_tricks(plugins: Sequence[Path], json: bool) -> None:
         write_json([*described, *({"name": name, "origin": origin} for name, origin in theirs.items())])
         return
     console = output()
+    columns = list(shipped_evidence()["columns"])
     rows = [(name, ", ".join(_kinds(card)), Text(card["summary"])) for name, card in ours.items()]
     rows += [(name, "", Text(f"from {origin}", "dim")) for name, origin in theirs.items()]
     if console.width < READABLE:
         for name, kinds, summary in rows:
             console.print(Text.assemble((name, "bold"), (f"  {kinds}", "dim")))
             console.print(Padding(summary, (0, 0, 0, 4)))
+            for known in evidence_of(name):
+                console.print(Padding(Text(known.sentence, _tone(known)), (0, 0, 0, 4)))
     else:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
         table.add_column("trick", style="bold", no_wrap=True)
         table.add_column("kind", style="dim")
         table.add_column("what it does")
-        for row in rows:
-            table.add_row(*row)
+        for column in columns:
+            table.add_column(column, no_wrap=True)
+        for name, kinds, summary in rows:
+            cells = {found.column: _brief_evidence(found) for found in evidence_of(name)}
+            table.add_row(name, kinds, summary, *(cells.get(column, Text("–", "dim")) for column in columns))
         console.print(table)
     console.print()
+    if columns:
+        told = "; ".join(f"{name}: {_trained(study)}" for name, study in shipped_evidence()["columns"].items())
+        console.print(Text(f"Effects with a verdict; ?: not established; –: not measured. {told}.", "dim"))
+        console.print()
     console.print(Text("To see the card and the options of one:", "dim"))
     write_command(console, "gantricks tricks NAME")
 
@@ -70,6 +81,7 @@ def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
                 "hooks": card["hooks"],
                 **facts,
                 "capturable": card["capturable"],
+                "evidence": [known._asdict() for known in evidence_of(name)],
                 "toml": snippet,
             }
         )
@@ -79,6 +91,7 @@ def show_trick(name: str, plugins: Sequence[Path], json: bool) -> None:
     console.print(Text.assemble((name, "bold"), (f"  {hooks}", "dim")))
     console.print()
     write_prose(console, card["card"])
+    _write_evidence(console, name)
     if card["details"]:
         console.print(Text(f"More on it: {_page(registry, name)}", "dim"), soft_wrap=True)
         console.print()
@@ -138,6 +151,37 @@ def _kinds(card: Card) -> list[str]:
 
 def _brief(name: str, card: Card) -> dict[str, Any]:
     return {"name": name, "origin": "gantricks", "kinds": _kinds(card), "summary": card["summary"]}
+
+
+def _write_evidence(console: Console, name: str) -> None:
+    if not (found := evidence_of(name)):
+        return
+    table = Table.grid(padding=(0, 2))
+    for known in found:
+        time = f"time of a step {known.price}" if known.price else ""
+        table.add_row(
+            Text(known.column, "dim"),
+            Text(known.verdict, _tone(known)),
+            known.effect,
+            f"{known.runs} runs with it",
+            Text(time, "dim"),
+        )
+    console.print(Text("Measured (docs/evidence.md):", "dim"))
+    console.print(Padding(table, (0, 0, 1, 2), expand=False))
+
+
+def _brief_evidence(found: Evidence) -> Text:
+    """Return a finding in a few characters: the effect where there is one."""
+    words = {"helps": found.effect.partition(" [")[0], "hurts": found.effect.partition(" [")[0], OPEN: "?"}
+    return Text(words.get(found.verdict, found.verdict.partition(":")[0]), _tone(found))
+
+
+def _tone(found: Evidence) -> str:
+    return {"helps": "green", "hurts": "red", OPEN: "dim"}.get(found.verdict, "")
+
+
+def _trained(study: dict[str, Any]) -> str:
+    return f"{study['figure']} after {study['steps']:,} steps, {study['better']} is better, {study['runs']} runs"
 
 
 def _write_options(console: Console, known: list[Option]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
 
+from gantricks.catalogue.evidence import evidence
 from gantricks.errors import legible
 from gantricks.metrics.base import figure_of
 from gantricks.report.chart import chart
@@ -30,7 +31,7 @@ def page(records: Sequence[Record]) -> str:
     """Return the page about these runs: facts, differences, samples, evaluations and curves."""
     title = " · ".join(dict.fromkeys(record.recipe.name or record.folder.name for record in records))
     body = [_heading(records, title), _differences(list(records)), _pictures(records), _evaluations(records)]
-    body += [_curves(records), _recipes(records), _environments(records)]
+    body += [_curves(records), _recipes(records), _evidence(records), _environments(records)]
     style = (files("gantricks.report") / "style.css").read_text(encoding="utf-8")
     return legible(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -175,6 +176,13 @@ def _recipes(records: Sequence[Record]) -> str:
         for record in records
     )
     return _section("Recipes", each)
+
+
+def _evidence(records: Sequence[Record]) -> str:
+    """Return what studies have found out about the tricks of these runs."""
+    uses = {name: use for record in records for name, use in record.tricks.items()}
+    cells = [[name if name == use else f"{name} ({use})", evidence(use)] for name, use in uses.items()]
+    return _section("Tricks in studies", _table(["trick", "what studies have found"], cells)) if cells else ""
 
 
 def _environments(records: Sequence[Record]) -> str:

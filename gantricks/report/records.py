@@ -102,6 +102,14 @@ class Record:
     evaluation: Evaluation
 
     @property
+    def tricks(self) -> dict[str, str]:
+        """The tricks of the recipe: the name of each instance, and of the trick that it uses."""
+        return {
+            name: str(options.get("use", name)) if isinstance(options, dict) else name
+            for name, options in self.recipe.tricks.items()
+        }
+
+    @property
     def steps(self) -> int:
         """The last step that the run has logged."""
         return max((curve[-1][0] for curve in self.curves.values() if curve), default=0)

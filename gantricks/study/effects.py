@@ -19,6 +19,8 @@ Scale = Literal["log", "raw"]
 Direction = Literal["higher", "lower"]
 
 LEVEL = 0.05
+EQUIVALENT = math.log(1.1)
+"""The log ratio within which an effect is none that matters: 10 %."""
 FEWEST = 3
 """The smallest number of runs with a factor, and without it, from which its effect has an interval."""
 MANY = 5
@@ -280,6 +282,25 @@ def _combination(weights: Mapping[str, float]) -> str:
     return " ".join(words).removeprefix("+ ") or "the constant"
 
 
+def judge(effect: Effect, scale: Scale, better: Direction, interaction: bool = False) -> Effect:
+    """Return the effect with a verdict, the first that holds: runs are lost more or less often; no effect beyond 10 %;
+    helps or hurts (of an interaction: stronger or weaker together); not established.
+    """
+    if effect.p_lost is not None and effect.p_lost < LEVEL and not interaction:
+        often = "more often" if effect.loses_more else "less often"
+        told = f"{effect.lost} of {effect.played} runs against {effect.lost_without} of {effect.played_without}"
+        return replace(effect, verdict=f"loses runs {often}: {told}")
+    if effect.low is None or effect.high is None:
+        return replace(effect, verdict="not established")
+    if scale == "log" and max(abs(effect.low), abs(effect.high)) < EQUIVALENT:
+        return replace(effect, verdict="no effect beyond 10 %")
+    if effect.low <= 0 <= effect.high:
+        return replace(effect, verdict="not established")
+    good = (effect.low > 0) == (better == "higher")
+    words = ("stronger together", "weaker together") if interaction else ("helps", "hurts")
+    return replace(effect, verdict=words[0] if good else words[1])
+
+
 def percent(value: float, scale: Scale) -> str:
     """Return an effect in words: "−34 %" for a log ratio, or the difference itself."""
     if scale == "raw":
@@ -287,3 +308,13 @@ def percent(value: float, scale: Scale) -> str:
     ratio = math.exp(min(value, 700.0))
     written = f"{100 * (ratio - 1):+.0f} %" if ratio < 10 else f"× {ratio:.3g}"
     return written.replace("-", "−")
+
+
+def in_words(effect: Effect, scale: Scale) -> str:
+    """Return an effect with its interval, "−34 % [−41, −27]"; empty where it has none."""
+    if effect.value is None or effect.low is None or effect.high is None:
+        return ""
+    value, low, high = (percent(number, scale) for number in (effect.value, effect.low, effect.high))
+    if all(word.endswith(" %") for word in (value, low, high)):
+        low, high = low.removesuffix(" %"), high.removesuffix(" %")
+    return f"{value} [{low}, {high}]"

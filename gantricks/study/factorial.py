@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from gantricks.errors import Problem, UserError
 from gantricks.study.effects import (
-    LEVEL,
-    Direction,
-    Effect,
     Family,
     Findings,
     Regression,
     Row,
-    Scale,
     direction,
     findings,
+    judge,
     regress,
 )
 from gantricks.study.effects_forest import effects_forest
@@ -37,8 +33,6 @@ MOST = 8
 """The largest number of tricks: 256 variants."""
 NONE = "none"
 TIMES = " × "
-EQUIVALENT = math.log(1.1)
-"""The log ratio within which an effect is none that matters: 10 %."""
 
 
 class Factorial:
@@ -224,25 +218,6 @@ def analyse(planned: Factorial, playing: Playing, order: int) -> Findings:
 
 def _title(size: int) -> str:
     return {1: "main effects", 2: "interactions of two"}.get(size, f"interactions of {size}")
-
-
-def judge(effect: Effect, scale: Scale, better: Direction, interaction: bool) -> Effect:
-    """Return the effect with a verdict, the first that holds: runs are lost more or less often; no effect beyond 10 %;
-    helps or hurts (of an interaction: stronger or weaker together); not established.
-    """
-    if effect.p_lost is not None and effect.p_lost < LEVEL and not interaction:
-        often = "more often" if effect.loses_more else "less often"
-        told = f"{effect.lost} of {effect.played} runs against {effect.lost_without} of {effect.played_without}"
-        return replace(effect, verdict=f"loses runs {often}: {told}")
-    if effect.low is None or effect.high is None:
-        return replace(effect, verdict="not established")
-    if scale == "log" and max(abs(effect.low), abs(effect.high)) < EQUIVALENT:
-        return replace(effect, verdict="no effect beyond 10 %")
-    if effect.low <= 0 <= effect.high:
-        return replace(effect, verdict="not established")
-    good = (effect.low > 0) == (better == "higher")
-    words = ("stronger together", "weaker together") if interaction else ("helps", "hurts")
-    return replace(effect, verdict=words[0] if good else words[1])
 
 
 def _remarks(planned: Factorial, found: Regression, order: int) -> Iterator[str]:

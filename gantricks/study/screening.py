@@ -44,6 +44,7 @@ from gantricks.study.effects import (
     Row,
     direction,
     findings,
+    judge,
     regress,
     usable,
 )
@@ -451,7 +452,7 @@ def analyse(space: Space, played: _Screening) -> Findings:
     found = regress(rows, [*settings, *names, *strengths], played.compared.ratio)
     better = direction(played)
     groups = {candidate.name: candidate.group for candidate in space.candidates}
-    tricks = [replace(e, group=groups[e.name]) for e in found.effects([*groups], _has)]
+    tricks = [judge(replace(e, group=groups[e.name]), found.scale, better) for e in found.effects([*groups], _has)]
     tricks.sort(key=lambda effect: effect.hopeful(better), reverse=True)
     families = (
         Family("trick", tuple(tricks)),
@@ -526,7 +527,7 @@ def _remarks(space: Space, wanted: int | None) -> Iterable[str]:
     yield (
         "the effect of a trick is its mean over the other tricks, strengths and hyper-parameters that were drawn, "
         "against runs without it; tricks are ranked by the end of the interval that speaks least for them. A screening "
-        "ranks and does not settle: what it finds good is to be confirmed with fresh runs"
+        "ranks: the best of many are best by luck in part, so what it finds good is to be confirmed with fresh runs"
     )
     if groups := _levels(space):
         told = "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items())

@@ -12,8 +12,8 @@ import pytest
 from gantricks import UserError
 from gantricks.catalogue.registry import Registry
 from gantricks.planning.recipe_files import read_recipe
-from gantricks.study.effects import Effect, percent
-from gantricks.study.factorial import Factorial, factorial, judge
+from gantricks.study.effects import Effect, judge, percent
+from gantricks.study.factorial import Factorial, factorial
 from gantricks.study.playing import Figure
 from gantricks.study.variants import base
 
