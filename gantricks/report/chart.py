@@ -26,7 +26,8 @@ def chart(title: str, curves: Sequence[tuple[str, int, Curve]]) -> str:
     low, high = ticks[0], ticks[-1]
 
     def at(step: float, value: float) -> tuple[float, float]:
-        x = _LEFT + (step - first) / ((last - first) or 1) * (WIDTH - _LEFT - _RIGHT)
+        along = (step - first) / (last - first) if last > first else 0.5
+        x = _LEFT + along * (WIDTH - _LEFT - _RIGHT)
         return x, HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>']
@@ -34,10 +35,12 @@ def chart(title: str, curves: Sequence[tuple[str, int, Curve]]) -> str:
         _, y = at(first, value)
         parts.append(f'<line class="rule" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
-    for step, anchor in ((first, "start"), (last, "end")):
+    for step, anchor in ((first, "start"), (last, "end"))[: 1 + (last > first)]:
         x, _ = at(step, low)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="{anchor}">{step:,}</text>')
-    parts.append(f'<text x="{(WIDTH + _LEFT) / 2:.1f}" y="{HEIGHT - 10}" text-anchor="middle">step</text>')
+    # beside the number where there is one alone
+    x, anchor = (_LEFT + WIDTH - _RIGHT) / 2, "middle" if last > first else "end"
+    parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="{anchor}">step\u00a0</text>')
     parts += [
         f'<path class="curve c{colour}" d="{path}"><title>{escape(name)}</title></path>'
         for name, colour, curve in curves

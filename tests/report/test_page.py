@@ -403,6 +403,15 @@ def test_any_curve_can_be_drawn(values: list[float]) -> None:
     assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in numbers)
 
 
+def test_a_single_point_stands_in_the_middle_and_its_step_once() -> None:
+    drawn = chart("loss", [("D", 0, [(50, 1.25)])])
+    assert drawn.count(">50<") == 1
+    assert 'text-anchor="end">step' in drawn
+    place = re.search(r'd="M([\d.]+) ', drawn)
+    assert place
+    assert float(place[1]) == pytest.approx((56 + WIDTH - 12) / 2)
+
+
 @given(st.integers(0, 2000), st.integers(700, 5000))
 def test_a_long_curve_keeps_its_extremes(at: int, count: int) -> None:
     curve: list[tuple[int, float | None]] = [(i, 0.0) for i in range(count)]
