@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -108,25 +109,60 @@ def test_no_multiply_adds_are_known_where_a_weight_is_used_many_times() -> None:
 # ---------------------------------------------------------------- GPUs and memory
 
 
-@pytest.mark.parametrize(("precision", "setting"), [("fp32", "high"), ("bf16", "highest"), ("fp64", "highest")])
-def test_fp32_on_a_gpu_is_multiplied_in_tf32(monkeypatch: pytest.MonkeyPatch, precision: str, setting: str) -> None:
-    monkeypatch.setattr(device, "_device", lambda wanted, where: torch.device("cuda", 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "some GPU")
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("highest")
-        placement = place("cuda", precision)
-        assert torch.get_float32_matmul_precision() == setting
-        assert ("TF32" in str(placement)) == (precision == "fp32")
-    finally:
-        torch.set_float32_matmul_precision(before)
+def settings() -> dict[str, object]:
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    return {
+        "threads": torch.get_num_threads(),
+        "products in TF32": products.allow_tf32,
+        "convolutions in TF32": convolutions.allow_tf32,
+        "deterministic": convolutions.deterministic,
+        "benchmark": convolutions.benchmark,
+    }
 
 
-def test_a_cpu_multiplies_in_fp32() -> None:
-    before = torch.get_float32_matmul_precision()
-    place("cpu", "fp32")
-    assert torch.get_float32_matmul_precision() == before == "highest"
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int]], None]:
+    """Pretends that there is a GPU of this compute capability."""
+
+    def there(capability: tuple[int, int]) -> None:
+        monkeypatch.setattr(device, "_device", lambda wanted, where: torch.device("cuda", 0))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "some GPU")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda chosen: capability)
+
+    return there
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp64"])
+def test_fp32_is_ieee_tf32_is_asked_for_and_all_settings_are_undone(gpu: Any, precision: str) -> None:
+    gpu((9, 0))
+    before = settings()
+    placement = place("cuda", precision)
+    assert settings() == before
+    with placement.computing():
+        inside = settings()
+        assert inside["products in TF32"] == inside["convolutions in TF32"] == (precision == "tf32")
+        assert inside["deterministic"]
+        assert not inside["benchmark"]
+    assert settings() == before
+    with pytest.raises(KeyError), placement.computing():
+        raise KeyError
+    assert settings() == before
+    assert str(placement) == f"cuda:0 (some GPU), {precision}"
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 0), "fp32"), ((7, 5), "fp32"), ((8, 0), "bf16")])
+def test_auto_on_a_gpu_is_bf16_where_the_hardware_has_it(gpu: Any, capability: Any, precision: str) -> None:
+    gpu(capability)  # a V100, a T4, an A100
+    assert place("cuda", "auto", convolutions=True).precision == precision
+    assert place("cuda", "auto", convolutions=False).precision == "fp32"
+
+
+def test_tf32_is_refused_where_it_does_not_exist(gpu: Any) -> None:
+    with pytest.raises(UserError, match=r"recipe\.toml:7: cpu has no TF32[\s\S]*fp32"):
+        place("cpu", "tf32", "recipe.toml:7")
+    gpu((7, 5))
+    with pytest.raises(UserError, match="cuda:0 has no TF32"):
+        place("cuda", "tf32")
 
 
 @pytest.mark.parametrize(

@@ -128,14 +128,14 @@ def _cuda() -> Iterator[Finding]:
         properties = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
         gib = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-        yield Finding("cuda", f"cuda:{number} {properties.name}, sm_{properties.major}{properties.minor}, {gib}")
         own = f"sm_{properties.major}{properties.minor}"
+        bf16 = "bf16 in hardware" if cuda_has_bf16(torch.device("cuda", number)) else "no bf16 in hardware, so fp32"
+        yield Finding("cuda", f"cuda:{number} {properties.name}, {own}, {bf16}, {gib}")
         if own not in torch.cuda.get_arch_list():
             yield Finding(
                 "cuda", f"cuda:{number} is {own}, for which this torch was not built; install another build", "note"
             )
-    bf16 = "bf16 in hardware" if cuda_has_bf16() else "no bf16 in hardware, so fp32"
-    yield Finding("cuda", f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, {bf16}")
+    yield Finding("cuda", f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
 
 
 def _cache() -> Iterator[Finding]:

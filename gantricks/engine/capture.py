@@ -2,26 +2,27 @@
 
 A step is rehearsed first, with its draws and batches in tensors at fixed addresses (`StaticDraws`, `StaticBatches`).
 Then it is captured. On a GPU it becomes a CUDA graph. On the CPU it becomes one graph of operations (`make_fx`), which
-inductor compiles; every tensor that exists before the step is an input of this graph. The replay is compared with the
-eager step before it is trusted, so that a host value which a trick changes is not frozen unnoticed.
+inductor compiles; every tensor that exists before the step is an input of this graph. Either replay is compared with
+the eager step before it is trusted, so that a host value which a trick changes is not frozen unnoticed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from gantricks.engine import state
+from gantricks.engine import cuda_graph, state
 from gantricks.engine.compilation import Replay, compiled, lifted
 from gantricks.engine.feed import StaticBatches
 from gantricks.engine.game import Game
 from gantricks.errors import Problem, UserError
-from gantricks.planning.device import Placement
+from gantricks.planning.device import Placement, out_of_memory
 from gantricks.planning.plan import Plan
 from gantricks.rng import StaticDraws
 
@@ -69,6 +70,8 @@ class Capturing:
         self.backend = backend
         self._structure: tuple[int, ...] | None = None
         self._captured: dict[tuple[Any, ...], CapturedStep] = {}
+        # one for all forms of the step, of which one is replayed at a time
+        self._memory = cuda_graph.pool(game.placement.device) if backend == CUDA_GRAPH else None
 
     def __call__(self) -> None:
         game = self.game
@@ -77,10 +80,11 @@ class Capturing:
             return
         if self._structure != game.structure:
             self._captured.clear()
+            game.frame.let_go()  # else the tensors of the last step would keep the memory of the old graphs
         if game.variant not in self._captured:
             self.announce("compiling the step" if self.backend == INDUCTOR else "capturing the step")
             try:
-                self._captured[game.variant] = CapturedStep(game, self.backend)
+                self._captured[game.variant] = CapturedStep(game, self.backend, self._memory)
             except CannotCapture as reason:
                 if self._structure is not None:
                     raise UserError(
@@ -101,11 +105,12 @@ class Capturing:
 class CapturedStep:
     """One step of `game` as one call, valid as long as the structure of the step stays the same.
 
-    `backend`: INDUCTOR compiles for the CPU; CUDA_GRAPH records the kernels; INTERPRETER runs the traced graph
-    operation by operation, for the laws. Raises CannotCapture with the reason where the step cannot be captured.
+    `backend`: INDUCTOR compiles for the CPU; CUDA_GRAPH records the kernels, in memory of the pool `memory`;
+    INTERPRETER runs the traced graph operation by operation, for the laws. Raises CannotCapture with the reason where
+    the step cannot be captured.
     """
 
-    def __init__(self, game: Game, backend: str) -> None:
+    def __init__(self, game: Game, backend: str, memory: Any = None) -> None:
         for planned in game.plan.tricks:
             if not planned.trick.capturable:
                 raise CannotCapture(f"the trick {planned.name} declares that it cannot be captured")
@@ -124,10 +129,10 @@ class CapturedStep:
             game.feed.cursor = cursor
             game.move_to(finished)
 
-        side = torch.cuda.Stream() if backend == CUDA_GRAPH else None
+        device = game.placement.device
         try:
-            # the first step makes what is made once and kept; on a GPU this must happen outside the captured stream
-            with torch.cuda.stream(side):
+            # the first step makes what is made once and kept
+            with cuda_graph.beside(device) if backend == CUDA_GRAPH else nullcontext():
                 self._rehearse(game.step)
             moving, start = _with_new(moving, start, state.moving(game))
             rewind()
@@ -137,16 +142,20 @@ class CapturedStep:
             rewind()
             self._fill()
             if backend == CUDA_GRAPH:
-                self._run = self._record()
+                self._run = self._record(device, memory)
+                rewind()
+                replayed = self._play(self.replay)
+                if all(map(_same, start, replayed)):
+                    raise CannotCapture("the recorded step changes nothing")
+                if not all(map(_same, eager, replayed)) and (name := _difference(game, start, eager, replayed)):
+                    raise CannotCapture(f"{FROZEN}, seen in {name}")
                 return
             graph, self._live, self._shape = self._trace()
             rewind()
             self._run = lambda live: graph(*live)
             traced = self._play(self.replay)
             if not all(map(_same, eager, traced)):
-                raise CannotCapture(
-                    "the replayed step differs from the eager one: a number or a choice on the host changes"
-                )
+                raise CannotCapture(FROZEN)
             if backend == INDUCTOR:
                 rewind()
                 self._run = self._compiled(graph)
@@ -189,19 +198,15 @@ class CapturedStep:
         self.draws.rewind()
         self.batches.rewind()
 
-    def _record(self) -> Replay:
+    def _record(self, device: torch.device, memory: Any) -> Replay:
         """Record the kernels of a step as a CUDA graph, after a rehearsal that has made what is made once."""
-        graph = torch.cuda.CUDAGraph()
         self._rewind()
-        try:
-            with torch.cuda.graph(graph):
-                self.game.step()
-        except Exception as error:
-            raise CannotCapture(f"CUDA cannot capture it: {_first_line(error)}") from error
+        with _refusing("CUDA cannot capture it"):
+            replay = cuda_graph.recorded(self.game.step, device, memory)
         contents, self._shape = pytree.tree_flatten(self.game.frame.contents())
 
         def run(live: list[Tensor]) -> list[Any]:
-            graph.replay()
+            replay()
             return contents
 
         return run
@@ -218,20 +223,36 @@ class CapturedStep:
             contents, shape = pytree.tree_flatten(self.game.frame.contents())
             return [value.detach() if isinstance(value, Tensor) else value for value in contents]
 
-        try:
+        with _refusing("it cannot be traced"):
             graph = make_fx(step, tracing_mode="real")()
-        except Exception as error:  # whatever a trick does that cannot be traced
-            raise CannotCapture(f"it cannot be traced: {_first_line(error)}") from error
         return *lifted(graph), shape
 
     def _compiled(self, graph: fx.GraphModule) -> Replay:
-        try:
+        with _refusing("it cannot be compiled"):
             return compiled(graph, self._live)
-        except Exception as error:
-            raise CannotCapture(f"it cannot be compiled: {_first_line(error)}") from error
 
     def _show(self, values: list[Any]) -> None:
         self.game.frame.fill(pytree.tree_unflatten(values, self._shape))
+
+
+FROZEN = "the replayed step differs from the eager one: a number or a choice on the host changes"
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn an error, whatever a trick does that cannot be captured, into CannotCapture. Where memory has run out, the
+    step itself does not fit, and the error is raised as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        links: list[BaseException] = [error]
+        while (before := links[-1].__cause__ or links[-1].__context__) and before not in links:
+            links.append(before)  # ending a capture that has failed raises an error of its own
+        for link in links:
+            if out_of_memory(link) is not None:
+                raise link from None
+        raise CannotCapture(f"{what}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -244,12 +265,12 @@ def _with_new(tensors: list[Tensor], copies: list[Tensor], now: list[Tensor]) ->
     return now, [known.get(tensor.data_ptr(), torch.zeros_like(tensor)) for tensor in now]
 
 
-TOLERANCES = {"fp64": 1e-6, "fp32": 0.05, "bf16": 0.3}
-"""How far a compiled step may end from the eager one, relative to the length of the change. Adam amplifies rounding."""
+TOLERANCES = {"fp64": 1e-6, "fp32": 0.05, "tf32": 0.3, "bf16": 0.3}
+"""How far a replayed step may end from the eager one, relative to the length of the change. Adam amplifies rounding."""
 
 
 def _difference(game: Game, start: list[Tensor], eager: list[Tensor], compiled: list[Tensor]) -> str:
-    """Return what a compiled step changes differently from the eager step, or "".
+    """Return what a replayed step changes differently from the eager step, or "".
 
     Adam turns a gradient that should be 0 and is rounded to 1e-9 into a full update. So weights are compared all
     together, and gradients are compared closely through the optimizer's running means.

@@ -79,16 +79,13 @@ class Feed:
         self._stored: np.ndarray = dataset.samples
         if dataset.samples.nbytes <= budget:
             self._samples = torch.from_numpy(np.array(dataset.samples)).to(self._device)
-        self._classes = None
-        if dataset.classes is not None:
-            self._classes = torch.from_numpy(np.array(dataset.classes, dtype=np.int64)).to(self._device)
-        self._conditions = None
-        if dataset.conditions is not None:
-            self._conditions = torch.from_numpy(np.array(dataset.conditions)).to(self._device, self._dtype)
+        own = ((dataset.classes, torch.int64), (dataset.conditions, self._dtype))
+        self._on_host = [None if rows is None else torch.from_numpy(np.array(rows)).to(dtype) for rows, dtype in own]
+        self._classes, self._conditions = (None if rows is None else rows.to(self._device) for rows in self._on_host)
         self.reference_conditions = reference_conditions(dataset)
         self._orders: dict[int, Tensor] = {}
         self._worker = ThreadPoolExecutor(1, "gantricks-feed") if self._samples is None else None
-        self._ahead: tuple[tuple[int, int], Future[Tensor]] | None = None
+        self._ahead: tuple[tuple[int, int], Future[Raw]] | None = None
 
     @property
     def class_of_each(self) -> Tensor | None:
@@ -111,15 +108,13 @@ class Feed:
         indices = self._indices(start, size)
         if self._samples is not None:
             return self._samples.index_select(0, indices), self._classes_of(indices), self.conditions_of(indices)
-        key = (start, size)
-        if self._ahead and self._ahead[0] == key:
-            raw = self._ahead[1].result()
-        else:
-            raw = self._gather(indices)
+        read = self._ahead[1].result() if self._ahead and self._ahead[0] == (start, size) else self._read(indices)
         following = self._indices(self.cursor, size)
         assert self._worker
-        self._ahead = ((self.cursor, size), self._worker.submit(self._gather, following))
-        return raw.to(self._device, non_blocking=True), self._classes_of(indices), self.conditions_of(indices)
+        self._ahead = ((self.cursor, size), self._worker.submit(self._read, following))
+        samples, *others = read
+        classes, conditions = (part if part is None else self._sent(part) for part in others)
+        return self._sent(samples), classes, conditions
 
     def take(self, indices: Tensor) -> Batch:
         """The samples with these indices, int64 (B,)."""
@@ -140,16 +135,18 @@ class Feed:
         return Subset(self, stored, rows, self._classes_of(indices), self.conditions_of(indices))
 
     def _classes_of(self, indices: Tensor) -> Tensor | None:
-        return None if self._classes is None else self._classes.index_select(0, indices.to(self._device))
+        return None if self._classes is None else self._rows(self._classes, indices.to(self._device))
 
     def conditions_of(self, indices: Tensor) -> Tensor | None:
         """The conditions of the samples with these indices, (B, E), or None where the data has none."""
         if self._conditions is None:
             return None
-        indices = indices.to(self._device)
-        if len(self._conditions) < self.count:  # made-up samples share a few
-            indices = indices % len(self._conditions)
-        return self._conditions.index_select(0, indices)
+        return self._rows(self._conditions, indices.to(self._device))
+
+    def _rows(self, of_each: Tensor, indices: Tensor) -> Tensor:
+        if len(of_each) < self.count:  # made-up samples share a few
+            indices = indices % len(of_each)
+        return of_each.index_select(0, indices)
 
     def _batch(self, raw: Tensor, classes: Tensor | None, condition: Tensor | None) -> Batch:
         if not self.is_images:
@@ -157,9 +154,22 @@ class Feed:
         # a view (B, C, H, W) of memory (B, H, W, C): the channels_last layout, without a copy
         return Batch(raw.permute(0, 3, 1, 2).to(self._dtype).div_(127.5).sub_(1.0), classes, condition)
 
+    def _read(self, indices: Tensor) -> Raw:
+        """Read samples, classes and conditions on the host."""
+        classes, conditions = (
+            None if of_each is None else self._pinned(self._rows(of_each, indices)) for of_each in self._on_host
+        )
+        return self._gather(indices), classes, conditions
+
     def _gather(self, indices: Tensor) -> Tensor:
-        raw = torch.from_numpy(self._stored[indices.cpu().numpy()])
-        return raw.pin_memory() if self._device.type == "cuda" else raw
+        return self._pinned(torch.from_numpy(self._stored[indices.cpu().numpy()]))
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor to the device. Nothing waits for the copy of one that is pinned."""
+        return tensor.to(self._device, non_blocking=True)
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _indices(self, start: int, size: int) -> Tensor:
         parts = []

@@ -56,6 +56,11 @@ class Frame:
         self.fake_labels = None
         self.fake_latents = None
 
+    def let_go(self) -> None:
+        """Forget every tensor of the step, those for the log too."""
+        self.clear()
+        self.updates, self.logits = {}, {}
+
     def contents(self) -> tuple[Any, ...]:
         """The contents of the frame after a step."""
         return tuple(getattr(self, name) for name in MADE), self.updated, self.logits

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,34 +21,49 @@ class Placement:
     """Where and how a run computes.
 
     `dtype` is the type of parameters, losses and all tensors in hooks; `autocast` is the type inside the networks;
-    `threads` is the number of CPU threads.
+    `threads` is the number of CPU threads. With `tf32`, a GPU multiplies float32 numbers with 10 bits after the point.
     """
 
     device: torch.device
     dtype: torch.dtype
     autocast: torch.dtype | None
     threads: int = field(default_factory=torch.get_num_threads)
+    tf32: bool = False
 
     @property
     def precision(self) -> str:
-        return "bf16" if self.autocast else "fp64" if self.dtype == torch.float64 else "fp32"
+        if self.autocast:
+            return "bf16"
+        return "fp64" if self.dtype == torch.float64 else "tf32" if self.tf32 else "fp32"
 
     def __str__(self) -> str:
         if self.device.type == "cuda":
             index = self.device.index or 0
-            precision = "fp32, multiplied in TF32" if self.precision == "fp32" else self.precision
-            return f"cuda:{index} ({torch.cuda.get_device_name(index)}), {precision}"
+            return f"cuda:{index} ({torch.cuda.get_device_name(index)}), {self.precision}"
         return f"{self.device}, {self.threads} thread{'s' * (self.threads != 1)}, {self.precision}"
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Make torch compute with `threads` within this context."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
+        """Make torch compute as this run does within this context: its threads, its products of float32 numbers, and
+        the same convolutions in every run, without which resume would not be bit-identical.
+        """
+        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+        wanted: list[tuple[Any, str, bool]] = [
+            (products, "allow_tf32", self.tf32),
+            (convolutions, "allow_tf32", self.tf32),
+            (convolutions, "deterministic", True),
+            (convolutions, "benchmark", False),
+        ]
+        before, threads = [getattr(owner, name) for owner, name, _ in wanted], torch.get_num_threads()
         try:
+            torch.set_num_threads(self.threads)
+            for owner, name, value in wanted:
+                setattr(owner, name, value)
             yield
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(threads)
+            for (owner, name, _), value in zip(wanted, before, strict=True):
+                setattr(owner, name, value)
 
 
 def place(
@@ -57,25 +73,22 @@ def place(
 
     A device "auto" is the first CUDA device when there is one. A precision "auto" is bf16 where the hardware supports
     it and both networks have `convolutions`. For small matrices the casts cost more than they save, and bf16 cannot
-    distinguish points a few hundredths apart near 1. fp32 on a GPU is multiplied in TF32. `threads` depends on
-    `multiply_adds`, the number of them in a network's pass over a batch, if it is known. Raises UserError when the
-    device does not exist.
+    distinguish points a few hundredths apart near 1. `threads` depends on `multiply_adds`, the number of them in a
+    network's pass over a batch, if it is known. Raises UserError when the device does not exist, or has no TF32 where
+    that is asked for.
     """
     chosen = _device(device, where)
-    if chosen.type == "cuda":
-        # the same kernels in the same order in every run; otherwise resume would not be bit-identical
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
+    if precision == "tf32" and not (chosen.type == "cuda" and _has_tf32(chosen)):
+        raise UserError(Problem(f"{chosen} has no TF32", where, 'write precision = "fp32", or "auto"'))
     if precision == "auto":
-        has_units = cuda_has_bf16() if chosen.type == "cuda" else cpu_has_bf16()
+        has_units = cuda_has_bf16(chosen) if chosen.type == "cuda" else cpu_has_bf16()
         precision = "bf16" if convolutions and has_units else "fp32"
-    if chosen.type == "cuda" and precision == "fp32":
-        torch.set_float32_matmul_precision("high")
     return Placement(
         chosen,
         torch.float64 if precision == "fp64" else torch.float32,
         torch.bfloat16 if precision == "bf16" else None,
         threads_for(multiply_adds),
+        precision == "tf32",
     )
 
 
@@ -147,10 +160,17 @@ def cpu_has_bf16() -> bool:
     return bool(has.get("amx_bf16", False) or by_avx)
 
 
-def cuda_has_bf16() -> bool:
-    """Whether the current CUDA device multiplies bf16 numbers in hardware; CUDA emulates them where it does not."""
-    found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
-    return found
+AMPERE = (8, 0)
+"""The compute capability of the first GPUs that multiply bf16 and TF32 numbers in hardware."""
+
+
+def cuda_has_bf16(device: torch.device) -> bool:
+    """Whether this CUDA device multiplies bf16 numbers in hardware. Older ones only emulate them."""
+    return torch.cuda.get_device_capability(device) >= AMPERE
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= AMPERE
 
 
 def _device(device: str, where: str) -> torch.device:

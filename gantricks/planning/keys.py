@@ -111,7 +111,8 @@ class TrainKeys(Options):
         _in_words(_DEVICE, _device_refusal),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp64"], Field(description="bf16 is autocast; fp64 is for tests")
+        Literal["auto", "fp32", "tf32", "bf16", "fp64"],
+        Field(description="bf16 is autocast; tf32 is fp32 with coarser products, on a GPU; fp64 is for tests"),
     ] = "auto"
     capture: Annotated[
         Literal["auto", "on", "off"],

@@ -111,7 +111,7 @@ class Manifest(_Facts):
     platform: str | None = None
     device: str | None = None
     device_name: str | None = None
-    precision: Literal["fp32", "bf16", "fp64"] | None = None
+    precision: Literal["fp32", "tf32", "bf16", "fp64"] | None = None
     capture: Literal["off", "inductor", "cuda-graph"] | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     parameters: dict[str, Count] = {}
@@ -234,6 +234,9 @@ def identity(plan: Plan, placement: Placement, fingerprint: str) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+OTHER_DRAWS = "the random draws of its steps are others there, so it goes on differently"
+
+
 def differences(manifest: Manifest, plan: Plan, placement: Placement, data: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence for each change since the run began that may change its numbers."""
     if not manifest.format and manifest.gantricks:
@@ -249,7 +252,9 @@ def differences(manifest: Manifest, plan: Plan, placement: Placement, data: Mapp
         then = getattr(manifest, fact)
         if then is not None and then != now[fact]:
             changed = f"the run began with {fact} {then} and goes on with {now[fact]}"
-            yield f"{changed}; its numbers may differ in the last bits"
+            kinds = {str(then).partition(":")[0], str(now[fact]).partition(":")[0]}
+            others = fact == "device" and len(kinds) > 1
+            yield f"{changed}; {OTHER_DRAWS if others else 'its numbers may differ in the last bits'}"
 
 
 def other_data(then: DataFacts, now: Mapping[str, Any]) -> str:
