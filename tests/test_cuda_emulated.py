@@ -1,14 +1,21 @@
-"""The capture on CUDA, where there is no GPU: graphs and streams are emulated (emulated_cuda.py)."""
+"""CUDA where there is no GPU: graphs and streams are emulated (emulated_cuda.py), and steps are played on a fake
+accelerator (fake_device.py).
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from covering import together
 from emulated_cuda import EmulatedCuda, Races, Stream
+from fake_device_faults import FOUND
 from trick_files import host_for, trick_files
 
 from gantricks import Trick, hookimpl
@@ -66,7 +73,7 @@ SETS = together(
     sorted(in_training()),
     [frozenset((trick, other)) for trick, file in FILES.items() for other in file.refused],
     10,
-)[::6]
+)[::10]
 
 
 @pytest.mark.usefixtures("cuda")
@@ -204,3 +211,32 @@ def test_steps_of_several_variants_share_their_memory(cuda: EmulatedCuda) -> Non
 def test_other_threads_may_pin_memory_while_a_step_is_captured(cuda: EmulatedCuda) -> None:
     captured(PLAIN).advance()
     assert {each["mode"] for each in cuda.captures} == {"thread_local"}
+
+
+# ---------------------------------------------------------------- what a step asks of the host
+
+
+def faults(names: list[str]) -> dict[str, list[str]]:
+    """What the fake accelerator finds in steps with these tricks, or sets of tricks."""
+    script = Path(__file__).parent / "fake_device.py"
+    played = subprocess.run([sys.executable, str(script), *names], capture_output=True, text=True, check=False)
+    assert played.returncode == 0, played.stderr[-2000:]
+    lines = map(json.loads, played.stdout.splitlines())
+    return {line["trick"]: line["faults"] for line in lines}
+
+
+AT_ONCE = 20
+EVERY = [*sorted(FILES), *("+".join(chosen) for chosen in SETS)]
+
+
+@pytest.mark.parametrize("start", range(0, len(EVERY), AT_ONCE))
+def test_a_step_asks_nothing_of_the_host(start: int) -> None:
+    names = EVERY[start : start + AT_ONCE]
+    assert faults(names) == {name: [] for name in names}
+
+
+def test_a_trick_that_waits_for_the_host_is_found() -> None:
+    found = faults([trick.__name__ for trick in FOUND])
+    assert len(found) == len(FOUND)
+    for trick, words in FOUND.items():
+        assert any(words in fault and "fake_device_faults.py" in fault for fault in found[trick.__name__]), found

@@ -184,7 +184,7 @@ class Feed:
         if epoch not in self._orders:
             order = permutation(f"{self.seed}/order/{epoch}", self.count)
             if self.resident:
-                order = order.to(self._device)
+                order = self._sent(self._pinned(order))
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
         return self._orders[epoch]
 
