@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gantricks import Discriminator, Generator
 from gantricks.catalogue.registry import Registry
-from gantricks.engine.capture import INDUCTOR, Capturing
+from gantricks.engine.capture import CUDA_GRAPH, INDUCTOR, Capturing
 from gantricks.engine.game import Game
 from gantricks.engine.start import start
 from gantricks.planning.device import place
@@ -48,17 +48,21 @@ WORKLOADS = {
 
 
 def game(
-    workload: Workload, more: Iterable[str] = (), precision: str = "fp32", registry: Registry | None = None
+    workload: Workload,
+    more: Iterable[str] = (),
+    precision: str = "fp32",
+    registry: Registry | None = None,
+    device: str = "cpu",
 ) -> Game:
-    """A game of `workload` on the CPU, with further overrides."""
-    overrides = ["train.device=cpu", "train.steps=1000000000", *workload.overrides, *more]
+    """A game of `workload` with further overrides."""
+    overrides = [f"train.device={device}", "train.steps=1000000000", *workload.overrides, *more]
     plan = make_plan(load_recipe(workload.recipe, overrides, registry))
-    return start(plan, plan.source.load(), place("cpu", precision))
+    return start(plan, plan.source.load(), place(device, precision))
 
 
 def captured(game: Game) -> Game:
-    """`game` with its step compiled, one step later."""
-    capturing = game.play = Capturing(game, INDUCTOR)
+    """`game` with its step compiled, or on a GPU recorded, one step later."""
+    capturing = game.play = Capturing(game, CUDA_GRAPH if game.placement.device.type == "cuda" else INDUCTOR)
     game.advance()
     assert capturing.backend, game.warnings
     return game
@@ -84,24 +88,26 @@ class Material:
         return self.generator.latent_dim
 
 
-def material(workload: Workload) -> Material:
-    ours = game(workload)
+def material(workload: Workload, device: str = "cpu") -> Material:
+    ours = game(workload, device=device)
     for network in (ours.generator, ours.discriminator):
         # a stub of Module.to leaves out the layout alone
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    samples = ours.feed.take(torch.arange(ours.feed.count)).images.contiguous()
+    every = torch.arange(ours.feed.count, device=ours.placement.device)
+    samples = ours.feed.take(every).images.contiguous()
     return Material(ours.generator, ours.discriminator, samples, ours.feed.batch_size)
 
 
-def hand_written(given: Material, r1: float = 0.0) -> Callable[[Tensor], None]:
+def hand_written(given: Material, r1: float = 0.0, capturable: bool = False) -> Callable[[Tensor], None]:
     """One step of the loop that people write, as a function of the real batch. `r1` is the weight γ of the penalty
-    γ / 2 ‖∇D‖² on real samples, 0 for none (Mescheder et al. 2018, eq. 9).
+    γ / 2 ‖∇D‖² on real samples, 0 for none (Mescheder et al. 2018, eq. 9). `capturable` is Adam's, for a CUDA graph.
     """
     generator, discriminator, size = given.generator, given.discriminator, given.batch_size
-    d_adam = torch.optim.Adam(discriminator.parameters(), **LEARNING)
-    g_adam = torch.optim.Adam(generator.parameters(), **LEARNING)
+    device = given.samples.device
+    d_adam = torch.optim.Adam(discriminator.parameters(), capturable=capturable, **LEARNING)
+    g_adam = torch.optim.Adam(generator.parameters(), capturable=capturable, **LEARNING)
     criterion = nn.BCEWithLogitsLoss()
-    ones, zeros = torch.ones(size, 1), torch.zeros(size, 1)
+    ones, zeros = torch.ones(size, 1, device=device), torch.zeros(size, 1, device=device)
 
     def step(real: Tensor) -> None:
         d_adam.zero_grad()
@@ -112,7 +118,7 @@ def hand_written(given: Material, r1: float = 0.0) -> Callable[[Tensor], None]:
             (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
             loss = loss + r1 / 2 * gradient.square().flatten(1).sum(1).mean()
         loss.backward()
-        fake = generator(torch.randn(size, given.latent_dim))
+        fake = generator(torch.randn(size, given.latent_dim, device=device))
         criterion(discriminator(fake.detach()).logits, zeros).backward()
         d_adam.step()
 

@@ -240,3 +240,26 @@ def test_a_trick_that_waits_for_the_host_is_found() -> None:
     assert len(found) == len(FOUND)
     for trick, words in FOUND.items():
         assert any(words in fault and "fake_device_faults.py" in fault for fault in found[trick.__name__]), found
+
+
+# ---------------------------------------------------------------- the first hour on a GPU
+
+HOUR = Path(__file__).parents[1] / "benchmarks" / "first_gpu_hour.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [2, 3, 4, 7])
+def test_the_script_of_the_first_hour_works(part: int, tmp_path: Path) -> None:
+    words = [sys.executable, str(HOUR), "--device", "cpu", "--few", "--part", str(part), "--out", "hour.json"]
+    ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "hour.json").read_text())[f"part {part}"]["found"]
+    assert found
+    assert "error" not in str(found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_the_script_of_the_first_hour_says_that_there_is_no_gpu() -> None:
+    ran = subprocess.run([sys.executable, str(HOUR), "--part", "1"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "there is no CUDA device here" in ran.stderr
