@@ -243,6 +243,47 @@ def interpolate(
     interpolate(run, out, rows, columns, seed, step, overrides or [], plugin or [])
 
 
+Seeds = Annotated[int, typer.Option(min=2, max=1000, help="Runs of each variant, from the recipe's seed on.")]
+StudyDesign = Annotated[
+    Literal["independent", "paired"] | None,
+    typer.Option(
+        help="independent, when left out: the recipe itself is played √k times as often as each of k variants; "
+        "paired: runs with one seed are compared with each other."
+    ),
+]
+Adjust = Annotated[
+    Literal["max-t", "holm"] | None,
+    typer.Option(help="How the number of comparisons is allowed for; max-t when left out."),
+]
+Margin = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1e300,
+        help="What counts as no effect: a share of a figure that is always above 0, 0.1 when left out, or a "
+        "difference of another.",
+    ),
+]
+Spread = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE|FILE",
+        help="How far runs differ by chance, to say before the first run what will be seen: 20%, or results.json.",
+    ),
+]
+StudyMetric = Annotated[
+    str | None, typer.Option(metavar="NAME", help="What is compared; the recipe's first metric when left out.")
+]
+StudyFigure = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A figure of the metric; its main one when left out.")
+]
+Jobs = Annotated[int, typer.Option(min=1, max=256, help="Runs at once, each in a process.")]
+StudyFolder = Annotated[
+    Path | None,
+    typer.Option("--dir", metavar="DIR", parser=_path, help="The study's folder; studies/<name>-<mode> when left out."),
+]
+
+
 @app.command()
 def ablate(
     context: typer.Context,
@@ -256,34 +297,11 @@ def ablate(
             "and hyper-parameters; confirm: finalists in fresh blocks of these.",
         ),
     ] = "leave-one-out",
-    seeds: Annotated[int, typer.Option(min=2, max=1000, help="Runs of each variant, from the recipe's seed on.")] = 5,
-    design: Annotated[
-        Literal["independent", "paired"] | None,
-        typer.Option(
-            help="independent, when left out: the recipe itself is played √k times as often as each of k variants; "
-            "paired: runs with one seed are compared with each other."
-        ),
-    ] = None,
-    adjust: Annotated[
-        Literal["max-t", "holm"] | None,
-        typer.Option(help="How the number of comparisons is allowed for; max-t when left out."),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1e300,
-            help="What counts as no effect: a share of a figure that is always above 0, 0.1 when left out, or a "
-            "difference of another.",
-        ),
-    ] = None,
-    spread: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE|FILE",
-            help="How far runs differ by chance, to say before the first run what will be seen: 20%, or results.json.",
-        ),
-    ] = None,
+    seeds: Seeds = 5,
+    design: StudyDesign = None,
+    adjust: Adjust = None,
+    margin: Margin = None,
+    spread: Spread = None,
     runs: Annotated[
         int | None,
         typer.Option(min=1, max=10_000, help="With screening, how many runs, 256 when left out; more extend a study."),
@@ -303,13 +321,9 @@ def ablate(
             min=2, max=1000, help="With confirm, how many draws of hyper-parameters and a seed; 24 when left out."
         ),
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What is compared; the recipe's first metric when left out.")
-    ] = None,
-    figure: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A figure of the metric; its main one when left out.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, max=256, help="Runs at once, each in a process.")] = 1,
+    metric: StudyMetric = None,
+    figure: StudyFigure = None,
+    jobs: Jobs = 1,
     tricks: Annotated[
         str | None, typer.Option(metavar="A,B,…", help="Only these tricks; all of the recipe's, or all there are.")
     ] = None,
@@ -322,12 +336,7 @@ def ablate(
             "are its strengths: tricks.r1.weight=[0.1, 1.0, 10.0]. Repeatable.",
         ),
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--dir", metavar="DIR", parser=_path, help="The study's folder; studies/<name>-<mode> when left out."
-        ),
-    ] = None,
+    folder: StudyFolder = None,
     overrides: Overrides = None,
     device: Device = None,
     plugin: Plugins = None,
@@ -369,9 +378,60 @@ def ablate(
         }
         raise typer.Exit(designed(mode, recipe, **own[mode], **shared))
     from gantricks.cli.study import study
+    from gantricks.study import ablate
 
     rules |= {"design": design or "independent", "adjust": adjust or "max-t"}
-    raise typer.Exit(study(recipe, mode=mode, seeds=seeds, tricks=named, **rules, **shared))
+    raise typer.Exit(study(ablate, recipe, mode=mode, seeds=seeds, tricks=named, **rules, **shared))
+
+
+@app.command()
+def sweep(
+    recipe: RecipeName,
+    values: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE,VALUE,…", help="A key and its values; of several keys, every combination."),
+    ],
+    seeds: Seeds = 5,
+    design: StudyDesign = None,
+    adjust: Adjust = None,
+    margin: Margin = None,
+    spread: Spread = None,
+    metric: StudyMetric = None,
+    figure: StudyFigure = None,
+    jobs: Jobs = 1,
+    folder: StudyFolder = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    plugin: Plugins = None,
+    json: AsJson = False,
+) -> None:
+    """Measure what other values of a recipe's keys do: the change against the recipe itself, and a verdict.
+
+    For example: gantricks sweep grid_mlp tricks.ema.decay=0.9,0.99 --seeds 5. The same command continues a study that
+    was stopped.
+    """
+    from gantricks.cli.study import study
+    from gantricks.study.sweep import sweep
+
+    raise typer.Exit(
+        study(
+            sweep,
+            recipe,
+            values,
+            seeds=seeds,
+            design=design or "independent",
+            adjust=adjust or "max-t",
+            margin=margin,
+            spread=spread,
+            metric=metric,
+            figure=figure,
+            jobs=jobs,
+            folder=folder,
+            overrides=_with(overrides, device, None),
+            plugins=plugin or [],
+            json=json,
+        )
+    )
 
 
 def _refuse_foreign(mode: str, given: dict[str, Any], tricks: list[str], seeds: bool) -> None:

@@ -1,11 +1,12 @@
-"""`gantricks ablate`: shows the progress of a study, and its table."""
+"""`gantricks ablate` and `gantricks sweep`: show the progress of a study, and its table."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -15,58 +16,24 @@ from rich.table import Table as Grid
 from gantricks.cli.console import Text, errors, output, typed, write_command, write_json
 from gantricks.cli.plans import write_warning
 from gantricks.cli.progress import BETWEEN_DRAWINGS, clock
-from gantricks.study import Reporter, Table, ablate, words
+from gantricks.study import Reporter, Table, words
 from gantricks.study.folder import Outcome
 from gantricks.study.playing import Interrupted
-from gantricks.study.statistics import Adjust
-from gantricks.study.table import StudyDesign, tone
-from gantricks.study.variants import Design, Mode
+from gantricks.study.table import tone
+from gantricks.study.variants import Design
 
 STYLES = {"good": "green", "bad": "red", "same": "", "open": "bright_black"}
 """The style of a verdict, by its tone. What is not established is grey."""
 
 
-def study(
-    recipe: str,
-    *,
-    mode: Mode,
-    seeds: int,
-    design: StudyDesign,
-    adjust: Adjust,
-    margin: float | None,
-    spread: str | None,
-    metric: str | None,
-    figure: str | None,
-    jobs: int,
-    tricks: Sequence[str],
-    options: Sequence[str],
-    folder: Path | None,
-    overrides: Sequence[str],
-    plugins: Sequence[Path],
-    json: bool,
-) -> int:
-    """Make or finish a study and show its table. Returns the exit status: 1 when runs have failed."""
+def study(make: Callable[..., tuple[Path, Table]], recipe: str, *given: Any, json: bool, **how: Any) -> int:
+    """Make or finish a study, by `ablate` or `sweep`, and show its table. Returns the exit status: 1 when runs have
+    failed.
+    """
     console = errors() if json else output()
     screen = Screen(console)
     try:
-        path, table = ablate(
-            recipe,
-            mode=mode,
-            seeds=seeds,
-            design=design,
-            adjust=adjust,
-            margin=margin,
-            spread=spread,
-            metric=metric,
-            figure=figure,
-            tricks=tricks,
-            options=options,
-            overrides=overrides,
-            jobs=jobs,
-            folder=folder,
-            plugins=plugins,
-            reporter=screen,
-        )
+        path, table = make(recipe, *given, reporter=screen, **how)
     except Interrupted as end:
         return write_interrupted(console, end)
     if json:

@@ -81,6 +81,28 @@ def ablate(
     rules = rules_of(opened.compared, design, adjust, margin)
     expected = read_spread(spread, opened.compared, rules) if spread else None
     planned = variants.design(opened.base, mode, tricks, options)
+    return compare_variants(
+        opened, planned, mode, seeds, rules, expected, folder=folder, jobs=jobs, worker=worker, reporter=reporter
+    )
+
+
+def compare_variants(
+    opened: Opened,
+    planned: Design,
+    mode: str,
+    seeds: int,
+    rules: Rules,
+    expected: Spread | None,
+    *,
+    folder: Path | None,
+    jobs: int,
+    worker: Sequence[str],
+    reporter: Reporter,
+) -> tuple[Path, Table]:
+    """Train the variants of a design, `seeds` runs each, and return the study's folder and its table.
+
+    Raises UserError where the folder holds something else, and Interrupted.
+    """
     numbers = tuple(opened.base.recipe.seed + i for i in range(seeds))
     definition = _definition(planned, mode, numbers, opened.compared, rules)
     home = choose(folder, f"{opened.base.recipe.name}-{mode}", definition)
@@ -240,7 +262,7 @@ class SharedSeeds(Playing):
             design=rules.design,
             adjust=rules.adjust,
             margin=rules.margin,
-            method=method(rules, len(single), len(double)),
+            method=method(rules, len(single), len(double), mode),
             correlation=alike,
             visible=power.visible_effect(len(self.seeds), self.others, rules, spread, alike) if spread else None,
             curves=means,
@@ -277,7 +299,7 @@ def _compared(plan: Plan, registry: Registry, metric: str | None, figure: str | 
     return Figure(name, figure, figures[figure], figure in ratios), added
 
 
-def _definition(planned: Design, mode: Mode, seeds: Sequence[int], compared: Figure, rules: Rules) -> dict[str, Any]:
+def _definition(planned: Design, mode: str, seeds: Sequence[int], compared: Figure, rules: Rules) -> dict[str, Any]:
     """Return the facts that distinguish this study from others."""
     return {
         "mode": mode,

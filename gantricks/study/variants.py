@@ -154,7 +154,7 @@ class _Designing:
         if len(self.tricks) > 1:
             variants.append(self._without(*self.tricks, called=BARE))
             contrasts.append(Contrast("the whole set", (FULL,), (BARE,)))
-        return _feasible(variants, contrasts)
+        return feasible(variants, contrasts)
 
     def add_one(self, tricks: list[str], options: Sequence[str]) -> Design:
         variants, contrasts = [self._reference(PLAIN)], []
@@ -166,7 +166,7 @@ class _Designing:
             own = [option for option in options if trick_of(option) == name]
             variants.append(self._variant(added, [f"tricks.{name}={{}}", *own]))
             contrasts.append(Contrast(name, (added,), (PLAIN,)))
-        return _feasible(variants, contrasts)
+        return feasible(variants, contrasts)
 
     def pairs(self, tricks: list[str]) -> Design:
         variants = [self._reference(FULL), *(self._without(name) for name in tricks)]
@@ -177,17 +177,22 @@ class _Designing:
                 Contrast(f"{a} + {b}", (FULL,), (_without(a, b),)),
                 Contrast(f"{a} × {b}", (FULL, _without(a, b)), (_without(a), _without(b)), interaction=True),
             ]
-        return _feasible(variants, contrasts)
+        return feasible(variants, contrasts)
 
     def _reference(self, name: str) -> Variant:
-        try_surgery(self.base.plan)
-        return Variant(name, self.base.recipe)
+        return reference(self.base, name)
 
     def _without(self, *tricks: str, called: str = "") -> Variant:
         return self._variant(called or _without(*tricks), [f"tricks.{name}=off" for name in tricks])
 
     def _variant(self, name: str, changes: Sequence[str]) -> Variant:
         return try_variant(self.base, name, changes)
+
+
+def reference(base: Base, name: str) -> Variant:
+    """Return the recipe itself as a variant. Raises UserError where a trick refuses its networks."""
+    try_surgery(base.plan)
+    return Variant(name, base.recipe)
 
 
 def try_variant(base: Base, name: str, changes: Sequence[str]) -> Variant:
@@ -205,7 +210,10 @@ def _without(*tricks: str) -> str:
     return "-".join(("without", *tricks))
 
 
-def _feasible(variants: Sequence[Variant], contrasts: Sequence[Contrast]) -> Design:
+def feasible(variants: Sequence[Variant], contrasts: Sequence[Contrast]) -> Design:
+    """Return the design of these variants, with the contrasts of those that can be trained. Raises UserError where
+    fewer than two can.
+    """
     possible = {variant.name for variant in variants if variant.recipe}
     if len(possible) < 2:
         raise UserError(

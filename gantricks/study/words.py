@@ -69,12 +69,18 @@ def interactions(table: Table) -> list[tuple[str, ...]]:
     return [(found.name, str(found.n), *_compared(found, write, ())) for found in table.interactions]
 
 
-def method(rules: Rules, comparisons: int, interactions: int) -> str:
+SIDES = {"sweep": ("of the variant", "of the recipe")}
+"""What is compared with what, by the mode of a study; otherwise a trick."""
+TRICK = ("with the trick", "without it")
+
+
+def method(rules: Rules, comparisons: int, interactions: int, mode: str) -> str:
     """Return a sentence on how effects, intervals and p are computed."""
+    one, other = SIDES.get(mode, TRICK)
     what = (
-        "change: the geometric mean of the figure with the trick over that without it"
+        f"change: the geometric mean of the figure {one} over that {other}"
         if rules.logs
-        else "difference: the mean of the figure with the trick less that without it"
+        else f"difference: the mean of the figure {one} less that {other}"
     )
     test = "pairs with one seed, Student's t" if rules.paired else "independent runs, Welch's t"
     number = counted(comparisons, "comparison")
@@ -136,8 +142,9 @@ CORRELATED = 0.3
 
 
 def _times(table: Table) -> list[str]:
+    one, other = SIDES.get(table.mode, TRICK)
     titles = {
-        "time a step": "time a step: seconds with the trick over seconds without it, each interval by itself",
+        "time a step": f"time a step: seconds {one} over seconds {other}, each interval by itself",
         "at equal time": "at equal time: the side with longer steps when it has had as many seconds as the other",
     }
     return [titles[title] for title in _timed(table)]

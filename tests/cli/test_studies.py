@@ -59,10 +59,8 @@ class Told:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    from gantricks.cli import study as command
-
     told = Told()
-    monkeypatch.setattr(command, "ablate", told)
+    monkeypatch.setattr("gantricks.study.ablate", told)
     return told
 
 
@@ -155,9 +153,7 @@ def test_ablate_as_json_prints_nothing_else(gantricks: Any, told: Told) -> None:
 
 
 def test_runs_that_failed_are_told_in_the_status(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gantricks.cli import study as command
-
-    monkeypatch.setattr(command, "ablate", Told(failed={"full seed 1": "its process was ended by signal 9"}))
+    monkeypatch.setattr("gantricks.study.ablate", Told(failed={"full seed 1": "its process was ended by signal 9"}))
     outcome = gantricks("ablate", "ring_mlp")
     assert outcome.status == 1
     assert "full seed 1 failed and is made again by the same command: its process was ended by signal 9" in outcome.out
@@ -167,12 +163,10 @@ def test_runs_that_failed_are_told_in_the_status(gantricks: Any, monkeypatch: py
 def test_an_interrupted_study_says_how_to_go_on(
     gantricks: Any, monkeypatch: pytest.MonkeyPatch, number: int, status: int
 ) -> None:
-    from gantricks.cli import study as command
-
     def interrupted(recipe: str, **asked: Any) -> Any:
         raise Interrupted(number, 3, 8)
 
-    monkeypatch.setattr(command, "ablate", interrupted)
+    monkeypatch.setattr("gantricks.study.ablate", interrupted)
     outcome = gantricks("ablate", "ring_mlp")
     assert outcome.status == status
     assert "Interrupted after 3 of 8 runs" in outcome.out
@@ -350,3 +344,16 @@ def test_findings_as_json(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> No
     found = json.loads(outcome.out)
     assert found["families"][0]["effects"][0]["low"] == -0.6
     assert found["folder"] == str(Path("studies/ring"))
+
+
+def test_sweep_trains_and_shows_a_table(gantricks: Any) -> None:
+    small = ("--set", "data.samples=500", "--set", "generator.hidden=[8]", "--set", "discriminator.hidden=[8]")
+    words = ("generator.optimizer.lr=0.01,-7", "--seeds", 2, "--set", "train.steps=3", *small)
+    outcome = gantricks("sweep", "ring_mlp", *words)
+    assert outcome.status == 0, outcome.err
+    assert "2 variants (recipe, lr=0.01), 2 runs each: 4 runs" in " ".join(outcome.out.split())
+    assert "lr=-7 cannot be trained" in outcome.out
+    assert "studies/ring_mlp-sweep" in outcome.out
+    wrong = gantricks("sweep", "ring_mlp", "generator.optimizer.rate=0.01")
+    assert wrong.status == 2
+    assert "rate" in wrong.err

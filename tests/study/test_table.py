@@ -227,7 +227,7 @@ def test_the_table_of_ratios_has_geometric_means_and_their_spread() -> None:
     found = compare([ONE], outcomes, LOGS)
     means = tuple(summarise(name, row, logs=True) for name, row in outcomes.items())
     assert means[0].mean == pytest.approx(2**1.5)
-    table = replace(TABLE, scale="log", means=means, comparisons=tuple(found), method=method(LOGS, 1, 0))
+    table = replace(TABLE, scale="log", means=means, comparisons=tuple(found), method=method(LOGS, 1, 0, "add-one"))
     text = as_markdown(table)
     assert "| variant | geometric mean | spread | n | change | p | verdict |" in text
     assert f"| full | 2.83 | {100 * math.expm1(np.log([1, 2, 4, 8]).std(ddof=1)):.0f} % | 4 |" in text
