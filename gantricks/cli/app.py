@@ -113,15 +113,20 @@ def train(
     device: Device = None,
     seed: Annotated[int | None, typer.Option(help="The seed of every random stream.")] = None,
     plugin: Plugins = None,
+    resume: Annotated[
+        Literal["auto"] | None,
+        typer.Option(help="auto: go on with the run of this recipe in the folder, if there is one."),
+    ] = None,
 ) -> None:
     """Train a recipe in a new folder.
 
     Shows the plan, then trains. Ctrl-C saves the run and ends it, as SIGTERM, SIGHUP and SIGUSR1 do; a second one ends
-    it at once. `gantricks resume` goes on from there.
+    it at once. `gantricks resume` goes on from there. With --resume auto, the same line begins a run, goes on with it,
+    or says that it is finished.
     """
     from gantricks.cli.training import train
 
-    raise typer.Exit(train(recipe, run_dir, _with(overrides, device, seed), plugin or []))
+    raise typer.Exit(train(recipe, run_dir, _with(overrides, device, seed), plugin or [], resume))
 
 
 @app.command()

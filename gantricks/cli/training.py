@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from PIL.Image import Image
 
@@ -20,11 +21,19 @@ from gantricks.runs.conditions import read_conditions
 from gantricks.runs.reporter import Result
 
 
-def train(recipe: str, run_dir: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> int:
+def train(
+    recipe: str,
+    run_dir: Path | None,
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    resume: Literal["auto"] | None,
+) -> int:
     """Train and report how it ended. Returns the exit status."""
     screen = Screen(output())
     try:
-        result = run.train(recipe, overrides=overrides, run_dir=run_dir, plugins=plugins, reporter=screen)
+        result = run.train(
+            recipe, overrides=overrides, run_dir=run_dir, plugins=plugins, resume=resume, reporter=screen
+        )
     finally:
         screen.close()
     return _ended(result, screen, plugins)

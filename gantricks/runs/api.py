@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tomli_w
@@ -42,17 +42,23 @@ def train(
     overrides: Sequence[str] = (),
     run_dir: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
+    resume: Literal["auto"] | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Train a recipe in a new folder: `runs/<name>`, or `run_dir` where it is given.
 
-    `overrides` are `KEY=VALUE` strings; `plugins` are files that hold one trick each. Raises UserError with everything
-    that is wrong with the recipe, the data, the device or the folder.
+    `overrides` are `KEY=VALUE` strings; `plugins` are files that hold one trick each. With `resume="auto"`, a run of
+    this recipe that is in the folder is continued, so that one call begins a run, goes on with it, or finds it
+    finished. Raises UserError with everything that is wrong with the recipe, the data, the device or the folder.
     """
     reporter = reporter or Reporter()
     if run_dir and legible(str(run_dir)) != str(run_dir):
         raise UserError(Problem("the folder's name is not UTF-8", f"--run-dir {legible(str(run_dir))}", "name another"))
     plan, placement = plan_recipe(recipe, overrides, Registry([Path(p) for p in plugins]))
+    if resume == "auto":
+        run_dir = run_dir or Path("runs", plan.recipe.name)
+        if (Path(run_dir) / RECIPE).is_file():
+            return _continued(Path(run_dir), plan.recipe, overrides, plugins, reporter)
     reporter.planned(plan, placement)
     run, made = folders.new_run(Path(run_dir) if run_dir else None, plan.recipe.name)
     if not made:
@@ -71,6 +77,20 @@ def train(
             raise
         facts = {"recipe": plan.recipe.as_dict(), "data": data_facts(dataset, plan.description)}
         return Session(run, plan, dataset, placement, reporter, ending, facts).play(None)
+
+
+def _continued(
+    run: Path, recipe: Recipe, overrides: Sequence[str], plugins: Sequence[str | Path], reporter: Reporter
+) -> Result:
+    """Continue the run in a folder. Raises UserError where it is one of another recipe."""
+    opened = open_run(run, plugins)
+    if opened.manifest.recipe is not None:
+        others = edits(replace(recipe, loggers=()), opened.manifest.recipe, opened.registry, run)
+        if others:
+            raise UserError(*others)
+    places = [f"data.{key}=" for key in getattr(recipe.data.found.cls, "paths", ())]
+    kept = [one for one in overrides if one.startswith((*places, "loggers."))]
+    return resume(run, plugins=plugins, overrides=kept, reporter=reporter)
 
 
 def resume(

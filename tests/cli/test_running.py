@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import shutil
 import os
 import re
 import shlex
@@ -384,3 +385,30 @@ def test_a_path_refuses_tricks_that_choose_other_latents(gantricks: Any, run: Pa
     assert (outcome.status, outcome.out) == (2, "")
     assert "a path gives its own" in outcome.err
     assert "--set tricks.rejection_sampling.attempts=3" in outcome.err
+
+
+def test_one_line_begins_a_run_goes_on_with_it_and_finds_it_finished(gantricks: Any) -> None:
+    words = ("train", "ring_mlp", *gantricks.small, "--resume", "auto", "--set", "train.steps=4")
+    Path("runs/ring_mlp").mkdir(parents=True)  # such as a queue makes for its log
+    begun = gantricks(*words)
+    assert begun.status == 0, begun.err
+    assert (Path("runs/ring_mlp") / "recipe.toml").is_file()
+    for checkpoint in Path("runs/ring_mlp/checkpoints").glob("*"):
+        shutil.rmtree(checkpoint)  # as if it had been killed before the first
+    again = gantricks(*words)
+    assert again.status == 0, again.err
+    assert "4 of 4 steps" in again.out
+    finished = gantricks(*words)
+    assert finished.status == 0
+    assert "4 of 4 steps" in finished.out
+    assert [path.name for path in Path("runs").iterdir()] == ["ring_mlp"]
+
+
+def test_a_run_of_another_recipe_is_not_gone_on_with(gantricks: Any) -> None:
+    words = ("train", "ring_mlp", *gantricks.small, "--resume", "auto", "--set", "train.steps=4")
+    assert gantricks(*words).status == 0
+    other = gantricks(*words, "--set", "data.batch_size=8", "--set", "train.steps=6")
+    assert other.status == 2
+    assert "data.batch_size is 8 and was 16 when the run began" in other.err
+    assert "gantricks resume runs/ring_mlp --steps 6" in other.err
+    assert "2 problems" in other.err
