@@ -207,6 +207,18 @@ class Rng:
         """Independent booleans, true with probability `p` (a number or a tensor that broadcasts to `shape`)."""
         return self.uniform(shape) < p
 
+    def uniform_like(self, x: Tensor) -> Tensor:
+        """Independent draws from U[0, 1), with the shape and the layout of `x`: channels_last beside channels_last."""
+        return self._draw_like(_UNIFORM, x)
+
+    def normal_like(self, x: Tensor) -> Tensor:
+        """Independent draws from N(0, 1), with the shape and the layout of `x`."""
+        return self._draw_like(_NORMAL, x)
+
+    def bernoulli_like(self, x: Tensor, p: float | Tensor) -> Tensor:
+        """Independent booleans, true with probability `p`, with the shape and the layout of `x`."""
+        return self.uniform_like(x) < p
+
     def randint(self, shape: int | Sequence[int], high: int) -> Tensor:
         """Independent int64 draws from {0, …, high - 1}."""
         return self._draw(_INTEGERS, _sizes(shape), high)
@@ -214,6 +226,12 @@ class Rng:
     def permutation(self, n: int) -> Tensor:
         """A random order of 0 … n - 1, int64 (n,)."""
         return self._draw(_PERMUTATION, (n,))
+
+    def _draw_like(self, kind: Kind, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+            return self._draw(kind, _sizes(x.shape))
+        count, channels, height, width = x.shape
+        return self._draw(kind, (count, height, width, channels)).permute(0, 3, 1, 2)
 
     def _draw(self, kind: Kind, sizes: Sequence[int], high: int = 0) -> Tensor:
         clock = self._clock

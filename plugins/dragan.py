@@ -33,7 +33,7 @@ def around(images: Tensor, rng: Rng) -> Tensor:
     s is the standard deviation of all their numbers (divided by their count), u ~ U(0, 1) for each number. Kodali et
     al. 2017, authors' code, without its further factor in [0, 1] for each image.
     """
-    noise = rng.uniform(images.shape).to(images.dtype)
+    noise = rng.uniform_like(images).to(images.dtype)
     return torch.addcmul(images, 0.5 * images.std(correction=0), noise)
 
 

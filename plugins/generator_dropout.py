@@ -23,7 +23,7 @@ def drop(x: Tensor, p: float, rng: Rng) -> Tensor:
 
     p = 0 gives `x` bit for bit. Source: Srivastava et al. 2014, in the inverted form (§10).
     """
-    return x * rng.bernoulli(x.shape, 1 - p) / (1 - p)
+    return x * rng.bernoulli_like(x, 1 - p) / (1 - p)
 
 
 class AlwaysDropout(nn.Module):

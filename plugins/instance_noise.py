@@ -26,7 +26,7 @@ def add_noise(images: Tensor, sigma: Tensor, rng: Rng) -> Tensor:
 
     `images`: any shape. `sigma`: 0-dim. Not clamped: clamping would undo the noise where images are saturated.
     """
-    return torch.addcmul(images, sigma.to(images.dtype), rng.normal(images.shape).to(images.dtype))
+    return torch.addcmul(images, sigma.to(images.dtype), rng.normal_like(images).to(images.dtype))
 
 
 class InstanceNoise(Trick):

@@ -94,7 +94,7 @@ class PathLength(Trick):
         )
         styles = network.styles(ctx.fake_latents[:half], *described)
         images = network.synthesise(styles)
-        directions = directions_like(images, ctx.rng.normal(images.shape).to(images.dtype))
+        directions = directions_like(images, ctx.rng.normal_like(images).to(images.dtype))
         lengths = path_lengths(images, styles, directions)
         with torch.no_grad():
             self.mean.lerp_(lengths.mean().to(self.mean.dtype), self.config.decay)

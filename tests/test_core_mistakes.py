@@ -75,7 +75,7 @@ NOISE = {
         caught_by="plugins/test_generator_noise.py::test_sampling_and_eval_are_without_noise",
     ),
     "samples of a batch share their noise": Mistake(
-        old="rng.normal(x.shape).to(x.dtype)",
+        old="rng.normal_like(x).to(x.dtype)",
         new="rng.normal(x.shape[1:]).to(x.dtype)",
         caught_by="plugins/test_generator_noise.py::test_noise_is_drawn_for_every_number",
     ),

@@ -413,3 +413,22 @@ def test_on_a_gpu_every_draw_of_the_step_has_a_key_or_a_range_of_offsets_of_its_
                             found.add((fake.seed, fake.offset >> 14))
                             assert fake.offset % (1 << 14) == 0
     assert len(found) == 2 * len(steps) * 2 * 3 * 2 * 4
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+def test_draws_like_a_tensor_lie_in_memory_as_it_does(kind: str) -> None:
+    plain = torch.empty(2, 3, 4, 5)
+    last = plain.to(memory_format=torch.channels_last)
+    rows = getattr(stream(), kind)((2, 4, 5, 3))
+    for x, expected in ((plain, getattr(stream(), kind)(plain.shape)), (last, rows.permute(0, 3, 1, 2))):
+        drawn = getattr(stream(), f"{kind}_like")(x)
+        assert drawn.stride() == x.stride()
+        assert torch.equal(drawn, expected)
+    assert torch.equal(getattr(stream(), f"{kind}_like")(torch.empty(7, 2)), getattr(stream(), kind)((7, 2)))
+
+
+def test_bernoulli_like_a_tensor_has_its_layout() -> None:
+    last = torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    drawn = stream().bernoulli_like(last, 0.3)
+    assert drawn.stride() == last.stride()
+    assert torch.equal(drawn, stream().uniform_like(last) < 0.3)

@@ -10,7 +10,7 @@ from gantricks.rng import Rng
 
 def add_noise(x: Tensor, sigma: float, rng: Rng) -> Tensor:
     """Return x + sigma · ε with fresh ε ~ N(0, 1) for every number (any shape)."""
-    return torch.add(x, rng.normal(x.shape).to(x.dtype), alpha=sigma)
+    return torch.add(x, rng.normal_like(x).to(x.dtype), alpha=sigma)
 
 
 class LayerNoise(nn.Module):

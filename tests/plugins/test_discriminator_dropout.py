@@ -22,13 +22,13 @@ REFUSED: dict[str, str] = {}
 
 MISTAKES = {
     "masks come from the global generator": Mistake(
-        old="x * rng.bernoulli(x.shape, 1 - p) / (1 - p)",
+        old="x * rng.bernoulli_like(x, 1 - p) / (1 - p)",
         new="nn.functional.dropout(x, p)",
         caught_by="stream",
     ),
     "what is kept is not scaled up": Mistake(
-        old="x * rng.bernoulli(x.shape, 1 - p) / (1 - p)",
-        new="x * rng.bernoulli(x.shape, 1 - p)",
+        old="x * rng.bernoulli_like(x, 1 - p) / (1 - p)",
+        new="x * rng.bernoulli_like(x, 1 - p)",
         caught_by=("test_dropout_and_noise.py::test_expectation_is_kept", "trace_law"),
     ),
     "one mask for all steps": Mistake(

@@ -44,7 +44,7 @@ MISTAKES = {
         caught_by="trace_law",
     ),
     "one draw for each image": Mistake(
-        old="rng.uniform(images.shape)",
+        old="rng.uniform_like(images)",
         new="rng.uniform((images.shape[0], *[1] * (images.dim() - 1))).expand(images.shape)",
         caught_by=("test_noise_is_half_a_standard_deviation_of_the_whole_batch", "trace_law"),
     ),

@@ -28,7 +28,7 @@ REFUSED: dict[str, str] = {}
 
 MISTAKES = {
     "masks come from the global generator": Mistake(
-        old="x * rng.bernoulli(x.shape, 1 - p) / (1 - p)",
+        old="x * rng.bernoulli_like(x, 1 - p) / (1 - p)",
         new="nn.functional.dropout(x, p)",
         caught_by="stream",
     ),

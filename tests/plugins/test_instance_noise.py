@@ -51,8 +51,8 @@ MISTAKES = {
         caught_by="test_reals_and_fakes_are_noisy_in_the_step_of_d_and_in_that_of_g",
     ),
     "noisy images are clamped to [-1, 1]": Mistake(
-        old="torch.addcmul(images, sigma.to(images.dtype), rng.normal(images.shape).to(images.dtype))",
-        new="torch.addcmul(images, sigma.to(images.dtype), rng.normal(images.shape).to(images.dtype)).clamp(-1, 1)",
+        old="torch.addcmul(images, sigma.to(images.dtype), rng.normal_like(images).to(images.dtype))",
+        new="torch.addcmul(images, sigma.to(images.dtype), rng.normal_like(images).to(images.dtype)).clamp(-1, 1)",
         caught_by="test_saturated_pixels_leave_their_range",
     ),
     "noise is left in samples": Mistake(
@@ -69,8 +69,8 @@ MISTAKES = {
         caught_by="test_samples_and_the_drawn_batches_are_clean",
     ),
     "reals and fakes share their noise": Mistake(
-        old="rng.normal(images.shape)",
-        new='rng.anew("noise").normal(images.shape)',
+        old="rng.normal_like(images)",
+        new='rng.anew("noise").normal_like(images)',
         caught_by="test_noise_is_independent_each_time",
     ),
     "sigma is taken for the variance": Mistake(
