@@ -3,10 +3,10 @@
 import errno
 import io
 import json
-import shutil
 import os
 import re
 import shlex
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
