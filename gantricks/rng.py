@@ -292,6 +292,7 @@ At = tuple[Words, int, int, int]
 class Kind:
     """The functions that draw one kind of number: on the CPU, and in the step on a GPU."""
 
+    name: str
     on_cpu: Callable[[Source, At, Sequence[int], int, torch.dtype, Tensor | None], Tensor]
     on_device: Callable[[Generator, Sequence[int], int, torch.dtype, Tensor | None], Tensor]
 
@@ -351,10 +352,18 @@ def _here(generator: Generator, out: Tensor | None) -> dict[str, Any]:
     return {"generator": generator, "device": generator.device, "out": out}
 
 
-_UNIFORM = Kind(_fill_uniform, lambda g, sizes, high, dtype, out: torch.rand(sizes, dtype=dtype, **_here(g, out)))
-_NORMAL = Kind(_fill_normal, lambda g, sizes, high, dtype, out: torch.randn(sizes, dtype=dtype, **_here(g, out)))
-_INTEGERS = Kind(_fill_integers, lambda g, sizes, high, dtype, out: torch.randint(high, sizes, **_here(g, out)))
-_PERMUTATION = Kind(_fill_permutation, lambda g, sizes, high, dtype, out: torch.randperm(sizes[0], **_here(g, out)))
+_UNIFORM = Kind(
+    "uniform", _fill_uniform, lambda g, sizes, high, dtype, out: torch.rand(sizes, dtype=dtype, **_here(g, out))
+)
+_NORMAL = Kind(
+    "normal", _fill_normal, lambda g, sizes, high, dtype, out: torch.randn(sizes, dtype=dtype, **_here(g, out))
+)
+_INTEGERS = Kind(
+    "integers", _fill_integers, lambda g, sizes, high, dtype, out: torch.randint(high, sizes, **_here(g, out))
+)
+_PERMUTATION = Kind(
+    "permutation", _fill_permutation, lambda g, sizes, high, dtype, out: torch.randperm(sizes[0], **_here(g, out))
+)
 
 _WORD = (1 << 64) - 1
 _OFFSETS = 14

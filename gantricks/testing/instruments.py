@@ -7,7 +7,7 @@ import math
 import random
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -23,7 +23,7 @@ from gantricks.engine.game import Game
 from gantricks.hooks import hookimpl
 from gantricks.optimizer_options import Adam
 from gantricks.records import Batch, Companion, Out
-from gantricks.rng import Rng
+from gantricks.rng import Kind, Rng
 from gantricks.testing.record import same_bits
 from gantricks.trick import Setting, Trick
 
@@ -169,18 +169,13 @@ def host_unseen(game: Game, note: Callable[[Any], None] = lambda drawn: None) ->
     every draw.
     """
 
-    def noted(name: str, draw: Callable[..., Any]) -> Callable[..., Any]:
-        unseen = _unseen(draw)
+    unseen = _unseen(Rng._draw)
 
-        def drawn(rng: Rng, *arguments: Any) -> Any:
-            note((name, rng.name, shown(arguments)))
-            return unseen(rng, *arguments)
+    def drawn(rng: Rng, kind: Kind, *arguments: Any) -> Any:
+        note((kind.name, rng.name, shown(arguments)))
+        return unseen(rng, kind, *arguments)
 
-        return drawn
-
-    with batches_unseen(game), ExitStack() as stack:
-        for name in ("uniform", "normal", "randint", "permutation"):
-            stack.enter_context(mock.patch.object(Rng, name, noted(name, getattr(Rng, name))))
+    with batches_unseen(game), mock.patch.object(Rng, "_draw", drawn):
         yield
 
 
