@@ -247,7 +247,7 @@ def locked(folder: Folder) -> Iterator[tuple[int, ...]]:
     ended.
     """
     with folders.locked(folder.path, "at work on this study", patience=PATIENCE) as descriptors:
-        sweep(folder.path, r"study\.json", r"results\.(json|md|png)")
+        sweep(folder.path, r"study\.json", r"(results\.(json|md|png)|best\.toml)")
         for variant in (folder.path / "runs").glob("*/"):
             sweep(variant, r"recipe\.toml")
         yield descriptors
