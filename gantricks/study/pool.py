@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from pydantic import TypeAdapter
 
-from gantricks.study.folder import Outcome
+from gantricks.study.folder import Outcome, RunKey
 
 WORKER = (sys.executable, "-P", "-m", "gantricks.study.worker")
 ENDING = 60.0
@@ -116,7 +116,7 @@ class Pool:
         self._start = lambda: Worker(command, threads, descriptors)
         self._workers = [self._start() for _ in range(jobs)]
         self._closing = False
-        self._at = dict[str, int]()
+        self._at = dict[RunKey, int]()
 
     def __enter__(self) -> Pool:
         return self
@@ -136,7 +136,7 @@ class Pool:
         The whole worker ends, since the end of its input is what it answers at any moment of a run. Another takes its
         place with the next task, which costs seconds, and a line in between would have to be waited for by every run.
         """
-        self._workers[self._at[task["run"]]].leave()
+        self._workers[self._at[task["variant"], task["seed"]]].leave()
 
     def play(self, next_task: Callable[[], Task | None]) -> Iterator[tuple[Task, int | Reading | Outcome]]:
         """Play the tasks of `next_task` until it returns None. Yields steps, figures and outcomes as they arrive.
@@ -149,7 +149,7 @@ class Pool:
         def started(number: int) -> int:
             if (task := next_task()) is None:
                 return 0
-            self._at[task["run"]] = number
+            self._at[task["variant"], task["seed"]] = number
             threading.Thread(target=work, args=(number, task), daemon=True).start()
             return 1
 

@@ -274,7 +274,7 @@ def test_the_best_trial_is_the_one_with_the_lowest_figure(pretend: Pretence) -> 
     path, found = pretend(trials=5)
     assert path == Path("studies/ring_mlp-tune")
     assert found.best
-    assert found.best.figure == min(trial.figure for trial in found.trials)
+    assert found.best.figure == min(trial.figure or math.inf for trial in found.trials)
     assert found.best.figure == found.best.values["generator.optimizer.lr"]
     best = load_recipe(path / "best.toml")
     assert best.generator.keys.optimizer.lr == found.best.figure
