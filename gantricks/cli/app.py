@@ -439,6 +439,69 @@ def sweep(
     )
 
 
+@app.command()
+def tune(
+    recipe: RecipeName,
+    space: Annotated[
+        list[str],
+        typer.Option(
+            "--param",
+            metavar="KEY=VALUES",
+            help="What is searched: LOW..HIGH, with :log or :int after it, or A|B|C, such as "
+            "generator.optimizer.lr=1e-5..1e-2:log or 'tricks.soft_labels=off|{}'. Repeatable.",
+        ),
+    ],
+    trials: Annotated[int, typer.Option(min=1, max=100_000, help="How many trials in all; more extend a search.")] = 50,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each trial, from the recipe's seed on.")] = 1,
+    prune_every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS",
+            min=1,
+            max=10**9,
+            help="Measure so often while a run trains, and stop trials that are worse than the median; off when left "
+            "out.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of the search; runs have their own.")] = 0,
+    metric: StudyMetric = None,
+    figure: StudyFigure = None,
+    jobs: Jobs = 1,
+    folder: StudyFolder = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    plugin: Plugins = None,
+    json: AsJson = False,
+) -> None:
+    """Search the values of a recipe's keys with Optuna, and write the best as a recipe.
+
+    For example: gantricks tune grid_mlp --param tricks.ema.decay=0.9..0.9999 --trials 30. The same command continues a
+    search that was stopped.
+    """
+    from gantricks.study.trials import require_optuna
+
+    require_optuna()
+    from gantricks.cli.tune import search
+
+    raise typer.Exit(
+        search(
+            recipe,
+            space,
+            trials=trials,
+            seeds=seeds,
+            prune_every=prune_every,
+            seed=seed,
+            metric=metric,
+            figure=figure,
+            jobs=jobs,
+            folder=folder,
+            overrides=_with(overrides, device, None),
+            plugins=plugin or [],
+            json=json,
+        )
+    )
+
+
 def _refuse_foreign(mode: str, given: dict[str, Any], tricks: list[str], seeds: bool) -> None:
     """Raise UserError for the options of `ablate` that another mode has and this one has not."""
     from gantricks.errors import Problem, UserError

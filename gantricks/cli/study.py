@@ -45,9 +45,9 @@ def study(make: Callable[..., tuple[Path, Table]], recipe: str, *given: Any, jso
     return int(bool(table.failed))
 
 
-def write_interrupted(console: Console, end: Interrupted) -> int:
+def write_interrupted(console: Console, end: Interrupted, units: str = "runs") -> int:
     """Say how to go on with a study that a signal has ended. Returns the exit status."""
-    told = f"Interrupted after {end.done} of {end.total} runs; those under way are saved. To go on:"
+    told = f"Interrupted after {end.done} of {end.total} {units}; those under way are saved. To go on:"
     console.print(Text(told, "yellow"))
     write_command(console, typed(["gantricks", *sys.argv[1:]]))
     return 128 + end.number
@@ -79,6 +79,8 @@ def _write_grid(console: Console, columns: Sequence[str], rows: Sequence[Sequenc
 class Screen(Reporter):
     """Shows a study: on a terminal a bar over all of its runs, elsewhere a line for every run."""
 
+    units = "runs"
+
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bar: Progress | None = None
@@ -100,10 +102,10 @@ class Screen(Reporter):
 
     def designed(self, folder: Path, words: str, total: int, done: int, warnings: Sequence[str]) -> None:
         self._total, self._before, self._began = total, done, time.monotonic()
-        self.console.print(f"{words}: {total} runs", soft_wrap=True)
+        self.console.print(f"{words}: {total} {self.units}", soft_wrap=True)
         for sentence in warnings:
             write_warning(self.console, sentence)
-        again = f"; {done} of the runs are finished already" if done else ""
+        again = f"; {done} of the {self.units} are finished already" if done else ""
         self.console.print(f"the study is kept in {folder}{again}", soft_wrap=True)
         if self.console.is_terminal:
             # redrawn by calls, because a thread that redraws would compete with the runs
@@ -123,16 +125,14 @@ class Screen(Reporter):
         if self._bar is None or now - self._drawn < BETWEEN_DRAWINGS:
             return
         self._drawn = now
-        left = f"  ETA {clock(seconds)}" if (seconds := self._left(runs + steps)) is not None else ""
-        told = f"{runs}/{self._total} runs{left}"
+        told = f"{runs}/{self._total} {self.units}{self.eta(runs + steps)}"
         self._bar.update(self._bar.task_ids[0], completed=runs + steps, words=told, refresh=True)
 
     def finished(self, outcome: Outcome, done: int, total: int) -> None:
         if self._bar is not None and outcome.status == "done":
             return
         said = f"{outcome.value:.5g}" if outcome.value is not None else f"{outcome.status}: {outcome.reason}"
-        left = f"  ETA {clock(seconds)}" if (seconds := self._left(done)) is not None else ""
-        line = f"run {done}/{total}  {outcome.variant} seed {outcome.seed}  {said}{left}"
+        line = f"run {done}/{total}  {outcome.variant} seed {outcome.seed}  {said}{self.eta(done)}"
         self.console.print(Text(line, "" if outcome.status == "done" else "yellow"), soft_wrap=True)
 
     def warn(self, sentence: str) -> None:
@@ -143,7 +143,9 @@ class Screen(Reporter):
             self._bar.stop()
             self._bar = None
 
-    def _left(self, done: float) -> float | None:
-        """Return the number of seconds left at the present pace."""
+    def eta(self, done: float) -> str:
+        """Return the time that is left at the present pace, to stand at the end of a line; nothing at the start."""
         fresh = done - self._before
-        return (time.monotonic() - self._began) / fresh * (self._total - done) if fresh > 0 else None
+        if fresh <= 0:
+            return ""
+        return f"  ETA {clock((time.monotonic() - self._began) / fresh * (self._total - done))}"

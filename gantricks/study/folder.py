@@ -6,8 +6,10 @@ studies/<name>-<mode>/          <name>-<mode>-2 … when another study is there
   runs/<variant>/recipe.toml    what the variant trains, with the seed of the recipe
   runs/<variant>/seed-0/        a run, and its result.json once it is evaluated
   results.json  results.md  results.png
+  journal.log  best.toml        of a search: Optuna's record of its trials, and the recipe of the best
 
-study.json and outcomes.jsonl (and draws.jsonl of a screening) are enough to go on with a study on another machine.
+study.json and outcomes.jsonl (and draws.jsonl of a screening, journal.log of a search) are enough to go on with a study
+on another machine.
 """
 
 from __future__ import annotations
@@ -247,7 +249,7 @@ def locked(folder: Folder) -> Iterator[tuple[int, ...]]:
     ended.
     """
     with folders.locked(folder.path, "at work on this study", patience=PATIENCE) as descriptors:
-        sweep(folder.path, r"study\.json", r"results\.(json|md|png)")
+        sweep(folder.path, r"study\.json", r"(results\.(json|md|png)|best\.toml)")
         for variant in (folder.path / "runs").glob("*/"):
             sweep(variant, r"recipe\.toml")
         yield descriptors

@@ -16,6 +16,7 @@ from gantricks.study.pool import Pool, Task
 from gantricks.study.slimming import slimmed
 
 if TYPE_CHECKING:
+    from gantricks.study.trials import Trial
     from gantricks.study.variants import Design
 
 
@@ -39,6 +40,9 @@ class Reporter:
     def finished(self, outcome: Outcome, done: int, total: int) -> None:
         """A run has ended."""
 
+    def tried(self, trial: Trial, done: int, total: int) -> None:
+        """A trial of a search has ended."""
+
     def warn(self, sentence: str) -> None:
         """Something has happened that the user should know."""
 
@@ -47,7 +51,7 @@ class Reporter:
 
 
 class Interrupted(BaseException):
-    """A signal (`number`) has ended a study. `done` of `total` runs are finished."""
+    """A signal (`number`) has ended a study. `done` of `total` runs, or trials of a search, are finished."""
 
     def __init__(self, number: int, done: int, total: int) -> None:
         super().__init__(number)
@@ -109,6 +113,11 @@ class Playing:
         return self.home.recipe(variant)
 
     @property
+    def done(self) -> int:
+        """The number of runs, of `total`, that have ended."""
+        return len(self.outcomes)
+
+    @property
     def floor(self) -> dict[str, float | None] | None:
         """The metric's figures of real samples, from the first run that measured them."""
         return next((outcome.floor for outcome in self.outcomes.values() if outcome.floor), None)
@@ -145,40 +154,43 @@ class Playing:
         shares: dict[RunKey, float] = {}
         left = deque(self.left)
 
-        def next_task() -> Task | None:
-            if not left:
-                return None
-            variant, seed = left.popleft()
-            asked, self._floor_asked = not self._floor_asked, True
-            return {
-                "run": str(self.home.run(variant, seed).absolute()),
-                "recipe": str(self.recipe(variant, seed).absolute()),
-                "variant": variant,
-                "seed": seed,
-                "metrics": self.metrics,
-                "figure": self.compared.name,
-                "floor": asked,
-                "device": self.base.train.device,
-                "plugins": self.plugins,
-                "slim": self.slim,
-                "session": self.session,
-            }
-
-        for task, news in pool.play(next_task):
+        for task, news in pool.play(lambda: self.task(left.popleft()) if left else None):
             run = task["variant"], task["seed"]
             if isinstance(news, int):
                 shares[run] = news / self.base.train.steps
-            else:
+            elif isinstance(news, Outcome):
                 shares.pop(run, None)
-                self._of_same_data(news)
-                self.outcomes[run] = news
-                self._record()
-                if task["floor"] and not news.floor and news.status != "done":
-                    self._floor_asked = False  # the next run measures it instead
+                self.take(task, news)
                 self.reporter.finished(news, len(self.outcomes), self.total)
                 if news.status == "refused" and run[0] == self.reference:
                     raise UserError(Problem(f"a run of the recipe itself is refused: {news.reason}", task["run"]))
             self.reporter.stepped(len(self.outcomes), sum(shares.values()))
+
+    def task(self, run: RunKey) -> Task:
+        """Return what a worker is told of a run. The first of a study also measures real samples."""
+        variant, seed = run
+        asked, self._floor_asked = not self._floor_asked, True
+        return {
+            "run": str(self.home.run(variant, seed).absolute()),
+            "recipe": str(self.recipe(variant, seed).absolute()),
+            "variant": variant,
+            "seed": seed,
+            "metrics": self.metrics,
+            "figure": self.compared.name,
+            "floor": asked,
+            "device": self.base.train.device,
+            "plugins": self.plugins,
+            "slim": self.slim,
+            "session": self.session,
+        }
+
+    def take(self, task: Task, news: Outcome) -> None:
+        """Keep the outcome of a run. Raises UserError where its data is not that of the other runs."""
+        self._of_same_data(news)
+        self.outcomes[task["variant"], task["seed"]] = news
+        self._record()
+        if task["floor"] and not news.floor and news.status != "done":
+            self._floor_asked = False  # the next run measures it instead
 
 
 P = TypeVar("P", bound=Playing)
@@ -212,7 +224,7 @@ def conduct(
         except (KeyboardInterrupt, SystemExit):
             if ending.number is None:
                 raise
-            raise Interrupted(ending.number, len(playing.outcomes), playing.total) from None
+            raise Interrupted(ending.number, playing.done, playing.total) from None
         finally:
             reporter.close()
         return end(playing)

@@ -11,18 +11,29 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any
 
 from pydantic import TypeAdapter
 
-from gantricks.study.folder import Outcome
+from gantricks.study.folder import Outcome, RunKey
 
 WORKER = (sys.executable, "-P", "-m", "gantricks.study.worker")
 ENDING = 60.0
 """The number of seconds that a worker has to save its run when the study is interrupted."""
 
 Task = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The study's figure of a run that is training, at a step."""
+
+    step: int
+    value: float
+
+
 _OUTCOME = TypeAdapter(Outcome)
 
 
@@ -44,7 +55,7 @@ class Worker:
             start_new_session=True,  # a Ctrl-C in the terminal must reach the study only
         )
 
-    def play(self, task: Task, stepped: Callable[[int], None]) -> Outcome | None:
+    def play(self, task: Task, tell: Callable[[int | Reading], None]) -> Outcome | None:
         """Let the process play a run. Returns None when it has ended without an outcome."""
         assert self.process.stdin
         assert self.process.stdout
@@ -55,8 +66,20 @@ class Worker:
             answer = json.loads(line)
             if "outcome" in answer:
                 return _OUTCOME.validate_python(answer["outcome"])
-            stepped(answer["step"])
+            tell(Reading(*answer["figure"]) if "figure" in answer else answer["step"])
         return None
+
+    def leave(self) -> None:
+        """Ask the process to save its run and to end."""
+        assert self.process.stdin
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the process has been asked to end."""
+        assert self.process.stdin
+        return self.process.stdin.closed
 
     def last_words(self) -> str:
         """Describe how the process ended, with the last line of its standard error."""
@@ -73,9 +96,7 @@ class Worker:
 
     def end(self) -> None:
         """Let the process save its run and end. When interrupted once more, kill it."""
-        assert self.process.stdin
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
+        self.leave()
         try:
             self.process.wait(ENDING)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -95,6 +116,7 @@ class Pool:
         self._start = lambda: Worker(command, threads, descriptors)
         self._workers = [self._start() for _ in range(jobs)]
         self._closing = False
+        self._at = dict[RunKey, int]()
 
     def __enter__(self) -> Pool:
         return self
@@ -103,47 +125,58 @@ class Pool:
         self._closing = True
         for worker in self._workers:
             # close the input of all workers first, so that they save their runs at the same time
-            if worker.process.stdin:
-                with contextlib.suppress(OSError):
-                    worker.process.stdin.close()
+            worker.leave()
         for worker in self._workers:
             worker.end()
 
-    def play(self, next_task: Callable[[], Task | None]) -> Iterator[tuple[Task, int | Outcome]]:
-        """Play the tasks of `next_task` until it returns None. Yields steps and outcomes as they arrive.
+    def stop(self, task: Task) -> None:
+        """Let the run of a task that is played end soon, with its state saved. Its outcome is then "failed", unless it
+        was on its way already.
+
+        The whole worker ends, since the end of its input is what it answers at any moment of a run. Another takes its
+        place with the next task, which costs seconds, and a line in between would have to be waited for by every run.
+        """
+        self._workers[self._at[task["variant"], task["seed"]]].leave()
+
+    def play(self, next_task: Callable[[], Task | None]) -> Iterator[tuple[Task, int | Reading | Outcome]]:
+        """Play the tasks of `next_task` until it returns None. Yields steps, figures and outcomes as they arrive.
 
         A worker gets its next task after the caller has received the outcome of the last. When a worker ends, its run
         has failed, and a new worker takes its place.
         """
-        news: queue.Queue[tuple[int, Task, int | Outcome]] = queue.Queue()
+        news: queue.Queue[tuple[int, Task, int | Reading | Outcome]] = queue.Queue()
 
         def started(number: int) -> int:
             if (task := next_task()) is None:
                 return 0
+            self._at[task["variant"], task["seed"]] = number
             threading.Thread(target=work, args=(number, task), daemon=True).start()
             return 1
 
         def work(number: int, task: Task) -> None:
-            news.put((number, task, self._played(number, task, lambda step: news.put((number, task, step)))))
+            news.put((number, task, self._played(number, task, lambda said: news.put((number, task, said)))))
 
         busy = sum(started(number) for number in range(len(self._workers)))
         while busy:
             number, task, item = news.get()
             yield task, item
-            if not isinstance(item, int):
+            if isinstance(item, Outcome):
                 busy += started(number) - 1
 
-    def _played(self, number: int, task: Task, stepped: Callable[[int], None]) -> Outcome:
+    def _played(self, number: int, task: Task, tell: Callable[[int | Reading], None]) -> Outcome:
         worker = self._workers[number]
+        if worker.leaving and not self._closing:
+            worker.end()
+            worker = self._workers[number] = self._start()
         try:
-            outcome = worker.play(task, stepped)
+            outcome = worker.play(task, tell)
         except (OSError, ValueError):  # an answer that cannot be read
             worker.process.kill()
             outcome = None
         if outcome is None:
             words = "" if self._closing else worker.last_words()
             outcome = Outcome(task["variant"], task["seed"], "failed", reason=words)
-            if not self._closing:
+            if not self._closing and not worker.leaving:
                 self._workers[number] = self._start()
         return outcome
 

@@ -72,7 +72,7 @@ def axis(word: str) -> Axis:
     Raises UserError where there is no key, no value, the same value twice, or a key that cannot be compared.
     """
     key, mark, listed = (part.strip() for part in word.partition("="))
-    values = tuple(_split(listed))
+    values = tuple(parts(listed, ","))
     hint = "write KEY=VALUE,VALUE,… such as tricks.ema.decay=0.9,0.99"
     if not key or not mark or not all(values):
         raise UserError(Problem("it names no values of a key", word, hint))
@@ -83,7 +83,8 @@ def axis(word: str) -> Axis:
     return Axis(key, values)
 
 
-def _split(listed: str) -> Iterator[str]:
+def parts(listed: str, mark: str) -> Iterator[str]:
+    """Yield the values of a list with `mark` between them. One within brackets, braces or quotes belongs to a value."""
     depth, quote, value = 0, "", ""
     for letter in listed:
         if quote:
@@ -94,7 +95,7 @@ def _split(listed: str) -> Iterator[str]:
             depth += 1
         elif letter in "]}":
             depth -= 1
-        if letter == "," and not depth and not quote:
+        if letter == mark and not depth and not quote:
             yield value.strip()
             value = ""
         else:

@@ -198,12 +198,17 @@ def reference(base: Base, name: str) -> Variant:
 def try_variant(base: Base, name: str, changes: Sequence[str]) -> Variant:
     """Return the recipe under further overrides, checked, as a variant; where it cannot be trained, with the reason."""
     try:
-        recipe = load_recipe(base.file, [*base.overrides, *changes], base.registry)
-        plan, _ = prepare(recipe, base.registry)
-        try_surgery(plan)
+        return Variant(name, tried(base, changes))
     except UserError as error:
         return Variant(name, None, "; ".join(problem.what for problem in error.problems))
-    return Variant(name, recipe)
+
+
+def tried(base: Base, changes: Sequence[str]) -> Recipe:
+    """Return the recipe under further overrides. Raises UserError with all for which it cannot be trained."""
+    recipe = load_recipe(base.file, [*base.overrides, *changes], base.registry)
+    plan, _ = prepare(recipe, base.registry)
+    try_surgery(plan)
+    return recipe
 
 
 def _without(*tricks: str) -> str:

@@ -3,6 +3,7 @@
     {"run": "…/seed-0", "variant": "full", "seed": 0, "recipe": "…/recipe.toml", "metrics": […], "figure": …,
      "floor": …, "device": "cpu", "plugins": […], "slim": false, "session": 1}
     -> {"step": 120}                      now and then
+    -> {"figure": [100, 0.25]}            with "watched": true, each time that the run has measured the figure
     -> {"outcome": {…}}                   once, an `Outcome`
 
 When its input ends, it saves its run and ends.
@@ -103,10 +104,16 @@ def one_point(fakes: np.ndarray, reals: np.ndarray, classes: int = 1) -> bool:
     return bool(spreads) and bool(max(spreads) <= POINT * np.sqrt(reals.var(0).mean()))
 
 
-def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measure = evaluate) -> Outcome | None:
+def play(
+    task: Mapping[str, Any],
+    stepped: Callable[[int], None],
+    measure: Measure = evaluate,
+    watch: Callable[[int, float], None] | None = None,
+) -> Outcome | None:
     """Train, resume or only measure one run, whatever is left of it. Returns None when a signal has interrupted it.
 
-    A result is written into the run's folder. Errors are returned as outcomes and not raised.
+    `watch` is called with a step and the figure that the run has measured there, those before an interruption among
+    them. A result is written into the run's folder. Errors are returned as outcomes and not raised.
     """
     folder, began = Path(task["run"]), time.monotonic()
 
@@ -119,7 +126,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
     try:
         if earlier := read_outcome(folder, (task["variant"], task["seed"])):
             return earlier
-        reporter = _Reporter(stepped)
+        reporter = _Reporter(stepped, lambda: read_curve(folder, task["metrics"][0], task["figure"]), watch)
         result = _train(task, folder, reporter)
         if result.signal is not None:
             return None
@@ -139,7 +146,7 @@ def play(task: Mapping[str, Any], stepped: Callable[[int], None], measure: Measu
             floor=_finite(measured.floor) if measured.floor else None,
             collapsed=collapsed(task),
             step_seconds=reporter.step_seconds,
-            curve=tuple(read_curve(folder, task["metrics"][0], task["figure"]).items()),
+            curve=tuple(reporter.curve().items()),
             data=read_manifest(folder).data.fingerprint or "",
         )
     except Diverged as error:
@@ -168,8 +175,14 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 class _Reporter(Reporter):
-    def __init__(self, tell: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        tell: Callable[[int], None],
+        curve: Callable[[], Mapping[int, float]],
+        watch: Callable[[int, float], None] | None,
+    ) -> None:
         self._tell, self._told = tell, time.monotonic()
+        self.curve, self._watch, self._watched = curve, watch, set[int]()
         self._paces = list[float]()
 
     @property
@@ -183,6 +196,17 @@ class _Reporter(Reporter):
 
     def started(self, game: Game, run: Path, parameters: dict[str, int]) -> None:
         self._tell(game.finished)
+        self._show()
+
+    def measured(self, finished: int, figures: Mapping[str, float], seconds: float) -> None:
+        self._show()
+
+    def _show(self) -> None:
+        if self._watch:
+            for step, value in self.curve().items():
+                if step not in self._watched:
+                    self._watched.add(step)
+                    self._watch(step, value)
 
     def stepped(self, finished: int) -> None:
         now = time.monotonic()
@@ -225,7 +249,8 @@ def serve(source: IO[str], sink: IO[str], measure: Measure = evaluate) -> int:
         sink.flush()
 
     while task := tasks.next():
-        outcome = play(task, lambda step: say(step=step), measure)
+        watch = (lambda step, value: say(figure=[step, value])) if task.get("watched") else None
+        outcome = play(task, lambda step: say(step=step), measure, watch)
         if outcome is None:
             return 128 + signal.SIGTERM
         if task.get("slim") and outcome.kept:

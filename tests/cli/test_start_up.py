@@ -12,7 +12,7 @@ import pytest
 
 from gantricks.cli import main
 
-HEAVY = {"torch", "tensorboard", "PIL"}
+HEAVY = {"torch", "tensorboard", "PIL", "optuna"}
 SOON = 60
 ENDLESS = (
     *("--set", "data.samples=500", "--set", "generator.hidden=[8]", "--set", "discriminator.hidden=[8]"),
@@ -44,7 +44,7 @@ def test_light_commands_import_no_heavy_package(tmp_path: Path) -> None:
     program = f"""
 import contextlib, io, sys
 from gantricks.cli import main
-for words in (["--help"], ["train", "--help"], ["tricks"], ["tricks", "soft_labels"], ["recipes"],
+for words in (["--help"], ["train", "--help"], ["tune", "--help"], ["tricks"], ["tricks", "soft_labels"], ["recipes"],
               ["recipes", "dcgan"], ["schema"], ["--version"]):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         status = main(words)
@@ -56,12 +56,12 @@ for words in (["--help"], ["train", "--help"], ["tricks"], ["tricks", "soft_labe
     assert done.returncode == 0, done.stderr
 
 
-def test_check_imports_no_tensorboard(tmp_path: Path) -> None:
+def test_check_imports_no_tensorboard_and_no_optuna(tmp_path: Path) -> None:
     program = """
 import sys
 from gantricks.cli import main
 assert main(["check", "ring_mlp"]) == 0
-assert not [name for name in sys.modules if name.startswith(("tensorboard", "torch.utils.tensorboard"))]
+assert not [name for name in sys.modules if name.startswith(("tensorboard", "torch.utils.tensorboard", "optuna"))]
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=SOON)
     assert done.returncode == 0, done.stderr

@@ -357,3 +357,34 @@ def test_sweep_trains_and_shows_a_table(gantricks: Any) -> None:
     wrong = gantricks("sweep", "ring_mlp", "generator.optimizer.rate=0.01")
     assert wrong.status == 2
     assert "rate" in wrong.err
+
+
+SEARCHED = ("--set", "data.samples=500", "--set", "generator.hidden=[8]", "--set", "discriminator.hidden=[8]")
+
+
+def test_tune_shows_the_best_and_how_to_train_it(gantricks: Any) -> None:
+    pytest.importorskip("optuna", reason="a search needs Optuna: pip install 'gantricks[tune]'")
+    words = ("--param", "generator.optimizer.lr=1e-3..1e-2:log", "--trials", 2, "--set", "train.steps=3", *SEARCHED)
+    outcome = gantricks("tune", "ring_mlp", *words)
+    assert outcome.status == 0, outcome.err
+    assert "a search over generator.optimizer.lr: 2 trials" in outcome.out
+    assert "trial 1/2  trial-0000" in outcome.out
+    assert "gantricks train studies/ring_mlp-tune/best.toml" in outcome.out
+    again = gantricks("tune", "ring_mlp", *words, "--json")
+    found = json.loads(again.out)
+    assert (again.status, len(found["trials"]), found["folder"]) == (0, 2, str(Path("studies/ring_mlp-tune")))
+    wrong = gantricks("tune", "ring_mlp", "--param", "generator.optimizer.rate=1..2", "--param", "seed=1..2")
+    assert wrong.status == 2
+    assert "seed cannot be searched" in wrong.err
+    wrong = gantricks("tune", "ring_mlp", "--param", "generator.optimizer.rate=1..2")
+    assert (wrong.status, "--param generator.optimizer.rate=1.0..2.0: " in wrong.err) == (2, True)
+
+
+def test_a_search_without_optuna_says_what_to_install(gantricks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    outcome = gantricks("tune", "ring_mlp", "--param", "generator.optimizer.lr=1e-3..1e-2")
+    assert outcome.status == 2
+    assert outcome.err.split("\n")[:2] == [
+        "gantricks tune: a search needs Optuna",
+        '    pip install "gantricks[tune]"',
+    ]
