@@ -117,7 +117,9 @@ def play(
     """
     folder, began = Path(task["run"]), time.monotonic()
 
-    def outcome(status: Any, **facts: Any) -> Outcome:
+    def outcome(status: Any, reason: str = "", **facts: Any) -> Outcome:
+        # outcomes travel to other machines, where the run's folder is another one or none
+        facts["reason"] = reason.replace(f"{folder}{os.sep}", "")
         ended = Outcome(task["variant"], task["seed"], status, session=task["session"], **facts)
         if ended.kept:
             write_outcome(folder, ended)
