@@ -117,9 +117,7 @@ def play(
     """
     folder, began = Path(task["run"]), time.monotonic()
 
-    def outcome(status: Any, reason: str = "", **facts: Any) -> Outcome:
-        # outcomes travel to other machines, where the run's folder is another one or none
-        facts["reason"] = reason.replace(f"{folder}{os.sep}", "")
+    def outcome(status: Any, **facts: Any) -> Outcome:
         ended = Outcome(task["variant"], task["seed"], status, session=task["session"], **facts)
         if ended.kept:
             write_outcome(folder, ended)
@@ -152,7 +150,8 @@ def play(
             data=read_manifest(folder).data.fingerprint or "",
         )
     except Diverged as error:
-        return outcome("diverged", reason=error.problems[0].what)
+        # results travel to other machines, where the run's folder is another one or none
+        return outcome("diverged", reason=error.problems[0].what.replace(f"{folder}{os.sep}", ""))
     except UserError as error:
         return outcome("refused", reason="; ".join(str(problem) for problem in error.problems))
     except SystemExit as error:
