@@ -208,7 +208,9 @@ class Rng:
         return self.uniform(shape) < p
 
     def uniform_like(self, x: Tensor) -> Tensor:
-        """Independent draws from U[0, 1), with the shape and the layout of `x`: channels_last beside channels_last."""
+        """Independent draws from U[0, 1), with the shape and the layout of `x`: channels_last beside channels_last. The
+        numbers do not depend on the layout.
+        """
         return self._draw_like(_UNIFORM, x)
 
     def normal_like(self, x: Tensor) -> Tensor:
@@ -228,10 +230,12 @@ class Rng:
         return self._draw(_PERMUTATION, (n,))
 
     def _draw_like(self, kind: Kind, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        if x.dim() != 4:
             return self._draw(kind, _sizes(x.shape))
+        # in the same order whatever the layout, so that a draw remains a function of its place
         count, channels, height, width = x.shape
-        return self._draw(kind, (count, height, width, channels)).permute(0, 3, 1, 2)
+        drawn = self._draw(kind, (count, height, width, channels)).permute(0, 3, 1, 2)
+        return drawn if x.is_contiguous(memory_format=torch.channels_last) else drawn.contiguous()
 
     def _draw(self, kind: Kind, sizes: Sequence[int], high: int = 0) -> Tensor:
         clock = self._clock

@@ -122,7 +122,7 @@ def test_check_tells_what_is_known_of_the_recipe_s_tricks(gantricks: Any) -> Non
 
 @pytest.mark.usefixtures("found")
 def test_a_warning_that_names_a_trick_quotes_what_is_known_of_it() -> None:
-    from plugins.failure_watch import quoted
+    from gantricks.plugins.failure_watch import quoted
 
     assert quoted("ema") == "ema (grid-25: −34 % [−41, −27], helps; fashion-16: not established)"
     assert quoted("instance_noise") == "instance_noise (not measured)"

@@ -103,7 +103,7 @@ def test_noise_is_half_a_standard_deviation_of_the_whole_batch(batch, rng):
     numbers = batch.images.flatten().tolist()
     mean = sum(numbers) / len(numbers)
     spread = math.sqrt(sum((number - mean) ** 2 for number in numbers) / len(numbers))
-    noise = rng.uniform(batch.images.shape)
+    noise = rng.uniform_like(batch.images)
     torch.testing.assert_close(points, batch.images + 0.5 * spread * noise, rtol=1e-12, atol=1e-12)
 
 

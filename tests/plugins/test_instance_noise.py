@@ -141,7 +141,7 @@ def test_noise_is_sigma_times_one_normal_draw_for_every_number(batch, rng, sigma
     rng._clock.enter(rng._clock.phase, rng._clock.critic)  # the same draws again
     expected = [
         x + sigma * e
-        for x, e in zip(batch.images.flatten().tolist(), rng.normal(batch.images.shape).flatten().tolist(), strict=True)
+        for x, e in zip(batch.images.flatten().tolist(), rng.normal_like(batch.images).flatten().tolist(), strict=True)
     ]
     torch.testing.assert_close(noisy.flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-14, atol=1e-14)
 
