@@ -717,6 +717,30 @@ def test_a_run_that_goes_on_with_another_version_says_so(stopped: Path, tmp_path
     assert told == [said]
 
 
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("cuda:0", "the random draws of its steps are others there"),
+        ("cpu:1", "its numbers may differ in the last bits"),
+    ],
+)
+def test_a_run_that_goes_on_on_a_device_of_another_kind_says_so(
+    stopped: Path, tmp_path: Path, before: str, said: str
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"device": before}))
+    told: list[str] = []
+
+    class Listens(Reporter):
+        def warn(self, sentence: str) -> None:
+            told.append(sentence)
+
+    resume(run, reporter=Listens())
+    (sentence,) = told
+    assert sentence.startswith(f"the run began with device {before} and goes on with cpu; {said}")
+
+
 # ---------------------------------------------------------------- edited and lengthened
 
 
