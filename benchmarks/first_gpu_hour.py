@@ -323,7 +323,8 @@ def main() -> None:
     if part.cuda and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --device cpu --few shows that the script works")
     began = time.monotonic()
-    found = PARTS[parsed.part](part)
+    with place(parsed.device, "fp32").computing():  # as runs compute: products in IEEE, the same convolutions
+        found = PARTS[parsed.part](part)
     facts = machine(torch.get_num_threads())
     if part.cuda:
         facts["gpu"] = torch.cuda.get_device_name(part.device)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from gantricks.engine import state
 from gantricks.engine.capture import CUDA_GRAPH, Capturing
 from gantricks.engine.subject import measure
+from gantricks.planning.device import place
 from gantricks.testing import TrickHost
 from gantricks.testing.record import differences, snapshot
 
@@ -15,6 +18,14 @@ pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def as_runs_compute() -> Iterator[None]:
+    """The same convolutions in every run, and products in IEEE."""
+    with place("cuda", "fp32").computing():
+        yield
+
 
 IMAGES = TrickHost(sample=(3, 16, 16), device="cuda", batch_size=16, steps=6)
 

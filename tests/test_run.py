@@ -35,7 +35,9 @@ from gantricks.metrics.base import Measurement, Metric
 from gantricks.planning.prepare import plan_recipe
 from gantricks.planning.validation import load_recipe
 from gantricks.runs import checkpoint
+from gantricks.runs.interpolation import interpolate
 from gantricks.runs.reporter import Reporter
+from gantricks.runs.samples import picture
 from gantricks.testing import TrickHost
 
 STEPS = 8
@@ -1106,3 +1108,21 @@ def test_kill_9_at_thirty_random_moments_leaves_loadable_checkpoints_and_the_ide
 
 def _newest(run: Path) -> int:
     return max(checkpoint.checkpoints(run), default=0)
+
+
+def test_samples_are_computed_as_the_run_was(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def noting(function: Any) -> Any:
+        def noted(*given: Any) -> Any:
+            seen.append(torch.backends.cudnn.deterministic and not torch.backends.cudnn.allow_tf32)
+            return function(*given)
+
+        return noted
+
+    monkeypatch.setattr("gantricks.runs.api.picture", noting(picture))
+    monkeypatch.setattr("gantricks.runs.interpolation.walk", noting(sampling.walk))
+    sample(stopped, 4)
+    interpolate(stopped, 2, 3)
+    assert seen == [True, True]
+    assert not torch.backends.cudnn.deterministic

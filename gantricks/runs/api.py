@@ -185,7 +185,9 @@ def sample(
     """
     view = _view(run, device, plugins, overrides)
     given = conditions_for(view.plan, texts, conditions, warn)
-    return picture(view.game(step), count, seed, given)
+    game = view.game(step)
+    with game.placement.computing():
+        return picture(game, count, seed, given)
 
 
 def load_generator(

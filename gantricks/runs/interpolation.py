@@ -40,7 +40,8 @@ def interpolate(
     if problems := list(_idle(view.plan, overrides)):
         raise UserError(*problems)
     game = view.game(step)
-    samples = walk(game, rows, columns or (IMAGES if game.feed.is_images else VECTORS), seed)
+    with game.placement.computing():
+        samples = walk(game, rows, columns or (IMAGES if game.feed.is_images else VECTORS), seed)
     flat = samples.reshape(-1, *samples.shape[2:])
     return drawn(game, flat, columns=samples.shape[1])
 

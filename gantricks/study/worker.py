@@ -90,7 +90,8 @@ def collapsed(task: Mapping[str, Any]) -> bool:
     game = run.load_game(task["run"], device=task["device"], plugins=task["plugins"])
     subject = GameSubject(game, LOOKED_AT, 0)
     reals = np.concatenate([samples for samples, _ in subject.reals(min(LOOKED_AT, len(game.dataset.samples)))])
-    fakes = np.concatenate([samples for samples, _ in subject.generated(LOOKED_AT)])
+    with game.placement.computing():
+        fakes = np.concatenate([samples for samples, _ in subject.generated(LOOKED_AT)])
     return one_point(fakes, reals, max(1, game.generator.classes))
 
 
