@@ -14,6 +14,7 @@ from gantricks.data.base import Dataset
 from gantricks.engine.feed import Feed
 from gantricks.planning.device import Placement, place
 from gantricks.records import Batch
+from gantricks.testing import TrickHost
 
 FP32, FP64 = place("cpu", "fp32"), place("cpu", "fp64")
 BUDGETS = pytest.mark.parametrize("budget", [None, 0], ids=["resident", "gathered"])
@@ -244,3 +245,19 @@ def test_a_subset_of_images_is_given_as_batches_are(budget):
 def test_a_subset_of_resident_samples_is_no_copy():
     feed = Feed(pictures(), 0, 4, FP64, classes=7)
     assert feed.subset(torch.arange(5))._stored.data_ptr() == feed._samples.data_ptr()
+
+
+def test_data_that_is_not_resident_is_read_into_pinned_memory_with_all_that_belongs_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pinned: list[torch.Tensor] = []
+    sent: list[torch.Tensor] = []
+    monkeypatch.setattr(Feed, "_pinned", lambda feed, tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(Feed, "_sent", lambda feed, tensor: sent.append(tensor) or tensor)
+    plan = TrickHost(sample=(1, 8, 8), classes=3, condition=2).plan()
+    feed = Feed(plan.source.load(), 0, 4, place("cpu", "fp32"), 3, budget=0)
+    batch = feed.next()
+    assert batch.classes is not None
+    assert batch.condition is not None
+    assert [tensor.dtype for tensor in sent] == [torch.uint8, torch.int64, torch.float32]
+    assert all(any(tensor is read for read in pinned) for tensor in sent)
