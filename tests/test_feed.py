@@ -259,5 +259,5 @@ def test_data_that_is_not_resident_is_read_into_pinned_memory_with_all_that_belo
     batch = feed.next()
     assert batch.classes is not None
     assert batch.condition is not None
-    assert [tensor.dtype for tensor in sent] == [torch.uint8, torch.int64, torch.float32]
+    assert {tensor.dtype for tensor in sent} == {torch.uint8, torch.int64, torch.float32}
     assert all(any(tensor is read for read in pinned) for tensor in sent)
